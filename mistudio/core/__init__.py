@@ -1,0 +1,1 @@
+"""Plain Python shared by every layer: configs, events, control, errors, paths, settings, units."""

@@ -1,0 +1,368 @@
+"""The settings of every job, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mistudio.core.config import Config, Violation, option
+
+HOOKS = ("resid_post", "mlp_out", "attn_out")
+ARCHITECTURES = ("batch_topk", "topk")
+TEXT_FORMATS = ("auto", "txt", "jsonl", "csv", "parquet")
+SAMPLE_UNITS = ("paragraph", "line", "file")
+
+
+@dataclass(frozen=True)
+class ImportDatasetConfig(Config):
+    """Import a text file as a dataset."""
+
+    path: str = option(
+        "", "File", "A txt, jsonl, csv or parquet file on this machine.", required=True
+    )
+    name: str = option("", "Name", "How the dataset is called; empty takes the file's name.")
+    format: str = option(
+        "auto", "Format", "How the file is read; auto goes by its ending.", choices=TEXT_FORMATS
+    )
+    text_column: str = option(
+        "",
+        "Text column",
+        "Column that holds the text; empty takes text, content, document or the first text column.",
+    )
+    sample_unit: str = option(
+        "paragraph",
+        "One sample per",
+        "What one document of a txt file is: a paragraph (blank line between), a line, the file.",
+        choices=SAMPLE_UNITS,
+    )
+
+    def check(self) -> Iterable[Violation]:
+        if len(self.name) > 255 or any(ord(c) < 32 for c in self.name):
+            yield Violation("name", "A name has at most 255 characters and no control characters.")
+
+
+@dataclass(frozen=True)
+class TokenizeConfig(Config):
+    """Tokenise a dataset with one model's tokenizer and pack it into rows."""
+
+    dataset: str = option("", "Dataset", "Id or name of a dataset.", required=True)
+    model: str = option("", "Model", "Model whose tokenizer is used.", required=True)
+    context: int = option(
+        0,
+        "Context",
+        "Tokens per row; 0 takes the smaller of 512 and what the model allows.",
+        unit="tokens",
+        minimum=0,
+        maximum=4096,
+    )
+    arrangement: str = option(
+        "packed",
+        "Arrangement",
+        "packed joins documents by the separator token and cuts full rows; "
+        "document keeps one document per row, cut at the context.",
+        choices=("packed", "document"),
+    )
+    start_token: str = option(
+        "model",
+        "Start token",
+        "Whether each row starts with the tokenizer's BOS token: as the model does, always, never.",
+        choices=("model", "on", "off"),
+    )
+
+
+@dataclass(frozen=True)
+class ImportModelConfig(Config):
+    """Register a Hugging Face folder or a GGUF file as a model."""
+
+    path: str = option(
+        "", "Folder or GGUF file", "A Hugging Face model folder or one GGUF file.", required=True
+    )
+    name: str = option("", "Name", "How the model is called; empty takes the folder's name.")
+    copy: bool = option(
+        False, "Copy", "Copy the files into the data folder instead of using them in place."
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """Train one sparse autoencoder on the activations of one hook."""
+
+    model: str = option("", "Model", "Id or name of a model.", required=True)
+    dataset: str = option(
+        "", "Dataset", "Id or name of a dataset or of a tokenisation.", required=True
+    )
+    architecture: str = option(
+        "batch_topk",
+        "Architecture",
+        "topk keeps k latents per token; batch_topk keeps k per token on average over a batch.",
+        choices=ARCHITECTURES,
+    )
+    layer: int = option(
+        0, "Layer", "Block whose activations are learnt; the first is 0.", minimum=0, maximum=511
+    )
+    hook: str = option(
+        "resid_post",
+        "Hook",
+        "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it.",
+        choices=HOOKS,
+    )
+    width: int = option(
+        4096, "Latents", "Number of features to learn.", minimum=1, maximum=1_048_576
+    )
+    k: int = option(
+        32, "k", "Features active per token (batch_topk: on average).", minimum=1, maximum=65_536
+    )
+    tokens: int = option(
+        2_000_000,
+        "Length",
+        "Tokens to train on; text is reused in a new order when it runs out.",
+        unit="tokens",
+        minimum=1,
+        maximum=1_000_000_000_000,
+    )
+    seed: int = option(0, "Seed", "Start of every random choice.", minimum=0, maximum=2**31 - 1)
+    name: str = option("", "Name", "How the SAE is called; empty makes one from the settings.")
+    context: int = option(
+        0,
+        "Context",
+        "Tokens per row when the dataset must be tokenised first; 0 uses its newest tokenisation "
+        "for this model, or the default of tokenising.",
+        unit="tokens",
+        minimum=0,
+        maximum=4096,
+    )
+    batch: int = option(
+        2048, "Batch", "Tokens per step.", unit="tokens", minimum=64, maximum=16_384, advanced=True
+    )
+    learning_rate: float = option(
+        0.0,
+        "Learning rate",
+        "Adam's peak rate; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
+        minimum=0.0,
+        maximum=0.1,
+        advanced=True,
+    )
+    warmup_steps: int = option(
+        -1,
+        "Warm-up",
+        "Steps of rising rate; -1 takes 1000, at most a tenth of the run.",
+        unit="steps",
+        minimum=-1,
+        maximum=1_000_000,
+        advanced=True,
+    )
+    decay_share: float = option(
+        0.2,
+        "Final decay",
+        "Share of the run over which the rate falls linearly to 0.",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
+    k_anneal: float = option(
+        1.0,
+        "k anneal",
+        "Start with this many times k and come down over the first tenth; 1 is off.",
+        minimum=1.0,
+        maximum=10.0,
+        advanced=True,
+    )
+    aux_k: int = option(
+        -1,
+        "Auxiliary k",
+        "Dead latents that model what is left over; -1 takes half the width of the model, 0 is off.",
+        minimum=-1,
+        maximum=65_536,
+        advanced=True,
+    )
+    aux_weight: float = option(
+        0.03125,
+        "Auxiliary weight",
+        "Weight of the auxiliary loss.",
+        minimum=0.0,
+        maximum=10.0,
+        advanced=True,
+    )
+    dead_window: int = option(
+        0,
+        "Dead window",
+        "A latent is dead after this many tokens without firing; 0 takes 10 million, "
+        "or a tenth of a shorter run.",
+        unit="tokens",
+        minimum=0,
+        maximum=1_000_000_000_000,
+        advanced=True,
+    )
+    gradient_clip: float = option(
+        1.0,
+        "Gradient clip",
+        "Largest gradient norm, in units of the loss before division by the variance.",
+        minimum=1e-6,
+        maximum=1e6,
+        advanced=True,
+    )
+    mask_special: bool = option(
+        True, "Mask special tokens", "Leave BOS, EOS and other special tokens out.", advanced=True
+    )
+    norm_cut: float = option(
+        10.0,
+        "Mask norms above",
+        "Leave tokens out whose activation norm exceeds this many medians (attention sinks).",
+        unit="× median",
+        minimum=1.0,
+        maximum=1e6,
+        advanced=True,
+    )
+    window: int = option(
+        262_144,
+        "Shuffle window",
+        "Tokens whose activations are shuffled together.",
+        unit="tokens",
+        minimum=1024,
+        maximum=16_777_216,
+        advanced=True,
+    )
+    checkpoint_every: int = option(
+        1000,
+        "Checkpoint every",
+        "Steps between checkpoints; 0 writes only the last.",
+        unit="steps",
+        minimum=0,
+        maximum=1_000_000,
+        advanced=True,
+    )
+    eval_tokens: int = option(
+        1_000_000,
+        "Evaluation tokens",
+        "Most held-out tokens of the final evaluation.",
+        unit="tokens",
+        minimum=1024,
+        maximum=100_000_000,
+        advanced=True,
+    )
+
+    def check(self) -> Iterable[Violation]:
+        if self.k > self.width:
+            yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
+        if self.window < self.batch:
+            yield Violation("window", "The shuffle window must hold at least one batch.")
+
+
+@dataclass(frozen=True)
+class ResumeConfig(Config):
+    """Go on with a paused or interrupted training from its newest checkpoint."""
+
+    training: str = option("last", "Training", "Id of a training, or last.", required=True)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """Measure an SAE on held-out documents."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    dataset: str = option(
+        "", "Dataset", "Dataset or tokenisation; empty takes the one it was trained on."
+    )
+    tokens: int = option(
+        200_000, "Tokens", "Most held-out tokens.", unit="tokens", minimum=1024, maximum=100_000_000
+    )
+
+
+@dataclass(frozen=True)
+class ExportSaeConfig(Config):
+    """Write an SAE in a format that other programs read."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    format: str = option("saelens", "Format", "File format.", choices=("saelens",))
+    out: str = option("", "Folder", "Folder to create.", required=True)
+
+
+@dataclass(frozen=True)
+class ImportSaeConfig(Config):
+    """Add an SAE from a folder to the library."""
+
+    path: str = option("", "Folder", "Folder with cfg.json and sae_weights.safetensors.", required=True)
+    name: str = option("", "Name", "How the SAE is called; empty takes the folder's name.")
+    model: str = option("", "Model", "Model it reads; empty takes what the file says.")
+    layer: int = option(-1, "Layer", "Block it reads; -1 takes what the file says.", minimum=-1)
+    hook: str = option(
+        "", "Hook", "Hook it reads; empty takes what the file says.", choices=("", *HOOKS)
+    )
+
+
+@dataclass(frozen=True)
+class HarvestConfig(Config):
+    """Find the features of an SAE: what each latent fires on, over a tokenisation."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    dataset: str = option(
+        "", "Dataset", "Dataset or tokenisation; empty takes the one it was trained on."
+    )
+    context: int = option(
+        128, "Context", "Tokens per row.", unit="tokens", minimum=8, maximum=4096
+    )
+    rows: int = option(
+        24_576, "Rows", "Most rows to read.", unit="rows", minimum=1, maximum=1_000_000
+    )
+    top_k: int = option(
+        20, "Examples", "Top examples kept per feature, one per row.", minimum=1, maximum=1000
+    )
+    seed: int = option(0, "Seed", "Order in which rows are drawn.", minimum=0, advanced=True)
+
+
+@dataclass(frozen=True)
+class SteerConfig(Config):
+    """Generate text with and without steering and measure the difference."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    feature: tuple[str, ...] = option(
+        (),
+        "Feature",
+        "N=VALUE[:OP] with OP add (default) or clamp; VALUE in the unit. Repeat for several.",
+        required=True,
+    )
+    prompt: str = option("", "Prompt", "Text the model continues.", required=True)
+    unit: str = option(
+        "max",
+        "Unit",
+        "max: VALUE times the feature's largest activation; raw: the activation itself.",
+        choices=("max", "raw"),
+    )
+    max_tokens: int = option(100, "New tokens", "Tokens to generate.", minimum=1, maximum=2048)
+    temperature: float = option(
+        0.7, "Temperature", "0 always takes the likeliest token.", minimum=0.0, maximum=2.0
+    )
+    top_p: float = option(
+        0.9, "Top-p", "Keep the likeliest tokens of this total probability.", minimum=0.01, maximum=1.0
+    )
+    top_k: int = option(
+        50, "Top-k", "Keep this many of the likeliest tokens; 0 keeps all.", minimum=0, maximum=500
+    )
+    repetition_penalty: float = option(
+        1.0, "Repetition penalty", "Above 1 makes repeated tokens rarer.", minimum=0.5, maximum=2.0
+    )
+    seed: int = option(0, "Seed", "Same seed, same text.", minimum=0, maximum=2**31 - 1)
+    positions: str = option(
+        "all",
+        "Positions",
+        "Tokens that are steered: all, those of the prompt, or those generated.",
+        choices=("all", "prompt", "generated"),
+    )
+    time_limit: float = option(
+        180.0, "Time limit", "Generation ends then; the text so far is kept.", unit="s", minimum=1.0
+    )
+
+    def check(self) -> Iterable[Violation]:
+        from mistudio.core.steering_spec import parse_edits
+
+        yield from (Violation("feature", s) for s in parse_edits(self.feature).problems)
+
+
+@dataclass(frozen=True)
+class DemoConfig(Config):
+    """Run the whole path on the bundled sample."""
+
+    tokens: int = option(
+        1_500_000, "Tokens", "Tokens to train on.", unit="tokens", minimum=20_000
+    )
+    seed: int = option(0, "Seed", "Start of every random choice.", minimum=0)

@@ -1,0 +1,98 @@
+"""Errors a user can act on: each has a code, a sentence, details and whether a retry can help."""
+
+from __future__ import annotations
+
+import errno
+
+
+class StudioError(Exception):
+    """An expected failure, told to the user as one sentence that says what to do.
+
+    `code` names the situation for logs and rows; `details` holds what an expert would want.
+    """
+
+    code = "error"
+    retryable = False
+
+    def __init__(self, sentence: str, *, details: str = "", code: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.details = details
+        if code:
+            self.code = code
+
+
+class InvalidInput(StudioError):
+    """What the user gave cannot be used as it is."""
+
+    code = "invalid_input"
+
+
+class NotFound(StudioError):
+    """A named object, file or module is not there."""
+
+    code = "not_found"
+
+
+class Unsupported(StudioError):
+    """The input is well formed but of a kind this program does not handle."""
+
+    code = "unsupported"
+
+
+class Damaged(StudioError):
+    """A file exists but its content is broken or incomplete."""
+
+    code = "damaged"
+
+
+class Mismatch(StudioError):
+    """Two objects do not belong together (widths, vocabulary, model)."""
+
+    code = "mismatch"
+
+
+class InUse(StudioError):
+    """The object cannot be removed or changed because others need it."""
+
+    code = "in_use"
+
+
+class DiskFull(StudioError):
+    """There is no room for what must be written."""
+
+    code = "disk_full"
+    retryable = True
+
+
+class OutOfMemory(StudioError):
+    """The device or the machine has too little memory for the request."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class TrainingBroke(StudioError):
+    """A training cannot go on (non-finite loss three times in a row)."""
+
+    code = "training_broke"
+    retryable = True
+
+
+class Cancelled(Exception):  # noqa: N818 - an outcome, not an error
+    """The user asked the running job to end; nothing is wrong."""
+
+
+def from_os_error(error: OSError, doing: str) -> StudioError:
+    """Turn an operating-system error into a sentence; `doing` is what failed ("write the SAE")."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(
+            f"The disk is full: could not {doing}. Free some space and retry.", details=str(error)
+        )
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"There is no file {error.filename!r}.", details=str(error))
+    if isinstance(error, PermissionError):
+        return InvalidInput(
+            f"Access to {error.filename!r} is not permitted: could not {doing}.", details=str(error)
+        )
+    return StudioError(f"Could not {doing}: {error.strerror or error}.", details=str(error))

@@ -1,0 +1,1 @@
+"""The tensor layer: models, activations, SAEs, features, steering. Imported by workers only."""

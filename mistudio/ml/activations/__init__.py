@@ -1,0 +1,1 @@
+"""Activations of a hook: one truncated forward pass, shuffled token by token."""

@@ -1,0 +1,1 @@
+"""Datasets on disk: reading text, tokenising and packing it."""

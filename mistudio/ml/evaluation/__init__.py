@@ -1,0 +1,1 @@
+"""Quality of an SAE on held-out documents."""

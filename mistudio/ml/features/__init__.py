@@ -1,0 +1,1 @@
+"""The feature store: harvest, statistics, examples, logit lens."""

@@ -1,0 +1,1 @@
+"""SAE files of this and other programs."""

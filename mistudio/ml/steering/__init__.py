@@ -1,0 +1,1 @@
+"""Editing activations while the model writes."""

@@ -1,0 +1,1 @@
+"""The machine: memory, processor, GPU, temperature, disk."""
