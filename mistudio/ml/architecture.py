@@ -1,0 +1,158 @@
+"""Finds the blocks of any decoder-only model by structure, and describes a model layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mistudio.core.errors import Unsupported
+
+_ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn", "mixer", "linear_attn")
+_MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc2")
+# Norms that follow a sublayer, so that their output is what is added to the stream. Llama's
+# post_attention_layernorm precedes the MLP; it follows attention only beside an MLP post-norm.
+_MLP_POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm")
+_ATTENTION_POST_NORMS = ("post_self_attn_layernorm", "post_attention_layernorm")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where the parts of a decoder-only model are. Modules are those of the model itself."""
+
+    path: str  # of the block list, such as "model.layers"
+    modules: list[nn.Module]  # the blocks in order
+    mlp: list[nn.Module | None]  # per block the module whose output is the MLP's contribution
+    attention: list[nn.Module | None]  # likewise for attention
+    final_norm: nn.Module | None  # between the last block and the unembedding
+    unembedding: nn.Module | None  # hidden states to logits
+    embedding: nn.Module  # token ids to vectors
+    mlp_path: list[str]  # path of each `mlp` module, "" where none was found
+    attention_path: list[str]
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+
+def find_blocks(model: nn.Module) -> Blocks:
+    """The block list of a causal language model, found by structure.
+
+    It is the outermost list of modules as long as the configuration says there are layers, else
+    the longest list of modules of one class. Raises `Unsupported` if there is none.
+    """
+    path, blocks = _block_list(model)
+    mlp = [_sublayer(block, _MLP_NAMES, _MLP_POST_NORMS, "mlp") for block in blocks]
+    attention = [
+        _sublayer(block, _ATTENTION_NAMES, _ATTENTION_POST_NORMS, "attn") for block in blocks
+    ]
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    if embedding is None:
+        raise Unsupported("This model has no token embedding, so it cannot be used here.")
+    return Blocks(
+        path=path,
+        modules=blocks,
+        mlp=[module for _, module in mlp],
+        attention=[module for _, module in attention],
+        final_norm=_final_norm(model, path),
+        unembedding=getattr(model, "get_output_embeddings", lambda: None)(),
+        embedding=embedding,
+        mlp_path=[f"{path}.{i}.{name}" if name else "" for i, (name, _) in enumerate(mlp)],
+        attention_path=[
+            f"{path}.{i}.{name}" if name else "" for i, (name, _) in enumerate(attention)
+        ],
+    )
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of a model's text part, or None."""
+    config = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
+    wanted = getattr(text_config(model), "num_hidden_layers", None)
+    outer: list[tuple[str, list[nn.Module]]] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) == 0:
+            continue
+        if any(name.startswith(path + ".") for path, _ in outer):
+            continue  # inside another list: experts or heads of a block
+        outer.append((name, list(module)))
+    candidates = [entry for entry in outer if len(entry[1]) == wanted]
+    if not candidates:
+        candidates = [entry for entry in outer if len({type(m) for m in entry[1]}) == 1]
+    if not candidates:
+        raise Unsupported(
+            "No repeated blocks were found in this model; a left-to-right transformer is needed."
+        )
+    return max(candidates, key=lambda entry: (len(entry[1]), _parameters(entry[1])))
+
+
+def _parameters(modules: list[nn.Module]) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def _sublayer(
+    block: nn.Module, names: tuple[str, ...], post_norms: tuple[str, ...], kind: str
+) -> tuple[str, nn.Module | None]:
+    children = dict(block.named_children())
+    has_mlp_post_norm = any(name in children for name in _MLP_POST_NORMS)
+    for name in post_norms:
+        if name in children and (name != "post_attention_layernorm" or has_mlp_post_norm):
+            return name, children[name]
+    for name in names:
+        if name in children:
+            return name, children[name]
+    words = ("mlp", "feedforward", "moe") if kind == "mlp" else ("attention", "attn")
+    for name, child in children.items():
+        cls = type(child).__name__.lower()
+        if any(word in cls for word in words) and "norm" not in cls:
+            return name, child
+    return "", None
+
+
+def _final_norm(model: nn.Module, path: str) -> nn.Module | None:
+    """The norm that is a sibling of the block list, found by class name; the last one counts."""
+    parent = model.get_submodule(path.rpartition(".")[0])
+    norms = [
+        child
+        for name, child in parent.named_children()
+        if ("norm" in type(child).__name__.lower() or isinstance(child, nn.LayerNorm))
+        and "emb" not in name.lower()
+    ]
+    return norms[-1] if norms else None
+
+
+def architecture_tree(model: nn.Module) -> list[dict[str, Any]]:
+    """Rows for a viewer: index, name, kind, shape, dtype, params, and for blocks their children."""
+    blocks = find_blocks(model)
+    rows: list[dict[str, Any]] = [_row(0, "Embedding", "embedding", blocks.embedding)]
+    for i, block in enumerate(blocks.modules):
+        row = _row(len(rows), f"Block {i}", "block", block)
+        row["children"] = [
+            _row(j, name, type(child).__name__, child)
+            for j, (name, child) in enumerate(block.named_children())
+        ]
+        row["hooks"] = ["resid_post"]
+        row["hooks"] += ["mlp_out"] if blocks.mlp[i] is not None else []
+        row["hooks"] += ["attn_out"] if blocks.attention[i] is not None else []
+        rows.append(row)
+    if blocks.final_norm is not None:
+        rows.append(_row(len(rows), "Final norm", "norm", blocks.final_norm))
+    if blocks.unembedding is not None:
+        rows.append(_row(len(rows), "Output", "unembedding", blocks.unembedding))
+    return rows
+
+
+def _row(index: int, name: str, kind: str, module: nn.Module) -> dict[str, Any]:
+    parameters = list(module.parameters())
+    weight = getattr(module, "weight", None)
+    return {
+        "index": index,
+        "name": name,
+        "kind": kind,
+        "shape": list(weight.shape) if weight is not None else None,
+        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else None,
+        "params": sum(p.numel() for p in parameters),
+    }

@@ -1,0 +1,68 @@
+"""Where tensors live: the device, the number of threads, and memory as torch counts it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import torch
+
+from mistudio.core.errors import InvalidInput, Unsupported
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """The device for "auto", "cpu", "cuda" or "cuda:N"; auto takes CUDA when it is present.
+
+    Raises `InvalidInput` for an unknown name and `Unsupported` if CUDA is asked for but missing.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    kind, _, number = wanted.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise InvalidInput(f"{wanted!r} is no device; use auto, cpu or cuda.")
+    if not torch.cuda.is_available():
+        raise Unsupported("No CUDA device is present; use cpu.")
+    if number and int(number) >= torch.cuda.device_count():
+        raise InvalidInput(f"There are only {torch.cuda.device_count()} CUDA devices.")
+    return torch.device(wanted)
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """The precision a language model runs in: fp32 on CPU; on GPU bf16 where supported, else fp16."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def set_threads(count: int | None = None) -> int:
+    """Let torch use `count` threads, by default one less than there are cores; returns the number."""
+    if count is None:
+        count = available_cores() - 1
+    count = max(1, count)
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+    return count
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """Peak bytes so far: torch's allocations on a CUDA device, else resident memory of the process."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished what was asked of it; nothing to do on CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
