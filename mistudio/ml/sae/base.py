@@ -1,0 +1,184 @@
+"""A trained sparse autoencoder as everything but training uses it: encode, decode, move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.ml.sae.selection import SparseCodes, above, splits_of, top_k_per_row
+
+ARCHITECTURES = ("topk", "jumprelu", "standard")
+CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 MB in float32)
+
+
+@dataclass(frozen=True)
+class SparseAutoencoder:
+    """f = act((x - b_dec) W_enc + b_enc), y = f W_dec + b_dec, in units of the unscaled activations.
+
+    Decoder rows have unit length unless a foreign file forbids it (sae.md section 3), so that a
+    latent's value is the length of what it adds. `architecture`: "topk" keeps the `k` largest of
+    ReLU(h) per token, "jumprelu" keeps ReLU(h) where h > `threshold_F`, "standard" is ReLU.
+    `apply_b_dec_to_input` tells whether b_dec is subtracted before encoding. Frozen: `to` and
+    `with_metadata` return copies. `metadata` holds JSON values, such as hook_name and model_name.
+    """
+
+    W_enc_DF: torch.Tensor
+    b_enc_F: torch.Tensor
+    W_dec_FO: torch.Tensor
+    b_dec_O: torch.Tensor
+    architecture: str
+    k: int | None = None
+    threshold_F: torch.Tensor | None = None
+    apply_b_dec_to_input: bool = True
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        d_in, n_latents = self.W_enc_DF.shape
+        d_out = self.W_dec_FO.shape[1]
+        expected = {
+            "b_enc": (self.b_enc_F, (n_latents,)),
+            "W_dec": (self.W_dec_FO, (n_latents, d_out)),
+            "b_dec": (self.b_dec_O, (d_out,)),
+        }
+        if self.architecture not in ARCHITECTURES:
+            raise InvalidInput(f"There is no SAE architecture {self.architecture!r}.")
+        if self.architecture == "topk" and not (self.k and 1 <= self.k <= n_latents):
+            raise InvalidInput(
+                f"A topk SAE with {n_latents:,} latents needs a k between 1 and {n_latents:,}."
+            )
+        if self.architecture == "jumprelu":
+            if self.threshold_F is None:
+                raise InvalidInput("A jumprelu SAE needs one threshold per latent.")
+            expected["threshold"] = (self.threshold_F, (n_latents,))
+        for name, (tensor, shape) in expected.items():
+            if tuple(tensor.shape) != shape:
+                raise Mismatch(
+                    f"The SAE's {name} has shape {tuple(tensor.shape)} instead of {shape}."
+                )
+        if self.apply_b_dec_to_input and d_in != d_out:
+            raise Mismatch("b_dec can be subtracted from the input only if both have one width.")
+
+    @property
+    def d_in(self) -> int:
+        return self.W_enc_DF.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        return self.W_dec_FO.shape[1]
+
+    @property
+    def n_latents(self) -> int:
+        return self.W_enc_DF.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_enc_DF.device
+
+    def to(self, device: torch.device | str) -> SparseAutoencoder:
+        """A copy whose tensors are on `device`."""
+        threshold = None if self.threshold_F is None else self.threshold_F.to(device)
+        return replace(
+            self,
+            W_enc_DF=self.W_enc_DF.to(device),
+            b_enc_F=self.b_enc_F.to(device),
+            W_dec_FO=self.W_dec_FO.to(device),
+            b_dec_O=self.b_dec_O.to(device),
+            threshold_F=threshold,
+        )
+
+    def with_metadata(self, **values: Any) -> SparseAutoencoder:
+        """A copy with further metadata."""
+        return replace(self, metadata={**self.metadata, **values})
+
+    @torch.no_grad()
+    def pre_activations(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """h [B, n_latents]: the matrix product first, the bias after, in the SAE's own dtype."""
+        if x_BD.shape[-1] != self.d_in:
+            raise Mismatch(
+                f"The SAE reads activations of width {self.d_in}, these have {x_BD.shape[-1]}."
+            )
+        x_BD = x_BD.to(self.W_enc_DF.dtype)
+        if self.apply_b_dec_to_input:
+            x_BD = x_BD - self.b_dec_O
+        return x_BD @ self.W_enc_DF + self.b_enc_F
+
+    @torch.no_grad()
+    def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Latent values f [B, n_latents], dense; leading axes of any number are kept."""
+        h_BF = self.pre_activations(x_BD)
+        if self.architecture == "topk":
+            assert self.k is not None
+            values_BK, ids_BK = torch.topk(h_BF, self.k, dim=-1, sorted=False)
+            return torch.zeros_like(h_BF).scatter_(-1, ids_BK, values_BK.relu_())
+        if self.architecture == "jumprelu":
+            assert self.threshold_F is not None
+            return functional.relu(h_BF) * (h_BF > self.threshold_F)
+        return functional.relu(h_BF)
+
+    @torch.no_grad()
+    def encode_sparse(self, x_BD: torch.Tensor) -> SparseCodes:
+        """The non-zero latents of x [B, d_in]; within a row the ids ascend.
+
+        Works in chunks of rows, so that memory does not grow with B times n_latents.
+        """
+        if x_BD.ndim != 2:
+            raise Mismatch(f"encode_sparse takes x of shape [B, d_in], not {tuple(x_BD.shape)}.")
+        step = max(16, CHUNK_ENTRIES // self.n_latents)
+        rows, values, ids = [], [], []
+        for start in range(0, x_BD.shape[0], step):
+            h_BF = self.pre_activations(x_BD[start : start + step])
+            row, value, latent = self._active(h_BF)
+            rows.append(row + start)
+            values.append(value)
+            ids.append(latent)
+        if not rows:
+            empty = torch.zeros(0, dtype=torch.int64, device=self.device)
+            splits = torch.zeros(1, dtype=torch.int64, device=self.device)
+            return SparseCodes(self.b_enc_F[:0], empty, splits)
+        row, value, latent = torch.cat(rows), torch.cat(values), torch.cat(ids)
+        order = torch.argsort(row * self.n_latents + latent)
+        return SparseCodes(value[order], latent[order], splits_of(row, x_BD.shape[0]))
+
+    def _active(self, h_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows, values and ids of the entries that survive the activation function."""
+        if self.architecture == "topk":
+            assert self.k is not None
+            values_BK, ids_BK = top_k_per_row(h_BF, self.k)
+            row, column = (values_BK > 0).nonzero(as_tuple=True)
+            return row, values_BK[row, column], ids_BK[row, column]
+        if self.threshold_F is None:
+            return above(h_BF, 0.0)
+        row, value, latent = above(h_BF, max(0.0, float(self.threshold_F.min())))
+        kept = value > self.threshold_F[latent]
+        return row[kept], value[kept], latent[kept]
+
+    @torch.no_grad()
+    def decode(self, f_BF: torch.Tensor) -> torch.Tensor:
+        """Reconstruction y [B, d_out] of dense latent values."""
+        return f_BF.to(self.W_dec_FO.dtype) @ self.W_dec_FO + self.b_dec_O
+
+    @torch.no_grad()
+    def decode_sparse(self, codes: SparseCodes) -> torch.Tensor:
+        """Reconstruction y [B, d_out] of sparse latent values."""
+        return weighted_rows(self.W_dec_FO, codes) + self.b_dec_O
+
+    def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """decode(encode(x)) for x [B, d_in], without dense latents."""
+        return self.decode_sparse(self.encode_sparse(x_BD))
+
+
+def weighted_rows(table_FO: torch.Tensor, codes: SparseCodes) -> torch.Tensor:
+    """Row t of the result [B, O] is the sum of value times table row over the entries of row t."""
+    return functional.embedding_bag(
+        codes.ids,
+        table_FO,
+        codes.row_splits,
+        mode="sum",
+        per_sample_weights=codes.values,
+        include_last_offset=True,
+    )

@@ -1,0 +1,83 @@
+"""Exact selection of the largest pre-activations: k per row, or a given number over a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+GROUP = 16  # latents whose maximum is looked at first
+
+
+class SparseCodes(NamedTuple):
+    """Active latents of B tokens as flat arrays, row after row; no entry is zero.
+
+    `values` [n] floating, `ids` [n] int64 latent of each value, `row_splits` [B+1] int64: row t
+    owns the entries row_splits[t] to row_splits[t+1].
+    """
+
+    values: torch.Tensor
+    ids: torch.Tensor
+    row_splits: torch.Tensor
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """The row of each entry, int64 [n]."""
+        counts = self.row_splits.diff()
+        index = torch.arange(counts.numel(), device=counts.device)
+        return torch.repeat_interleave(index, counts, output_size=self.ids.numel())
+
+    @property
+    def l0(self) -> torch.Tensor:
+        """Active latents per row, int64 [B]."""
+        return self.row_splits.diff()
+
+
+def top_k_per_row(h_BF: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest of each row as (values [B, k], ids [B, k]), in no particular order.
+
+    Looks at maxima of groups first: any value outside the k groups with the largest maxima is
+    exceeded by k others, so only those groups hold candidates.
+    """
+    rows, width = h_BF.shape
+    groups = width // GROUP
+    if width % GROUP or groups < 4 * k or h_BF.stride(1) != 1:
+        return torch.topk(h_BF, k, dim=1, sorted=False)
+    view_BGJ = h_BF.view(rows, GROUP, groups)
+    chosen_BK = torch.topk(view_BGJ.amax(1), k, dim=1, sorted=False).indices
+    offsets_G1 = torch.arange(0, width, groups, device=h_BF.device)[:, None]
+    ids_BC = (chosen_BK[:, None, :] + offsets_G1).reshape(rows, GROUP * k)
+    values_BK, at_BK = torch.topk(h_BF.gather(1, ids_BC), k, dim=1, sorted=False)
+    return values_BK, ids_BC.gather(1, at_BK)
+
+
+def above(h_BF: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Every entry greater than `bound` as (rows [n], values [n], ids [n]), ordered by row."""
+    rows, width = h_BF.shape
+    groups = width // GROUP
+    if width % GROUP or groups < 4:
+        at_R, at_F = (h_BF > bound).nonzero(as_tuple=True)
+        return at_R, h_BF[at_R, at_F], at_F
+    maxima_BJ = h_BF.view(rows, GROUP, groups).amax(1)
+    hit = (maxima_BJ > bound).view(-1).nonzero().squeeze(1)
+    row_C = hit // groups
+    ids_CG = (hit - row_C * groups)[:, None] + torch.arange(
+        0, width, groups, device=h_BF.device
+    )
+    flat_CG = ids_CG + (row_C * width)[:, None]
+    values_CG = h_BF.view(-1)[flat_CG]
+    kept = (values_CG > bound).view(-1).nonzero().squeeze(1)
+    return row_C[kept // GROUP], values_CG.view(-1)[kept], ids_CG.view(-1)[kept]
+
+
+def codes_from_dense(f_BF: torch.Tensor) -> SparseCodes:
+    """The non-zero entries of a dense code matrix."""
+    row, ids = f_BF.nonzero(as_tuple=True)
+    return SparseCodes(f_BF[row, ids], ids, splits_of(row, f_BF.shape[0]))
+
+
+def splits_of(sorted_rows: torch.Tensor, rows: int) -> torch.Tensor:
+    """Row boundaries [rows+1] of entries whose row numbers are sorted."""
+    splits = torch.zeros(rows + 1, dtype=torch.int64, device=sorted_rows.device)
+    torch.cumsum(torch.bincount(sorted_rows, minlength=rows), 0, out=splits[1:])
+    return splits
