@@ -1,4 +1,4 @@
-"""One definition per job setting: validation, command-line flags, forms and stored JSON come from it.
+"""One definition per job setting: checks, command-line flags, forms and stored JSON follow from it.
 
 A job's settings are a frozen dataclass whose fields are made with `option`. Rules that span fields
 go into its `check` method.
@@ -102,7 +102,7 @@ def _plain(hint: Any) -> type:
 
 
 def violations(config: Config) -> list[Violation]:
-    """Every broken rule of a config at once, in field order; settings that do not apply are free."""
+    """Every broken rule of a config, in field order; settings that do not apply are not checked."""
     found: list[Violation] = []
     for setting in settings_of(config):
         described = setting.option
@@ -220,7 +220,10 @@ def add_arguments(
             parser.add_argument(setting.name, nargs=None if described.required else "?", help=text)
         elif setting.type is bool:
             parser.add_argument(
-                flag_of(setting.name), action=argparse.BooleanOptionalAction, default=None, help=text
+                flag_of(setting.name),
+                action=argparse.BooleanOptionalAction,
+                default=None,
+                help=text,
             )
         elif setting.type is tuple:
             parser.add_argument(flag_of(setting.name), action="append", default=None, help=text)

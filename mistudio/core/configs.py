@@ -170,7 +170,7 @@ class TrainConfig(Config):
     aux_k: int = option(
         -1,
         "Auxiliary k",
-        "Dead latents that model what is left over; -1 takes half the width of the model, 0 is off.",
+        "Dead latents that model what is left over; -1 takes half the model's width, 0 is off.",
         minimum=-1,
         maximum=65_536,
         advanced=True,
@@ -281,7 +281,9 @@ class ExportSaeConfig(Config):
 class ImportSaeConfig(Config):
     """Add an SAE from a folder to the library."""
 
-    path: str = option("", "Folder", "Folder with cfg.json and sae_weights.safetensors.", required=True)
+    path: str = option(
+        "", "Folder", "Folder with cfg.json and sae_weights.safetensors.", required=True
+    )
     name: str = option("", "Name", "How the SAE is called; empty takes the folder's name.")
     model: str = option("", "Model", "Model it reads; empty takes what the file says.")
     layer: int = option(-1, "Layer", "Block it reads; -1 takes what the file says.", minimum=-1)
@@ -298,9 +300,7 @@ class HarvestConfig(Config):
     dataset: str = option(
         "", "Dataset", "Dataset or tokenisation; empty takes the one it was trained on."
     )
-    context: int = option(
-        128, "Context", "Tokens per row.", unit="tokens", minimum=8, maximum=4096
-    )
+    context: int = option(128, "Context", "Tokens per row.", unit="tokens", minimum=8, maximum=4096)
     rows: int = option(
         24_576, "Rows", "Most rows to read.", unit="rows", minimum=1, maximum=1_000_000
     )
@@ -333,7 +333,11 @@ class SteerConfig(Config):
         0.7, "Temperature", "0 always takes the likeliest token.", minimum=0.0, maximum=2.0
     )
     top_p: float = option(
-        0.9, "Top-p", "Keep the likeliest tokens of this total probability.", minimum=0.01, maximum=1.0
+        0.9,
+        "Top-p",
+        "Keep the likeliest tokens up to this total probability.",
+        minimum=0.01,
+        maximum=1.0,
     )
     top_k: int = option(
         50, "Top-k", "Keep this many of the likeliest tokens; 0 keeps all.", minimum=0, maximum=500
@@ -362,7 +366,5 @@ class SteerConfig(Config):
 class DemoConfig(Config):
     """Run the whole path on the bundled sample."""
 
-    tokens: int = option(
-        1_500_000, "Tokens", "Tokens to train on.", unit="tokens", minimum=20_000
-    )
+    tokens: int = option(1_500_000, "Tokens", "Tokens to train on.", unit="tokens", minimum=20_000)
     seed: int = option(0, "Seed", "Start of every random choice.", minimum=0)

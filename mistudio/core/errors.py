@@ -79,7 +79,7 @@ class TrainingBroke(StudioError):
     retryable = True
 
 
-class Cancelled(Exception):  # noqa: N818 - an outcome, not an error
+class Cancelled(Exception):
     """The user asked the running job to end; nothing is wrong."""
 
 

@@ -13,7 +13,7 @@ class Reporter(Protocol):
     def progress(
         self, fraction: float, phase: str, *, rate: str = "", eta_s: float | None = None
     ) -> None:
-        """`fraction` 0..1 of the whole job, `phase` in words, `rate` as shown ("2,000 tokens/s")."""
+        """`fraction` 0..1 of the job, `phase` in words, `rate` as shown ("2,000 tokens/s")."""
         ...
 
     def metric(self, name: str, values: Mapping[str, float | int | str | None]) -> None:

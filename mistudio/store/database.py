@@ -1,0 +1,108 @@
+"""Opening the database: a connection per thread, migrations after a backup."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+from typing import cast
+
+from sqlite_utils import Database
+
+from mistudio.core.errors import Damaged, Mismatch
+from mistudio.core.ids import now
+from mistudio.store.connection import Db
+from mistudio.store.schema import migrations
+
+
+class Store:
+    """One SQLite file; `db()` gives the calling thread its own connection."""
+
+    def __init__(self, path: Path, backups: Path) -> None:
+        """Open or create the file and bring its schema up to date.
+
+        Raises `Mismatch` for a database of a newer program, `Damaged` for an unreadable one.
+        """
+        self.path = path
+        self._local = threading.local()
+        self._connections: dict[int, Db] = {}
+        self._lock = threading.Lock()
+        existed = path.exists()
+        try:
+            self._migrate(Database(self._connection()), backups if existed else None)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            kept = sorted(backups.glob("*.db")) if backups.is_dir() else []
+            advice = f"a copy exists at {kept[-1]}" if kept else "move it away to start anew"
+            raise Damaged(
+                f"The database {path} is damaged; {advice}.", details=str(error)
+            ) from error
+        except Mismatch:
+            self.close()
+            raise
+
+    def _connection(self) -> sqlite3.Connection:
+        # Closed from the thread that closes the store, hence no same-thread check.
+        connection = sqlite3.connect(self.path, timeout=5.0, check_same_thread=False)
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+            "busy_timeout=5000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def db(self) -> Db:
+        """This thread's connection."""
+        found: Db | None = getattr(self._local, "db", None)
+        if found is None:
+            found = cast(Db, Database(self._connection()))
+            self._local.db = found
+            with self._lock:
+                self._connections[threading.get_ident()] = found
+        return found
+
+    def release(self) -> None:
+        """Close the calling thread's connection; a thread that ends calls this."""
+        found: Db | None = getattr(self._local, "db", None)
+        if found is not None:
+            self._local.db = None
+            with self._lock:
+                self._connections.pop(threading.get_ident(), None)
+            found.close()
+
+    def close(self) -> None:
+        """Close every connection; the store cannot be used afterwards."""
+        with self._lock:
+            connections, self._connections = self._connections, {}
+        for database in connections.values():
+            database.close()
+        self._local = threading.local()
+
+    def _migrate(self, db: Database, backups: Path | None) -> None:
+        try:
+            known = {migration.name for migration in migrations.pending(Database(memory=True))}
+            applied = {migration.name for migration in migrations.applied(db)}
+            if applied - known:
+                raise Mismatch(
+                    f"The database was made by a newer miStudio (schema {len(applied)}, this "
+                    f"reads {len(known)}). Update the program, or choose another data folder.",
+                    code="newer_database",
+                    details=", ".join(sorted(applied - known)),
+                )
+            if known - applied:
+                if backups is not None and applied:
+                    self._backup(db, backups)
+                migrations.apply(db)
+        finally:
+            db.close()
+
+    def _backup(self, db: Database, backups: Path) -> None:
+        backups.mkdir(parents=True, exist_ok=True)
+        db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        stamp = now()[:19].replace(":", "-")
+        shutil.copy2(self.path, backups / f"mistudio-{stamp}.db")

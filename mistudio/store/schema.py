@@ -1,0 +1,172 @@
+"""The schema: migrations in order, each a named function."""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("mistudio")
+
+_TIMES = "created_at TEXT NOT NULL, updated_at TEXT NOT NULL"
+_WORK = "status TEXT NOT NULL, progress REAL, error_code TEXT, error_message TEXT"
+
+
+def _create(db: Database, statements: str) -> None:
+    for statement in statements.split(";"):
+        if statement.strip():
+            db.conn.execute(statement)
+
+
+@migrations()
+def first_schema(db: Database) -> None:
+    """Every table of the first release."""
+    _create(
+        db,
+        f"""
+        CREATE TABLE jobs (
+            id TEXT PRIMARY KEY, kind TEXT NOT NULL, lane TEXT NOT NULL, title TEXT NOT NULL,
+            config TEXT NOT NULL, target_id TEXT, {_WORK}, error_details TEXT,
+            retryable INTEGER NOT NULL DEFAULT 0, phase TEXT, rate TEXT, eta_s REAL,
+            request TEXT, pid INTEGER, heartbeat_at REAL, checkpoint TEXT,
+            retry_of TEXT REFERENCES jobs(id) ON DELETE SET NULL,
+            retry_count INTEGER NOT NULL DEFAULT 0, result TEXT, hidden INTEGER NOT NULL DEFAULT 0,
+            position REAL NOT NULL, started_at TEXT, finished_at TEXT, {_TIMES});
+        CREATE INDEX jobs_by_state ON jobs(status, lane, position);
+        CREATE UNIQUE INDEX one_active_job ON jobs(kind, target_id)
+            WHERE target_id IS NOT NULL AND status IN ('queued', 'running');
+
+        CREATE TABLE datasets (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL CHECK(length(name) BETWEEN 1 AND 500),
+            source TEXT NOT NULL, repo_id TEXT, config TEXT, split TEXT, revision TEXT,
+            text_column TEXT, description TEXT, licence TEXT, num_samples INTEGER,
+            statistics TEXT, path TEXT, size_bytes INTEGER, {_WORK}, {_TIMES});
+
+        CREATE TABLE models (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL, repo_id TEXT, revision TEXT,
+            origin TEXT NOT NULL, architecture TEXT, params_count INTEGER, format TEXT,
+            num_layers INTEGER, hidden_dim INTEGER, num_heads INTEGER, num_kv_heads INTEGER,
+            vocab_size INTEGER, max_positions INTEGER, architecture_config TEXT, layer_map TEXT,
+            logit_lens_ready INTEGER NOT NULL DEFAULT 0,
+            trust_remote_code INTEGER NOT NULL DEFAULT 0, memory_bytes INTEGER,
+            path TEXT NOT NULL, size_bytes INTEGER, {_WORK}, {_TIMES},
+            UNIQUE (repo_id, revision));
+
+        CREATE TABLE tokenizations (
+            id TEXT PRIMARY KEY,
+            dataset_id TEXT NOT NULL REFERENCES datasets(id) ON DELETE CASCADE,
+            model_id TEXT REFERENCES models(id) ON DELETE SET NULL,
+            tokenizer_name TEXT NOT NULL, settings TEXT NOT NULL, settings_hash TEXT NOT NULL,
+            context INTEGER NOT NULL, rows INTEGER, tokens INTEGER, statistics TEXT,
+            path TEXT, size_bytes INTEGER, {_WORK}, {_TIMES},
+            UNIQUE (dataset_id, tokenizer_name, settings_hash));
+
+        CREATE TABLE activation_sets (
+            id TEXT PRIMARY KEY, model_id TEXT REFERENCES models(id) ON DELETE SET NULL,
+            tokenization_id TEXT REFERENCES tokenizations(id) ON DELETE SET NULL,
+            model_format TEXT, layers TEXT, hooks TEXT, dtype TEXT, container TEXT,
+            n_tokens INTEGER, batch_size INTEGER, top_k INTEGER, statistics TEXT,
+            path TEXT, size_bytes INTEGER, {_WORK}, {_TIMES});
+
+        CREATE TABLE trainings (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL,
+            parent_id TEXT REFERENCES trainings(id) ON DELETE SET NULL,
+            model_id TEXT REFERENCES models(id) ON DELETE SET NULL, model_format TEXT,
+            activation_set_id TEXT REFERENCES activation_sets(id) ON DELETE SET NULL,
+            encoder_type TEXT NOT NULL, architecture TEXT NOT NULL, config TEXT NOT NULL,
+            layer INTEGER NOT NULL, hook TEXT NOT NULL, current_step INTEGER NOT NULL DEFAULT 0,
+            total_steps INTEGER, tokens_seen INTEGER NOT NULL DEFAULT 0, latest_loss REAL,
+            latest_l0 REAL, latest_dead INTEGER, latest_ev REAL, sae_id TEXT,
+            path TEXT, size_bytes INTEGER, started_at TEXT, ended_at TEXT, {_WORK}, {_TIMES});
+
+        CREATE TABLE training_datasets (
+            training_id TEXT NOT NULL REFERENCES trainings(id) ON DELETE CASCADE,
+            tokenization_id TEXT REFERENCES tokenizations(id) ON DELETE SET NULL,
+            weight REAL NOT NULL DEFAULT 1, {_TIMES},
+            PRIMARY KEY (training_id, tokenization_id));
+
+        CREATE TABLE training_metrics (
+            training_id TEXT NOT NULL REFERENCES trainings(id) ON DELETE CASCADE,
+            step INTEGER NOT NULL, layer INTEGER NOT NULL, hook TEXT NOT NULL,
+            tokens INTEGER, loss REAL, reconstruction REAL, sparsity REAL, auxiliary REAL,
+            ghost REAL, l0 REAL, dead INTEGER, explained_variance REAL, learning_rate REAL,
+            grad_norm REAL, k REAL, threshold REAL, tokens_per_s REAL, gpu_percent REAL, {_TIMES},
+            PRIMARY KEY (training_id, step, layer, hook)) WITHOUT ROWID;
+
+        CREATE TABLE checkpoints (
+            id TEXT PRIMARY KEY,
+            training_id TEXT NOT NULL REFERENCES trainings(id) ON DELETE CASCADE,
+            step INTEGER NOT NULL, loss REAL, l0 REAL, is_best INTEGER NOT NULL DEFAULT 0,
+            is_pinned INTEGER NOT NULL DEFAULT 0, verified INTEGER NOT NULL DEFAULT 0,
+            path TEXT NOT NULL, size_bytes INTEGER, {_TIMES}, UNIQUE (training_id, step));
+
+        CREATE TABLE saes (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL, origin TEXT NOT NULL,
+            training_id TEXT REFERENCES trainings(id) ON DELETE SET NULL,
+            checkpoint_step INTEGER, repo_id TEXT,
+            model_id TEXT REFERENCES models(id) ON DELETE SET NULL, model_name TEXT,
+            model_format TEXT, layer INTEGER, hook_in TEXT, hook_out TEXT,
+            encoder_type TEXT NOT NULL, architecture TEXT NOT NULL, d_in INTEGER NOT NULL,
+            d_out INTEGER NOT NULL, n_latents INTEGER NOT NULL, dtype TEXT, normalisation TEXT,
+            source_format TEXT, weights_hash TEXT, config TEXT, evaluation TEXT,
+            is_favorite INTEGER NOT NULL DEFAULT 0, path TEXT NOT NULL, size_bytes INTEGER,
+            {_WORK}, {_TIMES});
+
+        CREATE TABLE feature_sets (
+            id TEXT PRIMARY KEY, sae_id TEXT NOT NULL REFERENCES saes(id) ON DELETE CASCADE,
+            tokenization_id TEXT REFERENCES tokenizations(id) ON DELETE SET NULL,
+            config TEXT NOT NULL, n_tokens INTEGER, n_live INTEGER, store_hash TEXT,
+            summary TEXT, path TEXT, size_bytes INTEGER, {_WORK}, {_TIMES});
+
+        CREATE TABLE features (
+            id INTEGER PRIMARY KEY,
+            sae_id TEXT NOT NULL REFERENCES saes(id) ON DELETE CASCADE,
+            feature_index INTEGER NOT NULL, label TEXT, label_id TEXT, notes TEXT,
+            is_favorite INTEGER NOT NULL DEFAULT 0, is_hidden INTEGER NOT NULL DEFAULT 0,
+            {_TIMES}, UNIQUE (sae_id, feature_index));
+
+        CREATE TABLE feature_labels (
+            id TEXT PRIMARY KEY, sae_id TEXT NOT NULL REFERENCES saes(id) ON DELETE CASCADE,
+            feature_index INTEGER NOT NULL, text TEXT NOT NULL CHECK(length(text) <= 512),
+            source TEXT NOT NULL, method TEXT, model TEXT, score REAL, score_n INTEGER, {_TIMES});
+        CREATE INDEX labels_of_feature ON feature_labels(sae_id, feature_index);
+
+        CREATE TABLE feature_statistics (
+            id INTEGER PRIMARY KEY,
+            feature_set_id TEXT NOT NULL REFERENCES feature_sets(id) ON DELETE CASCADE,
+            feature_index INTEGER NOT NULL, count INTEGER NOT NULL, frequency REAL,
+            active_samples INTEGER, max REAL, mean REAL, top_tokens TEXT, flags TEXT,
+            positive_tokens TEXT, example TEXT, {_TIMES},
+            UNIQUE (feature_set_id, feature_index));
+        CREATE INDEX statistics_by_frequency ON feature_statistics(feature_set_id, frequency);
+        CREATE INDEX statistics_by_max ON feature_statistics(feature_set_id, max);
+        CREATE INDEX statistics_by_mean ON feature_statistics(feature_set_id, mean);
+
+        CREATE TABLE feature_lists (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL, description TEXT, {_TIMES});
+        CREATE TABLE feature_list_items (
+            list_id TEXT NOT NULL REFERENCES feature_lists(id) ON DELETE CASCADE,
+            sae_id TEXT NOT NULL REFERENCES saes(id) ON DELETE CASCADE,
+            feature_index INTEGER NOT NULL, note TEXT, position REAL, {_TIMES},
+            PRIMARY KEY (list_id, sae_id, feature_index));
+        CREATE TABLE feature_analyses (
+            sae_id TEXT NOT NULL REFERENCES saes(id) ON DELETE CASCADE,
+            feature_index INTEGER NOT NULL, kind TEXT NOT NULL, key_hash TEXT NOT NULL,
+            result TEXT, {_TIMES}, PRIMARY KEY (sae_id, feature_index, kind, key_hash));
+
+        CREATE TABLE steering_runs (
+            id TEXT PRIMARY KEY, model_id TEXT REFERENCES models(id) ON DELETE SET NULL,
+            sae_id TEXT REFERENCES saes(id) ON DELETE SET NULL, mode TEXT NOT NULL,
+            prompt TEXT NOT NULL, config TEXT NOT NULL, seed INTEGER, outputs TEXT,
+            metrics TEXT, duration REAL, note TEXT, is_favorite INTEGER NOT NULL DEFAULT 0,
+            {_WORK}, {_TIMES});
+
+        CREATE TABLE templates (
+            id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, description TEXT,
+            config TEXT NOT NULL, is_favorite INTEGER NOT NULL DEFAULT 0,
+            is_builtin INTEGER NOT NULL DEFAULT 0, {_TIMES}, UNIQUE (kind, name))
+        """,
+    )
+    db.table("features").enable_fts(["label", "notes"], create_triggers=True)
+    db.table("feature_statistics").enable_fts(
+        ["top_tokens", "positive_tokens"], create_triggers=True
+    )
+    db.table("datasets").enable_fts(["name", "description"], create_triggers=True)

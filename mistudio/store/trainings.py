@@ -1,0 +1,136 @@
+"""What belongs to a training run: metric rows, checkpoints, the datasets it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mistudio.core.ids import now
+from mistudio.store.connection import Db
+from mistudio.store.records import CheckpointRow, TrainingRow
+from mistudio.store.tables import CHECKPOINTS, TRAININGS
+
+METRIC_COLUMNS = (
+    "tokens",
+    "loss",
+    "reconstruction",
+    "sparsity",
+    "auxiliary",
+    "l0",
+    "dead",
+    "explained_variance",
+    "learning_rate",
+    "grad_norm",
+    "k",
+    "threshold",
+    "tokens_per_s",
+)
+
+
+def add_metrics(
+    db: Db, training: TrainingRow, rows: Sequence[Mapping[str, float | int | str | None]]
+) -> None:
+    """Append metric rows; a step that is already there stays as it was first measured."""
+    stamp = now()
+    columns = ("training_id", "step", "layer", "hook", *METRIC_COLUMNS, "created_at", "updated_at")
+    marks = ", ".join("?" for _ in columns)
+    values = [
+        [
+            training.id,
+            row["step"],
+            training.layer,
+            training.hook,
+            *(row.get(name) for name in METRIC_COLUMNS),
+            stamp,
+            stamp,
+        ]
+        for row in rows
+    ]
+    with db.atomic():
+        db.conn.executemany(
+            f"INSERT OR IGNORE INTO training_metrics ({', '.join(columns)}) VALUES ({marks})",
+            values,
+        )
+
+
+def metrics(db: Db, training_id: str, *, after_step: int = -1) -> list[dict[str, Any]]:
+    """Metric rows of a run in step order, from behind `after_step` on."""
+    columns = ", ".join(("step", "layer", "hook", *METRIC_COLUMNS))
+    return list(
+        db.query(
+            f"SELECT {columns} FROM training_metrics WHERE training_id = ? AND step > ? "
+            "ORDER BY step",
+            [training_id, after_step],
+        )
+    )
+
+
+def record_checkpoint(
+    db: Db,
+    training_id: str,
+    step: int,
+    path: str,
+    *,
+    size_bytes: int,
+    loss: float | None,
+    l0: float | None,
+    is_best: bool,
+) -> None:
+    """Add or refresh the row of one checkpoint; at most one per run is the best."""
+    with db.atomic():
+        if is_best:
+            db.execute("UPDATE checkpoints SET is_best = 0 WHERE training_id = ?", [training_id])
+        db.execute(
+            "DELETE FROM checkpoints WHERE training_id = ? AND step = ?", [training_id, step]
+        )
+    CHECKPOINTS.insert(
+        db,
+        training_id=training_id,
+        step=step,
+        path=path,
+        size_bytes=size_bytes,
+        loss=loss,
+        l0=l0,
+        is_best=is_best,
+        verified=True,
+    )
+
+
+def checkpoints(db: Db, training_id: str) -> list[CheckpointRow]:
+    """Checkpoints of a run, newest step first."""
+    return CHECKPOINTS.select(db, "training_id = ?", [training_id], order="step DESC")
+
+
+def forget_checkpoints(db: Db, training_id: str, kept_steps: Sequence[int]) -> None:
+    """Drop the rows of checkpoints whose files are gone."""
+    marks = ", ".join("?" for _ in kept_steps)
+    with db.atomic():
+        db.execute(
+            f"DELETE FROM checkpoints WHERE training_id = ? AND step NOT IN ({marks})",
+            [training_id, *kept_steps],
+        )
+
+
+def use_dataset(db: Db, training_id: str, tokenization_id: str, weight: float = 1.0) -> None:
+    """Record that a run reads a tokenisation."""
+    stamp = now()
+    with db.atomic():
+        db.execute(
+            "INSERT OR REPLACE INTO training_datasets VALUES (?, ?, ?, ?, ?)",
+            [training_id, tokenization_id, weight, stamp, stamp],
+        )
+
+
+def tokenization_of(db: Db, training_id: str) -> str | None:
+    """The tokenisation a run reads."""
+    rows = list(
+        db.query(
+            "SELECT tokenization_id FROM training_datasets WHERE training_id = ?", [training_id]
+        )
+    )
+    return rows[0]["tokenization_id"] if rows else None
+
+
+def unfinished(db: Db) -> list[TrainingRow]:
+    """Runs that can be resumed."""
+    return TRAININGS.select(db, "status IN ('paused', 'interrupted')")
