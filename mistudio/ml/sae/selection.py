@@ -61,9 +61,7 @@ def above(h_BF: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor,
     maxima_BJ = h_BF.view(rows, GROUP, groups).amax(1)
     hit = (maxima_BJ > bound).view(-1).nonzero().squeeze(1)
     row_C = hit // groups
-    ids_CG = (hit - row_C * groups)[:, None] + torch.arange(
-        0, width, groups, device=h_BF.device
-    )
+    ids_CG = (hit - row_C * groups)[:, None] + torch.arange(0, width, groups, device=h_BF.device)
     flat_CG = ids_CG + (row_C * width)[:, None]
     values_CG = h_BF.view(-1)[flat_CG]
     kept = (values_CG > bound).view(-1).nonzero().squeeze(1)

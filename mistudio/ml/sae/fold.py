@@ -1,0 +1,62 @@
+"""Folding scales and decoder norms into an SAE's weights, in float64 (sae.md section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mistudio.ml.sae.base import SparseAutoencoder
+
+UNIT_TOLERANCE = 1e-5  # float32 rounding of a unit row; folding that away would only change bits
+
+
+def fold_unit_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
+    """An SAE trained on scale * x, with unit decoder rows, as one that reads x.
+
+    Biases and threshold are divided by the scale, so that latents are in the units of x; the
+    weights stay. Keeps the selected latents, also for topk.
+    """
+
+    def shrunk(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor.double() / scale).to(tensor.dtype)
+
+    threshold = None if sae.threshold_F is None else shrunk(sae.threshold_F)
+    return replace(
+        sae, b_enc_F=shrunk(sae.b_enc_F), b_dec_O=shrunk(sae.b_dec_O), threshold_F=threshold
+    )
+
+
+def fold_input_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
+    """An SAE with decoder rows of any length trained on scale * x, as one that reads x.
+
+    Latents keep their values, so b_enc and a threshold on the pre-activation stay.
+    """
+    return replace(
+        sae,
+        W_enc_DF=(sae.W_enc_DF.double() * scale).to(sae.W_enc_DF.dtype),
+        W_dec_FO=(sae.W_dec_FO.double() / scale).to(sae.W_dec_FO.dtype),
+        b_dec_O=(sae.b_dec_O.double() / scale).to(sae.b_dec_O.dtype),
+    )
+
+
+def fold_decoder_norms(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """The same function with unit decoder rows; latent i is multiplied by its row's length.
+
+    For topk only right if the selection was on latent times length. Rows that are unit already,
+    and rows of zeros, are left as they are.
+    """
+    norms_F = torch.linalg.vector_norm(sae.W_dec_FO.double(), dim=1)
+    if bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all()):
+        return sae
+    norms_F = torch.where(norms_F > 0, norms_F, torch.ones_like(norms_F))
+    threshold = sae.threshold_F
+    if threshold is not None:
+        threshold = (threshold.double() * norms_F).to(threshold.dtype)
+    return replace(
+        sae,
+        W_enc_DF=(sae.W_enc_DF.double() * norms_F).to(sae.W_enc_DF.dtype),
+        b_enc_F=(sae.b_enc_F.double() * norms_F).to(sae.b_enc_F.dtype),
+        W_dec_FO=(sae.W_dec_FO.double() / norms_F[:, None]).to(sae.W_dec_FO.dtype),
+        threshold_F=threshold,
+    )
