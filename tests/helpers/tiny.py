@@ -119,7 +119,5 @@ def write_tokens(
     write_texts(folder, texts)
     out = folder / "tokens" / "tok"
     settings = TokenizeSettings(context=context, arrangement=arrangement, start_token=start_token)
-    tokenize_dataset(
-        TextStore(folder), tokenizer, settings, out, SilentReporter(), JobControl()
-    )
+    tokenize_dataset(TextStore(folder), tokenizer, settings, out, SilentReporter(), JobControl())
     return TokenStore(out)

@@ -1,0 +1,141 @@
+"""Reads one hook of a model with a forward pass that ends right after the hooked module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mistudio.core.errors import InvalidInput, OutOfMemory, StudioError, Unsupported
+from mistudio.ml.hooks import hook_module, hook_path, tl_name
+from mistudio.ml.loading import LoadedModel
+
+
+class _Reached(BaseException):
+    """The hooked module has run; nothing behind it is wanted. No error, so not an Exception."""
+
+
+def first_tensor(output: Any) -> torch.Tensor:
+    """A module's output, or its element 0 if the module returns several things."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+class Capture:
+    """Activations of one hook point: call it with token ids.
+
+    Neither the blocks behind the hook nor the final norm and the unembedding are computed, and no
+    key-value cache is kept. Rows need no attention mask: attention is causal, so padding at a
+    row's end cannot reach the tokens before it.
+    """
+
+    def __init__(self, loaded: LoadedModel, layer: int, hook: str) -> None:
+        """Finds the module and probes it with one short forward pass.
+
+        Raises `InvalidInput` for a layer or hook that does not exist, `StudioError` if the module
+        does not run exactly once, `Unsupported` if a sublayer's output is not what the block adds.
+        """
+        self.loaded = loaded
+        self.layer = layer
+        self.hook = hook
+        self.module = hook_module(loaded, layer, hook)
+        self.path = hook_path(loaded, layer, hook)
+        self.tl_name = tl_name(layer, hook)
+        self._trunk: nn.Module = loaded.model.base_model
+        self.d = self._probe()
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids must be and activations are."""
+        return self.loaded.device
+
+    def __call__(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        """Activations x_BSD for token ids [B, S], on the model's device and in its dtype.
+
+        The result is an inference tensor: copy it before using it in autograd. Raises
+        `StudioError` if the hook did not fire and `OutOfMemory` if the device is too small.
+        """
+        caught: list[torch.Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            caught.append(first_tensor(output))
+            raise _Reached
+
+        handle = self.module.register_forward_hook(keep)
+        try:
+            with torch.inference_mode():
+                self._trunk(input_ids=ids_BS.to(self.loaded.device), use_cache=False)
+        except _Reached:
+            pass
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(
+                f"A forward pass of {ids_BS.shape[0]} rows of {ids_BS.shape[1]} tokens does not "
+                "fit into memory; use shorter rows or free memory.",
+                details=str(error),
+            ) from error
+        finally:
+            handle.remove()
+        if len(caught) != 1:
+            raise StudioError(
+                f"The hook {self.path} did not fire; this model cannot be read there.",
+                code="hook_silent",
+            )
+        # Some families flatten rows and positions inside the block.
+        return caught[0].view(*ids_BS.shape, -1) if caught[0].ndim == 2 else caught[0]
+
+    def _probe(self) -> int:
+        """Count firings in one whole pass over two tokens; returns the width seen."""
+        block = self.loaded.blocks.modules[self.layer]
+        outputs: list[torch.Tensor] = []
+        streams: list[torch.Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            outputs.append(first_tensor(output).detach().flatten(0, -2).float())
+
+        def keep_block(_module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+            before = inputs[0] if inputs else named["hidden_states"]
+            streams.append(before.detach().flatten(0, -2).float())
+            streams.append(first_tensor(output).detach().flatten(0, -2).float())
+
+        handles = [
+            self.module.register_forward_hook(keep),
+            block.register_forward_hook(keep_block, with_kwargs=True),
+        ]
+        limit = self.loaded.facts.vocab_size
+        ids_BS = torch.tensor([[min(2, limit - 1), min(3, limit - 1)]], device=self.loaded.device)
+        try:
+            with torch.inference_mode():
+                self._trunk(input_ids=ids_BS, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if len(outputs) != 1 or len(streams) != 2:
+            raise StudioError(
+                f"The hook {self.path} fired {len(outputs)} times in one pass instead of once; "
+                "this model cannot be read there.",
+                code="hook_count",
+            )
+        if self.hook != "resid_post":
+            self._check_sublayer(outputs[0], *streams)
+        return outputs[0].shape[-1]
+
+    def _check_sublayer(
+        self, out_TD: torch.Tensor, before_TD: torch.Tensor, after_TD: torch.Tensor
+    ) -> None:
+        """The sublayer's output must have the stream's width."""
+        if out_TD.shape != before_TD.shape or before_TD.shape != after_TD.shape:
+            raise Unsupported(
+                f"The output of {self.path} has width {out_TD.shape[-1]:,}, the residual stream "
+                f"{before_TD.shape[-1]:,}; it is not what the block adds."
+            )
+
+
+def check_ids(ids_BS: torch.Tensor, vocab_size: int) -> None:
+    """Raise `InvalidInput` unless every id [B, S] is one of a vocabulary of that size."""
+    if ids_BS.ndim != 2:
+        raise InvalidInput("Token ids must form rows: a tensor with two axes.")
+    if ids_BS.numel() and (int(ids_BS.min()) < 0 or int(ids_BS.max()) >= vocab_size):
+        raise InvalidInput(
+            f"The tokens do not belong to this model: ids reach {int(ids_BS.max()):,}, its "
+            f"vocabulary has {vocab_size:,}."
+        )

@@ -1,0 +1,323 @@
+"""What can be said about a model without loading its weights, and whether its files are sound."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from mistudio.core.errors import (
+    Damaged,
+    InvalidInput,
+    NotFound,
+    StudioError,
+    Unsupported,
+    from_os_error,
+)
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MAX_HEADER = 100_000_000
+# Families whose attention sees both sides; transformers offers most of them as decoders as well.
+_ENCODERS = {
+    "albert": "ALBERT",
+    "bert": "BERT",
+    "big_bird": "BigBird",
+    "camembert": "CamemBERT",
+    "convbert": "ConvBERT",
+    "data2vec-text": "Data2Vec",
+    "deberta": "DeBERTa",
+    "deberta-v2": "DeBERTa",
+    "distilbert": "DistilBERT",
+    "electra": "ELECTRA",
+    "ernie": "ERNIE",
+    "eurobert": "EuroBERT",
+    "funnel": "Funnel Transformer",
+    "longformer": "Longformer",
+    "megatron-bert": "Megatron-BERT",
+    "mobilebert": "MobileBERT",
+    "modernbert": "ModernBERT",
+    "mpnet": "MPNet",
+    "nomic_bert": "Nomic BERT",
+    "rembert": "RemBERT",
+    "roberta": "RoBERTa",
+    "roberta-prelayernorm": "RoBERTa",
+    "roformer": "RoFormer",
+    "xlm-roberta": "XLM-RoBERTa",
+    "xlm-roberta-xl": "XLM-RoBERTa",
+    "xmod": "X-MOD",
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as its files describe it; sizes in counts, ids as token ids."""
+
+    name: str
+    origin: str  # "folder" or "gguf"
+    architecture: str  # class name, such as LlamaForCausalLM
+    model_type: str
+    params_count: int
+    weight_bytes: int
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab_size: int
+    max_positions: int
+    tie: bool
+    bos_id: int | None
+    eos_id: int | None
+    activation: str
+    norm_eps: float | None
+    rope: dict[str, Any] | None
+    fingerprint: str  # of configuration and weights, as hex
+    config: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def inspect_model(path: Path) -> ModelFacts:
+    """Facts of a Hugging Face folder or a GGUF file, after checking that its files are complete.
+
+    Raises `StudioError` with a sentence for whatever is no usable left-to-right model.
+    """
+    try:
+        if path.is_dir():
+            return _inspect_folder(path)
+        if path.is_file():
+            return _inspect_gguf(path)
+    except OSError as error:
+        raise from_os_error(error, f"read the model {path.name!r}") from error
+    raise NotFound(f"There is no folder or file {str(path)!r}.")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back the advice that transformers logs below the level of an error."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _inspect_folder(folder: Path) -> ModelFacts:
+    raw = _read_config(folder)
+    _refuse_unusable(raw)
+    files = weight_files(folder)
+    headers = [check_safetensors(file) for file in files]
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - whatever transformers thinks of a foreign config
+        raise Unsupported(
+            f"The config.json of {folder.name!r} describes no model that is known here.",
+            details=str(error),
+        ) from error
+    shapes = [entry["shape"] for header in headers for entry in header.values()]
+    params = sum(_product(shape) for shape in shapes)
+    return _facts(config, folder.name, "folder", params, files)
+
+
+def _inspect_gguf(path: Path) -> ModelFacts:
+    with path.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            hint = ""
+            if path.suffix == ".safetensors" or path.name == "config.json":
+                hint = " For a Hugging Face model choose its folder."
+            raise InvalidInput(f"{path.name!r} is no GGUF file.{hint}")
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+        params = sum(int(tensor.n_elements) for tensor in reader.tensors)
+        end = max((t.data_offset + int(t.n_bytes) for t in reader.tensors), default=0)
+    except Exception as error:  # noqa: BLE001 - the reader trips over damage in many ways
+        raise _damaged_gguf(path, str(error)) from error
+    if end == 0 or end > path.stat().st_size:
+        raise _damaged_gguf(path, f"tensors end at byte {end}, the file has {path.stat().st_size}")
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise Unsupported(
+            f"{path.name!r} holds a kind of model that cannot be read from GGUF; "
+            "use its Hugging Face folder.",
+            details=str(error),
+        ) from error
+    _refuse_unusable(config.to_dict())
+    return _facts(config, path.stem, "gguf", params, [path])
+
+
+def _damaged_gguf(path: Path, details: str) -> Damaged:
+    return Damaged(f"{path.name!r} is damaged or incomplete; get it again.", details=details)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        if next(folder.glob("*.gguf"), None) is not None:
+            raise InvalidInput("This folder has no config.json; choose the GGUF file in it.")
+        raise InvalidInput("This folder has no config.json.")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Damaged("The folder's config.json is not valid JSON.", details=str(error)) from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise InvalidInput("The folder's config.json does not describe a model (no model_type).")
+    return raw
+
+
+def _refuse_unusable(config: dict[str, Any]) -> None:
+    model_type = config["model_type"]
+    if model_type in _ENCODERS and not config.get("is_decoder"):
+        raise Unsupported(
+            f"{_ENCODERS[model_type]} reads both ways; a left-to-right model is needed.",
+            code="encoder_only",
+        )
+    if config.get("is_encoder_decoder"):
+        raise Unsupported(
+            f"{model_type.upper()} has an encoder and a decoder; a left-to-right model is needed.",
+            code="encoder_decoder",
+        )
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if "auto_map" in config:
+            raise Unsupported(
+                "This model runs its repository's code, which is not allowed here.",
+                code="remote_code",
+            )
+        raise Unsupported(
+            f"Models of type {model_type!r} are not known as left-to-right language models."
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder; raises a sentence if they are not all there."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise Damaged(f"{index.name} is damaged; get it again.", details=str(error)) from error
+        for i, name in enumerate(names):
+            if not (folder / name).is_file():
+                raise Damaged(f"File {i + 1} of {len(names)} is missing: {name}.")
+        return [folder / name for name in names]
+    if any(item.suffix in _PICKLES for item in folder.iterdir()):
+        raise Unsupported(
+            "Only safetensors and GGUF are opened; this has pickle files.", code="pickle_weights"
+        )
+    raise InvalidInput("This folder has no weights (model.safetensors).")
+
+
+def check_safetensors(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file: tensor name to dtype, shape, offsets.
+
+    Raises `Damaged` if the header is broken or its sizes and the file's size disagree.
+    """
+    size = file.stat().st_size
+    broken = Damaged(
+        f"{file.name} is damaged or incomplete; get it again.", details=f"{size} bytes"
+    )
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(size - 8, _MAX_HEADER):
+            raise broken
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+            [_product(entry["shape"]) for entry in header.values()]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise broken from error
+    if 8 + length + end != size:
+        raise broken
+    return header
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= int(extent)
+    return total
+
+
+def _facts(config: Any, name: str, origin: str, params: int, files: list[Path]) -> ModelFacts:
+    text = config.get_text_config()
+
+    def first(*names: str) -> Any:
+        return next((v for n in names if (v := getattr(text, n, None)) is not None), None)
+
+    hidden, heads = (
+        first("hidden_size", "n_embd", "d_model"),
+        first("num_attention_heads", "n_head"),
+    )
+    layers = first("num_hidden_layers", "n_layer")
+    vocab = first("vocab_size")
+    if not (hidden and layers and vocab):
+        raise StudioError("The configuration names no layers, hidden size or vocabulary.")
+    classes = getattr(config, "architectures", None) or [
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]
+    ]
+    eos = first("eos_token_id")
+    plain = json.loads(config.to_json_string(use_diff=False))
+    plain.pop("_name_or_path", None)
+    return ModelFacts(
+        name=name,
+        origin=origin,
+        architecture=str(classes[0]),
+        model_type=config.model_type,
+        params_count=params,
+        weight_bytes=sum(file.stat().st_size for file in files),
+        num_layers=int(layers),
+        hidden_dim=int(hidden),
+        num_heads=int(heads or 1),
+        num_kv_heads=int(first("num_key_value_heads") or heads or 1),
+        head_dim=int(first("head_dim") or hidden // (heads or 1)),
+        intermediate=int(first("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden),
+        vocab_size=int(vocab),
+        max_positions=int(first("max_position_embeddings", "n_positions", "max_seq_len") or 0),
+        tie=bool(first("tie_word_embeddings")),
+        bos_id=first("bos_token_id"),
+        eos_id=eos[0] if isinstance(eos, list) else eos,
+        activation=str(first("hidden_activation", "hidden_act", "activation_function") or ""),
+        norm_eps=first("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+        rope=first("rope_parameters"),
+        fingerprint=_fingerprint(plain, files),
+        config=plain,
+    )
+
+
+def _fingerprint(config: dict[str, Any], files: list[Path]) -> str:
+    """SHA-256 over the configuration and, of each weight file, its size and both ends (1 MiB)."""
+    known = {k: v for k, v in config.items() if k != "transformers_version"}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for file in files:
+        size = file.stat().st_size
+        digest.update(str(size).encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            digest.update(stream.read(1 << 20))
+    return digest.hexdigest()

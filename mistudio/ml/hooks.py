@@ -1,0 +1,51 @@
+"""Names and modules of the hook points: block output, MLP output, attention output."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mistudio.core.configs import HOOKS
+from mistudio.core.errors import InvalidInput
+from mistudio.ml.loading import LoadedModel
+
+
+def hook_module(loaded: LoadedModel, layer: int, hook: str) -> nn.Module:
+    """The module whose output (element 0 if a tuple) is the hooked tensor.
+
+    Raises `InvalidInput` naming what exists if the layer or the hook does not.
+    """
+    return _find(loaded, layer, hook)[1]
+
+
+def hook_path(loaded: LoadedModel, layer: int, hook: str) -> str:
+    """That module's path inside the Hugging Face model, such as "model.layers.3.mlp"."""
+    return _find(loaded, layer, hook)[0]
+
+
+def tl_name(layer: int, hook: str) -> str:
+    """The hook's name in TransformerLens, such as "blocks.3.hook_resid_post"."""
+    _check_hook(hook)
+    return f"blocks.{layer}.hook_{hook}"
+
+
+def _check_hook(hook: str) -> None:
+    if hook not in HOOKS:
+        raise InvalidInput(f"There is no hook {hook!r}; choose one of {', '.join(HOOKS)}.")
+
+
+def _find(loaded: LoadedModel, layer: int, hook: str) -> tuple[str, nn.Module]:
+    _check_hook(hook)
+    blocks = loaded.blocks
+    if not 0 <= layer < len(blocks):
+        raise InvalidInput(
+            f"There is no layer {layer}; {loaded.facts.name} has layers 0 to {len(blocks) - 1}."
+        )
+    if hook == "resid_post":
+        return f"{blocks.path}.{layer}", blocks.modules[layer]
+    modules = blocks.mlp if hook == "mlp_out" else blocks.attention
+    paths = blocks.mlp_path if hook == "mlp_out" else blocks.attention_path
+    module = modules[layer]
+    if module is None:
+        what = "MLP" if hook == "mlp_out" else "attention"
+        raise InvalidInput(f"Layer {layer} of {loaded.facts.name} has no {what} to hook.")
+    return paths[layer], module
