@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.ml.sae.selection import SparseCodes, above, splits_of, top_k_per_row
+from mistudio.ml.sae.sparse_gradient import weighted_rows
 
 ARCHITECTURES = ("topk", "jumprelu", "standard")
 CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 MB in float32)
@@ -18,7 +19,7 @@ CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 M
 
 @dataclass(frozen=True)
 class SparseAutoencoder:
-    """f = act((x - b_dec) W_enc + b_enc), y = f W_dec + b_dec, in units of the unscaled activations.
+    """f = act((x - b_dec) W_enc + b_enc), y = f W_dec + b_dec, in the units of the activations.
 
     Decoder rows have unit length unless a foreign file forbids it (sae.md section 3), so that a
     latent's value is the length of what it adds. `architecture`: "topk" keeps the `k` largest of
@@ -171,14 +172,3 @@ class SparseAutoencoder:
         """decode(encode(x)) for x [B, d_in], without dense latents."""
         return self.decode_sparse(self.encode_sparse(x_BD))
 
-
-def weighted_rows(table_FO: torch.Tensor, codes: SparseCodes) -> torch.Tensor:
-    """Row t of the result [B, O] is the sum of value times table row over the entries of row t."""
-    return functional.embedding_bag(
-        codes.ids,
-        table_FO,
-        codes.row_splits,
-        mode="sum",
-        per_sample_weights=codes.values,
-        include_last_offset=True,
-    )

@@ -74,6 +74,14 @@ def codes_from_dense(f_BF: torch.Tensor) -> SparseCodes:
     return SparseCodes(f_BF[row, ids], ids, splits_of(row, f_BF.shape[0]))
 
 
+def codes_from_top(values_BK: torch.Tensor, ids_BK: torch.Tensor) -> SparseCodes:
+    """The positive entries of a per-row selection; a selected zero or less is inactive."""
+    positive_BK = values_BK > 0
+    splits = torch.zeros(values_BK.shape[0] + 1, dtype=torch.int64, device=ids_BK.device)
+    torch.cumsum(positive_BK.sum(1), 0, out=splits[1:])
+    return SparseCodes(values_BK[positive_BK], ids_BK[positive_BK], splits)
+
+
 def splits_of(sorted_rows: torch.Tensor, rows: int) -> torch.Tensor:
     """Row boundaries [rows+1] of entries whose row numbers are sorted."""
     splits = torch.zeros(rows + 1, dtype=torch.int64, device=sorted_rows.device)

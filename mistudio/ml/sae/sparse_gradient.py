@@ -1,0 +1,119 @@
+"""Sums and products over the active latents only: no matrix of tokens by latents is ever formed.
+
+The kernels of sae.md section 7. Weight gradients are segment sums over the entries sorted by
+latent (embedding_bag over tokens), which needs no scatter and adds in a fixed order.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from mistudio.ml.sae.selection import SparseCodes
+
+SLICE_BYTES = 8 << 20  # of a weight gradient formed at a time: stays in cache and off fresh pages
+
+
+class ByLatent(NamedTuple):
+    """The entries of `SparseCodes` sorted by latent, tokens ascending within a latent.
+
+    `order` [n] takes entries into this order, `rows` [n] is the token of each, `splits` [F+1] says
+    which entries a latent owns.
+    """
+
+    order: torch.Tensor
+    rows: torch.Tensor
+    splits: torch.Tensor
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Firings of each latent, int64 [F]."""
+        return self.splits.diff()
+
+
+def sort_by_latent(codes: SparseCodes, n_latents: int) -> ByLatent:
+    """Sort entries by latent; a stable sort keeps the order of tokens."""
+    keys = codes.ids.int() if n_latents < 2**31 else codes.ids
+    order = torch.sort(keys, stable=True).indices
+    splits = torch.zeros(n_latents + 1, dtype=torch.int64, device=codes.ids.device)
+    torch.cumsum(torch.bincount(codes.ids, minlength=n_latents), 0, out=splits[1:])
+    return ByLatent(order, codes.rows[order], splits)
+
+
+def weighted_rows(table_FO: torch.Tensor, codes: SparseCodes) -> torch.Tensor:
+    """Row t of the result [B, O] is the sum of value times table row over the entries of row t."""
+    return functional.embedding_bag(
+        codes.ids,
+        table_FO,
+        codes.row_splits,
+        mode="sum",
+        per_sample_weights=codes.values,
+        include_last_offset=True,
+    )
+
+
+def value_gradient(
+    codes: SparseCodes, grad_BO: torch.Tensor, W_dec_FO: torch.Tensor
+) -> torch.Tensor:
+    """⟨grad of the token, decoder row of the latent⟩ for each entry [n]."""
+    if codes.ids.numel() == 0:
+        return torch.zeros_like(codes.values)
+    with warnings.catch_warnings():
+        # CSR is called "beta" by torch; the pattern is valid by construction
+        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)", category=UserWarning)
+        pattern = torch.sparse_csr_tensor(
+            codes.row_splits,
+            codes.ids,
+            torch.zeros_like(codes.values),
+            size=(grad_BO.shape[0], W_dec_FO.shape[0]),
+            check_invariants=False,
+        )
+        return torch.sparse.sampled_addmm(pattern, grad_BO, W_dec_FO.T, beta=0.0).values()
+
+
+def weight_gradient(
+    by_latent: ByLatent,
+    weights: torch.Tensor,
+    table_BD: torch.Tensor,
+    out_FD: torch.Tensor,
+    *,
+    along_F: torch.Tensor | None = None,
+    directions_FD: torch.Tensor | None = None,
+) -> None:
+    """out_F = Σ weight · table row over the latent's entries, less along_F · directions_F.
+
+    `weights` [n] is in the order of `by_latent`. The subtraction removes the part of a decoder
+    gradient that would only change the length of its row.
+    """
+    n_latents, width = out_FD.shape
+    step = max(1, SLICE_BYTES // (width * out_FD.element_size()))
+    for start in range(0, n_latents, step):
+        stop = min(start + step, n_latents)
+        splits = by_latent.splits[start : stop + 1]
+        low, high = (int(splits[0]), int(splits[-1]))
+        part_FD = functional.embedding_bag(
+            by_latent.rows[low:high],
+            table_BD,
+            splits - low,
+            mode="sum",
+            per_sample_weights=weights[low:high],
+            include_last_offset=True,
+        )
+        if along_F is None or directions_FD is None:
+            out_FD[start:stop] = part_FD
+        else:
+            torch.addcmul(
+                part_FD,
+                along_F[start:stop, None],
+                directions_FD[start:stop],
+                value=-1,
+                out=out_FD[start:stop],
+            )
+
+
+def sum_by_latent(by_latent: ByLatent, values: torch.Tensor) -> torch.Tensor:
+    """Σ of `values` [n], given in the order of `by_latent`, per latent [F]."""
+    return torch.segment_reduce(values, "sum", offsets=by_latent.splits, initial=0.0)
