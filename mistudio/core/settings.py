@@ -1,0 +1,90 @@
+"""The user's settings: one dataclass in one JSON file, with a schema version."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mistudio.core.atomic import write_json
+from mistudio.core.errors import from_os_error
+
+SCHEMA = 1
+
+
+@dataclass
+class Settings:
+    """Every setting with its default. Forms and views keep what they last showed in `remembered`."""
+
+    theme: str = "dark"  # dark, light or system
+    font_px: int = 14  # body font
+    device: str = "auto"  # auto, cuda or cpu
+    threads: int = 0  # processor threads for tensors; 0: cores - 1
+    confirm_close: bool = True  # ask before closing while a job runs
+    log_level: str = "info"
+    remembered: dict[str, Any] = field(default_factory=dict)
+
+
+class SettingsFile:
+    """The settings in force and the file they live in; unknown keys of the file are kept."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file; a broken one is renamed aside and `problem` holds a sentence."""
+        self.path = path
+        self.problem = ""
+        self.dirty = False
+        self._unknown: dict[str, Any] = {}
+        self.values = Settings()
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(stored, dict):
+                raise TypeError("not an object")
+        except (OSError, ValueError, TypeError):
+            aside = self.path.with_suffix(".broken.json")
+            self.problem = f"The settings file was unreadable; defaults are used and it is kept as {aside.name}."
+            try:
+                self.path.replace(aside)
+            except OSError as error:
+                self.problem = from_os_error(error, "set the broken settings file aside").sentence
+            return
+        names = {item.name: getattr(self.values, item.name) for item in fields(Settings)}
+        for name, value in stored.items():
+            if name in names and _fits(value, names[name]):
+                setattr(self.values, name, value)
+            elif name != "schema":
+                self._unknown[name] = value
+
+    def save(self) -> None:
+        """Write the file now; raises `StudioError` if the disk refuses."""
+        try:
+            write_json(self.path, {"schema": SCHEMA, **asdict(self.values), **self._unknown})
+        except OSError as error:
+            raise from_os_error(error, "save the settings") from error
+        self.dirty = False
+
+    def flush(self) -> None:
+        """Write the file if something was remembered since the last time."""
+        if self.dirty:
+            self.save()
+
+    def recall(self, name: str, default: Any = None) -> Any:
+        """What `remember` last kept under a name."""
+        return self.values.remembered.get(name, default)
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a JSON value under a name, such as a form's last values; `flush` writes it."""
+        if self.values.remembered.get(name) != value:
+            self.values.remembered[name] = value
+            self.dirty = True
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a stored value has the type of the setting's default (a bool is no int)."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    return isinstance(value, type(default))
