@@ -31,14 +31,14 @@ def choose_device(wanted: str = "auto") -> torch.device:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """The precision a language model runs in: fp32 on CPU; on GPU bf16 where supported, else fp16."""
+    """The precision a language model runs in: fp32 on CPU; on GPU bf16 if it can, else fp16."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def set_threads(count: int | None = None) -> int:
-    """Let torch use `count` threads, by default one less than there are cores; returns the number."""
+    """Let torch use `count` threads (default: cores less one); returns the number."""
     if count is None:
         count = available_cores() - 1
     count = max(1, count)
@@ -55,7 +55,7 @@ def available_cores() -> int:
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Peak bytes so far: torch's allocations on a CUDA device, else resident memory of the process."""
+    """Peak bytes so far: allocations on a CUDA device, else resident memory of the process."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -124,7 +124,7 @@ def _inspect_folder(folder: Path) -> ModelFacts:
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # noqa: BLE001 - whatever transformers thinks of a foreign config
+    except Exception as error:
         raise Unsupported(
             f"The config.json of {folder.name!r} describes no model that is known here.",
             details=str(error),
@@ -147,14 +147,14 @@ def _inspect_gguf(path: Path) -> ModelFacts:
         reader = GGUFReader(path)
         params = sum(int(tensor.n_elements) for tensor in reader.tensors)
         end = max((t.data_offset + int(t.n_bytes) for t in reader.tensors), default=0)
-    except Exception as error:  # noqa: BLE001 - the reader trips over damage in many ways
+    except Exception as error:
         raise _damaged_gguf(path, str(error)) from error
     if end == 0 or end > path.stat().st_size:
         raise _damaged_gguf(path, f"tensors end at byte {end}, the file has {path.stat().st_size}")
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:
         raise Unsupported(
             f"{path.name!r} holds a kind of model that cannot be read from GGUF; "
             "use its Hugging Face folder.",

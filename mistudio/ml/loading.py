@@ -99,7 +99,7 @@ def _read_weights(path: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - foreign files fail in many ways
+    except Exception as error:
         raise Damaged(
             f"The weights of {facts.name} do not fit its configuration; get the model again.",
             details=str(error),
@@ -160,7 +160,7 @@ def load_tokenizer(path: Path) -> Any:
                 local_files_only=True,
                 **place,
             )
-    except Exception as error:  # noqa: BLE001 - foreign files fail in many ways
+    except Exception as error:
         raise Damaged(
             f"The tokenizer of {path.name!r} cannot be read; get the model again.",
             details=str(error),

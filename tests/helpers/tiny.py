@@ -15,6 +15,7 @@ from mistudio.core.events import SilentReporter
 
 if TYPE_CHECKING:
     from mistudio.ml.data.tokenize import TokenStore
+
     from mistudio.ml.loading import LoadedModel
 
 BOS, EOS = "<|bos|>", "<|eos|>"
@@ -113,8 +114,9 @@ def write_tokens(
     start_token: str = "model",
 ) -> TokenStore:
     """Import `texts` into `folder`, tokenise them into `folder`/tokens/tok and open the result."""
-    from mistudio.ml.data.text import TextStore
     from mistudio.ml.data.tokenize import TokenizeSettings, TokenStore, tokenize_dataset
+
+    from mistudio.ml.data.text import TextStore
 
     write_texts(folder, texts)
     out = folder / "tokens" / "tok"

@@ -1,0 +1,401 @@
+"""Reads documents from txt, jsonl, csv and parquet files as a stream of rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mistudio.core.errors import Damaged, InvalidInput
+
+MAX_CHARACTERS = 1_000_000  # of one document; longer ones are split at line ends
+_BLOCK = 1 << 20
+_PEEK = 1000  # rows looked at to find the text column
+_PREFERRED = ("text", "content", "document")
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ][\d:.+Z-]*)?|\d\d?[./]\d\d?[./]\d{2,4}")
+_ENDINGS = {
+    ".txt": "txt", ".text": "txt", ".md": "txt",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".csv": "csv", ".tsv": "csv",
+    ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+
+
+@dataclass
+class SourceFile:
+    """A file being read, and what was noticed on the way."""
+
+    path: Path
+    format: str
+    bad_bytes: int = 0  # not valid UTF-8, replaced by U+FFFD
+    bytes_read: int = 0
+    columns: list[str] = field(default_factory=list)  # metadata columns beside the text
+    text_column: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One document: its text and the other columns as text, in the order of the columns."""
+
+    text: str
+    metadata: Sequence[str] = ()
+
+
+def open_source(path: Path, wanted: str) -> SourceFile:
+    """Check that a file can hold text and settle its format ("auto" goes by the ending).
+
+    Raises `InvalidInput` for what is missing, empty, a folder or binary.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{path.name!r} is a folder; choose a txt, jsonl, csv or parquet file.")
+    if not path.is_file():
+        raise InvalidInput(f"There is no file {str(path)!r}.", code="not_found")
+    if path.stat().st_size == 0:
+        raise InvalidInput(f"{path.name} is empty.", code="empty_file")
+    kind = _ENDINGS.get(path.suffix.lower(), "txt") if wanted == "auto" else wanted
+    if kind != "parquet":
+        with path.open("rb") as stream:
+            _refuse_binary(path, stream.read(1 << 16))
+    return SourceFile(path, kind)
+
+
+def _refuse_binary(path: Path, head: bytes) -> None:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return
+    text = head.decode("utf-8", errors="replace")
+    if b"\0" in head or text.count("\ufffd") > max(8, len(text) // 5):
+        hint = " Choose the format parquet for it." if head.startswith(b"PAR1") else ""
+        raise InvalidInput(f"{path.name} is a binary file, not text.{hint}", code="binary_file")
+
+
+def read_rows(source: SourceFile, text_column: str, sample_unit: str) -> Iterator[Row]:
+    """Every document of the file in order; empty ones are left to the caller.
+
+    Sets `source.text_column` and `source.columns` before the first row comes.
+    """
+    if source.format == "txt":
+        source.text_column = "text"
+        return _text_rows(source, sample_unit)
+    readers = {"jsonl": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows}
+    return readers[source.format](source, text_column)
+
+
+def decoded_blocks(source: SourceFile) -> Iterator[str]:
+    """The file as text, block by block. UTF-8, or UTF-16 if it says so; bad bytes are counted."""
+
+    def replace(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeDecodeError):
+            raise error
+        source.bad_bytes += error.end - error.start
+        return "\ufffd", error.end
+
+    handler = f"mistudio-count-{id(source)}"
+    codecs.register_error(handler, replace)
+    with source.path.open("rb") as stream:
+        wide = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        stream.seek(0)
+        decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")(errors=handler)
+        while block := stream.read(_BLOCK):
+            source.bytes_read += len(block)
+            yield decoder.decode(block)
+        yield decoder.decode(b"", final=True)
+
+
+def lines(blocks: Iterable[str]) -> Iterator[str]:
+    """Lines with their ends (\\n or \\r\\n only), none longer than `MAX_CHARACTERS`."""
+    rest = ""
+    for block in blocks:
+        parts = (rest + block).split("\n")
+        rest = parts.pop()
+        for part in parts:
+            yield part + "\n"
+        while len(rest) > MAX_CHARACTERS:
+            cut = rest.rfind(" ", MAX_CHARACTERS // 2, MAX_CHARACTERS) + 1 or MAX_CHARACTERS
+            yield rest[:cut]
+            rest = rest[cut:]
+    if rest:
+        yield rest
+
+
+def _text_rows(source: SourceFile, unit: str) -> Iterator[Row]:
+    if unit == "line":
+        for line in lines(decoded_blocks(source)):
+            yield Row(line.rstrip("\r\n"))
+        return
+    gathered: list[str] = []
+    size = 0
+    for line in lines(decoded_blocks(source)):
+        blank = unit == "paragraph" and not line.strip()
+        if blank or size + len(line) > MAX_CHARACTERS:
+            yield _joined(gathered, unit)
+            gathered, size = [], 0
+        if not blank:
+            gathered.append(line)
+            size += len(line)
+    yield _joined(gathered, unit)
+
+
+def _joined(gathered: list[str], unit: str) -> Row:
+    text = "".join(gathered)
+    return Row(text.rstrip("\r\n") if unit == "paragraph" else text)
+
+
+def split_long(text: str) -> list[str]:
+    """A document in pieces of at most `MAX_CHARACTERS`, cut at line ends where there are any."""
+    if len(text) <= MAX_CHARACTERS:
+        return [text]
+    pieces, start = [], 0
+    while len(text) - start > MAX_CHARACTERS:
+        stop = start + MAX_CHARACTERS
+        cut = max(text.rfind("\n", start, stop), -1) + 1
+        if cut <= start:
+            cut = text.rfind(" ", start, stop) + 1
+        if cut <= start:
+            cut = stop
+        pieces.append(text[start:cut])
+        start = cut
+    return [*pieces, text[start:]]
+
+
+def _json_rows(source: SourceFile, text_column: str) -> Iterator[Row]:
+    rows = _json_objects(source)
+    head = list(itertools.islice(rows, _PEEK))
+    if not head:
+        raise InvalidInput(f"{source.path.name} holds no rows.", code="empty_file")
+    if all(isinstance(row, str) for row in head):
+        head = [{"text": row} for row in head]
+    columns = list(dict.fromkeys(key for row in head if isinstance(row, dict) for key in row))
+    kinds = {c: _kind_of_values([r.get(c) for r in head if isinstance(r, dict)]) for c in columns}
+    chosen = choose_column(kinds, text_column)
+    source.text_column, source.columns = chosen, [c for c in columns if c != chosen]
+    return _json_documents(source, itertools.chain(head, rows))
+
+
+def _json_documents(source: SourceFile, rows: Iterable[Any]) -> Iterator[Row]:
+    for number, row in enumerate(rows, 1):
+        value = row if isinstance(row, str) else _member(source, row, number)
+        if value is not None and not isinstance(value, str):
+            raise InvalidInput(
+                f"Row {number:,} of {source.path.name} has no text in {source.text_column!r}."
+            )
+        others = row if isinstance(row, dict) else {}
+        yield Row(value or "", [_as_text(others.get(c)) for c in source.columns])
+
+
+def _member(source: SourceFile, row: Any, number: int) -> Any:
+    if not isinstance(row, dict):
+        raise InvalidInput(f"Row {number:,} of {source.path.name} is not a JSON object.")
+    return row.get(source.text_column)
+
+
+def _json_objects(source: SourceFile) -> Iterator[Any]:
+    number = 0
+    for line in _unbounded_lines(decoded_blocks(source)):
+        if not line.strip():
+            continue
+        number += 1
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == 1 and line.lstrip().startswith("["):
+                raise InvalidInput(
+                    f"{source.path.name} holds one JSON list; save it with one object per line."
+                ) from error
+            raise InvalidInput(
+                f"Row {number:,} of {source.path.name} is not valid JSON.", details=str(error)
+            ) from error
+        if number == 1 and isinstance(value, list):
+            yield from value
+            return
+        yield value
+
+
+def _unbounded_lines(blocks: Iterable[str]) -> Iterator[str]:
+    """Whole lines however long; a row of JSON or csv cannot be cut."""
+    gathered: list[str] = []
+    for block in blocks:
+        first, *others = block.split("\n")
+        gathered.append(first)
+        for other in others:
+            yield "".join(gathered) + "\n"
+            gathered = [other]
+    if last := "".join(gathered):
+        yield last
+
+
+def _csv_rows(source: SourceFile, text_column: str) -> Iterator[Row]:
+    text_lines = _unbounded_lines(decoded_blocks(source))
+    first = next(text_lines, "")
+    tabbed = source.path.suffix.lower() == ".tsv"
+    delimiter = "\t" if tabbed else max(",;\t|", key=first.count)
+    reader = csv.reader(itertools.chain([first], text_lines), delimiter=delimiter)
+    rows = _csv_fields(source, reader)
+    header = next(rows, [])
+    if len(set(header)) != len(header):
+        raise InvalidInput(f"The header of {source.path.name} names a column twice.")
+    head = list(itertools.islice(rows, _PEEK))
+    kinds = {
+        name: _kind_of_text([row[i] for row in head if i < len(row)])
+        for i, name in enumerate(header)
+    }
+    chosen = choose_column(kinds, text_column)
+    place = header.index(chosen)
+    source.text_column, source.columns = chosen, [c for c in header if c != chosen]
+    return _csv_documents(itertools.chain(head, rows), place, len(header))
+
+
+def _csv_documents(rows: Iterable[list[str]], place: int, width: int) -> Iterator[Row]:
+    for row in rows:
+        padded = row + [""] * (width - len(row))
+        yield Row(padded[place], padded[:place] + padded[place + 1 :])
+
+
+def _csv_fields(source: SourceFile, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    width, number = 0, 0
+    with _long_fields():
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise Damaged(
+                    f"Row {number:,} of {source.path.name} is not valid csv.", details=str(error)
+                ) from error
+            if not row:
+                continue
+            width = width or len(row)
+            if len(row) > width:
+                raise InvalidInput(
+                    f"Row {number:,} of {source.path.name} has {len(row)} fields, the header "
+                    f"{width}; quote fields that contain the separator."
+                )
+            yield row
+            number += 1
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module refuses fields above 131,072 characters; a document may be longer."""
+    before = csv.field_size_limit(1 << 30)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parquet_rows(source: SourceFile, text_column: str) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(source.path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Damaged(
+            f"{source.path.name} is no readable parquet file.", details=str(error)
+        ) from error
+    kinds = {f.name: _kind_of_arrow(f.type) for f in file.schema_arrow}
+    chosen = choose_column(kinds, text_column)
+    source.text_column, source.columns = chosen, [c for c in kinds if c != chosen]
+    return _parquet_documents(source, file)
+
+
+def _parquet_documents(source: SourceFile, file: Any) -> Iterator[Row]:
+    import pyarrow as pa
+
+    total, seen = max(1, file.metadata.num_rows), 0
+    try:
+        for batch in file.iter_batches(batch_size=_PEEK):
+            texts = batch.column(source.text_column).to_pylist()
+            others = [batch.column(name).to_pylist() for name in source.columns]
+            seen += len(texts)
+            source.bytes_read = source.path.stat().st_size * seen // total
+            for i, text in enumerate(texts):
+                yield Row(text or "", [_as_text(column[i]) for column in others])
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(
+            f"{source.path.name} is damaged; get it again.", details=str(error)
+        ) from error
+
+
+def choose_column(kinds: dict[str, str], wanted: str) -> str:
+    """The text column: the wanted one, else text, content, document, else the first with text.
+
+    `kinds` maps each column to "text" or a word for what it holds. Raises `InvalidInput`.
+    """
+    found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+    if wanted:
+        if wanted not in kinds:
+            raise InvalidInput(f"There is no column {wanted!r}; found {found}.")
+        if kinds[wanted] != "text":
+            raise InvalidInput(f"The column {wanted!r} holds no text; found {found}.")
+        return wanted
+    textual = [name for name, kind in kinds.items() if kind == "text"]
+    for preferred in _PREFERRED:
+        for name in textual:
+            if name.lower() == preferred:
+                return name
+    if not textual:
+        raise InvalidInput(f"No column holds text; found {found}.", code="no_text_column")
+    return textual[0]
+
+
+def _kind_of_text(values: list[str]) -> str:
+    filled = [value.strip() for value in values if value.strip()]
+    if not filled:
+        return "empty"
+    if all(_is_number(value) for value in filled):
+        return "number"
+    if all(value.lower() in ("true", "false", "yes", "no") for value in filled):
+        return "boolean"
+    return "date" if all(_DATE.fullmatch(value) for value in filled) else "text"
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value.replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def _kind_of_values(values: list[Any]) -> str:
+    present = [value for value in values if value is not None]
+    names = {str: "text", bool: "boolean", int: "number", float: "number", list: "list"}
+    kinds = {names.get(type(value), "object") for value in present}
+    if kinds == {"text"}:
+        dated = all(_DATE.fullmatch(value) for value in present)
+        return "date" if dated else "text"
+    return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "empty")
+
+
+def _kind_of_arrow(kind: Any) -> str:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "text"
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_temporal(kind):
+        return "date"
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return "number" if numeric else str(kind)
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
