@@ -1,0 +1,181 @@
+"""Measures activations once before training: norm cut, mean, scale, variance (sae.md section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mistudio.core.control import JobControl
+from mistudio.core.errors import InvalidInput
+from mistudio.core.events import Reporter
+from mistudio.ml.activations.capture import Capture
+from mistudio.ml.activations.masking import REASONS, RowBatch, default_forward_batch, iterate_rows
+from mistudio.ml.data.token_store import TokenStore
+
+
+@dataclass(frozen=True)
+class StatisticsSettings:
+    """Which tokens are measured."""
+
+    norm_cut: float = 10.0  # times the median norm
+    mask_special: bool = True
+    forward_batch: int = 0  # rows; 0 takes about 2,048 tokens
+    min_tokens: int = 100_000  # kept tokens to measure, or all there are
+
+
+@dataclass(frozen=True)
+class StreamStatistics:
+    """Reference values of one hook on one text; stored with a training and never re-estimated."""
+
+    median_norm: float  # of ||x|| after padding and special tokens are dropped
+    norm_cut: float
+    mean_D: np.ndarray  # fp64, mean of kept x
+    mean_square: float  # E||x||^2
+    scale: float  # s = sqrt(d / E||x||^2)
+    variance: float  # V: total variance of s*x
+    n_tokens: int  # kept tokens measured
+    mask_special: bool
+    dropped: dict[str, int]  # tokens left out, by reason
+
+    @property
+    def d(self) -> int:
+        """Width of the activations."""
+        return len(self.mean_D)
+
+    @property
+    def norm_limit(self) -> float:
+        """Tokens with a larger norm do not count."""
+        return self.norm_cut * self.median_norm
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; numbers survive exactly."""
+        return {**asdict(self), "mean_D": [float(v) for v in self.mean_D]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StreamStatistics:
+        """The inverse of `to_dict`."""
+        return cls(**{**values, "mean_D": np.array(values["mean_D"], dtype=np.float64)})
+
+
+def reference_statistics(
+    capture: Capture,
+    tokens: TokenStore,
+    settings: StatisticsSettings,
+    report: Reporter | None = None,
+    control: JobControl | None = None,
+) -> StreamStatistics:
+    """Measure calibration rows, and training rows too until there are `min_tokens` kept tokens.
+
+    Rows are drawn in a fixed random order. The sums are fp64. Raises `InvalidInput` if fewer than
+    two tokens can be kept or their activations do not vary.
+    """
+    rng = np.random.default_rng(0)
+    rows = np.concatenate(
+        [rng.permutation(np.array(tokens.rows(part))) for part in ("calibration", "train")]
+    )
+    sums = _Sums(capture.d, settings.norm_cut)
+    batch_rows = settings.forward_batch or default_forward_batch(tokens.context)
+    batches = iterate_rows(capture, tokens, rows, batch_rows, mask_special=settings.mask_special)
+    used = 0
+    for batch in batches:
+        if control is not None:
+            control.check()
+        sums.add(batch)
+        used += len(batch.rows)
+        if report is not None:
+            report.progress(min(1.0, sums.seen / settings.min_tokens), "Measuring activations")
+        if sums.seen >= settings.min_tokens:
+            break
+    if sums.seen == 0:
+        raise InvalidInput("No token of this text can be used: all are special or not finite.")
+    median = sums.median()
+    if sums.must_repeat(median):
+        sums = _Sums(capture.d, settings.norm_cut, median)
+        for batch in iterate_rows(
+            capture, tokens, rows[:used], batch_rows, mask_special=settings.mask_special
+        ):
+            if control is not None:
+                control.check()
+            sums.add(batch)
+    return sums.finish(median, settings)
+
+
+class _Sums:
+    """Running sums of one pass. The norm cut needs the median, which is known only at the end; so
+    suspiciously large activations are set aside and judged then."""
+
+    def __init__(self, d: int, norm_cut: float, median: float | None = None) -> None:
+        self._norm_cut = norm_cut
+        self._sum_D = torch.zeros(d, dtype=torch.float64)
+        self._square = 0.0
+        self._count = 0
+        self._norms: list[np.ndarray] = []
+        self._aside: list[torch.Tensor] = []
+        self._aside_above = None if median is None else norm_cut * median
+        self.dropped = dict.fromkeys(REASONS, 0)
+        self.seen = 0
+
+    def add(self, batch: RowBatch) -> None:
+        """Count the kept tokens of a batch."""
+        for reason, count in batch.dropped.items():
+            self.dropped[reason] += count
+        x_TD = batch.x_BSD[batch.keep_BS].double().cpu()
+        if len(x_TD) == 0:
+            return
+        norm_T = torch.linalg.vector_norm(x_TD, dim=-1)
+        if self._aside_above is None:
+            self._aside_above = self._norm_cut / 2 * float(norm_T.median())
+        self._norms.append(norm_T.numpy())
+        self.seen += len(x_TD)
+        large_T = norm_T > self._aside_above
+        if bool(large_T.any()):
+            self._aside.append(x_TD[large_T])
+            x_TD, norm_T = x_TD[~large_T], norm_T[~large_T]
+        self._sum_D += x_TD.sum(0)
+        self._square += float(norm_T.square().sum())
+        self._count += len(x_TD)
+
+    def median(self) -> float:
+        """Median norm of all tokens seen."""
+        return float(np.median(np.concatenate(self._norms)))
+
+    def must_repeat(self, median: float) -> bool:
+        """Whether tokens above the final limit may have been summed already."""
+        return self._aside_above is not None and self._norm_cut * median < self._aside_above
+
+    def finish(self, median: float, settings: StatisticsSettings) -> StreamStatistics:
+        """Judge what was set aside and compute the statistics."""
+        limit = self._norm_cut * median
+        total_D, square, count = self._sum_D, self._square, self._count
+        for x_TD in self._aside:
+            norm_T = torch.linalg.vector_norm(x_TD, dim=-1)
+            fits_T = norm_T <= limit
+            total_D = total_D + x_TD[fits_T].sum(0)
+            square += float(norm_T[fits_T].square().sum())
+            count += int(fits_T.sum())
+        dropped = {**self.dropped, "norm": self.seen - count}
+        mean_D = (total_D / max(1, count)).numpy()
+        mean_square = square / max(1, count)
+        spread = mean_square - float(mean_D @ mean_D)
+        if count < 2 or spread <= 1e-12 * mean_square:
+            raise InvalidInput(
+                "The activations at this hook do not vary, so there is nothing to learn; use more "
+                "text or another hook."
+            )
+        scale = math.sqrt(len(mean_D) / mean_square)
+        return StreamStatistics(
+            median_norm=median,
+            norm_cut=self._norm_cut,
+            mean_D=mean_D,
+            mean_square=mean_square,
+            scale=scale,
+            variance=scale**2 * spread,
+            n_tokens=count,
+            mask_special=settings.mask_special,
+            dropped=dropped,
+        )
