@@ -1,0 +1,270 @@
+"""One function per command-line verb: it reads arguments, runs jobs, prints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+from mistudio.console import Console
+from mistudio.core import configs
+from mistudio.core.config import Config, from_arguments
+from mistudio.core.control import JobControl, Request
+from mistudio.core.errors import Cancelled, InvalidInput
+from mistudio.jobs import feature_pages, lookup, sample
+from mistudio.jobs.runner import Studio
+from mistudio.store import jobs as job_rows
+from mistudio.store import trainings
+from mistudio.store.features import FeatureFilter
+from mistudio.store.tables import DATASETS, JOBS, MODELS, SAES, TOKENIZATIONS
+
+Arguments = argparse.Namespace
+
+
+def with_signals(work: Callable[[JobControl], dict[str, Any]], *, hold: bool) -> dict[str, Any]:
+    """Run `work` while Ctrl-C and SIGTERM become a request: hold (a training), else cancel."""
+    control = JobControl()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if hold and control.requested() is not Request.PAUSE:
+            control.pause()
+        else:
+            control.cancel()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return work(control)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_job(
+    studio: Studio, console: Console, kind: str, config: Config, *, hold: bool = False
+) -> dict[str, Any]:
+    """Submit a job and run it here; raises why there is no result."""
+    return with_signals(lambda control: studio.run_now(kind, config, console, control), hold=hold)
+
+
+def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Arguments], None]:
+    """A verb that is one job and prints its result."""
+
+    def verb(studio: Studio, console: Console, arguments: Arguments) -> None:
+        console.result(run_job(studio, console, kind, from_arguments(cls, arguments)))
+
+    return verb
+
+
+def train(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Train an SAE; Ctrl-C leaves a checkpoint from which `train resume` goes on."""
+    config = from_arguments(configs.TrainConfig, arguments)
+    _finish_training(console, run_job(studio, console, "train", config, hold=True))
+
+
+def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Go on with a paused or interrupted training."""
+    wanted = arguments.training
+    if wanted == "last":
+        unfinished = trainings.unfinished(studio.db())
+        wanted = unfinished[0].id if unfinished else wanted
+    job = studio.resume_training(wanted)
+    result = with_signals(lambda control: studio.finish_now(job, console, control), hold=True)
+    _finish_training(console, result)
+
+
+def _finish_training(console: Console, result: Mapping[str, Any]) -> None:
+    if result.get("status") == "paused":
+        console.note("Paused at a checkpoint; `mistudio train resume last` goes on.")
+        raise Cancelled
+    console.result(result)
+
+
+def demo(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Go the whole way on the bundled sample."""
+    config = from_arguments(configs.DemoConfig, arguments)
+    result = run_job(studio, console, "demo", config)
+    steering = result["steering"]
+    console.result(
+        result,
+        [
+            f"Trained on {result['tokens']:,} tokens in {result['seconds']:.0f} s.",
+            f"Explained variance {result['explained_variance']:.3f} at L0 {result['l0']:.1f}, "
+            f"dead {100 * result['dead_fraction']:.1f} %, "
+            f"CE loss score {result['ce_loss_score']:.3f}.",
+            f"{result['live_features']:,} of {result['features']:,} features are live.",
+            f"Feature {steering['feature']} at {steering['strength']:g} × its maximum: KL "
+            f"{steering['kl']:.3f}, perplexity {steering['perplexity_delta']:+.2f}; strength 0 is "
+            f"{'' if steering['identity_at_zero'] else 'NOT '}the baseline.",
+            *(f"  feature {f['index']}: {f['tokens']}" for f in result["examples"]),
+            f"Baseline: {steering['baseline']!r}",
+            f"Steered:  {steering['steered']!r}",
+        ],
+    )
+
+
+def list_datasets(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Datasets with their tokenisations."""
+    sample.ensure(studio)
+    rows: list[dict[str, Any]] = []
+    for row in DATASETS.select(studio.db()):
+        made = TOKENIZATIONS.select(studio.db(), "dataset_id = ? AND status = 'ready'", [row.id])
+        rows.append(
+            {
+                "id": row.id,
+                "name": row.name,
+                "source": row.source,
+                "status": row.status,
+                "samples": row.num_samples,
+                "bytes": row.size_bytes,
+                "tokenizations": [
+                    {"id": t.id, "context": t.context, "rows": t.rows, "tokens": t.tokens}
+                    for t in made
+                ],
+            }
+        )
+    console.table("datasets", rows, ("id", "name", "source", "status", "samples", "bytes"))
+
+
+def list_models(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Models of the library."""
+    sample.ensure(studio)
+    rows = [
+        {
+            "id": row.id,
+            "name": row.name,
+            "architecture": row.architecture,
+            "layers": row.num_layers,
+            "hidden": row.hidden_dim,
+            "parameters": row.params_count,
+            "status": row.status,
+        }
+        for row in MODELS.select(studio.db())
+    ]
+    console.table("models", rows, ("id", "name", "architecture", "layers", "hidden", "parameters"))
+
+
+def show_model(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Everything known of one model."""
+    row = dataclasses.asdict(lookup.model(studio, arguments.model))
+    tree = (row.pop("layer_map") or {}).get("tree", [])
+    lines = [f"{key}: {value}" for key, value in row.items() if key != "architecture_config"]
+    lines += [f"  {part['name']}  {part['kind']}  {part['shape']}" for part in tree]
+    console.result({**row, "tree": tree}, lines)
+
+
+def list_saes(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """SAEs of the library with their held-out figures."""
+    rows = [
+        {
+            "id": row.id,
+            "name": row.name,
+            "architecture": row.architecture,
+            "model": row.model_name,
+            "layer": row.layer,
+            "hook": row.hook_in,
+            "latents": row.n_latents,
+            "explained_variance": (row.evaluation or {}).get("ev"),
+            "l0": (row.evaluation or {}).get("l0"),
+        }
+        for row in SAES.select(studio.db())
+    ]
+    columns = ("id", "name", "architecture", "model", "layer", "hook", "latents")
+    console.table("saes", rows, (*columns, "explained_variance", "l0"))
+
+
+def show_sae(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Everything known of one SAE."""
+    console.result(dataclasses.asdict(lookup.sae(studio, arguments.sae)))
+
+
+def list_features(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Features of an SAE, most frequent first."""
+    _print_features(studio, console, arguments, text="")
+
+
+def search_features(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Features whose label, note, top tokens or promoted tokens match."""
+    if not arguments.text.strip():
+        raise InvalidInput("Write the words to search for.")
+    _print_features(studio, console, arguments, text=arguments.text)
+
+
+def _print_features(studio: Studio, console: Console, arguments: Arguments, *, text: str) -> None:
+    sae = lookup.sae(studio, arguments.sae)
+    rows = feature_pages.find(
+        studio, sae, FeatureFilter(text=text), sort=arguments.sort, limit=arguments.limit
+    )
+    shown = [dataclasses.asdict(row) for row in rows]
+    columns = ("index", "label", "frequency", "max", "top_tokens", "positive_tokens")
+    console.table("features", shown, columns)
+
+
+def show_feature(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """One feature: statistics, logit lens, top examples, intervals."""
+    sae = lookup.sae(studio, arguments.sae)
+    page = feature_pages.page(studio, sae, arguments.index)
+    console.result(page.as_dict(), feature_pages.lines(page))
+
+
+def list_jobs(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Jobs, active ones first."""
+    studio.recover()
+    rows = [
+        {
+            "id": job.id,
+            "kind": job.kind,
+            "title": job.title,
+            "status": job.status,
+            "progress": job.progress,
+            "phase": job.phase,
+            "error": job.error_message,
+        }
+        for job in job_rows.list_jobs(studio.db())
+    ]
+    console.table("jobs", rows, ("id", "title", "status", "progress", "phase", "error"))
+
+
+def show_job(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Everything known of one job."""
+    console.result(dataclasses.asdict(JOBS.get(studio.db(), arguments.job)))
+
+
+def job_log(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """The notes of one job."""
+    job = JOBS.get(studio.db(), arguments.job)
+    file = studio.log_file(job.id)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    console.result({"job": job.id, "lines": lines}, lines or ["No notes."])
+
+
+def ask_job(what: str) -> Callable[[Studio, Console, Arguments], None]:
+    """A verb that leaves a request for a job."""
+
+    def verb(studio: Studio, console: Console, arguments: Arguments) -> None:
+        JOBS.get(studio.db(), arguments.job)
+        studio.request(arguments.job, what)
+        job = JOBS.get(studio.db(), arguments.job)
+        console.result({"job": job.id, "status": job.status, "request": what})
+
+    return verb
+
+
+def retry_job(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Run a finished job again with the same settings."""
+    new = studio.retry(arguments.job)
+    console.result(with_signals(lambda c: studio.finish_now(new, console, c), hold=False))
+
+
+def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Time one training step against one encoder GEMM of the same size, interleaved."""
+    from mistudio.jobs.bench import bench_step
+
+    for name in ("d_in", "width", "k", "batch", "steps"):
+        if getattr(arguments, name) < 1:
+            raise InvalidInput(f"--{name.replace('_', '-')} must be at least 1.")
+    if arguments.k > arguments.width:
+        raise InvalidInput(f"k is {arguments.k:,} but the SAE has {arguments.width:,} latents.")
+    console.result(bench_step(arguments))

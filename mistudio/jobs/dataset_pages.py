@@ -1,0 +1,79 @@
+"""Reading a dataset's text and tokens for display; short reads, callable in the query thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mistudio.core.errors import NotFound
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import DatasetRow, TokenizationRow
+
+if TYPE_CHECKING:
+    from mistudio.ml.data.text import TextStore
+
+_SCAN = 1000  # documents per read of a search
+
+
+@dataclass(frozen=True)
+class Chip:
+    """The original text of one token, or of several that share a character."""
+
+    text: str
+    token_id: int
+    """the first token's id where several share the text"""
+    special: bool
+
+
+def samples(studio: Studio, dataset: DatasetRow, start: int, count: int) -> list[str]:
+    """Documents start..start+count-1, as far as they exist.
+
+    Raises `NotFound` or `Damaged` if the text cannot be read.
+    """
+    return _text(studio, dataset.id).texts(max(0, start), max(0, start) + count)
+
+
+def samples_at(studio: Studio, dataset: DatasetRow, indices: list[int]) -> list[str]:
+    """The documents with these indices, in this order; raises as `samples`."""
+    store = _text(studio, dataset.id)
+    return [store.text(index) for index in indices]
+
+
+def find_samples(studio: Studio, dataset: DatasetRow, words: str, limit: int) -> list[int]:
+    """Indices of the first `limit` documents that hold every word, whatever its case.
+
+    Reads the text from its beginning; raises as `samples`.
+    """
+    wanted = words.casefold().split()
+    if not wanted:
+        return []
+    store = _text(studio, dataset.id)
+    found: list[int] = []
+    for low in range(0, len(store), _SCAN):
+        for index, text in enumerate(store.texts(low, low + _SCAN), start=low):
+            folded = text.casefold()
+            if all(word in folded for word in wanted):
+                found.append(index)
+                if len(found) == limit:
+                    return found
+    return found
+
+
+def token_chips(studio: Studio, tokenization: TokenizationRow, row: int) -> list[Chip]:
+    """One row of tokens as their original text; raises `NotFound` for a row that is not there."""
+    from mistudio.ml.data.token_store import TokenStore
+
+    tokens = TokenStore(studio.paths.tokens(tokenization.dataset_id, tokenization.id))
+    if not 0 <= row < len(tokens):
+        raise NotFound(f"There is no row {row:,}; this tokenisation has {len(tokens):,} rows.")
+    text = _text(studio, tokenization.dataset_id)
+    return [
+        Chip(piece.text, int(tokens.ids[row, piece.lo]), piece.special)
+        for piece in tokens.pieces(text, row, 0, tokens.context)
+    ]
+
+
+def _text(studio: Studio, dataset_id: str) -> TextStore:
+    from mistudio.ml.data.text import TextStore
+
+    return TextStore(studio.paths.dataset(dataset_id))

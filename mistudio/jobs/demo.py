@@ -1,0 +1,104 @@
+"""The whole path on the bundled sample: train, evaluate, find features, steer with one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mistudio.core.configs import DemoConfig, HarvestConfig, SteerConfig, TrainConfig
+from mistudio.jobs import harvest, lookup, sample, steer, train
+from mistudio.jobs.context import JobContext, Result
+from mistudio.store import features
+from mistudio.store.features import FeatureFilter, FeatureRow
+from mistudio.store.tables import FEATURE_SETS
+
+LAYER = 2
+WIDTH = 1024
+K = 32
+STRENGTH = 3.0
+PROMPT = "And the king said unto"
+
+
+def run(ctx: JobContext, config: DemoConfig) -> Result:
+    """Go the whole way; each stage tells in a sentence what happened."""
+    began = time.monotonic()
+    sample.ensure(ctx.studio)
+    _say(ctx, "Datasets", "The sample text and the language model trained on it are in place.")
+    trained = train.run_training(ctx.part(0.02, 0.72), train.prepare(ctx.studio, _training(config)))
+    _say(
+        ctx,
+        "Training",
+        f"The SAE explains {100 * trained['explained_variance']:.0f} % of the variance with "
+        f"{trained['l0']:.0f} features per token.",
+    )
+    sae_id = str(trained["sae"])
+    found = harvest.run(ctx.part(0.72, 0.9), HarvestConfig(sae=sae_id, rows=6000, context=128))
+    _say(ctx, "Features", f"{found['live_features']:,} features fire on the text.")
+    shown = _nameable(ctx, sae_id, str(found["feature_set"]))
+    chosen = shown[0]
+    steering = _steer(ctx.part(0.9, 1.0), sae_id, chosen.index)
+    _say(ctx, "Steering", f"Feature {chosen.index} ({chosen.top_tokens}) changes what is written.")
+    return {
+        "tokens": trained["tokens"],
+        "explained_variance": trained["explained_variance"],
+        "l0": trained["l0"],
+        "dead_fraction": trained["dead_fraction"],
+        "ce_loss_score": trained["ce_loss_score"],
+        "features": found["features"],
+        "live_features": found["live_features"],
+        "examples": [{"index": r.index, "tokens": r.top_tokens, "max": r.max} for r in shown],
+        "steering": steering,
+        "seconds": time.monotonic() - began,
+        "training": trained["training"],
+        "sae": sae_id,
+        "feature_set": found["feature_set"],
+    }
+
+
+def _training(config: DemoConfig) -> TrainConfig:
+    return TrainConfig(
+        model=sample.NAME,
+        dataset=sample.NAME,
+        name="sample SAE",
+        layer=LAYER,
+        width=WIDTH,
+        k=K,
+        tokens=config.tokens,
+        seed=config.seed,
+        eval_tokens=100_000,
+    )
+
+
+def _say(ctx: JobContext, tab: str, sentence: str) -> None:
+    ctx.report.partial("stage", {"tab": tab, "sentence": sentence})
+    ctx.report.note(sentence)
+
+
+def _nameable(ctx: JobContext, sae_id: str, feature_set_id: str) -> list[FeatureRow]:
+    """Features neither rare nor dense, strongest first: those a reader can name from examples."""
+    found = FEATURE_SETS.get(ctx.db, feature_set_id)
+    wanted = FeatureFilter(min_frequency=0.0005, max_frequency=0.02)
+    indices = features.feature_ids(ctx.db, found, wanted, sort="max", limit=8)
+    if not indices:
+        indices = features.feature_ids(ctx.db, found, FeatureFilter(), sort="max", limit=8)
+    return features.feature_rows(ctx.db, found, indices)
+
+
+def _steer(ctx: JobContext, sae_id: str, feature: int) -> dict[str, Any]:
+    """Steer with one feature, and check that strength 0 is the baseline token for token."""
+    settings: dict[str, Any] = {"sae": sae_id, "prompt": PROMPT, "max_tokens": 40}
+    acted = steer.run(
+        ctx.part(0.0, 0.7), SteerConfig(feature=(f"{feature}={STRENGTH}",), **settings)
+    )
+    idle = steer.run(ctx.part(0.7, 1.0), SteerConfig(feature=(f"{feature}=0",), **settings))
+    row = lookup.sae(ctx.studio, sae_id)
+    return {
+        "feature": feature,
+        "strength": STRENGTH,
+        "kl": acted["kl"],
+        "perplexity_delta": acted["perplexity_delta"],
+        "identity_at_zero": bool(idle["identical"]),
+        "baseline": acted["baseline"],
+        "steered": acted["steered"],
+        "layer": row.layer,
+    }

@@ -1,0 +1,66 @@
+"""Measure an SAE on held-out documents and keep the figures with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistudio.core.atomic import write_json
+from mistudio.core.configs import EvaluateConfig
+from mistudio.core.errors import Mismatch
+from mistudio.jobs import lookup, sae_library
+from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.runner import Studio
+from mistudio.jobs.tokenize import for_training
+from mistudio.store.records import ModelRow, SaeRow, TokenizationRow
+from mistudio.store.tables import SAES
+
+
+def prepare(studio: Studio, config: EvaluateConfig) -> None:
+    """Refuse an unknown SAE or a missing model before anything is queued."""
+    lookup.model_of(studio, lookup.sae(studio, config.sae))
+
+
+def run(ctx: JobContext, config: EvaluateConfig) -> Result:
+    """Evaluate on the held-out part of a tokenisation; the figures go into the SAE's row."""
+    row = lookup.sae(ctx.studio, config.sae)
+    model = lookup.model_of(ctx.studio, row)
+    tokens = text_for(ctx, row, model, config.dataset)
+    figures = measure(ctx, row, model, tokens, config.tokens)
+    keep(ctx.studio, row, figures)
+    return {"sae": row.id, "tokenization": tokens.id, **figures}
+
+
+def text_for(ctx: JobContext, row: SaeRow, model: ModelRow, dataset: str) -> TokenizationRow:
+    """The tokenisation to read: the named one, else the SAE's own training text."""
+    wanted = dataset or lookup.training_tokenization(ctx.studio, row)
+    return for_training(ctx, wanted, model, 0)
+
+
+def measure(
+    ctx: JobContext, row: SaeRow, model: ModelRow, tokens: TokenizationRow, most: int
+) -> dict[str, Any]:
+    """Every metric of an SAE on at most `most` held-out tokens."""
+    from mistudio.ml.data.tokenize import TokenStore
+    from mistudio.ml.evaluation.language_model_loss import evaluate
+
+    if row.layer is None or row.hook_in is None:
+        raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
+    ctx.report.progress(0.0, "loading the model")
+    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
+    return evaluate(
+        sae,
+        loaded,
+        TokenStore(ctx.paths.absolute(tokens.path or "")),
+        row.layer,
+        row.hook_in,
+        max_tokens=most,
+        report=ctx.report,
+        control=ctx.control,
+    )
+
+
+def keep(studio: Studio, row: SaeRow, figures: dict[str, Any]) -> None:
+    """Store figures with an SAE: in its row and beside its files."""
+    SAES.update(studio.db(), row.id, evaluation=figures)
+    write_json(studio.paths.absolute(row.path) / "evaluation.json", figures)

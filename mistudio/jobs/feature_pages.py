@@ -1,0 +1,206 @@
+"""Reading features for the faces: rows of the table and the page of one feature."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mistudio.core.errors import NotFound
+from mistudio.core.units import format_count, format_percent
+from mistudio.jobs.runner import Studio
+from mistudio.store import features
+from mistudio.store.features import FeatureFilter, FeatureRow
+from mistudio.store.records import FeatureSetRow, SaeRow
+from mistudio.store.tables import TOKENIZATIONS
+
+if TYPE_CHECKING:
+    from mistudio.ml.features.examples import Example as StoredExample
+    from mistudio.ml.features.feature_store import BinExamples, FeatureStore, TokenWeight
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Original text of one token (or of several that share a character) and its activation."""
+
+    text: str
+    value: float
+    masked: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A place where the feature fires; `peak` is the piece that the example is about."""
+
+    pieces: list[Piece]
+    peak: int
+    value: float
+    row: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """One interval or quantile of the activations; `share` is its share of all tokens read."""
+
+    title: str
+    low: float
+    high: float
+    share: float
+    examples: list[Example]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A histogram: one more edge than counts."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class LensToken:
+    """A token and the logit that the feature's direction adds to it."""
+
+    text: str
+    logit: float
+
+
+@dataclass(frozen=True)
+class FeaturePage:
+    """All that is shown of one feature; `lens_note` says why there is no logit lens."""
+
+    row: FeatureRow
+    sae_id: str
+    feature_set_id: str
+    n_tokens: int
+    examples: list[Example]
+    intervals: list[Group]
+    quantiles: list[Group]
+    activations: Bars
+    positive: list[LensToken]
+    negative: list[LensToken]
+    logits: Bars
+    lens_note: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def find(
+    studio: Studio,
+    sae: SaeRow,
+    wanted: FeatureFilter,
+    *,
+    sort: str = "frequency",
+    descending: bool = True,
+    limit: int | None = None,
+) -> list[FeatureRow]:
+    """Features of an SAE that pass a filter, in the order of a column."""
+    found = feature_set(studio, sae)
+    indices = features.feature_ids(
+        studio.db(), found, wanted, sort=sort, descending=descending, limit=limit
+    )
+    return features.feature_rows(studio.db(), found, indices)
+
+
+def feature_set(studio: Studio, sae: SaeRow) -> FeatureSetRow:
+    """The newest finished feature set; raises `NotFound` with what to do."""
+    found = features.newest_set(studio.db(), sae.id)
+    if found is None:
+        raise NotFound(f"The features of {sae.name!r} are not found yet. Find them first.")
+    return found
+
+
+def open_store(studio: Studio, found: FeatureSetRow) -> FeatureStore:
+    """The files of a feature set."""
+    from mistudio.ml.features.feature_store import FeatureStore
+
+    tokens = TOKENIZATIONS.find(studio.db(), found.tokenization_id or "")
+    if tokens is None or tokens.path is None:
+        raise NotFound("The tokenised text of this feature set was deleted; find features again.")
+    return FeatureStore(
+        studio.paths.absolute(found.path or ""),
+        studio.paths.absolute(tokens.path),
+        studio.paths.dataset(tokens.dataset_id),
+    )
+
+
+def page(
+    studio: Studio, sae: SaeRow, index: int, *, before: int = 16, after: int = 16
+) -> FeaturePage:
+    """The page of one feature, with windows of `before` and `after` tokens around each example."""
+    found = feature_set(studio, sae)
+    if not 0 <= index < sae.n_latents:
+        raise NotFound(
+            f"Feature {index:,} does not exist; the SAE has {sae.n_latents:,} latents "
+            f"(0 to {sae.n_latents - 1:,})."
+        )
+    store = open_store(studio, found)
+    width = {"before": before, "after": after}
+    lens = store.lens(index)
+    bars = store.histogram(index)
+    return FeaturePage(
+        row=features.feature_rows(studio.db(), found, [index])[0],
+        sae_id=sae.id,
+        feature_set_id=found.id,
+        n_tokens=found.n_tokens or 0,
+        examples=[_example(e) for e in store.examples(index, **width)],
+        intervals=_groups(store.intervals(index, **width), "Interval"),
+        quantiles=_groups(store.quantiles(index, **width), "Decile"),
+        activations=Bars(bars.edges.tolist(), bars.counts.tolist()),
+        positive=_tokens(lens.positive if lens else []),
+        negative=_tokens(lens.negative if lens else []),
+        logits=Bars(lens.edges.tolist(), lens.counts.tolist()) if lens else Bars([], []),
+        lens_note="" if lens else str(store.summary["lens"]),
+    )
+
+
+def _example(stored: StoredExample) -> Example:
+    peaks = [i for i, piece in enumerate(stored.pieces) if piece.peak]
+    return Example(
+        [Piece(p.text, p.value, not p.kept) for p in stored.pieces],
+        peaks[0] if peaks else 0,
+        stored.value,
+        stored.row,
+        stored.position,
+    )
+
+
+def _groups(bins: Sequence[BinExamples], noun: str) -> list[Group]:
+    return [
+        Group(
+            f"{noun} {len(bins) - i}: {part.low:.3f} to {part.high:.3f}",
+            part.low,
+            part.high,
+            part.share,
+            [_example(e) for e in part.examples],
+        )
+        for i, part in enumerate(bins)
+    ]
+
+
+def _tokens(weights: Sequence[TokenWeight]) -> list[LensToken]:
+    return [LensToken(weight.text, weight.weight) for weight in weights]
+
+
+def lines(shown: FeaturePage) -> list[str]:
+    """A feature's page as text for a terminal."""
+    row = shown.row
+    out = [
+        f"Feature {row.index}" + (f": {row.label}" if row.label else ""),
+        f"fires on {format_count(row.count)} of {format_count(shown.n_tokens)} tokens "
+        f"({format_percent(row.frequency, 3)}), largest activation {row.max:.3f}",
+        f"top tokens: {row.top_tokens}",
+        "promotes:   " + "  ".join(f"{t.text!r} {t.logit:+.2f}" for t in shown.positive),
+        "suppresses: " + "  ".join(f"{t.text!r} {t.logit:+.2f}" for t in shown.negative),
+    ]
+    for example in shown.examples:
+        text = "".join(
+            f"<<{piece.text}>>" if i == example.peak else piece.text
+            for i, piece in enumerate(example.pieces)
+        )
+        out.append(f"  {example.value:8.3f}  {' '.join(text.split())}")
+    return out

@@ -1,0 +1,126 @@
+"""Find features: one pass over a tokenisation into the feature store, statistics into rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+from mistudio.core.atomic import directory_bytes
+from mistudio.core.config import to_dict
+from mistudio.core.configs import HarvestConfig
+from mistudio.core.errors import Mismatch
+from mistudio.core.ids import new_id
+from mistudio.jobs import lookup, sae_library
+from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.evaluate import text_for
+from mistudio.jobs.runner import Studio
+from mistudio.store import features
+from mistudio.store.records import FeatureSetRow, ModelRow, SaeRow, TokenizationRow
+from mistudio.store.tables import FEATURE_SETS
+
+
+def prepare(studio: Studio, config: HarvestConfig) -> None:
+    """Refuse an unknown SAE or a missing model before anything is queued."""
+    lookup.model_of(studio, lookup.sae(studio, config.sae))
+
+
+def run(ctx: JobContext, config: HarvestConfig) -> Result:
+    """Harvest; an interrupted harvest with the same settings goes on where it was."""
+    row = lookup.sae(ctx.studio, config.sae)
+    model = lookup.model_of(ctx.studio, row)
+    tokens = text_for(ctx, row, model, config.dataset)
+    found = find_features(ctx, row, model, tokens, config)
+    return {
+        "feature_set": found.id,
+        "sae": row.id,
+        "features": row.n_latents,
+        "live_features": found.n_live,
+        "tokens": found.n_tokens,
+        "store_hash": found.store_hash,
+    }
+
+
+def find_features(
+    ctx: JobContext,
+    row: SaeRow,
+    model: ModelRow,
+    tokens: TokenizationRow,
+    config: HarvestConfig,
+) -> FeatureSetRow:
+    """The feature set of an SAE over a tokenisation; replaces the one with the same settings."""
+    from mistudio.ml.data.text import TextStore
+    from mistudio.ml.data.tokenize import TokenStore
+    from mistudio.ml.features.feature_store import FeatureStore
+    from mistudio.ml.features.harvest import HarvestSettings, harvest
+
+    if row.layer is None or row.hook_in is None:
+        raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
+    ctx.report.progress(0.0, "loading the model")
+    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
+    settings = HarvestSettings(
+        context=config.context, rows=config.rows, top_k=config.top_k, seed=config.seed
+    )
+    pending = _pending_set(ctx, row, tokens, config)
+    folder = ctx.paths.absolute(pending.path or "")
+    try:
+        facts = harvest(
+            loaded,
+            sae,
+            row.layer,
+            row.hook_in,
+            TokenStore(ctx.paths.absolute(tokens.path or "")),
+            TextStore(ctx.paths.dataset(tokens.dataset_id)),
+            settings,
+            folder,
+            ctx.report,
+            ctx.control,
+        )
+        ctx.report.progress(0.97, "writing the table")
+        store = FeatureStore(folder)
+        features.add_statistics(ctx.db, pending.id, store.table_rows())
+    except BaseException:
+        FEATURE_SETS.delete(ctx.db, pending.id)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    FEATURE_SETS.update(
+        ctx.db,
+        pending.id,
+        status="ready",
+        n_tokens=facts.n_tokens,
+        n_live=facts.n_live,
+        store_hash=facts.store_hash,
+        summary=store.summary,
+        size_bytes=directory_bytes(folder),
+    )
+    return FEATURE_SETS.get(ctx.db, pending.id)
+
+
+def _pending_set(
+    ctx: JobContext, row: SaeRow, tokens: TokenizationRow, config: HarvestConfig
+) -> FeatureSetRow:
+    """The unfinished row with these settings, left by a process that ended, or a fresh one."""
+    wanted = _key(config)
+    for found in FEATURE_SETS.select(
+        ctx.db,
+        "sae_id = ? AND tokenization_id = ? AND status = 'extracting'",
+        [row.id, tokens.id],
+    ):
+        if {k: v for k, v in found.config.items() if k in wanted} == wanted:
+            return found
+    feature_set_id = new_id("feature_set")
+    return FEATURE_SETS.insert(
+        ctx.db,
+        id=feature_set_id,
+        sae_id=row.id,
+        tokenization_id=tokens.id,
+        config=to_dict(config),
+        path=ctx.paths.relative(ctx.paths.feature_set(feature_set_id)),
+        status="extracting",
+    )
+
+
+def _key(config: HarvestConfig) -> dict[str, Any]:
+    values = json.loads(json.dumps(to_dict(config)))
+    return {name: values[name] for name in ("context", "rows", "top_k", "seed")}

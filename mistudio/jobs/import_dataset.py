@@ -1,0 +1,79 @@
+"""Import a text file: documents into a memory-mapped file, counts into a row."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from mistudio.core.atomic import directory_bytes
+from mistudio.core.configs import ImportDatasetConfig
+from mistudio.core.control import JobControl
+from mistudio.core.errors import InvalidInput
+from mistudio.core.events import Reporter
+from mistudio.core.ids import new_id
+from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import DatasetRow
+from mistudio.store.tables import DATASETS
+
+
+def prepare(studio: Studio, config: ImportDatasetConfig) -> None:
+    """Refuse a file that is not there before anything is queued."""
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise InvalidInput(f"There is no file {config.path!r}.", code="not_found")
+    if path.is_dir():
+        raise InvalidInput(
+            f"{config.path!r} is a folder; choose a txt, jsonl, csv or parquet file."
+        )
+
+
+def run(ctx: JobContext, config: ImportDatasetConfig) -> Result:
+    """Import the file; a failure or a cancel leaves neither row nor files."""
+    row = import_rows(ctx.studio, config, ctx.report, ctx.control, source="local")
+    return {"dataset": row.id, "name": row.name, "samples": row.num_samples}
+
+
+def import_rows(
+    studio: Studio,
+    config: ImportDatasetConfig,
+    report: Reporter,
+    control: JobControl,
+    *,
+    source: str,
+    licence: str | None = None,
+) -> DatasetRow:
+    """Import as a dataset of the given source ("local", "sample") and return its row."""
+    from mistudio.ml.data.text import import_text
+
+    prepare(studio, config)
+    db = studio.db()
+    dataset_id = new_id("dataset")
+    folder = studio.paths.dataset(dataset_id)
+    name = config.name.strip() or Path(config.path).stem[:255]
+    DATASETS.insert(
+        db,
+        id=dataset_id,
+        name=name,
+        source=source,
+        licence=licence,
+        status="ingesting",
+        path=studio.paths.relative(folder),
+    )
+    try:
+        facts = import_text(config, folder, report, control)
+    except BaseException:
+        DATASETS.delete(db, dataset_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    DATASETS.update(
+        db,
+        dataset_id,
+        status="ready",
+        num_samples=facts.num_samples,
+        text_column=facts.text_column,
+        statistics=dataclasses.asdict(facts),
+        size_bytes=directory_bytes(folder),
+    )
+    return DATASETS.get(db, dataset_id)

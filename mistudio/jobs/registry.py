@@ -1,0 +1,85 @@
+"""Every kind of job: its lane, its settings, its function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistudio.core import configs
+from mistudio.core.config import Config
+from mistudio.jobs import (
+    demo,
+    evaluate,
+    harvest,
+    import_dataset,
+    import_model,
+    sae_library,
+    sample,
+    steer,
+    tokenize,
+    train,
+)
+from mistudio.jobs.context import JobKind
+
+JOB_KINDS: dict[str, JobKind] = {
+    known.kind: known
+    for known in (
+        JobKind(
+            "import_dataset",
+            "io",
+            "Import dataset",
+            configs.ImportDatasetConfig,
+            import_dataset.run,
+            import_dataset.prepare,
+        ),
+        JobKind(
+            "tokenize", "io", "Tokenise", configs.TokenizeConfig, tokenize.run, tokenize.prepare
+        ),
+        JobKind("add_sample", "io", "Add the sample", sample.AddSampleConfig, sample.run),
+        JobKind(
+            "import_model",
+            "gpu",
+            "Import model",
+            configs.ImportModelConfig,
+            import_model.run,
+            import_model.prepare,
+        ),
+        JobKind(
+            "train",
+            "gpu",
+            "Train",
+            configs.TrainConfig,
+            train.run,
+            train.prepare,
+            ends_turn_on_pause=True,
+            early_finish=True,
+        ),
+        JobKind(
+            "evaluate", "gpu", "Evaluate", configs.EvaluateConfig, evaluate.run, evaluate.prepare
+        ),
+        JobKind("export_sae", "io", "Export SAE", configs.ExportSaeConfig, sae_library.run_export),
+        JobKind("import_sae", "io", "Import SAE", configs.ImportSaeConfig, sae_library.run_import),
+        JobKind(
+            "harvest", "gpu", "Find features", configs.HarvestConfig, harvest.run, harvest.prepare
+        ),
+        JobKind(
+            "steer",
+            "gpu",
+            "Steer",
+            configs.SteerConfig,
+            steer.run,
+            steer.prepare,
+            early_finish=True,
+        ),
+        JobKind("demo", "gpu", "Run the sample", configs.DemoConfig, demo.run),
+    )
+}
+
+
+def title_of(known: JobKind, config: Config) -> str:
+    """What a job is called in lists: its noun and the thing it works on."""
+    for name in ("name", "path", "dataset", "sae", "model"):
+        value: Any = getattr(config, name, "")
+        if value and value != "last":
+            short = str(value).rstrip("/").rsplit("/", 1)[-1]
+            return f"{known.noun} {short}"
+    return known.noun

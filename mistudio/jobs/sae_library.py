@@ -1,0 +1,183 @@
+"""The SAE library: adding, exporting and importing sparse autoencoders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mistudio.core.atomic import directory_bytes, sha256_file, write_json
+from mistudio.core.configs import HOOKS, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.ids import new_id, now
+from mistudio.jobs import lookup
+from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import ModelRow, SaeRow
+from mistudio.store.tables import MODELS, SAES
+
+if TYPE_CHECKING:
+    from mistudio.ml.sae.base import SparseAutoencoder
+
+WEIGHTS = "sae_weights.safetensors"
+
+
+def add_sae(
+    studio: Studio,
+    sae: SparseAutoencoder,
+    metadata: Mapping[str, Any],
+    *,
+    name: str,
+    origin: str,
+    model: ModelRow | None,
+    layer: int | None,
+    hook: str | None,
+    training_id: str | None = None,
+    step: int | None = None,
+    config: dict[str, Any] | None = None,
+    source_format: str = "saelens",
+) -> SaeRow:
+    """Write an SAE's files and its row; without a row there are no files and the reverse."""
+    from mistudio.ml.formats.saelens import write_saelens
+
+    sae_id = new_id("sae")
+    folder = studio.paths.sae(sae_id)
+    try:
+        write_saelens(folder, sae, metadata)
+        weights_hash = sha256_file(folder / WEIGHTS)
+        card = {
+            "id": sae_id,
+            "name": name,
+            "origin": origin,
+            "created_at": now(),
+            "training": training_id,
+            "step": step,
+            "model": model.name if model else None,
+            "layer": layer,
+            "hook": hook,
+            "weights_sha256": weights_hash,
+            "settings": config,
+        }
+        write_json(folder / "card.json", card)
+        return SAES.insert(
+            studio.db(),
+            id=sae_id,
+            name=name,
+            origin=origin,
+            training_id=training_id,
+            checkpoint_step=step,
+            model_id=model.id if model else None,
+            model_name=model.name if model else metadata.get("model_name"),
+            model_format=model.format if model else None,
+            layer=layer,
+            hook_in=hook,
+            hook_out=hook,
+            encoder_type="sae",
+            architecture=sae.architecture,
+            d_in=sae.d_in,
+            d_out=sae.d_out,
+            n_latents=sae.n_latents,
+            dtype="float32",
+            normalisation="folded",
+            source_format=source_format,
+            weights_hash=weights_hash,
+            config=config,
+            path=studio.paths.relative(folder),
+            size_bytes=directory_bytes(folder),
+            status="ready",
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def read_sae(studio: Studio, row: SaeRow) -> SparseAutoencoder:
+    """The tensors of a library entry, on the CPU; raises `Damaged` if its files are broken."""
+    from mistudio.ml.formats.saelens import read_saelens
+
+    return read_saelens(studio.paths.absolute(row.path))[0]
+
+
+def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
+    """Write an SAE as a SAELens folder."""
+    from mistudio.ml.formats.saelens import read_saelens, write_saelens
+
+    row = lookup.sae(ctx.studio, config.sae)
+    sae, metadata = read_saelens(ctx.paths.absolute(row.path))
+    out = Path(config.out).expanduser().resolve()
+    write_saelens(out, sae, metadata)
+    return {
+        "sae": row.id,
+        "format": config.format,
+        "out": str(out),
+        "architecture": sae.architecture,
+        "bytes": directory_bytes(out),
+    }
+
+
+def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
+    """Read a SAELens folder into the library, tied to a model of ours if one fits."""
+    from mistudio.ml.formats.saelens import read_saelens
+
+    source = Path(config.path).expanduser().resolve()
+    sae, metadata = read_saelens(source)
+    model = _model_for(ctx.studio, config, metadata)
+    layer, hook = _hook_for(config, metadata)
+    if model is not None:
+        if model.hidden_dim != sae.d_in:
+            raise Mismatch(
+                f"This SAE expects width {sae.d_in:,}, the model has {model.hidden_dim or 0:,}."
+            )
+        if layer is not None and model.num_layers is not None and layer >= model.num_layers:
+            raise Mismatch(f"This SAE reads block {layer}; the model has {model.num_layers}.")
+    row = add_sae(
+        ctx.studio,
+        sae,
+        metadata,
+        name=config.name.strip() or source.name,
+        origin="imported",
+        model=model,
+        layer=layer,
+        hook=hook,
+    )
+    if model is None:
+        ctx.report.note(
+            "No model in the library fits this SAE; import the model, then import the SAE again "
+            "naming it.",
+            level="warning",
+        )
+    return {"sae": row.id, "name": row.name, "model": model.name if model else None}
+
+
+def _model_for(
+    studio: Studio, config: ImportSaeConfig, metadata: Mapping[str, Any]
+) -> ModelRow | None:
+    if config.model:
+        return lookup.model(studio, config.model)
+    wanted = str(metadata.get("model_name") or "")
+    found = MODELS.select(studio.db(), "name = ? AND status = 'ready'", [wanted], limit=1)
+    return found[0] if found else None
+
+
+def _hook_for(
+    config: ImportSaeConfig, metadata: Mapping[str, Any]
+) -> tuple[int | None, str | None]:
+    """Layer and hook as given, else read from a TransformerLens name such as blocks.3.hook_x."""
+    parts = str(metadata.get("hook_name") or "").split(".")
+    layer, hook = None, None
+    if len(parts) == 3 and parts[0] == "blocks" and parts[1].isdigit():
+        layer, hook = int(parts[1]), parts[2].removeprefix("hook_")
+        if hook == "resid_pre":
+            # the input of block N is the output of block N-1
+            layer, hook = layer - 1, "resid_post"
+            if layer < 0:
+                raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
+    if config.layer >= 0:
+        layer = config.layer
+    hook = config.hook or hook
+    if hook is not None and hook not in HOOKS:
+        raise InvalidInput(
+            f"This SAE reads {hook!r}; supported are {', '.join(HOOKS)}. Name one with --hook."
+        )
+    return layer, hook

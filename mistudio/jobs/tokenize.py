@@ -1,0 +1,137 @@
+"""Tokenise a dataset for a model; the same settings again lead to the existing tokenisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+from mistudio.core.atomic import directory_bytes
+from mistudio.core.configs import TokenizeConfig
+from mistudio.core.ids import new_id
+from mistudio.jobs import lookup
+from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import DatasetRow, ModelRow, TokenizationRow
+from mistudio.store.tables import TOKENIZATIONS
+
+
+def prepare(studio: Studio, config: TokenizeConfig) -> None:
+    """Refuse an unknown dataset or model before anything is queued."""
+    lookup.dataset(studio, config.dataset)
+    lookup.model(studio, config.model)
+
+
+def run(ctx: JobContext, config: TokenizeConfig) -> Result:
+    """Tokenise; a failure or a cancel leaves neither row nor files."""
+    dataset = lookup.dataset(ctx.studio, config.dataset)
+    model = lookup.model(ctx.studio, config.model)
+    row = tokenize(ctx, dataset, model, config)
+    return {
+        "tokenization": row.id,
+        "dataset": dataset.id,
+        "rows": row.rows,
+        "tokens": row.tokens,
+        "context": row.context,
+    }
+
+
+def tokenize(
+    ctx: JobContext, dataset: DatasetRow, model: ModelRow, config: TokenizeConfig
+) -> TokenizationRow:
+    """The tokenisation with these settings, made now unless it exists."""
+    from mistudio.ml.data.text import TextStore
+    from mistudio.ml.data.tokenize import TokenizeSettings, settings_hash, tokenize_dataset
+    from mistudio.ml.loading import load_tokenizer, tokenizer_fingerprint
+
+    db, paths = ctx.db, ctx.paths
+    tokenizer = load_tokenizer(paths.absolute(model.path))
+    settings = TokenizeSettings(
+        context=config.context or default_context(model),
+        arrangement=config.arrangement,
+        start_token=config.start_token,
+    )
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    hashed = settings_hash(settings, tokenizer)
+    found = TOKENIZATIONS.select(
+        db,
+        "dataset_id = ? AND tokenizer_name = ? AND settings_hash = ?",
+        [dataset.id, fingerprint, hashed],
+    )
+    if found and found[0].status == "ready":
+        return found[0]
+    for stale in found:
+        TOKENIZATIONS.delete(db, stale.id)
+    tokenization_id = new_id("tokenization")
+    folder = paths.tokens(dataset.id, tokenization_id)
+    TOKENIZATIONS.insert(
+        db,
+        id=tokenization_id,
+        dataset_id=dataset.id,
+        model_id=model.id,
+        tokenizer_name=fingerprint,
+        settings=dataclasses.asdict(settings),
+        settings_hash=hashed,
+        context=settings.context,
+        path=paths.relative(folder),
+        status="tokenizing",
+    )
+    try:
+        facts = tokenize_dataset(
+            TextStore(paths.dataset(dataset.id)),
+            tokenizer,
+            settings,
+            folder,
+            ctx.report,
+            ctx.control,
+        )
+    except BaseException:
+        TOKENIZATIONS.delete(db, tokenization_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    TOKENIZATIONS.update(
+        db,
+        tokenization_id,
+        status="ready",
+        rows=facts.rows,
+        tokens=facts.tokens,
+        statistics=facts.meta,
+        size_bytes=directory_bytes(folder),
+    )
+    return TOKENIZATIONS.get(db, tokenization_id)
+
+
+def default_context(model: ModelRow) -> int:
+    """The smaller of 512 and the model's maximum."""
+    return min(512, model.max_positions or 512)
+
+
+def for_training(ctx: JobContext, wanted: str, model: ModelRow, context: int) -> TokenizationRow:
+    """The tokenisation that `wanted` (tokenisation id, dataset id or name) means for a model.
+
+    A dataset stands for its newest tokenisation made with this model's tokenizer (of `context`
+    tokens, if not 0); without one it is tokenised now.
+    """
+    from mistudio.core.errors import Mismatch
+    from mistudio.ml.loading import load_tokenizer, tokenizer_fingerprint
+
+    fingerprint = tokenizer_fingerprint(load_tokenizer(ctx.paths.absolute(model.path)))
+    named = lookup.tokenization(ctx.studio, wanted)
+    if named is not None:
+        if named.tokenizer_name != fingerprint:
+            raise Mismatch(
+                f"This text is tokenised for another vocabulary than that of {model.name!r}. "
+                "Tokenise it for this model."
+            )
+        return named
+    dataset = lookup.dataset(ctx.studio, wanted)
+    where = "dataset_id = ? AND tokenizer_name = ? AND status = 'ready'"
+    values: list[object] = [dataset.id, fingerprint]
+    if context:
+        where += " AND context = ?"
+        values.append(context)
+    found = TOKENIZATIONS.select(ctx.db, where, values, limit=1)
+    if found:
+        return found[0]
+    ctx.report.note(f"Tokenising {dataset.name!r} for {model.name!r}.")
+    config = TokenizeConfig(dataset=dataset.id, model=model.id, context=context)
+    return tokenize(ctx, dataset, model, config)
