@@ -15,7 +15,7 @@ SCHEMA = 1
 
 @dataclass
 class Settings:
-    """Every setting with its default. Forms and views keep what they last showed in `remembered`."""
+    """Every setting with its default; `remembered` holds what forms and views last showed."""
 
     theme: str = "dark"  # dark, light or system
     font_px: int = 14  # body font
@@ -42,18 +42,17 @@ class SettingsFile:
     def _read(self) -> None:
         try:
             stored = json.loads(self.path.read_text(encoding="utf-8"))
-            if not isinstance(stored, dict):
-                raise TypeError("not an object")
+            items = dict(stored).items()
         except (OSError, ValueError, TypeError):
             aside = self.path.with_suffix(".broken.json")
-            self.problem = f"The settings file was unreadable; defaults are used and it is kept as {aside.name}."
+            self.problem = f"The settings file is unreadable; it is kept as {aside.name}."
             try:
                 self.path.replace(aside)
             except OSError as error:
                 self.problem = from_os_error(error, "set the broken settings file aside").sentence
             return
         names = {item.name: getattr(self.values, item.name) for item in fields(Settings)}
-        for name, value in stored.items():
+        for name, value in items:
             if name in names and _fits(value, names[name]):
                 setattr(self.values, name, value)
             elif name != "schema":

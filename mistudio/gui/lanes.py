@@ -146,7 +146,7 @@ class Lanes(QObject):
         return [w.running.job_id for w in self._workers if w.running is not None]
 
     def request(self, job_id: str, verb: str) -> None:
-        """Ask for "pause", "resume", "cancel", "stop" or "save"; a cancel acts before it is recorded."""
+        """Ask for "pause", "resume", "cancel", "stop" or "save"; a cancel acts at once."""
         found = next((r for w in self._workers if (r := w.running) and r.job_id == job_id), None)
         if found is not None and verb == "cancel":
             found.control.cancel()

@@ -56,7 +56,7 @@ class Services:
 
 
 class Tab(QWidget):
-    """Base of the five tabs. `select` receives what `open_tab` passed; `shown` runs on each visit."""
+    """Base of the five tabs; the window calls these from its menu and shortcuts."""
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -1,4 +1,4 @@
-"""Colours and sizes of the window: two palettes, the scale, and the object that announces changes."""
+"""Colours and sizes of the window: two palettes, the scale, and who announces their change."""
 
 from __future__ import annotations
 

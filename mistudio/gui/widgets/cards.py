@@ -47,7 +47,8 @@ def button(
 ) -> QPushButton:
     """A push button; variants primary, secondary, danger, toggle (checkable), ghost, link.
 
-    `clicked` should be a bound method of a QObject, so that the connection ends with it.
+    `clicked` is a bound method of a QObject, so that the connection ends with it; a parameter of
+    it, if any, receives the checked state.
     """
     made = QPushButton(text)
     made.setProperty("variant", variant)
@@ -59,7 +60,7 @@ def button(
     if icon:
         set_icon(made, icon)
     if clicked is not None:
-        made.clicked.connect(lambda *_: clicked())
+        made.clicked.connect(clicked)
     return made
 
 
@@ -165,8 +166,8 @@ class EmptyState(QWidget):
         box.addWidget(self._picture)
         box.addWidget(self.sentence)
         self.button = button(action, clicked, variant="primary")
-        self.button.setVisible(bool(action))
         box.addWidget(self.button, 0, Qt.AlignmentFlag.AlignHCenter)
+        self.button.setVisible(bool(action))
         appearance().changed.connect(self._draw)
         self._draw()
 

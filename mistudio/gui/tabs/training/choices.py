@@ -1,0 +1,79 @@
+"""What a new training can read: ready models and, for each, the texts in its tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mistudio.core.units import format_count, format_short
+from mistudio.store.records import DatasetRow, ModelRow, TokenizationRow
+from mistudio.store.tables import DATASETS, MODELS, TOKENIZATIONS
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Ready models, datasets and tokenisations, newest first."""
+
+    models: list[ModelRow] = field(default_factory=list)
+    datasets: list[DatasetRow] = field(default_factory=list)
+    tokenizations: list[TokenizationRow] = field(default_factory=list)
+
+    def model(self, name: str) -> ModelRow | None:
+        """The model that a form's value means: a name, or an id where names repeat."""
+        found = (row for row in self.models if name in (row.id, row.name))
+        return next(found, None) if name else None
+
+    def tokenization(self, name: str) -> TokenizationRow | None:
+        """The tokenisation with this id, None if the value names a dataset."""
+        return next((row for row in self.tokenizations if row.id == name), None)
+
+    def model_pairs(self) -> Pairs:
+        """(value, text) of every model."""
+        values = _values(self.models)
+        return [(values[row.id], _model_text(row)) for row in self.models]
+
+    def text_pairs(self, model: ModelRow | None) -> Pairs:
+        """(value, text) of every dataset and of its tokenisations that fit the model."""
+        values = _values(self.datasets)
+        pairs: Pairs = []
+        for row in self.datasets:
+            fitting = [t for t in self.matching(model) if t.dataset_id == row.id]
+            note = "newest tokenisation" if fitting else "tokenised first"
+            pairs.append((values[row.id], f"{row.name} · {note}"))
+            pairs += [(t.id, f"{row.name} · {_tokens_text(t)}") for t in fitting]
+        return pairs
+
+    def matching(self, model: ModelRow | None) -> list[TokenizationRow]:
+        """Tokenisations made with the tokenizer of a model."""
+        if model is None:
+            return []
+        own = {t.tokenizer_name for t in self.tokenizations if t.model_id == model.id}
+        return [t for t in self.tokenizations if t.tokenizer_name in own]
+
+
+def read_choices(db: Any) -> Choices:
+    """Everything a form offers; runs in the query thread."""
+    ready = "status = 'ready'"
+    return Choices(
+        MODELS.select(db, ready), DATASETS.select(db, ready), TOKENIZATIONS.select(db, ready)
+    )
+
+
+def _values(rows: Iterable[ModelRow | DatasetRow]) -> dict[str, str]:
+    """id -> its name where that is unique, so that a copied command reads well; else the id."""
+    listed = list(rows)
+    count = Counter(row.name for row in listed)
+    return {row.id: row.name if count[row.name] == 1 else row.id for row in listed}
+
+
+def _model_text(row: ModelRow) -> str:
+    size = f"{format_short(row.params_count)} parameters" if row.params_count else row.origin
+    return f"{row.name} · {size}"
+
+
+def _tokens_text(row: TokenizationRow) -> str:
+    return f"{format_count(row.context)} tokens a row · {format_short(row.tokens)} tokens"

@@ -1,0 +1,145 @@
+"""What the Training tab reads, in the query thread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mistudio.store import trainings
+from mistudio.store.records import CheckpointRow, JobRow, SaeRow, TrainingRow
+from mistudio.store.tables import JOBS, SAES, TRAININGS
+
+ACTIVE = ("queued", "initializing", "training", "stopping", "paused", "interrupted")
+FILTERS = {
+    "All": (),
+    "Active": ACTIVE,
+    "Completed": ("completed",),
+    "Stopped": ("stopped",),
+    "Failed": ("failed",),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training with the names its card shows and the job that works on it, if any."""
+
+    training: TrainingRow
+    model: str
+    dataset: str
+    job: JobRow | None
+    checkpoints: int
+    sae: SaeRow | None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a filter, active first, then newest; `total` counts those beyond the limit."""
+
+    runs: list[Run]
+    total: int
+    counts: dict[str, int]  # filter name -> number of runs
+
+
+def read_runs(db: Any, shown: str, words: str, limit: int) -> Runs:
+    """At most `limit` runs of a filter whose name, model or text contains the words."""
+    states = [row["status"] for row in db.query("SELECT status FROM trainings")]
+    counts = {
+        name: sum(not wanted or state in wanted for state in states)
+        for name, wanted in FILTERS.items()
+    }
+    where, values = _condition(FILTERS.get(shown, ()), words)
+    active = ", ".join(f"'{state}'" for state in ACTIVE)
+    order = f"CASE WHEN status IN ({active}) THEN 0 ELSE 1 END, created_at DESC, id"
+    rows = TRAININGS.select(db, where, values, order=order, limit=limit)
+    total = next(iter(db.query(f"SELECT count(*) AS n FROM trainings WHERE {where}", values)))["n"]
+    return Runs([_run(db, row) for row in rows], int(total), counts)
+
+
+def _condition(states: Sequence[str], words: str) -> tuple[str, list[Any]]:
+    where, values = "1", []
+    if states:
+        where += f" AND status IN ({', '.join('?' for _ in states)})"
+        values += list(states)
+    for word in words.split():
+        where += (
+            " AND (instr(lower(name), ?) OR instr(lower(architecture), ?) OR model_id IN"
+            " (SELECT id FROM models WHERE instr(lower(name), ?)) OR id IN"
+            " (SELECT training_id FROM training_datasets JOIN tokenizations"
+            " ON tokenizations.id = tokenization_id JOIN datasets ON datasets.id = dataset_id"
+            " WHERE instr(lower(datasets.name), ?)))"
+        )
+        values += [word.lower()] * 4
+    return where, values
+
+
+def read_run(db: Any, training_id: str) -> Run | None:
+    """One run, None if it is gone."""
+    row = TRAININGS.find(db, training_id)
+    return _run(db, row) if row else None
+
+
+def _run(db: Any, row: TrainingRow) -> Run:
+    jobs = JOBS.select(db, "target_id = ? AND kind = 'train'", [row.id], limit=1)
+    counted = db.query("SELECT count(*) AS n FROM checkpoints WHERE training_id = ?", [row.id])
+    return Run(
+        row,
+        _name(db, "models", row.model_id or str(row.config.get("model") or "")),
+        _text_name(db, row),
+        jobs[0] if jobs else None,
+        int(next(iter(counted))["n"]),
+        SAES.find(db, row.sae_id) if row.sae_id else None,
+    )
+
+
+def _name(db: Any, table: str, wanted: str) -> str:
+    found = list(db.query(f"SELECT name FROM {table} WHERE id = ?", [wanted]))
+    return str(found[0]["name"]) if found else wanted
+
+
+def _text_name(db: Any, row: TrainingRow) -> str:
+    """The dataset of a run: that of its tokenisation, else what its settings name."""
+    wanted = trainings.tokenization_of(db, row.id) or str(row.config.get("dataset") or "")
+    owner = list(db.query("SELECT dataset_id FROM tokenizations WHERE id = ?", [wanted]))
+    return _name(db, "datasets", owner[0]["dataset_id"] if owner else wanted)
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One note of a run's jobs: ISO time, level, sentence."""
+
+    time: str
+    level: str
+    text: str
+
+
+def read_log(db: Any, training_id: str, folder: Path, limit: int = 2000) -> list[LogLine]:
+    """The newest notes of all jobs of a run, oldest first; `folder` holds the jobs' log files."""
+    lines: list[LogLine] = []
+    for job in JOBS.select(db, "target_id = ? AND kind = 'train'", [training_id]):
+        try:
+            written = (folder / f"{job.id}.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue  # a job that said nothing has no file
+        lines += [line for text in written[-limit:] if (line := _log_line(text))]
+    return sorted(lines, key=lambda line: line.time)[-limit:]
+
+
+def _log_line(text: str) -> LogLine | None:
+    try:
+        entry = json.loads(text)
+        return LogLine(str(entry["time"]), str(entry["level"]), str(entry["text"]))
+    except (ValueError, KeyError, TypeError):
+        return None  # a line torn by the end of the process
+
+
+def read_checkpoints(db: Any, training_id: str) -> list[CheckpointRow]:
+    """Checkpoints of a run, newest step first."""
+    return trainings.checkpoints(db, training_id)
+
+
+def read_metrics(db: Any, training_id: str) -> list[dict[str, Any]]:
+    """Every metric row of a run in step order."""
+    return trainings.metrics(db, training_id)

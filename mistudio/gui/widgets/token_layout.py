@@ -1,0 +1,206 @@
+"""Lays out a run of tokens as one text with activation highlights; shared by view and delegate."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import (
+    QColor,
+    QFont,
+    QPainter,
+    QPen,
+    QTextCharFormat,
+    QTextLayout,
+    QTextLine,
+    QTextOption,
+)
+
+from mistudio.gui.theme import Colors
+
+MARKS = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
+
+
+class TokenPiece(NamedTuple):
+    """A slice of the original text with its activation; masked tokens were not measured."""
+
+    text: str
+    value: float = 0.0
+    masked: bool = False
+
+
+class Highlight(NamedTuple):
+    """How activation becomes colour: the fill's alpha at t = 1, from where text is strong."""
+
+    alpha: float
+    strong_above: float
+    border_above: float
+    digits: int
+
+
+TABLE = Highlight(0.4, 0.6, 0.7, 3)
+DETAIL = Highlight(0.3, 0.5, 2.0, 4)
+
+
+class TokenLayout:
+    """One `QTextLayout` of all pieces, so that shaping and right-to-left text stay correct."""
+
+    def __init__(
+        self,
+        pieces: Sequence[TokenPiece],
+        maximum: float,
+        width: float,
+        font: QFont,
+        colors: Colors,
+        style: Highlight,
+        *,
+        one_line: bool = False,
+        line_breaks: bool = True,
+        marks: bool = True,
+    ) -> None:
+        """Lay out to `width` pixels; `maximum` is the activation at which the fill is full.
+
+        one_line: a single line, cut with an ellipsis. line_breaks: break where the text does.
+        marks: show newlines, tabs and a leading space of a piece as signs.
+        """
+        self.pieces = pieces
+        self.style = style
+        self._shares = [_share(piece, maximum) for piece in pieces]
+        shown = [
+            _shown(piece.text, marks=marks, breaks=line_breaks and not one_line) for piece in pieces
+        ]
+        self._ends = list(accumulate(_utf16(text) for text in shown))
+        self._layout = QTextLayout("".join(shown), font)
+        option = QTextOption()
+        wrap = QTextOption.WrapMode
+        option.setWrapMode(wrap.NoWrap if one_line else wrap.WrapAtWordBoundaryOrAnywhere)
+        self._layout.setTextOption(option)
+        self._layout.setFormats(self._formats(colors))
+        self._layout.setCacheEnabled(True)
+        self._colors = colors
+        self.height = self._break_lines(width)
+        self._borders = self._find_borders()
+
+    def _formats(self, colors: Colors) -> list[QTextLayout.FormatRange]:
+        table = self.style is TABLE
+        plain = QColor(colors.chip_text_table if table else colors.chip_text_detail)
+        formats: list[QTextLayout.FormatRange] = []
+        start = 0
+        for piece, share, end in zip(self.pieces, self._shares, self._ends, strict=True):
+            made = QTextLayout.FormatRange()
+            made.start, made.length = start, end - start
+            form = QTextCharFormat()
+            if piece.masked:
+                form.setForeground(QColor(colors.muted))
+            else:
+                strong = share > self.style.strong_above
+                form.setForeground(QColor(colors.chip_text_strong) if strong else plain)
+            if share > 0:
+                fill = QColor(colors.highlight)
+                fill.setAlphaF(self.style.alpha * share)
+                form.setBackground(fill)
+            made.format = form  # type: ignore[assignment]
+            formats.append(made)
+            start = end
+        return formats
+
+    def _break_lines(self, width: float) -> float:
+        self._layout.beginLayout()
+        height = 0.0
+        while (line := self._layout.createLine()).isValid():
+            line.setLineWidth(width)
+            line.setPosition(QPointF(0, height))
+            height += line.height() + 2
+        self._layout.endLayout()
+        return height
+
+    def _find_borders(self) -> list[tuple[QRectF, float]]:
+        found: list[tuple[QRectF, float]] = []
+        start = 0
+        for share, end in zip(self._shares, self._ends, strict=True):
+            if share > self.style.border_above:
+                found += [(box, share) for box in self._boxes(start, end - start)]
+            start = end
+        return found
+
+    def _boxes(self, start: int, length: int) -> list[QRectF]:
+        """The rectangles of a character range, one per line it touches."""
+        boxes: list[QRectF] = []
+        for index in range(self._layout.lineCount()):
+            line = self._layout.lineAt(index)
+            box = QRectF()
+            for run in line.glyphRuns(start, length):
+                box = box.united(run.boundingRect())
+            if not box.isEmpty():
+                boxes.append(QRectF(box.left(), line.y(), box.width(), line.height()))
+        return boxes
+
+    def paint(self, painter: QPainter, at: QPointF, clip: QRectF) -> None:
+        """Draw with the upper left corner at `at`."""
+        self._layout.draw(painter, at, [], clip)
+        for box, _ in self._borders:
+            line = QColor(self._colors.highlight)
+            line.setAlphaF(0.5)
+            painter.setPen(QPen(line, 1))
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.drawRoundedRect(box.translated(at), 3, 3)
+
+    def piece_at(self, point: QPointF) -> int | None:
+        """Index of the piece at a place relative to the layout, None beside the text."""
+        for index in range(self._layout.lineCount()):
+            line = self._layout.lineAt(index)
+            if line.y() <= point.y() < line.y() + line.height():
+                if not 0 <= point.x() <= line.naturalTextWidth():
+                    return None
+                position = line.xToCursor(point.x(), QTextLine.CursorPosition.CursorOnCharacter)
+                found = bisect_right(self._ends, position)
+                return found if found < len(self.pieces) else None
+        return None
+
+    def describe(self, index: int) -> str:
+        """What the tooltip says of a piece."""
+        piece = self.pieces[index]
+        shown = piece.text.translate(MARKS)
+        if piece.masked:
+            return f"{shown}: left out (special or masked token)"
+        return f"{shown}: {piece.value:.{self.style.digits}f}"
+
+    def natural_width(self) -> float:
+        """Width of the widest line in pixels."""
+        lines = range(self._layout.lineCount())
+        return max((self._layout.lineAt(i).naturalTextWidth() for i in lines), default=0.0)
+
+
+def _share(piece: TokenPiece, maximum: float) -> float:
+    if piece.masked or maximum <= 0:
+        return 0.0
+    return min(1.0, max(0.0, piece.value / maximum))
+
+
+def _shown(text: str, *, marks: bool, breaks: bool) -> str:
+    if not marks:
+        return text if breaks else text.replace("\r\n", " ").replace("\n", " ")
+    leading = "·" + text[1:] if text.startswith(" ") else text
+    marked = leading.translate(MARKS)
+    return marked.replace("↵", "↵\u2028") if breaks else marked
+
+
+def _utf16(text: str) -> int:
+    """Length in the units that Qt counts."""
+    return len(text) + sum(ord(character) > 0xFFFF for character in text)
+
+
+def plain_text(pieces: Sequence[TokenPiece]) -> str:
+    """The original text."""
+    return "".join(piece.text for piece in pieces)
+
+
+def with_values(pieces: Sequence[TokenPiece]) -> str:
+    """One line per piece, text and value separated by a tab, for a spreadsheet."""
+    return "\n".join(
+        f"{piece.text.translate(MARKS)}\t{'' if piece.masked else repr(piece.value)}"
+        for piece in pieces
+    )
