@@ -231,6 +231,7 @@ class TextStore:
 
     def __init__(self, folder: Path) -> None:
         """Opens `folder`/text/all.arrow; raises `NotFound` or `Damaged`."""
+        self.folder = folder
         path = folder / _TEXT
         if not path.is_file():
             raise NotFound("The text of this dataset is gone; import it again.", details=str(path))

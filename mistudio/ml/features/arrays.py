@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -61,15 +62,23 @@ def _header(dtype: np.dtype[np.generic], length: int) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
-def create_array(path: Path, dtype: DTypeLike, length: int) -> NDArray[np.generic]:
-    """A writable memory-mapped `.npy` array of `length` zeros; an empty one has no mapping."""
+def create_array(path: Path, dtype: DTypeLike, length: int) -> NDArray[Any]:
+    """A writable memory-mapped `.npy` array of `length` zeros; an empty one has no mapping.
+
+    The room is taken at once: a disk that fills up under a mapping would kill the process, here
+    it is an OSError.
+    """
     if length == 0:
         np.save(path, np.empty(0, dtype))
         return np.empty(0, dtype)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
-def open_array(path: Path) -> NDArray[np.generic]:
+def open_array(path: Path) -> NDArray[Any]:
     """An existing `.npy` array, memory-mapped and read-only; raises `Damaged` if it is broken."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -6,6 +6,7 @@ token, feature), so they depend neither on order nor on batch sizes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ PER_BIN = 5
 HISTOGRAM_BINS = 50
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     """One bin of a feature's activations, in the SAE's units.
 
     An interval holds values in (low, high]; `share` is its part of all kept tokens (zeros count

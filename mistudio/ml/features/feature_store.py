@@ -1,0 +1,307 @@
+"""The feature store of one harvest, opened for reading: memory-mapped, without model or torch.
+
+Layout of the folder (all axes as in `FeatureTables` and `LogitLens`):
+manifest.json; csr_splits/features/values (token -> features); csc_splits/tokens/values
+(feature -> tokens); rows (tokenisation row, start); ids and mask [row, position]; one array per
+table; lens arrays; vocabulary.arrow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistudio.core.errors import Damaged, NotFound
+from mistudio.ml.data.text import TextStore
+from mistudio.ml.data.token_store import TokenStore
+from mistudio.ml.features import sampling
+from mistudio.ml.features.arrays import open_array
+from mistudio.ml.features.examples import Example, ExampleText
+from mistudio.ml.features.statistics import FLAG_NAMES, FeatureTables
+from mistudio.ml.features.vocabulary import Vocabulary
+
+VERSION = 1
+KEPT, SPECIAL, PADDING, EXTREME, NOT_FINITE = range(5)  # values of the store's mask
+TABLES = {name: name.rpartition("_")[0] for name in FeatureTables._fields}
+CSC = ("csc_splits", "csc_tokens", "csc_values")
+
+
+class TokenWeight(NamedTuple):
+    """A vocabulary entry, its text, and a share (of activation) or a logit."""
+
+    token_id: int
+    text: str
+    weight: float
+
+
+class Lens(NamedTuple):
+    """A feature's logit lens: falling positive and rising negative logits, and a histogram."""
+
+    positive: list[TokenWeight]
+    negative: list[TokenWeight]
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int32]
+    skew: float
+    kurtosis: float
+
+
+@dataclass(frozen=True)
+class BinExamples:
+    """An interval or quantile with its sampled examples."""
+
+    low: float
+    high: float
+    share: float
+    count: int
+    examples: list[Example]
+
+
+class FeatureStore:
+    """Everything a feature page shows. Not to be shared between threads (it caches texts)."""
+
+    def __init__(
+        self, folder: Path, tokens_folder: Path | None = None, text_folder: Path | None = None
+    ) -> None:
+        """Open a finished store; the other folders default to those named in its manifest.
+
+        Raises `NotFound` if there is no store and `Damaged` if files are missing or disagree.
+        """
+        self.folder = folder
+        self.summary = read_manifest(folder)
+        self._tokens_folder = tokens_folder or _resolve(folder, self.summary["tokens_folder"])
+        self._text_folder = text_folder or _resolve(folder, self.summary["text_folder"])
+        self.n_features = int(self.summary["n_features"])
+        self.kept_tokens = int(self.summary["n_tokens"])
+        self.row_length = int(self.summary["row_length"])
+        self.scale = 2.0 ** -int(self.summary["exponent"])
+        self._splits = self._array("csc_splits")
+        self._tokens = self._array("csc_tokens")
+        self._values = self._array("csc_values")
+        self._rows = self._array("rows")
+        self._mask = self._array("mask").reshape(-1, self.row_length)
+        if len(self._splits) != self.n_features + 1 or self._splits[-1] != self._values.size:
+            raise Damaged("The feature set's files disagree; find the features again.")
+
+    @property
+    def store_hash(self) -> str:
+        """SHA-256 over rows, activations and tables: equal stores have equal hashes."""
+        return str(self.summary["store_hash"])
+
+    @cached_property
+    def statistics(self) -> NDArray[np.void]:
+        """One record per feature; the fields are those of `statistics.STATISTICS`."""
+        return self._array("statistics")
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Texts of the model's tokens."""
+        return Vocabulary(self.folder / "vocabulary.arrow")
+
+    def flags(self, feature: int) -> list[str]:
+        """Names of the flags set: dead, ultra-rare, dense, single-token."""
+        value = int(self.statistics[self._check(feature)]["flags"])
+        return [name for flag, name in FLAG_NAMES.items() if value & flag]
+
+    def top_tokens(self, feature: int) -> list[TokenWeight]:
+        """The five tokens with the largest share of the feature's total activation."""
+        ids = self._array("top_tokens")[self._check(feature)]
+        shares = self._array("top_token_shares")[feature]
+        return self._weights(ids[ids >= 0], shares)
+
+    def entries(self, feature: int) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
+        """Token numbers (row * row length + position), rising, and activations, all non-zero."""
+        part = slice(int(self._splits[self._check(feature)]), int(self._splits[feature + 1]))
+        values = np.asarray(self._values[part]).astype(np.float64) * self.scale
+        return np.asarray(self._tokens[part]), values
+
+    def examples(
+        self, feature: int, n: int = 20, *, before: int = 16, after: int = 16
+    ) -> list[Example]:
+        """The strongest token of each of the `n` strongest rows, strongest first."""
+        rows = self._array("top_rows")[self._check(feature)][:n]
+        positions = self._array("top_positions")[feature]
+        entries = self.entries(feature)
+        return [
+            self._example(entries, int(row), int(position), before, after)
+            for row, position in zip(rows, positions, strict=False)
+            if row >= 0
+        ]
+
+    def intervals(self, feature: int, *, before: int = 16, after: int = 16) -> list[BinExamples]:
+        """Five equal-width intervals of (0, max], strongest first, with examples of each."""
+        tokens, values = self.entries(feature)
+        hashes = sampling.hash_tokens(self._seed, tokens, feature)
+        found = sampling.intervals(values, hashes, self.kept_tokens)
+        return self._with_examples((tokens, values), found, before, after)
+
+    def quantiles(self, feature: int, *, before: int = 16, after: int = 16) -> list[BinExamples]:
+        """Ten rank deciles of the non-zero values, strongest first, with examples of each."""
+        tokens, values = self.entries(feature)
+        hashes = sampling.hash_tokens(self._seed, tokens, feature)
+        found = sampling.quantiles(values, hashes)
+        return self._with_examples((tokens, values), found, before, after)
+
+    def histogram(self, feature: int) -> sampling.Histogram:
+        """The non-zero values in 50 equal bins from the smallest to the largest."""
+        return sampling.histogram(self.entries(feature)[1])
+
+    def log_histogram(self, feature: int) -> NDArray[np.uint32]:
+        """Counts per half octave; bin b starts at 2^((b-32)/2 - exponent)."""
+        return np.asarray(self._array("log_histogram")[self._check(feature)])
+
+    def position_profile(self, feature: int) -> NDArray[np.float64]:
+        """Sum of activations in each tenth of the row."""
+        return np.asarray(self._array("decile_sums")[self._check(feature)])
+
+    def example_window(
+        self, feature: int, row: int, position: int, *, before: int = 16, after: int = 16
+    ) -> Example:
+        """The text around a token of the harvest with this feature's values."""
+        return self._example(self.entries(feature), row, position, before, after)
+
+    def lens(self, feature: int) -> Lens | None:
+        """The feature's logit lens, or None if the model has none (`summary["lens"]` says why)."""
+        self._check(feature)
+        if self.summary["lens"] != "stored":
+            return None
+        part = {
+            name: self._array(f"lens_{name}")[feature]
+            for name in (
+                *("positive_ids", "positive_logits", "negative_ids", "negative_logits"),
+                *("histogram", "low", "high", "skew", "kurtosis"),
+            )
+        }
+        counts = np.asarray(part["histogram"])
+        return Lens(
+            self._weights(part["positive_ids"], part["positive_logits"]),
+            self._weights(part["negative_ids"], part["negative_logits"]),
+            np.linspace(float(part["low"]), float(part["high"]), counts.size + 1),
+            counts,
+            float(part["skew"]),
+            float(part["kurtosis"]),
+        )
+
+    def table_rows(self, *, around: int = 5) -> list[dict[str, Any]]:
+        """One plain row per feature for the database; `example` is JSON of [text, value] pieces."""
+        return [self._table_row(feature, around) for feature in range(self.n_features)]
+
+    def _table_row(self, feature: int, around: int) -> dict[str, Any]:
+        line = self.statistics[feature]
+        lens = self.lens(feature)
+        top = self.examples(feature, 1, before=around, after=around)
+        shown = [[p.text, round(p.value, 6)] for p in top[0].pieces] if top else []
+        return {
+            "feature_index": feature,
+            "count": int(line["count"]),
+            "frequency": float(line["frequency"]),
+            "active_samples": int(line["active_samples"]),
+            "max": float(line["max"]),
+            "mean": float(line["mean_active"]),
+            "top_tokens": " ".join(t.text.strip() for t in self.top_tokens(feature)),
+            "positive_tokens": " ".join(t.text.strip() for t in lens.positive) if lens else "",
+            "flags": ", ".join(self.flags(feature)),
+            "example": json.dumps(shown, ensure_ascii=False),
+        }
+
+    @property
+    def _seed(self) -> int:
+        return int(self.summary["settings"]["seed"])
+
+    @cached_property
+    def _text(self) -> ExampleText:
+        return ExampleText(TokenStore(self._tokens_folder), TextStore(self._text_folder))
+
+    def _array(self, name: str) -> NDArray[Any]:
+        found = self.__dict__.setdefault("_open", {})
+        if name not in found:
+            found[name] = open_array(self.folder / f"{name}.npy")
+        return found[name]
+
+    def _check(self, feature: int) -> int:
+        if not 0 <= feature < self.n_features:
+            raise NotFound(
+                f"Feature {feature:,} does not exist; this set has {self.n_features:,} features "
+                f"(0 to {self.n_features - 1:,})."
+            )
+        return feature
+
+    def _weights(self, ids: NDArray[Any], weights: NDArray[Any]) -> list[TokenWeight]:
+        pairs = zip(ids.tolist(), weights.tolist(), strict=False)
+        return [TokenWeight(i, self.vocabulary.text(i), weight) for i, weight in pairs]
+
+    def _with_examples(
+        self,
+        entries: tuple[NDArray[np.uint32], NDArray[np.float64]],
+        bins: list[sampling.Bin],
+        before: int,
+        after: int,
+    ) -> list[BinExamples]:
+        found = []
+        for part in bins:
+            places = np.divmod(entries[0][part.picks].astype(np.int64), self.row_length)
+            examples = [
+                self._example(entries, row, position, before, after)
+                for row, position in zip(places[0].tolist(), places[1].tolist(), strict=True)
+            ]
+            found.append(BinExamples(part.low, part.high, part.share, part.count, examples))
+        return found
+
+    def _example(
+        self,
+        entries: tuple[NDArray[np.uint32], NDArray[np.float64]],
+        row: int,
+        position: int,
+        before: int,
+        after: int,
+    ) -> Example:
+        token_row, offset = (int(number) for number in self._rows[row])
+        mask_S = np.asarray(self._mask[row])
+        filled = int(np.flatnonzero(mask_S != PADDING)[-1]) + 1
+        low, high = max(0, position - before), min(filled, position + after + 1)
+        first = row * self.row_length
+        tokens, values = entries
+        # the array's own type, or numpy would convert all of it
+        ends = np.array([first + low, first + high], tokens.dtype)
+        a, b = np.searchsorted(tokens, ends)
+        window = np.zeros(high - low)
+        window[tokens[a:b].astype(np.int64) - (first + low)] = values[a:b]
+        where = offset + position
+        kept_W = mask_S[low:high] == KEPT
+        pieces = self._text.window(token_row, offset + low, where, window, kept_W)
+        document = self._text.document(token_row, where)
+        return Example(
+            row, position, token_row, where, document, float(window[position - low]), pieces
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished store; raises `NotFound` or `Damaged`."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise NotFound(
+            "This feature set is gone; find the features again.", details=str(error)
+        ) from error
+    except (ValueError, OSError) as error:
+        raise Damaged(
+            "This feature set is damaged; find the features again.", details=str(error)
+        ) from error
+    if manifest.get("version") != VERSION:
+        raise Damaged("This feature set is of an unknown version; find the features again.")
+    return manifest
+
+
+def relative_to(folder: Path, other: Path) -> str:
+    """How a manifest names another folder: relative, so that the data folder can be moved."""
+    return os.path.relpath(other.resolve(), folder.resolve())
+
+
+def _resolve(folder: Path, written: str) -> Path:
+    return (folder.resolve() / written).resolve()

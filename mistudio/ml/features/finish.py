@@ -1,0 +1,160 @@
+"""Turns a row store that has been read to its end into a finished feature store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mistudio.core.atomic import fsync_path, write_json
+from mistudio.core.control import JobControl
+from mistudio.core.errors import StudioError
+from mistudio.core.events import Reporter
+from mistudio.core.ids import now
+from mistudio.ml.data.text import TextStore
+from mistudio.ml.data.token_store import TokenStore
+from mistudio.ml.features.arrays import hash_files, open_array
+from mistudio.ml.features.feature_store import CSC, TABLES, VERSION, relative_to
+from mistudio.ml.features.logit_lens import LogitLens, logit_lens
+from mistudio.ml.features.partial import CHECKPOINT, PartialStore
+from mistudio.ml.features.rows import RowPlan
+from mistudio.ml.features.statistics import Columns, describe
+from mistudio.ml.features.transpose import transpose
+from mistudio.ml.features.vocabulary import token_texts, write_vocabulary
+from mistudio.ml.loading import LoadedModel
+from mistudio.ml.sae.base import SparseAutoencoder
+
+if TYPE_CHECKING:
+    from mistudio.ml.features.harvest import HarvestSettings
+
+SORTING, DESCRIBING, LENS = 0.85, 0.90, 0.94  # where each phase begins, of the whole
+CSR = ("csr_splits", "csr_features", "csr_values")
+
+
+class HarvestFacts(NamedTuple):
+    """What a harvest found. `n_tokens` counts kept tokens, `n_all` also the masked ones."""
+
+    n_features: int
+    n_live: int
+    n_tokens: int
+    n_all: int
+    rows: int
+    entries: int
+    store_hash: str
+    seconds: float
+
+
+def finish(
+    store: PartialStore,
+    loaded: LoadedModel,
+    sae: SparseAutoencoder,
+    tokens: TokenStore,
+    text: TextStore,
+    plan: RowPlan,
+    settings: HarvestSettings,
+    folder: Path,
+    report: Reporter,
+    control: JobControl,
+) -> HarvestFacts:
+    """Sort, describe, look through the lens, hash, and rename to `folder`."""
+    made, state = store.folder, store.progress
+    report.progress(SORTING, "Sorting by feature")
+    splits, ids, values = (
+        open_array(made / f"csr_{n}.npy") for n in ("splits", "features", "values")
+    )
+    transpose(made, splits, ids, values, sae.n_latents, check=control.check)
+    report.progress(DESCRIBING, "Describing features")
+    by_feature = [open_array(made / f"{name}.npy") for name in CSC]
+    exponent = state.exponent or 0
+    column = Columns(by_feature[0], by_feature[1], by_feature[2], exponent, plan.length)
+    tables = describe(
+        column,
+        open_array(made / "ids.npy"),
+        max(state.kept, 1),
+        top_k=settings.top_k,
+        seed=settings.seed,
+        check=control.check,
+    )
+    for field, name in TABLES.items():
+        np.save(made / f"{name}.npy", getattr(tables, field))
+    np.save(made / "rows.npy", plan.rows_R2)
+    hashed = ("rows", "ids", "mask", *CSR, *CSC)
+    store_hash = hash_files(made, [f"{name}.npy" for name in (*hashed, *TABLES.values())])
+    lens = _write_lens(made, loaded, sae, report, control)
+    statistics_F = tables.statistics_F
+    facts = HarvestFacts(
+        n_features=sae.n_latents,
+        n_live=int((statistics_F["count"] > 0).sum()),
+        n_tokens=state.kept,
+        n_all=state.kept + sum(state.masked.values()),
+        rows=len(plan.rows_R2),
+        entries=int(values.size),
+        store_hash=store_hash,
+        seconds=0.0,
+    )
+    if state.clipped:
+        report.note(f"{state.clipped:,} activations were too large and are shown clipped.")
+    manifest = {
+        "version": VERSION,
+        **facts._asdict(),
+        "created_at": now(),
+        "row_length": plan.length,
+        "rows_available": plan.available,
+        "exponent": state.exponent or 0,
+        "clipped": state.clipped,
+        "median_norm": state.median_norm,
+        "masked": state.masked,
+        "l0": values.size / max(state.kept, 1),
+        "mean_frequency": float(statistics_F["frequency"].mean()),
+        "lens": lens,
+        "settings": asdict(settings),
+        "key": store.key,
+        "model": loaded.facts.name,
+        "hook": str(sae.metadata.get("hook_name", "")),
+        "tokens_folder": relative_to(folder, tokens.folder),
+        "text_folder": relative_to(folder, text.folder),
+    }
+    manifest.pop("seconds")
+    (made / CHECKPOINT).unlink(missing_ok=True)
+    write_json(made / "manifest.json", manifest)
+    _publish(made, folder)
+    return facts
+
+
+def _write_lens(
+    made: Path,
+    loaded: LoadedModel,
+    sae: SparseAutoencoder,
+    report: Reporter,
+    control: JobControl,
+) -> str:
+    """Store the lens and the vocabulary; "stored", or the sentence why there is no lens."""
+
+    def check(done: float) -> None:
+        control.check()
+        report.progress(LENS + (1 - LENS) * done, "Logit lens")
+
+    size = loaded.facts.vocab_size
+    try:
+        lens = logit_lens(sae, loaded, check=check)
+    except StudioError as error:
+        report.note(error.sentence, level="warning")
+        outcome = error.sentence
+    else:
+        outcome = "stored"
+        for name in LogitLens._fields:
+            np.save(made / f"lens_{name.rpartition('_')[0]}.npy", getattr(lens, name))
+        size = max(size, len(loaded.blocks.unembedding.weight))  # type: ignore[union-attr, arg-type]
+    write_vocabulary(made / "vocabulary.arrow", token_texts(loaded.tokenizer, size))
+    return outcome
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Put every file on disk, then give the folder its name."""
+    for item in made.iterdir():
+        fsync_path(item)
+    fsync_path(made)
+    made.replace(folder)
+    fsync_path(folder.parent)

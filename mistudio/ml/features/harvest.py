@@ -1,0 +1,306 @@
+"""Finds features: one pass over a tokenisation into a feature store (design in section 2).
+
+Rows are read in tiles of one fixed shape, so that a store does not depend on how many tiles are
+handled at a time, nor on interruptions. Memory is that of one tile plus one block of entries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mistudio.core.control import JobControl
+from mistudio.core.errors import Mismatch, OutOfMemory, from_os_error
+from mistudio.core.events import Reporter
+from mistudio.core.units import format_count
+from mistudio.ml.activations.capture import Capture, check_ids
+from mistudio.ml.activations.masking import keep_mask
+from mistudio.ml.data.text import TextStore
+from mistudio.ml.data.token_store import PADDING as NO_TOKEN
+from mistudio.ml.data.token_store import SPECIAL as SPECIAL_TOKEN
+from mistudio.ml.data.token_store import TokenStore
+from mistudio.ml.features.feature_store import EXTREME, KEPT, NOT_FINITE, PADDING, SPECIAL
+from mistudio.ml.features.finish import HarvestFacts, finish
+from mistudio.ml.features.partial import PartialStore, partial_folder
+from mistudio.ml.features.rows import RowBlock, RowPlan, plan_rows, read_rows
+from mistudio.ml.features.transpose import id_type
+from mistudio.ml.loading import LoadedModel
+from mistudio.ml.sae.base import SparseAutoencoder
+
+REFERENCE_TOKENS = 4096  # content tokens whose median norm the cut refers to
+TILE_TOKENS = {"cpu": 2048, "cuda": 8192}
+TILE_ENTRIES = 1 << 27  # pre-activations of one tile at most
+READING = 0.85  # share of the whole that reading takes, for the progress bar
+REASONS = {SPECIAL: "special", EXTREME: "extreme", NOT_FINITE: "not_finite"}
+
+
+@dataclass(frozen=True)
+class HarvestSettings:
+    """What decides the content of a store, and two that do not (the last)."""
+
+    context: int = 128  # tokens per row; longer rows of the tokenisation are cut
+    rows: int = 24_576  # most rows, drawn by a seeded shuffle
+    top_k: int = 20  # examples per feature, one per row
+    seed: int = 0
+    norm_cut: float = 10.0  # tokens with a norm beyond this many medians do not count
+    mask_special: bool = True
+    tiles_at_once: int = 4  # tiles between two looks at the job's requests
+    checkpoint_s: float = 60.0
+
+
+class _Tile(NamedTuple):
+    """Rows read and encoded; T tokens row by row."""
+
+    ids_RS: NDArray[np.int32]
+    mask_RS: NDArray[np.uint8]
+    counts_T: NDArray[np.int64]
+    features: NDArray[np.integer]
+    values: NDArray[np.float32]
+
+
+def harvest(
+    loaded: LoadedModel,
+    sae: SparseAutoencoder,
+    layer: int,
+    hook: str,
+    tokens: TokenStore,
+    text: TextStore,
+    settings: HarvestSettings,
+    folder: Path,
+    report: Reporter,
+    control: JobControl,
+) -> HarvestFacts:
+    """Read rows, encode them once and write a finished feature store to `folder`.
+
+    An attempt that a kill or a crash of the machine cut off goes on from its last checkpoint and
+    ends with the same bytes. Raises `Mismatch` if model, SAE and tokens do not belong together,
+    `DiskFull` and `Cancelled`; after any error nothing is left behind.
+    """
+    partial = partial_folder(folder)
+    try:
+        return _harvest(loaded, sae, layer, hook, tokens, text, settings, folder, report, control)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise from_os_error(error, "write the feature set") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _harvest(
+    loaded: LoadedModel,
+    sae: SparseAutoencoder,
+    layer: int,
+    hook: str,
+    tokens: TokenStore,
+    text: TextStore,
+    settings: HarvestSettings,
+    folder: Path,
+    report: Reporter,
+    control: JobControl,
+) -> HarvestFacts:
+    began = time.monotonic()
+    capture = Capture(loaded, layer, hook)
+    sae = sae.to(loaded.device)
+    plan = plan_rows(tokens.mask, settings.context, settings.rows, settings.seed)
+    _check(capture, sae, tokens, plan)
+    height = _tile_height(loaded.device, plan.length, sae.n_latents)
+    key = _key(capture, sae, tokens, settings, plan, height)
+    store = PartialStore(partial_folder(folder), key, id_type(sae.n_latents))
+    try:
+        _read(capture, sae, tokens, plan, height, store, settings, report, control)
+    except BaseException:
+        store.close(finished=False)
+        raise
+    store.close()
+    facts = finish(store, loaded, sae, tokens, text, plan, settings, folder, report, control)
+    facts = facts._replace(seconds=time.monotonic() - began)
+    report.progress(1.0, "Ready")
+    return facts
+
+
+def _read(
+    capture: Capture,
+    sae: SparseAutoencoder,
+    tokens: TokenStore,
+    plan: RowPlan,
+    height: int,
+    store: PartialStore,
+    settings: HarvestSettings,
+    report: Reporter,
+    control: JobControl,
+) -> None:
+    """The pass itself: tile after tile into the partial store, from where it stands."""
+    state = store.progress
+    total = -(-len(plan.rows_R2) // height)
+    if state.tiles == 0 and not state.median_norm:
+        state.median_norm = _median_norm(capture, sae, tokens, plan, height)
+    if state.tiles:
+        report.note(f"Going on after {state.tiles * height:,} of {len(plan.rows_R2):,} rows.")
+    first, began, saved = state.tiles, time.monotonic(), time.monotonic()
+    while state.tiles < total:
+        control.check()
+        for index in range(state.tiles, min(state.tiles + settings.tiles_at_once, total)):
+            block = _block(tokens, plan, height, index)
+            rows = min(height, len(plan.rows_R2) - index * height)
+            tile = _encode(capture, sae, block, rows, state.median_norm, settings)
+            store.append(*tile)
+            state.kept += int((tile.mask_RS == KEPT).sum())
+            for code, reason in REASONS.items():
+                count = int((tile.mask_RS == code).sum())
+                state.masked[reason] = state.masked.get(reason, 0) + count
+            state.tiles += 1
+        seconds = time.monotonic() - began
+        rate = (state.tiles - first) * height * plan.length / max(seconds, 1e-9)
+        left = (total - state.tiles) * height * plan.length / max(rate, 1e-9)
+        report.progress(
+            READING * state.tiles / total,
+            "Reading rows",
+            rate=f"{format_count(rate)} tokens/s",
+            eta_s=left,
+        )
+        if time.monotonic() - saved >= settings.checkpoint_s:
+            store.checkpoint()
+            saved = time.monotonic()
+    store.checkpoint()
+
+
+def _block(tokens: TokenStore, plan: RowPlan, height: int, index: int) -> RowBlock:
+    rows = plan.rows_R2[index * height : (index + 1) * height]
+    return read_rows(tokens.ids, tokens.mask, rows, plan.length, height=height)
+
+
+@torch.inference_mode()
+def _encode(
+    capture: Capture,
+    sae: SparseAutoencoder,
+    block: RowBlock,
+    rows: int,
+    median_norm: float,
+    settings: HarvestSettings,
+) -> _Tile:
+    """Forward and encode one tile; entries of masked tokens are dropped."""
+    ids_BS = torch.from_numpy(block.ids_RS).long()
+    check_ids(ids_BS, capture.loaded.facts.vocab_size)
+    x_TD = capture(ids_BS).flatten(0, 1)
+    mask_RS = _mask(x_TD.view(*ids_BS.shape, -1), block.mask_RS, median_norm, settings)
+    if (mask_RS == NOT_FINITE).any():
+        x_TD = torch.where(x_TD.isfinite().all(1, keepdim=True), x_TD, 0.0)
+    codes = sae.encode_sparse(x_TD)
+    counts_T = np.diff(codes.row_splits.cpu().numpy())
+    kept_T = mask_RS.reshape(-1) == KEPT
+    entry = np.repeat(kept_T, counts_T)
+    counts_T = np.where(kept_T, counts_T, 0)[: rows * block.ids_RS.shape[1]]
+    return _Tile(
+        block.ids_RS[:rows],
+        mask_RS[:rows],
+        counts_T,
+        codes.ids.cpu().numpy()[entry],
+        codes.values.float().cpu().numpy()[entry],
+    )
+
+
+def _mask(
+    x_RSD: torch.Tensor, tokens_RS: NDArray[np.uint8], median_norm: float, settings: HarvestSettings
+) -> NDArray[np.uint8]:
+    """The store's mask: which tokens count, and why others do not."""
+    limit = settings.norm_cut * median_norm
+    kept = keep_mask(x_RSD, tokens_RS, norm_limit=limit, mask_special=settings.mask_special)
+    keep_RS = kept.keep_BS.cpu().numpy()
+    mask_RS = np.full(tokens_RS.shape, KEPT, np.uint8)
+    mask_RS[~keep_RS] = EXTREME
+    if kept.dropped["non_finite"]:
+        mask_RS[~keep_RS & ~x_RSD.isfinite().all(-1).cpu().numpy()] = NOT_FINITE
+    if settings.mask_special:
+        mask_RS[tokens_RS == SPECIAL_TOKEN] = SPECIAL
+    mask_RS[tokens_RS == NO_TOKEN] = PADDING
+    return mask_RS
+
+
+@torch.inference_mode()
+def _median_norm(
+    capture: Capture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan, height: int
+) -> float:
+    """The median norm of the SAE's training; a foreign SAE's is measured on the first rows."""
+    known = sae.metadata.get("median_norm")
+    if isinstance(known, (int, float)) and known > 0:
+        return float(known)
+    found: list[torch.Tensor] = []
+    for index in range(-(-len(plan.rows_R2) // height)):
+        block = _block(tokens, plan, height, index)
+        x_BSD = capture(torch.from_numpy(block.ids_RS).long())
+        keep_BS = keep_mask(x_BSD, block.mask_RS, norm_limit=None).keep_BS
+        found.append(x_BSD[keep_BS].float().norm(dim=1).cpu())
+        if sum(part.numel() for part in found) >= REFERENCE_TOKENS:
+            break
+    norms = torch.cat(found)[:REFERENCE_TOKENS]
+    if not norms.numel():
+        raise Mismatch("This tokenisation holds no text that counts, only special tokens.")
+    return float(norms.median())
+
+
+def _tile_height(device: torch.device, length: int, latents: int) -> int:
+    """Rows of a tile: the same for all tiles of a store."""
+    limit = min(TILE_TOKENS.get(device.type, 2048), max(1, TILE_ENTRIES // latents))
+    return max(1, limit // length)
+
+
+def _check(capture: Capture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan) -> None:
+    facts = capture.loaded.facts
+    if sae.d_in != capture.d:
+        raise Mismatch(
+            f"The SAE reads activations of width {sae.d_in:,}, {capture.path} of {facts.name} "
+            f"gives {capture.d:,}; choose the model it was trained on."
+        )
+    if facts.max_positions and plan.length > facts.max_positions:
+        raise Mismatch(
+            f"Rows of {plan.length:,} tokens are longer than {facts.name} can read "
+            f"({facts.max_positions:,}); choose a smaller context."
+        )
+    if len(plan.rows_R2) * plan.length >= 1 << 32:
+        raise OutOfMemory(
+            "More than 4.2 billion tokens do not fit into one feature set; read fewer rows."
+        )
+    if not len(plan.rows_R2) or int(tokens.meta["vocab_size"]) > facts.vocab_size:
+        raise Mismatch(
+            f"These tokens do not belong to {facts.name}; tokenise the dataset for this model."
+        )
+
+
+def _key(
+    capture: Capture,
+    sae: SparseAutoencoder,
+    tokens: TokenStore,
+    settings: HarvestSettings,
+    plan: RowPlan,
+    height: int,
+) -> str:
+    """SHA-256 of everything that decides the bytes of a store."""
+    digest = hashlib.sha256()
+    values = asdict(settings) | {"tiles_at_once": None, "checkpoint_s": None}
+    facts = capture.loaded.facts
+    parts = {
+        "settings": values,
+        "height": height,
+        "model": [facts.name, facts.architecture, facts.params_count, str(capture.loaded.dtype)],
+        "device": capture.device.type,
+        "hook": capture.tl_name,
+        "tokens": tokens.meta.get("settings_hash"),
+        "torch": torch.__version__,
+        "sae": [sae.architecture, sae.k, sae.apply_b_dec_to_input],
+    }
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    digest.update(plan.rows_R2.tobytes())
+    for tensor in (sae.W_enc_DF, sae.b_enc_F, sae.W_dec_FO, sae.b_dec_O, sae.threshold_F):
+        if tensor is not None:
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

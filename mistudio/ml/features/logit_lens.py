@@ -1,0 +1,170 @@
+"""Which tokens a feature's decoder row pushes up and down: the static logit lens.
+
+l_i = (d_i * gain) W_U - mean over the vocabulary (features-and-steering.md section 3). Models
+whose final norm subtracts the mean (LayerNorm) subtract mean(d_i) from d_i first. Logits are
+never turned into probabilities: without the rest of the stream there are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mistudio.core.errors import Mismatch, Unsupported
+from mistudio.ml.architecture import Blocks
+from mistudio.ml.loading import LoadedModel
+from mistudio.ml.sae.base import SparseAutoencoder
+
+TOP = 10
+BINS = 50
+CHUNK_LOGITS = 1 << 24  # logits held at a time (64 MB in float32)
+CHUNK_VOCABULARY = 1 << 15  # rows of the unembedding cast to float32 at a time
+
+
+class NormGain(NamedTuple):
+    """What the final norm does besides dividing by a length: a gain [D], and centring or not."""
+
+    gain_D: torch.Tensor
+    centres: bool
+
+
+class LogitLens(NamedTuple):
+    """Per feature (axis N): the tokens with the largest and smallest logits, and their spread.
+
+    Positive lists fall, negative lists rise (the most negative first). `histogram_NB` counts all
+    vocabulary entries in `BINS` equal bins from `low_N` to `high_N`. `skew_N` and `kurtosis_N`
+    are E[z^3] and E[z^4] of the standardised logits.
+    """
+
+    positive_ids_NK: NDArray[np.int32]
+    positive_logits_NK: NDArray[np.float32]
+    negative_ids_NK: NDArray[np.int32]
+    negative_logits_NK: NDArray[np.float32]
+    histogram_NB: NDArray[np.int32]
+    low_N: NDArray[np.float32]
+    high_N: NDArray[np.float32]
+    skew_N: NDArray[np.float32]
+    kurtosis_N: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def norm_gain(blocks: Blocks, width: int, device: torch.device) -> NormGain:
+    """Measure the final norm on vectors of known length, so that no family needs its own case.
+
+    A constant vector tells whether the norm centres; a mean-free one gives the gain (the weight,
+    or 1 + weight in Gemma). A model without a final norm has gain 1.
+    """
+    norm = blocks.final_norm
+    if norm is None:
+        return NormGain(torch.ones(width, device=device), False)
+    dtype = next((p.dtype for p in norm.parameters()), torch.float32)
+    probe_D = torch.where(torch.arange(width) % 2 == 0, 1.0, -1.0)
+    if width % 2:
+        probe_D[-3:] = torch.tensor([2.0, -1.0, -1.0])
+    ones_D = torch.ones(width)
+    both_2D = torch.stack([probe_D, ones_D]).to(device, dtype)
+    odd_2D = (norm(both_2D).float() - norm(-both_2D).float()) / 2  # a bias cancels
+    length = (probe_D.square().mean() + _epsilon(norm)).sqrt()
+    gain_D = odd_2D[0] * length.to(device) / probe_D.to(device)
+    centres = bool(odd_2D[1].abs().max() < 1e-3 * gain_D.abs().max())
+    return NormGain(gain_D, centres)
+
+
+def _epsilon(norm: nn.Module) -> float:
+    for name in ("eps", "variance_epsilon", "epsilon"):
+        value = getattr(norm, name, None)
+        if isinstance(value, float):
+            return value
+    return 0.0
+
+
+@torch.inference_mode()
+def feature_logits(
+    directions_ND: torch.Tensor, loaded: LoadedModel, gain: NormGain | None = None
+) -> torch.Tensor:
+    """Logits [N, V] in float32, centred over the vocabulary, for directions in residual units.
+
+    Raises `Mismatch` if the directions are not as wide as the stream and `Unsupported` if the
+    model has no unembedding of that width.
+    """
+    weight_VD = getattr(loaded.blocks.unembedding, "weight", None)
+    width = loaded.hidden_dim
+    if weight_VD is None or weight_VD.shape[1] != width:
+        raise Unsupported("This model has no unembedding of the stream's width, so no logit lens.")
+    if directions_ND.shape[1] != width:
+        raise Mismatch(
+            f"The SAE writes vectors of width {directions_ND.shape[1]}, the model's stream is "
+            f"{width} wide."
+        )
+    gain = gain or norm_gain(loaded.blocks, width, weight_VD.device)
+    r_ND = directions_ND.to(weight_VD.device, torch.float32)
+    if gain.centres:
+        r_ND = r_ND - r_ND.mean(1, keepdim=True)
+    r_ND = r_ND * gain.gain_D
+    logits_NV = torch.empty(len(r_ND), len(weight_VD), device=r_ND.device)
+    for start in range(0, len(weight_VD), CHUNK_VOCABULARY):
+        part = weight_VD[start : start + CHUNK_VOCABULARY].float()
+        torch.matmul(r_ND, part.T, out=logits_NV[:, start : start + len(part)])
+    return logits_NV.sub_(logits_NV.mean(1, keepdim=True))
+
+
+def logit_lens(
+    sae: SparseAutoencoder,
+    loaded: LoadedModel,
+    features: NDArray[np.int64] | None = None,
+    *,
+    check: Callable[[float], None] = lambda _done: None,
+) -> LogitLens:
+    """The lens of `features` (all by default), in chunks of bounded memory.
+
+    `check` is called with the share done before each chunk and may raise.
+    """
+    wanted = np.arange(sae.n_latents) if features is None else np.asarray(features)
+    blocks = loaded.blocks
+    vocabulary = len(getattr(blocks.unembedding, "weight", ()))
+    step = max(1, CHUNK_LOGITS // max(vocabulary, 1))
+    gain = norm_gain(blocks, loaded.hidden_dim, loaded.device)
+    parts = []
+    for start in range(0, max(len(wanted), 1), step):
+        check(start / max(len(wanted), 1))
+        rows = torch.from_numpy(wanted[start : start + step]).to(sae.device)
+        parts.append(_summarise(feature_logits(sae.W_dec_FO[rows], loaded, gain)))
+    return LogitLens(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+@torch.inference_mode()
+def _summarise(logits_NV: torch.Tensor) -> LogitLens:
+    count = min(TOP, logits_NV.shape[1])
+    positive = torch.topk(logits_NV, count, dim=1)
+    negative = torch.topk(logits_NV, count, dim=1, largest=False)
+    low_N, high_N = negative.values[:, 0], positive.values[:, 0]
+    span_N = (high_N - low_N).clamp_min(torch.finfo(torch.float32).tiny)
+    bin_NV = ((logits_NV - low_N[:, None]) * (BINS / span_N)[:, None]).to(torch.int64)
+    bin_NV.clamp_(0, BINS - 1)
+    bin_NV += torch.arange(len(logits_NV), device=logits_NV.device)[:, None] * BINS
+    counts_NB = torch.bincount(bin_NV.flatten(), minlength=len(logits_NV) * BINS).view(-1, BINS)
+    deviation_N = logits_NV.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+    z_NV = logits_NV / deviation_N
+    square_NV = z_NV.square()
+    skew_N = square_NV.mul(z_NV).mean(1)
+    kurtosis_N = square_NV.square_().mean(1)
+    return LogitLens(
+        _array(positive.indices, np.int32),
+        _array(positive.values, np.float32),
+        _array(negative.indices, np.int32),
+        _array(negative.values, np.float32),
+        _array(counts_NB, np.int32),
+        _array(low_N, np.float32),
+        _array(high_N, np.float32),
+        _array(skew_N, np.float32),
+        _array(kurtosis_N, np.float32),
+    )
+
+
+def _array(tensor: torch.Tensor, dtype: type[np.generic]) -> NDArray[Any]:
+    return tensor.cpu().numpy().astype(dtype)
