@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +16,28 @@ from mistudio.core.errors import Damaged, Mismatch
 from mistudio.core.ids import now
 from mistudio.store.connection import Db
 from mistudio.store.schema import migrations
+
+
+class _WriterFirst(Database):
+    """A connection whose transactions take the write lock at once.
+
+    A deferred transaction that reads before it writes fails at once, without waiting, if another
+    connection has written in between.
+    """
+
+    @contextmanager
+    def atomic(self) -> Generator[Database, None, None]:
+        if self.conn.in_transaction:
+            with super().atomic() as nested:
+                yield nested
+            return
+        self.conn.execute("BEGIN IMMEDIATE")
+        try:
+            yield self
+            self.conn.execute("COMMIT")
+        except BaseException:
+            self.conn.rollback()
+            raise
 
 
 class Store:
@@ -30,7 +54,7 @@ class Store:
         self._lock = threading.Lock()
         existed = path.exists()
         try:
-            self._migrate(Database(self._connection()), backups if existed else None)
+            self._migrate(_WriterFirst(self._connection()), backups if existed else None)
         except sqlite3.DatabaseError as error:
             self.close()
             if isinstance(error, sqlite3.OperationalError):
@@ -60,7 +84,7 @@ class Store:
         """This thread's connection."""
         found: Db | None = getattr(self._local, "db", None)
         if found is None:
-            found = cast(Db, Database(self._connection()))
+            found = cast(Db, _WriterFirst(self._connection()))
             self._local.db = found
             with self._lock:
                 self._connections[threading.get_ident()] = found

@@ -29,6 +29,9 @@ class JobState(str, Enum):
     INTERRUPTED = "interrupted"  # its process had ended; can be queued again
 
 
+# a job that is at work, or waits in place, holds its lane
+_HOLDS = "({0}status = 'running' OR ({0}status = 'paused' AND {0}pid IS NOT NULL))"
+
 FINAL = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
@@ -134,12 +137,12 @@ def claim(db: Db, job_id: str, pid: int) -> bool:
     stamp = now()
     with db.atomic():
         cursor = db.execute(
-            """UPDATE jobs SET status = 'running', pid = ?, heartbeat_at = ?, request = NULL,
+            f"""UPDATE jobs SET status = 'running', pid = ?, heartbeat_at = ?,
                    error_code = NULL, error_message = NULL, error_details = NULL,
                    started_at = COALESCE(started_at, ?), updated_at = ?
                WHERE id = ? AND status = 'queued' AND NOT EXISTS (
                    SELECT 1 FROM jobs AS other
-                   WHERE other.lane = jobs.lane AND other.status = 'running')""",
+                   WHERE other.lane = jobs.lane AND {_HOLDS.format("other.")})""",
             [pid, time.time(), stamp, stamp, job_id],
         )
         return cursor.rowcount == 1
@@ -155,7 +158,7 @@ def next_queued(db: Db, lane: str) -> JobRow | None:
 
 def holder(db: Db, lane: str) -> JobRow | None:
     """The job that holds a lane, of whichever process."""
-    found = JOBS.select(db, "status = 'running' AND lane = ?", [lane], limit=1)
+    found = JOBS.select(db, f"{_HOLDS.format('')} AND lane = ?", [lane], limit=1)
     return found[0] if found else None
 
 
@@ -175,12 +178,12 @@ def ask(db: Db, job_id: str, request: str) -> None:
 
 
 def recover(db: Db) -> list[JobRow]:
-    """Mark running jobs whose process has ended as interrupted; returns them."""
-    lost = [job for job in JOBS.select(db, "status = 'running'") if not _lives(job)]
+    """Mark jobs at work whose process has ended as interrupted; returns them."""
+    lost = [job for job in JOBS.select(db, _HOLDS.format("")) if not _lives(job)]
     return [
         job
         for job in lost
-        if move(db, job.id, JobState.RUNNING, JobState.INTERRUPTED, phase="interrupted")
+        if move(db, job.id, JobState(job.status), JobState.INTERRUPTED, phase="interrupted")
     ]
 
 

@@ -1,0 +1,66 @@
+"""Requests reach a busy worker and act in the right order."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from mistudio.core.control import JobControl, Request
+from mistudio.core.errors import Cancelled
+
+
+def test_a_cancel_is_never_withdrawn() -> None:
+    control = JobControl()
+    control.cancel()
+    control.resume()
+    control.pause()
+    assert control.requested() is Request.CANCEL
+    with pytest.raises(Cancelled):
+        control.check()
+
+
+def test_check_waits_while_paused_and_goes_on() -> None:
+    control = JobControl()
+    control.pause()
+    passed = threading.Event()
+
+    def work() -> None:
+        control.check()
+        passed.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert not passed.wait(0.1)
+    control.resume()
+    assert passed.wait(5)
+    worker.join()
+
+
+def test_a_paused_job_can_be_cancelled() -> None:
+    control = JobControl()
+    control.pause()
+    ended = threading.Event()
+
+    def work() -> None:
+        with pytest.raises(Cancelled):
+            control.check()
+        ended.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    control.cancel()
+    assert ended.wait(5)
+    worker.join()
+
+
+def test_a_save_is_taken_once() -> None:
+    control = JobControl()
+    control.save_now()
+    assert control.take_save()
+    assert not control.take_save()
+
+
+def test_requests_of_other_processes_arrive() -> None:
+    control = JobControl(poll=lambda: Request.STOP)
+    assert control.requested() is Request.STOP
