@@ -67,7 +67,7 @@ def find_blocks(model: nn.Module) -> Blocks:
 def text_config(model: nn.Module) -> Any:
     """The configuration of a model's text part, or None."""
     config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+    return config.get_text_config() if config is not None else None
 
 
 def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:

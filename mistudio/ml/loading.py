@@ -69,16 +69,16 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype | None = Non
     """
     facts = inspect_model(path)
     tokenizer = load_tokenizer(path)
-    dtype = dtype or default_dtype(device)
+    precision = dtype or default_dtype(device)
     try:
-        model = _read_weights(path, facts, dtype)
+        model = _read_weights(path, facts, precision)
         model.requires_grad_(False)
         model.eval()
         model.to(device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory(
-            f"{facts.name} needs about {facts.params_count * dtype.itemsize / 1e9:.1f} GB in "
-            f"{str(dtype).removeprefix('torch.')}; free memory or choose a smaller model.",
+            f"{facts.name} needs about {facts.params_count * precision.itemsize / 1e9:.1f} GB in "
+            f"{str(precision).removeprefix('torch.')}; free memory or choose a smaller model.",
             details=str(error),
         ) from error
     return LoadedModel(model, tokenizer, device, facts, find_blocks(model), path)
@@ -89,7 +89,7 @@ def _read_weights(path: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
     place: dict[str, Any] = {"gguf_file": path.name} if gguf else {"use_safetensors": True}
     try:
         with _quiet_loading():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent if gguf else path,
                 dtype=dtype,
                 trust_remote_code=False,
@@ -104,7 +104,8 @@ def _read_weights(path: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
             f"The weights of {facts.name} do not fit its configuration; get the model again.",
             details=str(error),
         ) from error
-    missing = sorted(report["missing_keys"])
+    model, loading_report = loaded
+    missing = sorted(loading_report["missing_keys"])
     if missing:
         raise Damaged(
             f"The weights of {facts.name} are incomplete: {len(missing)} tensors are missing.",
@@ -130,14 +131,15 @@ def _forget_quantisation(model: nn.Module) -> None:
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
     """No advice on the log, no Python warnings, no progress bar on the terminal."""
-    bar = modeling_gguf_pytorch_utils.tqdm
-    modeling_gguf_pytorch_utils.tqdm = functools.partial(bar, disable=True)
+    reader: Any = modeling_gguf_pytorch_utils
+    bar = reader.tqdm
+    reader.tqdm = functools.partial(bar, disable=True)
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = bar
+        reader.tqdm = bar
 
 
 def load_tokenizer(path: Path) -> Any:

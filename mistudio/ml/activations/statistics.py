@@ -117,7 +117,7 @@ class _Sums:
         self._norms: list[np.ndarray] = []
         self._aside: list[torch.Tensor] = []
         self._aside_above = None if median is None else norm_cut * median
-        self.dropped = dict.fromkeys(REASONS, 0)
+        self.dropped: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.seen = 0
 
     def add(self, batch: RowBatch) -> None:

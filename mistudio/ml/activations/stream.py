@@ -110,8 +110,8 @@ class ActivationStream:
         self._held = 0  # kept tokens in the file
         self._filled: tuple[int, int] | None = None  # epoch and window that the file holds
         self._order_N = torch.zeros(0, dtype=torch.int64)
-        self._window_counts = dict.fromkeys((*REASONS, "leftover"), 0)
-        self._counts_before = dict.fromkeys((*REASONS, "leftover"), 0)
+        self._window_counts: dict[str, int] = dict.fromkeys((*REASONS, "leftover"), 0)
+        self._counts_before = dict(self._window_counts)
         self._last_N = np.zeros(0, dtype=np.int64)
 
     def _usable_tokens(self) -> int:
@@ -214,7 +214,7 @@ class ActivationStream:
 
     def _run_model(self, rows: np.ndarray) -> int:
         """Write the kept activations of rows to the file; returns how many."""
-        counts = dict.fromkeys(self._window_counts, 0)
+        counts: dict[str, int] = dict.fromkeys(self._window_counts, 0)
         at = done = 0
         if self._on_fill is not None:
             self._on_fill(0, len(rows))

@@ -54,6 +54,9 @@ class TokenCounts:
     def __init__(self, vocab_size: int, special_ids: frozenset[int]) -> None:
         self._count_V = np.zeros(vocab_size, dtype=np.int64)
         self.special_ids = np.array(sorted(special_ids), dtype=np.int32)
+        # what the mask says of each id
+        self.mask_V = np.full(max(vocab_size, *special_ids, 0) + 1, CONTENT, dtype=np.int32)
+        self.mask_V[self.special_ids] = SPECIAL
         self.tokens = 0
         self.content = 0
         self._lengths: list[int] = []
@@ -154,17 +157,15 @@ class RowWriter:
         """Append one document."""
         length = len(encoded.ids_T)
         self._counts.add_document(length)
-        ends = self._packed and self._special.separator is not None
-        tokens = np.empty((length + ends, 5), dtype=np.int32)
+        separator = self._special.separator if self._packed else None
+        tokens = np.empty((length + (separator is not None), 5), dtype=np.int32)
         tokens[:length, 0] = encoded.ids_T
         tokens[:length, 1:3] = encoded.spans_T2
         tokens[:, 3] = doc
-        tokens[:length, 4] = np.where(
-            np.isin(encoded.ids_T, self._counts.special_ids), SPECIAL, CONTENT
-        )
-        if ends:
-            end = encoded.spans_T2[-1, 1] if length else 0
-            tokens[length] = (self._special.separator, end, end, doc, SPECIAL)
+        tokens[:length, 4] = self._counts.mask_V[encoded.ids_T]
+        if separator is not None:
+            end = int(encoded.spans_T2[-1, 1]) if length else 0
+            tokens[length] = np.array([separator, end, end, doc, SPECIAL])
         if self._packed:
             self._stream.append(tokens)
             self._waiting += len(tokens)

@@ -78,7 +78,11 @@ def default_context(facts: ModelFacts) -> int:
 
 def settings_hash(settings: TokenizeSettings, tokenizer: Any) -> str:
     """SHA-256 of the settings and the tokenizer, as hex: equal means equal rows."""
-    parts = {**asdict(settings), "tokenizer": tokenizer_fingerprint(tokenizer)}
+    return _hash(settings, tokenizer_fingerprint(tokenizer))
+
+
+def _hash(settings: TokenizeSettings, fingerprint: str) -> str:
+    parts = {**asdict(settings), "tokenizer": fingerprint}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,6 +127,7 @@ def tokenize_dataset(
     encoder = Encoder(tokenizer)
     report.progress(0.0, "Assigning documents")
     parts = assign_parts(store, control.check)
+    fingerprint = tokenizer_fingerprint(tokenizer)
     began, done = time.monotonic(), 0
     counts = TokenCounts(len(tokenizer), special.ids)
     try:
@@ -156,9 +161,9 @@ def tokenize_dataset(
                 "row_start_id": special.bos,
                 "pad_id": special.padding,
                 "tokenizer": _name(tokenizer),
-                "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+                "tokenizer_fingerprint": fingerprint,
                 "settings": asdict(settings),
-                "settings_hash": settings_hash(settings, tokenizer),
+                "settings_hash": _hash(settings, fingerprint),
                 "dropped_tokens": writer.dropped,
                 **counts.summary(tokenizer),
             }

@@ -1,0 +1,208 @@
+"""Blocks, hooks and the truncated capture on several model families, built from configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import AutoConfig
+
+from mistudio.core.errors import InvalidInput, StudioError, Unsupported
+from mistudio.ml.activations.capture import Capture, check_ids, first_tensor
+from mistudio.ml.architecture import architecture_tree, find_blocks
+from mistudio.ml.facts import ModelFacts
+from mistudio.ml.hooks import hook_module, hook_path, tl_name
+from mistudio.ml.loading import LoadedModel
+from tests.helpers.tiny import tiny_llama, tiny_tokenizer
+
+SIZES = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 400}
+NEOX = {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")}
+OPT = {**NEOX, "ffn_dim": 48, "word_embed_proj_dim": 32}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": GPT2,
+    "gpt_neox": NEOX,
+    "opt": OPT,
+    "llama": SIZES,
+    "mistral": SIZES,
+    "qwen2": SIZES,
+    "qwen3": SIZES,
+    "gemma2": {**SIZES, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**SIZES, "query_pre_attn_scalar": 8},
+    "phi3": SIZES,
+    "olmo2": SIZES,
+}
+PATHS = {"gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers", "opt": "model.decoder.layers"}
+IDS = torch.arange(2, 26).view(2, 12)
+
+
+def loaded_from(model: Any) -> LoadedModel:
+    """A `LoadedModel` around a model that never was on disk."""
+    config = model.config
+    facts = ModelFacts(
+        name=config.model_type, origin="folder", architecture=type(model).__name__,
+        model_type=config.model_type, params_count=0, weight_bytes=0,
+        num_layers=config.num_hidden_layers, hidden_dim=config.hidden_size, num_heads=4,
+        num_kv_heads=2, head_dim=8, intermediate=48, vocab_size=400, max_positions=64, tie=True,
+        bos_id=0, eos_id=1, activation="", norm_eps=None, rope=None, fingerprint="", config={},
+    )  # fmt: skip
+    return LoadedModel(
+        model, tiny_tokenizer(), torch.device("cpu"), facts, find_blocks(model), Path()
+    )
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param, **FAMILIES[request.param])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "emb" not in name and "wte" not in name:
+                parameter.normal_(0, 0.2)
+    return loaded_from(model)
+
+
+def streams(loaded: LoadedModel) -> list[torch.Tensor]:
+    """Input of block 0 and the output of each block, by hooks of this test's own."""
+    seen: list[torch.Tensor] = []
+
+    def before(_m: nn.Module, inputs: Any, named: Any) -> None:
+        seen.append((inputs[0] if inputs else named["hidden_states"]).clone())
+
+    def after(_m: nn.Module, _i: Any, output: Any) -> None:
+        seen.append(first_tensor(output).clone())
+
+    handles = [loaded.blocks.modules[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [block.register_forward_hook(after) for block in loaded.blocks.modules]
+    with torch.no_grad():
+        loaded.model(IDS, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_blocks_are_found(loaded: LoadedModel) -> None:
+    blocks = loaded.blocks
+    assert blocks.path == PATHS.get(loaded.facts.name, "model.layers")
+    assert len(blocks) == 3
+    assert None not in blocks.mlp
+    assert None not in blocks.attention
+    assert blocks.embedding.weight.shape == (400, 32)
+    assert blocks.unembedding.weight.shape == (400, 32)
+
+
+def test_final_norm_feeds_the_unembedding(loaded: LoadedModel) -> None:
+    stream = streams(loaded)[-1]
+    with torch.no_grad():
+        logits = loaded.blocks.unembedding(loaded.blocks.final_norm(stream))
+        softcap = getattr(loaded.model.config, "final_logit_softcapping", None)
+        if softcap:
+            logits = softcap * torch.tanh(logits / softcap)
+        assert torch.allclose(logits, loaded.model(IDS).logits, atol=1e-5)
+
+
+def test_resid_post_is_the_block_output(loaded: LoadedModel) -> None:
+    seen = streams(loaded)
+    for layer in range(3):
+        x_BSD = Capture(loaded, layer, "resid_post")(IDS)
+        assert torch.equal(x_BSD, seen[layer + 1])
+        assert (x_BSD.shape, x_BSD.requires_grad) == ((2, 12, 32), False)
+
+
+def test_sublayers_add_up_to_the_block(loaded: LoadedModel) -> None:
+    seen = streams(loaded)
+    for layer in range(3):
+        mlp_BSD = Capture(loaded, layer, "mlp_out")(IDS)
+        attn_BSD = Capture(loaded, layer, "attn_out")(IDS)
+        total = seen[layer] + attn_BSD + mlp_BSD
+        assert torch.allclose(total, seen[layer + 1], atol=1e-4)
+        assert mlp_BSD.abs().max() > 1e-3
+        assert attn_BSD.abs().max() > 1e-3
+
+
+def test_nothing_behind_the_hook_is_computed(loaded: LoadedModel) -> None:
+    ran: list[str] = []
+    capture = Capture(loaded, 1, "resid_post")
+    behind = [loaded.blocks.modules[2], loaded.blocks.final_norm, loaded.blocks.unembedding]
+    handles = [
+        module.register_forward_hook(lambda m, _i, _o: ran.append(type(m).__name__))
+        for module in [*behind, loaded.blocks.modules[1]]
+    ]
+    capture(IDS)
+    for handle in handles:
+        handle.remove()
+    assert ran == [type(loaded.blocks.modules[1]).__name__]
+    assert loaded.model(IDS).logits.shape == (2, 12, 400)
+
+
+def test_padding_behind_a_row_does_not_reach_it(loaded: LoadedModel) -> None:
+    capture = Capture(loaded, 2, "resid_post")
+    padded = IDS.clone()
+    padded[:, 8:] = 0
+    assert torch.allclose(capture(padded)[:, :8], capture(IDS)[:, :8], atol=1e-5)
+
+
+def test_names_of_hooks() -> None:
+    loaded = loaded_from(tiny_llama(num_hidden_layers=2))
+    assert hook_path(loaded, 1, "resid_post") == "model.layers.1"
+    assert hook_path(loaded, 1, "mlp_out") == "model.layers.1.mlp"
+    assert hook_path(loaded, 0, "attn_out") == "model.layers.0.self_attn"
+    assert hook_module(loaded, 1, "mlp_out") is loaded.model.model.layers[1].mlp
+    assert tl_name(3, "attn_out") == "blocks.3.hook_attn_out"
+    with pytest.raises(InvalidInput, match="no layer 2; llama has layers 0 to 1"):
+        hook_module(loaded, 2, "resid_post")
+    with pytest.raises(InvalidInput, match="no layer -1"):
+        Capture(loaded, -1, "resid_post")
+    with pytest.raises(InvalidInput, match="no hook 'resid'; choose one of resid_post, mlp_out"):
+        hook_module(loaded, 0, "resid")
+
+
+def test_a_block_that_runs_twice_is_refused() -> None:
+    model = tiny_llama(num_hidden_layers=2)
+    loaded = loaded_from(model)
+    model.model.layers[1].register_forward_hook(
+        lambda m, _i, _o: None
+    )  # a bystander hook must not matter
+    Capture(loaded, 1, "resid_post")
+    model.model.layers[1] = model.model.layers[0]
+    with pytest.raises(StudioError, match="fired 2 times"):
+        Capture(loaded_from(model), 0, "resid_post")
+
+
+def test_ids_outside_the_vocabulary() -> None:
+    with pytest.raises(InvalidInput, match="ids reach 400, its vocabulary has 400"):
+        check_ids(torch.tensor([[1, 400]]), 400)
+    check_ids(torch.tensor([[0, 399]]), 400)
+
+
+def test_model_without_blocks_is_refused() -> None:
+    with pytest.raises(Unsupported, match="No repeated blocks"):
+        find_blocks(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_tree_accounts_for_every_parameter() -> None:
+    model = tiny_llama(tie_word_embeddings=False)
+    rows = architecture_tree(model)
+    assert sum(row["params"] for row in rows) == model.num_parameters()
+    assert [row["kind"] for row in rows] == ["embedding", *["block"] * 4, "norm", "unembedding"]
+    assert [row["index"] for row in rows] == list(range(7))
+    assert rows[1]["hooks"] == ["resid_post", "mlp_out", "attn_out"]
+    assert rows[1]["children"][0]["name"] == "self_attn"
+    assert rows[0]["shape"] == [400, 32]
