@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from mistudio.core.atomic import atomic_directory
 from mistudio.core.errors import (
@@ -21,10 +19,10 @@ from mistudio.core.errors import (
     InvalidInput,
     Mismatch,
     NotFound,
-    StudioError,
     Unsupported,
     from_os_error,
 )
+from mistudio.ml.formats.tensors import load_tensors, save_tensors
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
 
@@ -67,11 +65,9 @@ def write_saelens(
         with atomic_directory(folder) as temporary:
             text = json.dumps(config_of(sae, metadata or {}), ensure_ascii=False, indent=2)
             (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-            save_file(tensors_of(sae), temporary / WEIGHTS_FILE)
+            save_tensors(temporary / WEIGHTS_FILE, tensors_of(sae))
     except OSError as error:
         raise from_os_error(error, "write the SAE") from error
-    except SafetensorError as error:  # safetensors wraps the operating system's message
-        raise StudioError("Could not write the SAE's weights.", details=str(error)) from error
 
 
 def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +106,7 @@ def tensors_of(sae: SparseAutoencoder) -> dict[str, torch.Tensor]:
     }
     if sae.threshold_F is not None:
         tensors["threshold"] = sae.threshold_F
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
 def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
@@ -136,9 +132,7 @@ def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         sae = fold_input_scale(sae, _scaling_factor(folder))
     elif scaling != "none":
         raise Unsupported(f"An SAE with normalize_activations {scaling!r} cannot be used.")
-    if architecture != "topk":
-        sae = fold_decoder_norms(sae)
-    elif config.get("rescale_acts_by_decoder_norm"):
+    if architecture != "topk" or config.get("rescale_acts_by_decoder_norm"):
         sae = fold_decoder_norms(sae)
     return sae, metadata
 
@@ -227,14 +221,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, dtype: str) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise NotFound(f"There is no {path.name} in {path.parent}; the SAE's weights are missing.")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise Damaged(f"{path.name} is damaged or incomplete.", details=str(error)) from None
-    except OSError as error:
-        raise from_os_error(error, f"read {path.name}") from error
+    tensors = load_tensors(path)
     if dtype.removeprefix("torch.") not in DTYPES:
         raise Unsupported(f"An SAE in {dtype} cannot be read.")
     for name, tensor in tensors.items():

@@ -96,6 +96,10 @@ class SparseAutoencoder:
         """A copy with further metadata."""
         return replace(self, metadata={**self.metadata, **values})
 
+    def with_threshold(self, threshold: float) -> SparseAutoencoder:
+        """A copy of a jumprelu SAE with one threshold for all latents."""
+        return replace(self, threshold_F=torch.full_like(self.b_enc_F, threshold))
+
     @torch.no_grad()
     def pre_activations(self, x_BD: torch.Tensor) -> torch.Tensor:
         """h [B, n_latents]: the matrix product first, the bias after, in the SAE's own dtype."""
@@ -171,4 +175,3 @@ class SparseAutoencoder:
     def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
         """decode(encode(x)) for x [B, d_in], without dense latents."""
         return self.decode_sparse(self.encode_sparse(x_BD))
-

@@ -51,7 +51,9 @@ class BatchTopK(TrainableSae):
             rows, values, ids = rows[kept], values[kept], ids[kept]
         return Encoded(SparseCodes(values, ids, splits_of(rows, tokens)), found.dead_h_BN)
 
-    def _collect(self, x_BD: torch.Tensor, bound: float, dead_N: torch.Tensor | None) -> _Candidates:
+    def _collect(
+        self, x_BD: torch.Tensor, bound: float, dead_N: torch.Tensor | None
+    ) -> _Candidates:
         """Every entry above the bound, rows ascending."""
         rows, values, ids, dead = [], [], [], []
         start = 0

@@ -109,13 +109,6 @@ class TrainableSae(ABC):
     def folded(self, scale: float, threshold: float | None = None) -> SparseAutoencoder:
         """The inference form that reads unscaled activations."""
 
-    def state(self) -> dict[str, float]:
-        """JSON values beside the parameters that the next step depends on."""
-        return {}
-
-    def restore(self, state: dict[str, float]) -> None:
-        """Take back what `state` gave."""
-
     @torch.no_grad()
     def gradients(
         self, x_BD: torch.Tensor, variance: float, auxiliary: Auxiliary | None = None

@@ -89,9 +89,7 @@ def bench_train_step(
     }
 
 
-def _timed(
-    work: Callable[[torch.Tensor], None], x_BD: torch.Tensor, device: torch.device
-) -> float:
+def _timed(work: Callable[[torch.Tensor], None], x_BD: torch.Tensor, device: torch.device) -> float:
     synchronize(device)
     started = time.perf_counter()
     work(x_BD)

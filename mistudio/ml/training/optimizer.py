@@ -1,4 +1,4 @@
-"""Adam with a global gradient clip folded into it; a step on non-finite gradients changes nothing."""
+"""Adam with a global gradient clip folded in; a step on non-finite gradients changes nothing."""
 
 from __future__ import annotations
 

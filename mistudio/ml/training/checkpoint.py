@@ -1,0 +1,139 @@
+"""Checkpoints of a run: one folder per step that exists whole or not at all (sae.md section 8).
+
+`model.safetensors` holds the unfolded parameters, `optimizer.safetensors` the moments,
+`state.safetensors` counters and random states, `state.json` everything else, and
+`manifest.json`, written last, the SHA-256 of each. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mistudio.core.atomic import atomic_directory, sha256_file
+from mistudio.core.errors import Damaged, NotFound, StudioError, from_os_error
+from mistudio.ml.formats.tensors import load_tensors, save_tensors
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+STATE = "state.json"
+FILES = ("model.safetensors", "optimizer.safetensors", "state.safetensors", STATE)
+KEEP_ALL = 10
+KEEP_EVERY = 1000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on exactly where it was after `step` steps."""
+
+    step: int
+    model: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+    state: Mapping[str, torch.Tensor]
+    values: Mapping[str, Any] = field(default_factory=dict)  # JSON
+
+
+def checkpoint_path(run_folder: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` steps."""
+    return run_folder / FOLDER / f"step_{step:08d}"
+
+
+def save_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint; it appears under its name once all of it is on disk."""
+    path = checkpoint_path(run_folder, checkpoint.step)
+    try:
+        with atomic_directory(path) as temporary:
+            save_tensors(temporary / "model.safetensors", checkpoint.model)
+            save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
+            save_tensors(temporary / "state.safetensors", checkpoint.state)
+            values = {"step": checkpoint.step, **checkpoint.values}
+            _write(temporary / STATE, values)
+            hashes = {name: sha256_file(temporary / name) for name in FILES}
+            _write(temporary / MANIFEST, {"step": checkpoint.step, "sha256": hashes})
+    except OSError as error:
+        raise from_os_error(error, "write the checkpoint") from error
+    return path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; raises `Damaged` if any file differs from its manifest."""
+    verify_checkpoint(path)
+    values = read_values(path)
+    return Checkpoint(
+        step=int(values["step"]),
+        model=load_tensors(path / "model.safetensors"),
+        optimizer=load_tensors(path / "optimizer.safetensors"),
+        state=load_tensors(path / "state.safetensors"),
+        values=values,
+    )
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Raise `NotFound` without a manifest, `Damaged` if a file is missing or has other bytes."""
+    if not (path / MANIFEST).is_file():
+        raise NotFound(f"{path.name} has no manifest; it is no complete checkpoint.")
+    try:
+        hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        for name in FILES:
+            if sha256_file(path / name) != hashes[name]:
+                raise Damaged(f"{name} of the checkpoint {path.name} is damaged.")
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise Damaged(f"The checkpoint {path.name} is damaged.", details=str(error)) from None
+    except OSError as error:
+        raise from_os_error(error, "read the checkpoint") from error
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint, without its tensors."""
+    try:
+        return json.loads((path / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Damaged(
+            f"{STATE} of the checkpoint {path.name} is damaged.", details=str(error)
+        ) from None
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """Checkpoint folders with a manifest, by step; their content is not verified."""
+    return sorted(p.parent for p in (run_folder / FOLDER).glob(f"step_*/{MANIFEST}"))
+
+
+def newest_checkpoint(run_folder: Path, notes: list[str] | None = None) -> Path | None:
+    """The newest checkpoint that verifies; sentences about damaged ones are added to `notes`."""
+    for path in reversed(list_checkpoints(run_folder)):
+        try:
+            verify_checkpoint(path)
+        except StudioError as error:
+            if notes is not None:
+                notes.append(f"{error.sentence} An older checkpoint is used.")
+            continue
+        return path
+    return None
+
+
+def prune(run_folder: Path, keep_all: int = KEEP_ALL) -> list[Path]:
+    """Delete surplus checkpoints; returns the deleted folders.
+
+    Up to `keep_all` stay untouched. Beyond that stay the first, the newest two, every 1000th step
+    and the one with the lowest loss.
+    """
+    paths = list_checkpoints(run_folder)
+    if len(paths) <= keep_all:
+        return []
+    best = min(paths, key=lambda path: float(read_values(path).get("loss", float("inf"))))
+    kept = {paths[0], best, *paths[-2:]}
+    surplus = [p for p in paths if p not in kept and int(p.name[5:]) % KEEP_EVERY != 0]
+    for path in surplus:
+        (path / MANIFEST).unlink(missing_ok=True)  # from here on it does not exist
+        shutil.rmtree(path, ignore_errors=True)
+    return surplus
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,74 @@
+"""What a TrainConfig means in numbers: automatic values resolved, rate and k at each step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mistudio.core.config import validate
+from mistudio.core.configs import TrainConfig
+from mistudio.ml.sae.auxiliary import default_aux_k
+
+REFERENCE_RATE = 2e-4  # at 2^14 latents (sae.md section 4)
+REFERENCE_WIDTH = 2**14
+HIGHEST_RATE = 1e-3
+WARMUP_STEPS = 1000
+DEAD_WINDOW = 10_000_000
+AVERAGE_START = 1000  # step from which the BatchTopK threshold is averaged
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every number of a run that is fixed before it starts. Steps count from 0."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    k: int
+    k_start: int
+    anneal_steps: int
+    aux_k: int
+    aux_weight: float
+    dead_window: int
+    average_start: int
+
+    def rate_at(self, step: int) -> float:
+        """Adam's rate: linear rise, constant, linear fall that is 0 after the last step."""
+        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        fall = min(1.0, (self.steps - step) / self.decay_steps) if self.decay_steps else 1.0
+        return self.learning_rate * min(rise, fall)
+
+    def k_at(self, step: int) -> int:
+        """Active latents: linear from `k_start` down to `k` over `anneal_steps`."""
+        if step >= self.anneal_steps:
+            return self.k
+        left = 1 - step / self.anneal_steps
+        return round(self.k + (self.k_start - self.k) * left)
+
+
+def resolve(config: TrainConfig, d_in: int) -> Schedule:
+    """The schedule of a config for activations of width `d_in`; raises `InvalidInput`."""
+    validate(config)
+    steps = max(1, math.ceil(config.tokens / config.batch))
+    tenth = steps // 10
+    return Schedule(
+        steps=steps,
+        batch=config.batch,
+        learning_rate=config.learning_rate or default_rate(config.width),
+        warmup_steps=min(WARMUP_STEPS, tenth) if config.warmup_steps < 0 else config.warmup_steps,
+        decay_steps=round(config.decay_share * steps),
+        k=config.k,
+        k_start=min(config.width, round(config.k * config.k_anneal)),
+        anneal_steps=tenth if config.k_anneal > 1 else 0,
+        aux_k=default_aux_k(d_in) if config.aux_k < 0 else config.aux_k,
+        aux_weight=config.aux_weight,
+        dead_window=config.dead_window or max(1, min(DEAD_WINDOW, steps * config.batch // 10)),
+        average_start=min(AVERAGE_START, steps // 2),
+    )
+
+
+def default_rate(width: int) -> float:
+    """2e-4 / sqrt(latents / 2^14), at most 1e-3."""
+    return min(REFERENCE_RATE / math.sqrt(width / REFERENCE_WIDTH), HIGHEST_RATE)
