@@ -186,6 +186,14 @@ def test_a_block_that_runs_twice_is_refused() -> None:
         Capture(loaded_from(model), 0, "resid_post")
 
 
+def test_scaled_sublayers_are_refused() -> None:
+    config = AutoConfig.for_model("granite", **SIZES, residual_multiplier=0.2)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    Capture(loaded_from(model), 1, "resid_post")
+    with pytest.raises(Unsupported, match="not what the block adds"):
+        Capture(loaded_from(model), 1, "mlp_out")
+
+
 def test_ids_outside_the_vocabulary() -> None:
     with pytest.raises(InvalidInput, match="ids reach 400, its vocabulary has 400"):
         check_ids(torch.tensor([[1, 400]]), 400)

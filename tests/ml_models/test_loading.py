@@ -63,7 +63,11 @@ def test_missing_and_empty_places(tmp_path: Path) -> None:
 
 def test_encoder_only_model_is_refused(tmp_path: Path) -> None:
     config = BertConfig(
-        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+        vocab_size=50,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
     )
     BertForMaskedLM(config).save_pretrained(tmp_path)
     with pytest.raises(Unsupported) as caught:

@@ -85,22 +85,30 @@ class Capture:
 
     def _probe(self) -> int:
         """Count firings in one whole pass over two tokens; returns the width seen."""
-        block = self.loaded.blocks.modules[self.layer]
+        blocks = self.loaded.blocks
         outputs: list[torch.Tensor] = []
-        streams: list[torch.Tensor] = []
+        stream: list[torch.Tensor] = []
+        added: list[torch.Tensor] = []
 
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            outputs.append(first_tensor(output).detach().flatten(0, -2).float())
+        def note(into: list[torch.Tensor]) -> Any:
+            def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                into.append(first_tensor(output).detach().flatten(0, -2).float())
 
-        def keep_block(_module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+            return keep
+
+        def keep_input(_module: nn.Module, inputs: Any, named: Any) -> None:
             before = inputs[0] if inputs else named["hidden_states"]
-            streams.append(before.detach().flatten(0, -2).float())
-            streams.append(first_tensor(output).detach().flatten(0, -2).float())
+            stream.append(before.detach().flatten(0, -2).float())
 
+        block = blocks.modules[self.layer]
         handles = [
-            self.module.register_forward_hook(keep),
-            block.register_forward_hook(keep_block, with_kwargs=True),
+            self.module.register_forward_hook(note(outputs)),
+            block.register_forward_pre_hook(keep_input, with_kwargs=True),
+            block.register_forward_hook(note(stream)),
         ]
+        for module in (blocks.mlp[self.layer], blocks.attention[self.layer]):
+            if module is not None and self.hook != "resid_post":
+                handles.append(module.register_forward_hook(note(added)))
         limit = self.loaded.facts.vocab_size
         ids_BS = torch.tensor([[min(2, limit - 1), min(3, limit - 1)]], device=self.loaded.device)
         try:
@@ -109,24 +117,28 @@ class Capture:
         finally:
             for handle in handles:
                 handle.remove()
-        if len(outputs) != 1 or len(streams) != 2:
+        if len(outputs) != 1:
             raise StudioError(
                 f"The hook {self.path} fired {len(outputs)} times in one pass instead of once; "
                 "this model cannot be read there.",
                 code="hook_count",
             )
         if self.hook != "resid_post":
-            self._check_sublayer(outputs[0], *streams)
+            self._check_sublayers(stream, added)
         return outputs[0].shape[-1]
 
-    def _check_sublayer(
-        self, out_TD: torch.Tensor, before_TD: torch.Tensor, after_TD: torch.Tensor
-    ) -> None:
-        """The sublayer's output must have the stream's width."""
-        if out_TD.shape != before_TD.shape or before_TD.shape != after_TD.shape:
+    def _check_sublayers(self, stream: list[torch.Tensor], added: list[torch.Tensor]) -> None:
+        """Block input plus both sublayers must be the block's output."""
+        before_TD, after_TD = stream
+        fits = len(added) == 2 and all(out_TD.shape == before_TD.shape for out_TD in added)
+        if fits:
+            gap = (before_TD + added[0] + added[1] - after_TD).norm()
+            fits = bool(gap <= 0.03 * (after_TD - before_TD).norm() + 0.01 * after_TD.norm())
+        if not fits:
             raise Unsupported(
-                f"The output of {self.path} has width {out_TD.shape[-1]:,}, the residual stream "
-                f"{before_TD.shape[-1]:,}; it is not what the block adds."
+                f"In this model the output of {self.path} is not what the block adds to its "
+                "input; use the hook resid_post.",
+                code="hook_not_additive",
             )
 
 

@@ -330,7 +330,7 @@ def choose_column(kinds: dict[str, str], wanted: str) -> str:
 
     `kinds` maps each column to "text" or a word for what it holds. Raises `InvalidInput`.
     """
-    found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+    found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "nothing"
     if wanted:
         if wanted not in kinds:
             raise InvalidInput(f"There is no column {wanted!r}; found {found}.")
