@@ -87,3 +87,44 @@ class JobControl:
                 self._changed.wait(0.2)
         if request in (Request.CANCEL, Request.STOP):
             raise Cancelled
+
+
+class _View(JobControl):
+    """Another reading of the same requests."""
+
+    def __init__(self, inner: JobControl) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def ask(self, request: Request) -> None:
+        self._inner.ask(request)
+
+    def save_now(self) -> None:
+        self._inner.save_now()
+
+    def take_save(self) -> bool:
+        return self._inner.take_save()
+
+
+class EndsTurn(_View):
+    """For a job that ends its turn on a pause: `check` raises `Cancelled` on any request."""
+
+    def requested(self) -> Request:
+        return self._inner.requested()
+
+    def check(self) -> None:
+        if self.requested() is not Request.NONE:
+            raise Cancelled
+
+
+class HoldsInPlace(_View):
+    """For a job inside another one: a pause is waited out, so that it never shows."""
+
+    def requested(self) -> Request:
+        while self._inner.requested() is Request.PAUSE:
+            time.sleep(0.1)
+        return self._inner.requested()
+
+    def check(self) -> None:
+        if self.requested() is not Request.NONE:
+            raise Cancelled

@@ -23,7 +23,7 @@ class Settings:
     threads: int = 0  # processor threads for tensors; 0: cores - 1
     confirm_close: bool = True  # ask before closing while a job runs
     log_level: str = "info"
-    remembered: dict[str, Any] = field(default_factory=dict)
+    remembered: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class SettingsFile:

@@ -24,7 +24,11 @@ def run(ctx: JobContext, config: DemoConfig) -> Result:
     began = time.monotonic()
     sample.ensure(ctx.studio)
     _say(ctx, "Datasets", "The sample text and the language model trained on it are in place.")
-    trained = train.run_training(ctx.part(0.02, 0.72), train.prepare(ctx.studio, _training(config)))
+    trained = train.run_training(
+        ctx.part(0.02, 0.72),
+        train.prepare(ctx.studio, _training(config)),
+        ends_turn=False,
+    )
     _say(
         ctx,
         "Training",

@@ -68,7 +68,7 @@ class Studio:
 
     def next_job(self, lane: str) -> str | None:
         """Id of the job that the lane would run now, if the lane is free."""
-        if rows.holder(self.db(), lane) is not None:
+        if rows.holder(self.db(), lane) is not None and not rows.recover(self.db()):
             return None
         job = rows.next_queued(self.db(), lane)
         return job.id if job else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mistudio.core.atomic import directory_bytes, write_json
 from mistudio.core.config import from_dict, to_dict
 from mistudio.core.configs import TrainConfig
+from mistudio.core.control import EndsTurn, HoldsInPlace, Request
 from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id, now
@@ -19,12 +19,17 @@ from mistudio.jobs import evaluate, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.runner import Studio, as_studio_error
 from mistudio.jobs.tokenize import for_training
+from mistudio.jobs.training_reporter import TrainingReporter
 from mistudio.store import trainings
-from mistudio.store.connection import Db
 from mistudio.store.records import ModelRow, SaeRow, TokenizationRow, TrainingRow
 from mistudio.store.tables import TRAININGS
 
 if TYPE_CHECKING:
+    import torch
+
+    from mistudio.ml.activations.capture import Capture
+    from mistudio.ml.activations.statistics import StreamStatistics
+    from mistudio.ml.data.token_store import TokenStore
     from mistudio.ml.training.loop import TrainResult
 
 
@@ -68,15 +73,22 @@ def run(ctx: JobContext, config: TrainConfig) -> Result:
     return run_training(ctx, ctx.job.target_id)
 
 
-def run_training(ctx: JobContext, training_id: str) -> Result:
+def run_training(ctx: JobContext, training_id: str, *, ends_turn: bool = True) -> Result:
     """Take a training from where it stands to completed, stopped or paused.
 
-    The row never stays in a working state: a failure leaves it failed, with its sentence.
+    With `ends_turn` a pause ends the job's turn at a checkpoint; without, it waits in place. The
+    row never stays in a working state: a failure leaves it failed, with its sentence.
     """
     training = TRAININGS.get(ctx.db, training_id)
+    control = EndsTurn(ctx.control) if ends_turn else HoldsInPlace(ctx.control)
+    turn = dataclasses.replace(ctx, control=control)
     try:
-        return _run(ctx, training)
+        result = _run(turn, training)
     except Cancelled:
+        if ends_turn and ctx.control.requested() is Request.PAUSE:
+            TRAININGS.update(ctx.db, training_id, status="paused", progress=None)
+            ctx.held = True
+            return {"training": training_id, "outcome": "paused"}
         TRAININGS.update(ctx.db, training_id, status="interrupted", progress=None)
         raise
     except Exception as error:
@@ -90,13 +102,11 @@ def run_training(ctx: JobContext, training_id: str) -> Result:
             ended_at=now(),
         )
         raise
+    ctx.held = turn.held
+    return result
 
 
 def _run(ctx: JobContext, training: TrainingRow) -> Result:
-    from mistudio.ml.activations.capture import Capture
-    from mistudio.ml.data.tokenize import TokenStore
-    from mistudio.ml.training.loop import train
-
     config = from_dict(TrainConfig, training.config)
     TRAININGS.update(
         ctx.db,
@@ -111,36 +121,25 @@ def _run(ctx: JobContext, training: TrainingRow) -> Result:
     folder = ctx.paths.run(training.id)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", training.config)
-    ctx.report.progress(0.0, "loading the model")
-    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    kept = TrainingReporter(ctx.report, ctx.studio, training)
-    part = dataclasses.replace(ctx, report=kept)
+    kept = TrainingReporter(StageReporter(ctx.report, 0.0, 0.93), ctx.studio, training)
     try:
-        found = train(
-            config,
-            Capture(loaded, config.layer, config.hook),
-            TokenStore(ctx.paths.absolute(tokens.path or "")),
-            folder,
-            StageReporter(kept, 0.0, 0.93),
-            ctx.control,
-        )
+        found = _learn(ctx, config, model, tokens, folder, kept)
     finally:
         kept.flush()
-    if found.outcome == "paused":
-        TRAININGS.update(ctx.db, training.id, status="paused")
+        kept.mirror_checkpoints()
+    result = {"training": training.id, "outcome": found.outcome, "steps": found.step}
+    if found.sae is None:
+        TRAININGS.update(ctx.db, training.id, status="paused", current_step=found.step)
         ctx.held = True
-        return {"training": training.id, "step": found.step}
+        return result
     TRAININGS.update(ctx.db, training.id, status="stopping")
     row = _add_to_library(ctx, training, model, tokens, config, found)
-    stopped = found.outcome == "stopped"
-    if not stopped:
-        stage = dataclasses.replace(part, report=StageReporter(kept, 0.93, 1.0))
-        figures = evaluate.measure(stage, row, model, tokens, config.eval_tokens)
-        evaluate.keep(ctx.studio, row, figures)
+    if found.outcome == "completed":
+        _evaluate(ctx.part(0.93, 1.0), row, model, tokens, config)
     TRAININGS.update(
         ctx.db,
         training.id,
-        status="stopped" if stopped else "completed",
+        status="completed" if found.outcome == "completed" else "stopped",
         progress=None,
         sae_id=row.id,
         current_step=found.step,
@@ -150,18 +149,130 @@ def _run(ctx: JobContext, training: TrainingRow) -> Result:
     )
     evaluation = lookup.sae(ctx.studio, row.id).evaluation or {}
     return {
-        "training": training.id,
+        **result,
         "sae": row.id,
-        "outcome": "stopped" if stopped else "completed",
-        "steps": found.step,
         "tokens": found.tokens,
         "weights_hash": row.weights_hash,
-        "tokens_per_s": found.tokens_per_s,
+        "train_seconds": found.seconds,
+        "tokens_per_s": found.tokens / found.seconds if found.seconds else None,
         "explained_variance": evaluation.get("ev"),
         "l0": evaluation.get("l0"),
-        "dead_fraction": evaluation.get("dead_fraction"),
+        "dead_fraction": evaluation.get("dead"),
         "ce_loss_score": evaluation.get("ce_loss_score"),
     }
+
+
+def _evaluate(
+    ctx: JobContext,
+    row: SaeRow,
+    model: ModelRow,
+    tokens: TokenizationRow,
+    config: TrainConfig,
+) -> None:
+    """Measure the finished SAE; whoever ends the job now keeps the SAE without figures."""
+    try:
+        figures = evaluate.measure(ctx, row, model, tokens, config.eval_tokens)
+    except Cancelled:
+        ctx.report.note("The SAE is kept; its evaluation was left out.", level="warning")
+        return
+    except StudioError as error:
+        ctx.report.note(f"The SAE is kept without figures: {error.sentence}", level="warning")
+        return
+    evaluate.keep(ctx.studio, row, figures)
+
+
+def _learn(
+    ctx: JobContext,
+    config: TrainConfig,
+    model: ModelRow,
+    tokens: TokenizationRow,
+    folder: Path,
+    report: Reporter,
+) -> TrainResult:
+    """The tensor part: measure activations, stream them, train; goes on from a checkpoint."""
+    from mistudio.ml.activations.capture import Capture
+    from mistudio.ml.activations.statistics import StreamStatistics
+    from mistudio.ml.activations.stream import ActivationStream
+    from mistudio.ml.data.tokenize import TokenStore
+    from mistudio.ml.training.checkpoint import newest_checkpoint
+    from mistudio.ml.training.loop import train
+
+    report.progress(0.0, "loading the model")
+    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    capture = Capture(loaded, config.layer, config.hook)
+    store = TokenStore(ctx.paths.absolute(tokens.path or ""))
+    notes: list[str] = []
+    checkpoint = newest_checkpoint(folder, notes)
+    for note in notes:
+        report.note(note, level="warning")
+    if checkpoint is not None:
+        report.note(f"Goes on from {checkpoint.name}.")
+    measured = folder / "statistics.json"
+    if measured.exists():
+        statistics = StreamStatistics.from_dict(json.loads(measured.read_text(encoding="utf-8")))
+    else:
+        statistics = _measure(ctx, config, capture, store, report)
+        write_json(measured, statistics.to_dict())
+
+    def on_fill(done: int, rows: int) -> None:
+        if ctx.control.requested() is not Request.NONE:
+            raise Cancelled
+
+    with ActivationStream(
+        capture,
+        store,
+        batch=config.batch,
+        window=config.window,
+        seed=config.seed,
+        statistics=statistics,
+        mask_special=config.mask_special,
+        norm_cut=config.norm_cut,
+        folder=folder,
+        on_fill=on_fill,
+    ) as stream:
+        return train(
+            config,
+            stream,
+            statistics,
+            folder,
+            report,
+            ctx.control,
+            calibration=lambda: _calibration(capture, store, statistics, config),
+            resume_from=checkpoint,
+            origin={"model": model.id, "tokenization": tokens.id},
+            metadata={"reference_norm": statistics.median_norm, "norm_cut": config.norm_cut},
+            device=loaded.device,
+        )
+
+
+def _measure(
+    ctx: JobContext,
+    config: TrainConfig,
+    capture: Capture,
+    store: TokenStore,
+    report: Reporter,
+) -> StreamStatistics:
+    from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
+
+    settings = StatisticsSettings(norm_cut=config.norm_cut, mask_special=config.mask_special)
+    return reference_statistics(capture, store, settings, report, ctx.control)
+
+
+def _calibration(
+    capture: Capture, store: TokenStore, statistics: StreamStatistics, config: TrainConfig
+) -> Iterator[torch.Tensor]:
+    """Kept activations x_BD of the calibration documents."""
+    from mistudio.ml.activations.masking import default_forward_batch, iterate_rows
+
+    for batch in iterate_rows(
+        capture,
+        store,
+        store.rows("calibration"),
+        default_forward_batch(store.context),
+        norm_limit=statistics.norm_limit,
+        mask_special=config.mask_special,
+    ):
+        yield batch.x_BSD[batch.keep_BS].float()
 
 
 def _tokens(
@@ -183,13 +294,15 @@ def _add_to_library(
     config: TrainConfig,
     found: TrainResult,
 ) -> SaeRow:
-    from mistudio.ml.hooks import tl_name
+    from mistudio.ml.hooks import hook_path, tl_name
 
+    assert found.sae is not None
+    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     metadata = {
         "model_name": model.name,
         "model_class_name": "AutoModelForCausalLM",
         "hook_name": tl_name(config.layer, config.hook),
-        "hf_hook_name": found.hook_path,
+        "hf_hook_name": hook_path(loaded, config.layer, config.hook),
         "hook_head_index": None,
         "context_size": tokens.context,
         "prepend_bos": bool((tokens.statistics or {}).get("bos_id") is not None),
@@ -203,7 +316,7 @@ def _add_to_library(
             "step": found.step,
             "tokens": found.tokens,
             "norm_cut": config.norm_cut,
-            "reference_norm": found.reference_norm,
+            "reference_norm": found.sae.metadata["reference_norm"],
         },
     }
     return sae_library.add_sae(
@@ -219,79 +332,3 @@ def _add_to_library(
         step=found.step,
         config=training.config,
     )
-
-
-class TrainingReporter:
-    """Keeps a run's metric rows, checkpoint rows and latest figures, written about once a second.
-
-    Used from the job's thread only.
-    """
-
-    def __init__(self, inner: Reporter, studio: Studio, training: TrainingRow) -> None:
-        self._inner = inner
-        self._studio = studio
-        self._training = training
-        self._rows: list[Mapping[str, float | int | str | None]] = []
-        self._written_at = time.monotonic()
-        self._log = studio.paths.run(training.id) / "log.jsonl"
-
-    @property
-    def _db(self) -> Db:
-        return self._studio.db()
-
-    def progress(
-        self, fraction: float, phase: str, *, rate: str = "", eta_s: float | None = None
-    ) -> None:
-        self._inner.progress(fraction, phase, rate=rate, eta_s=eta_s)
-        if time.monotonic() - self._written_at >= 1.0:
-            self.flush(progress=100.0 * fraction)
-
-    def metric(self, name: str, values: Mapping[str, float | int | str | None]) -> None:
-        self._inner.metric(name, {"training_id": self._training.id, **values})
-        if name == "training":
-            self._rows.append(values)
-        elif name == "checkpoint":
-            self._checkpoint(values)
-
-    def note(self, sentence: str, *, level: str = "info") -> None:
-        self._inner.note(sentence, level=level)
-        line = {"time": now(), "level": level, "text": sentence}
-        with self._log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def partial(self, name: str, value: object) -> None:
-        self._inner.partial(name, value)
-
-    def flush(self, **also: Any) -> None:
-        """Write what has gathered."""
-        self._written_at = time.monotonic()
-        rows, self._rows = self._rows, []
-        if rows:
-            trainings.add_metrics(self._db, self._training, rows)
-            last = rows[-1]
-            also.update(
-                status="training",
-                current_step=last["step"],
-                tokens_seen=last["tokens"],
-                latest_loss=last["loss"],
-                latest_l0=last["l0"],
-                latest_dead=last["dead"],
-                latest_ev=last["explained_variance"],
-            )
-        if also:
-            TRAININGS.update(self._db, self._training.id, **also)
-
-    def _checkpoint(self, values: Mapping[str, Any]) -> None:
-        path = Path(str(values["path"]))
-        trainings.record_checkpoint(
-            self._db,
-            self._training.id,
-            int(values["step"]),
-            self._studio.paths.relative(path),
-            size_bytes=directory_bytes(path),
-            loss=values.get("loss"),
-            l0=values.get("l0"),
-            is_best=bool(values.get("is_best")),
-        )
-        left = [int(p.name.removeprefix("step_")) for p in path.parent.glob("step_*")]
-        trainings.forget_checkpoints(self._db, self._training.id, left)
