@@ -15,8 +15,9 @@ from mistudio.core.events import SilentReporter
 
 if TYPE_CHECKING:
     from mistudio.ml.data.tokenize import TokenStore
-
     from mistudio.ml.loading import LoadedModel
+
+torch.set_num_threads(1)  # these models are too small to gain from more, and suites share cores
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 
@@ -114,9 +115,8 @@ def write_tokens(
     start_token: str = "model",
 ) -> TokenStore:
     """Import `texts` into `folder`, tokenise them into `folder`/tokens/tok and open the result."""
-    from mistudio.ml.data.tokenize import TokenizeSettings, TokenStore, tokenize_dataset
-
     from mistudio.ml.data.text import TextStore
+    from mistudio.ml.data.tokenize import TokenizeSettings, TokenStore, tokenize_dataset
 
     write_texts(folder, texts)
     out = folder / "tokens" / "tok"
