@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mistudio.core.units import EM_DASH
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, JobRow, SaeRow, TrainingRow
 from mistudio.store.tables import JOBS, SAES, TRAININGS
@@ -143,3 +145,10 @@ def read_checkpoints(db: Any, training_id: str) -> list[CheckpointRow]:
 def read_metrics(db: Any, training_id: str) -> list[dict[str, Any]]:
     """Every metric row of a run in step order."""
     return trainings.metrics(db, training_id)
+
+
+def local_time(stamp: str | None) -> str:
+    """An ISO time of the database as the user's own clock shows it."""
+    if not stamp:
+        return EM_DASH
+    return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,88 @@
+"""What an SAE was measured to do on held-out documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+
+from mistudio.core.configs import EvaluateConfig
+from mistudio.core.errors import StudioError
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.training.facts_table import FactsTable
+from mistudio.gui.tabs.training.figures import figure_rows, figure_tips
+from mistudio.gui.tabs.training.reads import Run
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.plots import HistogramPlot
+from mistudio.store.records import SaeRow
+
+
+class EvaluationPane(QWidget):
+    """The figures of one SAE with their intervals, and how often its latents fire."""
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._services = services
+        self.sae: SaeRow | None = None
+        self.table = FactsTable(["Metric", "Value", "95 % interval", "Tokens (n)"], "Evaluation")
+        self.histogram = HistogramPlot("Latents by firing rate", "log10(firing rate)")
+        self.histogram.setMinimumHeight(appearance().px(220))
+        self.empty = label("", "muted", wrap=True)
+        self.evaluate_button = button("Evaluate now", self.evaluate, icon="curve")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        shown = QHBoxLayout()
+        shown.setSpacing(appearance().px(16))
+        shown.addWidget(self.table, 3)
+        shown.addWidget(self.histogram, 2)
+        box.addLayout(shown)
+        box.addLayout(row(self.evaluate_button, self.empty, None))
+
+    def show_sae(self, sae: SaeRow | None) -> None:
+        """Show an SAE's stored figures; None: there is no SAE yet."""
+        figures = (sae.evaluation if sae else None) or {}
+        unchanged = self.sae is not None and sae == self.sae
+        self.sae = sae
+        self.evaluate_button.setVisible(sae is not None)
+        rows = figure_rows(figures)
+        self.empty.setText("" if rows else _nothing(sae))
+        self.table.setVisible(bool(rows))
+        if not unchanged:
+            self.table.set_rows(rows, figure_tips(figures))
+            self._show_densities(figures)
+
+    def _show_densities(self, figures: Mapping[str, Any]) -> None:
+        edges, counts = figures.get("density_histogram_edges"), figures.get("density_histogram")
+        self.histogram.setVisible(bool(counts and edges))
+        if counts and edges:
+            self.histogram.set_counts(edges, counts)
+
+    def evaluate(self) -> None:
+        """Queue a measurement on the text the SAE was trained on."""
+        if self.sae is None:
+            return
+        try:
+            self._services.submit("evaluate", EvaluateConfig(sae=self.sae.id))
+            self._services.banner(f"Queued: evaluation of {self.sae.name}.")
+        except StudioError as error:
+            self._services.banner(error.sentence, level="error", details=error.details)
+
+
+class RunEvaluationPane(EvaluationPane):
+    """The evaluation of the SAE that a run made."""
+
+    def __init__(self, run: Run, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(services, parent)
+        self.show_run(run)
+
+    def show_run(self, run: Run) -> None:
+        """Show the figures of the run's SAE."""
+        self.show_sae(run.sae)
+
+
+def _nothing(sae: SaeRow | None) -> str:
+    if sae is None:
+        return "The SAE is measured on held-out documents when the run has finished."
+    return "This SAE has not been measured yet."

@@ -1,0 +1,63 @@
+"""A small read-only table of texts that is as high as its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+from mistudio.gui.theme import appearance
+
+
+class FactsTable(QTableWidget):
+    """Rows of texts; `most` rows are seen at once, others by scrolling."""
+
+    def __init__(
+        self, titles: Sequence[str], name: str, parent: QWidget | None = None, *, most: int = 12
+    ) -> None:
+        super().__init__(0, len(titles), parent)
+        self._most = most
+        self.setHorizontalHeaderLabels(list(titles))
+        self.setAccessibleName(name)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setShowGrid(False)
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(appearance().px(34))
+        self.horizontalHeader().setHighlightSections(False)
+        self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.horizontalHeader().setDefaultAlignment(
+            Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+        )
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def set_rows(self, rows: Sequence[Sequence[str]], tips: Sequence[str] = ()) -> None:
+        """Show these rows; the selected row stays."""
+        current = self.currentRow()
+        self.setRowCount(len(rows))
+        for place, texts in enumerate(rows):
+            for column, text in enumerate(texts):
+                item = QTableWidgetItem(text)
+                if tips:
+                    item.setToolTip(tips[place])
+                self.setItem(place, column, item)
+        if 0 <= current < len(rows):
+            self.selectRow(current)
+        shown = max(1, min(self._most, len(rows)))
+        line = self.verticalHeader().defaultSectionSize()
+        self.setFixedHeight(self.horizontalHeader().sizeHint().height() + shown * line + 6)
+
+    def texts(self) -> list[list[str]]:
+        """What the table says, row by row."""
+        return [
+            [item.text() if (item := self.item(r, c)) else "" for c in range(self.columnCount())]
+            for r in range(self.rowCount())
+        ]

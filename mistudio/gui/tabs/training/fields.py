@@ -1,0 +1,81 @@
+"""Controls of the training form that depend on what is in the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtWidgets import QSpinBox, QWidget
+
+from mistudio.core.configs import HOOKS
+from mistudio.gui.tabs.training.choices import Pairs
+from mistudio.gui.tabs.training.summary import depth_hint
+from mistudio.gui.widgets.cards import label
+from mistudio.gui.widgets.editors import ChoiceEditor, Editor
+from mistudio.gui.widgets.layout import guard_wheel
+
+MOST_LAYERS = 512
+HOOK_TEXTS = {
+    "resid_post": "residual stream (resid_post)",
+    "mlp_out": "MLP output (mlp_out)",
+    "attn_out": "attention output (attn_out)",
+}
+ARCHITECTURE_TEXTS = {"batch_topk": "BatchTopK", "topk": "TopK", "jumprelu": "JumpReLU"}
+
+
+def hook_pairs() -> Pairs:
+    """(value, text) of every hook."""
+    return [(hook, HOOK_TEXTS.get(hook, hook)) for hook in HOOKS]
+
+
+class LibraryChoice(ChoiceEditor):
+    """A combo whose entries come later: a value that is not offered yet is taken once it is."""
+
+    def __init__(self, prompt: str, parent: QWidget | None = None) -> None:
+        self._wanted = ""
+        self._prompt = prompt
+        super().__init__([("", prompt)], parent)
+
+    def offer(self, pairs: Pairs, *, take_single: bool = True) -> None:
+        """Offer these values; a single one is taken if none was chosen."""
+        wanted = self.value() or self._wanted
+        if not wanted and len(pairs) == 1 and take_single:
+            wanted = pairs[0][0]
+        self.set_choices([("", self._prompt), *pairs])
+        self.set_value(wanted)
+
+    def set_value(self, value: Any) -> None:
+        self._wanted = str(value)
+        super().set_value(value)
+
+
+class LayerEditor(Editor):
+    """A block of the chosen model, with its depth beside it."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.spin = QSpinBox()
+        self.hint = label("", "small")
+        self._layers: int | None = None
+        guard_wheel(self.spin)
+        self.spin.valueChanged.connect(self._on_changed)
+        self._hold(self.spin, self.hint)
+        self.set_layers(None)
+
+    def set_layers(self, count: int | None) -> None:
+        """Allow the blocks of a model with `count` of them; None: no model is chosen."""
+        self._layers = count
+        self.spin.setRange(0, (count or MOST_LAYERS) - 1)
+        self._tell()
+
+    def value(self) -> int:
+        return self.spin.value()
+
+    def set_value(self, value: Any) -> None:
+        self.spin.setValue(int(value))
+
+    def _on_changed(self) -> None:
+        self._tell()
+        self.changed.emit()
+
+    def _tell(self) -> None:
+        self.hint.setText(depth_hint(self.spin.value(), self._layers))

@@ -1,0 +1,206 @@
+"""The SAE library: a searchable table of trained and imported SAEs and what to do with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import QTimer, Slot
+from PySide6.QtWidgets import QInputDialog, QLineEdit, QStackedWidget, QVBoxLayout, QWidget
+
+from mistudio.core.configs import HarvestConfig
+from mistudio.core.errors import StudioError
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import Deleter
+from mistudio.gui.tabs.training.sae_details import SaeDetails
+from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form, import_form
+from mistudio.gui.tabs.training.sae_rows import COLUMNS, sae_ids, sae_rows
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import EmptyState, button, row
+from mistudio.gui.widgets.layout import SearchField
+from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
+from mistudio.jobs.deletion import delete_sae
+from mistudio.jobs.dependants import of_sae
+from mistudio.store.records import SaeRow
+from mistudio.store.tables import SAES
+
+TABLE, EMPTY = range(2)
+
+
+class LibraryView(QWidget):
+    """Sorting, search and selection survive every refresh."""
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._services = services
+        kept = services.settings.recall("training.sae_sort", ["created", True])
+        self._sort, self._descending = str(kept[0]), bool(kept[1])
+        self._wanted = ""
+        self.search = SearchField("Search SAEs by name, model, origin or architecture")
+        self.model = BlockTableModel(COLUMNS, sae_rows, services.query, self)
+        self.table = RowTable(self.model)
+        self.table.setAccessibleName("SAE library")
+        self.empty = EmptyState(
+            "features", "There is no SAE yet. Train one, or import one.", "Import", self.import_sae
+        )
+        self.actions = {
+            "details": button("Details", self.details, icon="info"),
+            "rename": button("Rename", self.rename, icon="edit"),
+            "evaluate": button("Evaluate", self.evaluate, icon="curve"),
+            "features": button("Find features", self.find_features, icon="bolt"),
+            "steer": button("Steer", self.steer, icon="sliders"),
+            "export": button("Export", self.export, icon="upload"),
+            "delete": button("Delete", self.delete, icon="trash"),
+        }
+        self.import_button = button("Import", self.import_sae, variant="primary", icon="download")
+        self._deleter = Deleter(services, "saes", of_sae, delete_sae, self)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(100)
+        self._build()
+        self._connect()
+        self.refresh()
+
+    def _build(self) -> None:
+        px = appearance().px
+        box = QVBoxLayout(self)
+        box.setContentsMargins(px(24), px(16), px(24), px(16))
+        box.setSpacing(px(12))
+        box.addLayout(row(self.search, self.import_button))
+        self._pages = QStackedWidget()
+        self._pages.addWidget(self.table)
+        self._pages.addWidget(self.empty)
+        box.addWidget(self._pages, 1)
+        box.addLayout(row(*self.actions.values(), None))
+
+    def _connect(self) -> None:
+        self._soon.timeout.connect(self.refresh)
+        self.search.searched.connect(self.refresh)
+        self.model.sort_requested.connect(self._on_sort)
+        self.model.block_loaded.connect(self._offer)
+        self.table.chosen.connect(self._on_chosen)
+        self.table.opened.connect(self.details)
+        self._services.publisher.changed.connect(self._on_published)
+
+    @Slot()
+    def refresh(self) -> None:
+        """Read the order again; the selected SAE stays selected."""
+        words, sort, descending = self.search.text(), self._sort, self._descending
+        self._services.query.ask(
+            lambda db: sae_ids(db, words, sort, descending), self._on_ids, key="ids"
+        )
+
+    def select(self, sae_id: str) -> None:
+        """Make an SAE the current one, now or once it is read."""
+        self._wanted = sae_id
+        if not self.table.select_id(sae_id):
+            self.search.clear()
+            self.refresh()
+
+    def current(self) -> SaeRow | None:
+        """The selected SAE, None without one."""
+        index = self.table.currentIndex()
+        return self.model.row(index.row()) if index.isValid() else None
+
+    @Slot(object)
+    def _on_ids(self, ids: list[str]) -> None:
+        chosen, scroll = self._wanted, self.table.verticalScrollBar().value()
+        self.model.set_ids(ids)
+        if chosen:
+            self.table.select_id(chosen)
+        self.table.verticalScrollBar().setValue(scroll)
+        searched = bool(self.search.text().strip())
+        self._pages.setCurrentIndex(TABLE if ids or searched else EMPTY)
+        self._offer()
+
+    @Slot(object)
+    def _on_chosen(self, sae_id: Any) -> None:
+        self._wanted = str(sae_id)
+        self._offer()
+
+    @Slot()
+    def _offer(self) -> None:
+        """Only what the selected SAE allows can be pressed; the tooltip says why not."""
+        sae = self.current()
+        reads_model = sae is not None and sae.model_id is not None
+        for name, found in self.actions.items():
+            needs_model = name in ("evaluate", "features", "steer")
+            found.setEnabled(sae is not None and (reads_model or not needs_model))
+            if sae is None:
+                found.setToolTip("Select an SAE first")
+            elif needs_model and not reads_model:
+                found.setToolTip("Its model is not in the library; import it, then the SAE again")
+            else:
+                found.setToolTip("")
+
+    @Slot(str, bool)
+    def _on_sort(self, key: str, descending: bool) -> None:
+        self._sort, self._descending = key, descending
+        self._services.settings.remember("training.sae_sort", [key, descending])
+        self.refresh()
+
+    @Slot(str, str)
+    def _on_published(self, kind: str, object_id: str) -> None:
+        if kind == "saes":
+            self._soon.start()
+
+    def details(self, *_: object) -> None:
+        """Show all that is known of the SAE."""
+        if (sae := self.current()) is not None:
+            SaeDetails(self._services, sae, self).show()
+
+    def rename(self) -> None:
+        """Give the SAE another name."""
+        sae = self.current()
+        if sae is None:
+            return
+        name, given = QInputDialog.getText(
+            self, "Rename SAE", "Name", QLineEdit.EchoMode.Normal, sae.name
+        )
+        if given and name.strip():
+            sae_id, text = sae.id, name.strip()[:255]
+            self._services.query.ask(lambda db: _rename(db, sae_id, text), self._on_renamed)
+
+    @Slot(object)
+    def _on_renamed(self, sae_id: str) -> None:
+        self._services.publisher.publish("saes", sae_id)
+
+    def evaluate(self) -> None:
+        """Measure it on held-out documents of a dataset."""
+        if (sae := self.current()) is not None:
+            evaluate_form(self._services, sae, self).show()
+
+    def find_features(self) -> None:
+        """Harvest features over the SAE's own text and show the Features tab."""
+        sae = self.current()
+        if sae is None:
+            return
+        try:
+            if sae.training_id is not None:
+                self._services.submit("harvest", HarvestConfig(sae=sae.id))
+        except StudioError as error:
+            self._services.banner(error.sentence, level="error", details=error.details)
+        self._services.open_tab("Features", sae=sae.id)
+
+    def steer(self) -> None:
+        """Open the Steering tab with it."""
+        if (sae := self.current()) is not None:
+            self._services.open_tab("Steering", sae=sae.id)
+
+    def export(self) -> None:
+        """Write it to a folder."""
+        if (sae := self.current()) is not None:
+            export_form(self._services, sae, self).show()
+
+    def import_sae(self) -> None:
+        """Add an SAE from a folder."""
+        import_form(self._services, self).show()
+
+    def delete(self) -> None:
+        """Ask, then delete it with its features."""
+        if (sae := self.current()) is not None:
+            self._deleter.ask(sae.id)
+
+
+def _rename(db: Any, sae_id: str, name: str) -> str:
+    SAES.update(db, sae_id, name=name)
+    return sae_id

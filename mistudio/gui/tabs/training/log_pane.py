@@ -1,0 +1,84 @@
+"""What the jobs of a run said, with new lines at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+
+from PySide6.QtCore import Slot
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QPlainTextEdit, QVBoxLayout, QWidget
+
+from mistudio.gui.reporting import Note
+from mistudio.gui.services import Services
+from mistudio.gui.style import mono_font
+from mistudio.gui.tabs.training.reads import LogLine, Run, read_log
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import button, label, row
+
+MOST_LINES = 2000
+
+
+class LogPane(QWidget):
+    """Lines "time  sentence"; follows the end unless scrolled up."""
+
+    def __init__(self, run: Run, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._services = services
+        self._status = run.training.status
+        self._id = run.training.id
+        self.text = QPlainTextEdit()
+        self.text.setReadOnly(True)
+        self.text.setMaximumBlockCount(MOST_LINES)
+        self.text.setFont(mono_font(13))
+        self.text.setFixedHeight(appearance().px(160))
+        self.text.setPlaceholderText("Nothing has been noted yet.")
+        self.text.setAccessibleName("Log")
+        self.live = label("Live", "text-emerald")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self.text)
+        box.addLayout(row(self.live, None, button("Copy", self.copy, icon="copy")))
+        self._mark()
+        self._read()
+
+    def show_run(self, run: Run) -> None:
+        """Read the log again when the run changes its state."""
+        if run.training.status != self._status:
+            self._status = run.training.status
+            self._mark()
+            self._read()
+
+    def add(self, notes: Sequence[Note]) -> None:
+        """Append what the running job just said."""
+        stamp = datetime.now(timezone.utc).isoformat()
+        self._append(LogLine(stamp, note.level, note.sentence) for note in notes)
+
+    def copy(self) -> None:
+        """Put the whole log on the clipboard."""
+        QGuiApplication.clipboard().setText(self.text.toPlainText())
+
+    def _mark(self) -> None:
+        self.live.setVisible(self._status in ("initializing", "training", "stopping"))
+
+    def _read(self) -> None:
+        training_id, folder = self._id, self._services.studio.paths.logs / "jobs"
+        self._services.query.ask(
+            lambda db: read_log(db, training_id, folder), self._on_lines, key="log"
+        )
+
+    @Slot(object)
+    def _on_lines(self, lines: list[LogLine]) -> None:
+        self.text.clear()
+        self._append(lines)
+
+    def _append(self, lines: Iterable[LogLine]) -> None:
+        texts = [_line(line) for line in lines]
+        if texts:
+            self.text.appendPlainText("\n".join(texts))
+
+
+def _line(line: LogLine) -> str:
+    clock = datetime.fromisoformat(line.time).astimezone().strftime("%H:%M:%S")
+    level = "" if line.level == "info" else f"{line.level.upper()}: "
+    return f"{clock}  {level}{line.text}"

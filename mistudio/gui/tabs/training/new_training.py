@@ -1,0 +1,205 @@
+"""The card that starts a training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from PySide6.QtCore import Signal, Slot
+from PySide6.QtWidgets import QSizePolicy, QWidget
+
+from mistudio.core.config import settings_of
+from mistudio.core.configs import TrainConfig
+from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
+from mistudio.gui.tabs.training.fields import (
+    ARCHITECTURE_TEXTS,
+    LayerEditor,
+    LibraryChoice,
+    hook_pairs,
+)
+from mistudio.gui.tabs.training.summary import summary
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.editors import ChoiceEditor
+from mistudio.gui.widgets.layout import Collapsible
+
+FIELDS = (
+    "model",
+    "dataset",
+    "architecture",
+    "layer",
+    "hook",
+    "width",
+    "k",
+    "tokens",
+    "seed",
+    "name",
+    "context",
+)
+KINDS = ("models", "datasets", "tokenizations")
+
+
+class NewTraining(Card):
+    """The form of `TrainConfig`. `started(job id)` follows a submitted run."""
+
+    started = Signal(str)
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__("list", parent)
+        self._services = services
+        self._choices = Choices()
+        self._pairs: Pairs = []
+        self.model = LibraryChoice("Choose a model")
+        self.dataset = LibraryChoice("Choose a dataset")
+        self.layer = LayerEditor()
+        self.form = ConfigForm(
+            TrainConfig,
+            (*FIELDS, *_advanced()),
+            editors={
+                "model": self.model,
+                "dataset": self.dataset,
+                "layer": self.layer,
+                "hook": ChoiceEditor(hook_pairs()),
+                "architecture": ChoiceEditor(
+                    [(name, ARCHITECTURE_TEXTS[name]) for name in ("batch_topk", "topk")]
+                ),
+            },
+            columns=3,
+            settings=services.settings,
+            remember="train",
+            command="train",
+        )
+        self.summary = label("", "muted", wrap=True)
+        self.problem = label("", "error", wrap=True)
+        self.problem.hide()
+        self.reason = label("", "muted")
+        self.start_button = button("Start training", self.start, variant="primary", icon="play")
+        self.start_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.get_button = button("", self._open_library, variant="link")
+        self._build()
+        self.form.changed.connect(self._on_changed)
+        services.publisher.changed.connect(self._on_published)
+        self.reload()
+
+    def _build(self) -> None:
+        self.section = Collapsible("New training", is_open=self._recalled())
+        self.section.heading.setProperty("role", "card")
+        self.section.toggled.connect(self._on_toggled)
+        for part in (self.form, self.summary, self.problem, self.start_button):
+            self.section.box.addWidget(part)
+        self.section.box.addLayout(row(self.reason, self.get_button, None))
+        self.box.addWidget(self.section)
+        pad = appearance().px(12)
+        self.box.setContentsMargins(pad, pad, pad, pad)
+
+    def _recalled(self) -> bool:
+        return bool(self._services.settings.recall("training.form_open", True))
+
+    def _on_toggled(self, is_open: bool) -> None:
+        self._services.settings.remember("training.form_open", is_open)
+
+    def reload(self) -> None:
+        """Read again what can be chosen."""
+        self._services.query.ask(read_choices, self._on_choices, key="choices")
+
+    def start(self) -> None:
+        """Queue the run; what is wrong is said beside the field or below the form."""
+        config = self.form.checked()
+        if config is None or not self.start_button.isEnabled():
+            return
+        if self._choices.tokenization(config.dataset) is not None:
+            config = dataclasses.replace(config, context=0)
+        self._submit(config)
+
+    def _submit(self, config: TrainConfig) -> None:
+        try:
+            job_id = self._services.submit("train", config)
+        except StudioError as error:
+            self._say(error.sentence)
+            return
+        self._say("")
+        self._services.publisher.publish("trainings")
+        self.started.emit(job_id)
+
+    def use(self, values: dict[str, object]) -> None:
+        """Fill the form with the settings of an earlier run."""
+        shown = dict(values)
+        model = next((m for m in self._choices.models if m.id == shown.get("model")), None)
+        dataset = next((d for d in self._choices.datasets if d.id == shown.get("dataset")), None)
+        named = (row.name if row else None for row in (model, dataset))
+        for name, found, options in zip(
+            ("model", "dataset"), named, (self.model, self.dataset), strict=True
+        ):
+            if found and options.combo.findData(found) >= 0:
+                shown[name] = found
+        self.form.set_values({**shown, "name": ""})
+        self.section.set_open(True)
+
+    def _say(self, sentence: str) -> None:
+        self.problem.setText(sentence)
+        self.problem.setVisible(bool(sentence))
+
+    @Slot(object)
+    def _on_choices(self, choices: Choices) -> None:
+        self._choices = choices
+        self.model.offer(choices.model_pairs())
+        self._fit_to_model()
+        self._on_changed()
+
+    @Slot()
+    def _on_changed(self) -> None:
+        self._fit_to_model()
+        tokenized = self._choices.tokenization(self.dataset.value()) is not None
+        self.form.fields["context"].setVisible(not tokenized)
+        self._say("")
+        self._tell()
+
+    def _fit_to_model(self) -> None:
+        """Offer only what goes with the chosen model."""
+        model = self._choices.model(self.model.value())
+        self.layer.set_layers(model.num_layers if model else None)
+        pairs = self._choices.text_pairs(model)
+        if pairs != self._pairs:
+            self._pairs = pairs
+            self.dataset.offer(pairs)
+
+    def _tell(self) -> None:
+        try:
+            config = self.form.values()
+            text = summary(config, self._choices.model(config.model))
+        except InvalidInput:
+            text = ""
+        self.summary.setText(text)
+        reason, place = self._missing()
+        self.reason.setText(reason)
+        self.reason.setVisible(bool(reason))
+        self.get_button.setText(f"Open {place}" if place else "")
+        self.get_button.setVisible(bool(place))
+        self.start_button.setEnabled(not reason)
+        self.start_button.setToolTip(reason)
+
+    def _missing(self) -> tuple[str, str]:
+        """Why it cannot start, and the tab that helps; ("", "") if it can."""
+        if not self._choices.models:
+            return "There is no model yet.", "Models"
+        if not self._choices.datasets:
+            return "There is no dataset yet.", "Datasets"
+        if not self.model.value() or not self.dataset.value():
+            return "Choose a model and a dataset.", ""
+        if not self.form.is_valid():
+            return "Correct the fields marked in red.", ""
+        return "", ""
+
+    def _open_library(self) -> None:
+        self._services.open_tab(self._missing()[1])
+
+    @Slot(str, str)
+    def _on_published(self, kind: str, object_id: str) -> None:
+        if kind in KINDS:
+            self.reload()
+
+
+def _advanced() -> tuple[str, ...]:
+    return tuple(s.name for s in settings_of(TrainConfig) if s.option.advanced)

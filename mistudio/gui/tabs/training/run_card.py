@@ -1,0 +1,177 @@
+"""The card of one run: state, figures, progress, actions, and the panes below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QPushButton, QVBoxLayout, QWidget
+
+from mistudio.core.units import (
+    EM_DASH,
+    format_count,
+    format_decimal,
+    format_duration,
+    format_percent,
+)
+from mistudio.gui.reporting import Drained, Progress
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.training.fields import ARCHITECTURE_TEXTS
+from mistudio.gui.tabs.training.panes import PANES, make_pane, pane_title
+from mistudio.gui.tabs.training.reads import Run, local_time
+from mistudio.gui.tabs.training.states import ACTIONS, actions_of
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
+from mistudio.gui.widgets.pill import Pill
+from mistudio.gui.widgets.progress import ProgressBar
+
+WORKING = ("initializing", "training", "stopping")
+
+
+class RunCard(Card):
+    """Shows a `Run` and changes in place. `acted(name)` is the action of a pressed button."""
+
+    acted = Signal(str)
+    opened = Signal()  # a pane was opened or closed
+
+    def __init__(self, run: Run, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__("list", parent, padding=16)
+        self._services = services
+        self.run = run
+        self.live: Mapping[str, Any] | None = None  # the newest metric row of this session
+        self._progress: Progress | None = None
+        self.panes: dict[str, QWidget] = {}
+        self.title = label("", "card")
+        self.subtitle = label("", "small")
+        self.pill = Pill(run.training.status)
+        self.tiles = {
+            "loss": MetricTile("Loss", color="emerald"),
+            "l0": MetricTile("L0", color="blue"),
+            "dead": MetricTile("Dead", color="red"),
+            "ev": MetricTile("Explained variance", color="purple"),
+        }
+        self.bar = ProgressBar("emerald")
+        self.line = label("", "muted")
+        self.failure = label("", "error", wrap=True, selectable=True)
+        self.failure.hide()
+        self.buttons = {name: self._action_button(name) for name in ACTIONS}
+        self.toggles = {name: self._toggle(name) for name in PANES}
+        self._build()
+        self.show_run(run)
+
+    def _action_button(self, name: str) -> QPushButton:
+        action = ACTIONS[name]
+        made = button(action.text, variant=action.variant, icon=action.icon, tip=action.tip)
+        made.clicked.connect(lambda *_: self.acted.emit(name))
+        return made
+
+    def _toggle(self, name: str) -> QPushButton:
+        made = button(PANES[name].title, variant="toggle")
+        made.toggled.connect(lambda on: self.open_pane(name, on))
+        return made
+
+    def _build(self) -> None:
+        heading = QVBoxLayout()
+        heading.setSpacing(appearance().px(2))
+        heading.addWidget(self.title)
+        heading.addWidget(self.subtitle)
+        top = row(spacing=16)
+        top.addLayout(heading, 1)
+        top.addWidget(self.pill)
+        self.box.addLayout(top)
+        self.box.addLayout(row(*self.tiles.values(), spacing=12))
+        self.box.addWidget(self.bar)
+        self.box.addWidget(self.failure)
+        self.box.addLayout(row(self.line, None, *self.buttons.values()))
+        self.box.addLayout(row(*self.toggles.values(), None))
+        self._below = QVBoxLayout()
+        self._below.setSpacing(appearance().px(12))
+        self.box.addLayout(self._below)
+
+    def show_run(self, run: Run) -> None:
+        """Show newer rows of the same run; open panes stay open."""
+        self.run = run
+        training = run.training
+        self.title.setText(f"{run.model} · {run.dataset}")
+        self.subtitle.setText(_subtitle(run))
+        self.pill.set_state(training.status)
+        self.failure.setText(training.error_message or "")
+        self.failure.setVisible(training.status == "failed" and bool(training.error_message))
+        offered = actions_of(run)
+        for name, found in self.buttons.items():
+            found.setVisible(name in offered)
+        for name, found in self.toggles.items():
+            found.setText(pane_title(name, run))
+        if training.status not in WORKING:
+            self._progress = None
+        self._show_figures()
+        for pane in self.panes.values():
+            pane.show_run(run)  # type: ignore[attr-defined]
+
+    def take(self, rows: Sequence[Mapping[str, Any]], drained: Drained) -> None:
+        """Take all that the running job told since the last time."""
+        if drained.progress is not None:
+            self._progress = drained.progress
+        if drained.notes and (log := self.panes.get("log")) is not None:
+            log.add(drained.notes)  # type: ignore[attr-defined]
+        if rows:
+            self.live = rows[-1]
+            if (metrics := self.panes.get("metrics")) is not None:
+                metrics.add(rows)  # type: ignore[attr-defined]
+        self._show_figures()
+
+    def open_panes(self) -> list[str]:
+        """Names of the panes that are open."""
+        return [name for name, toggle in self.toggles.items() if toggle.isChecked()]
+
+    def open_pane(self, name: str, on: bool = True) -> None:
+        """Open or close a pane; it is made when first opened."""
+        self.toggles[name].setChecked(on)
+        if on and name not in self.panes:
+            self.panes[name] = make_pane(name, self.run, self._services)
+            self._below.addWidget(self.panes[name])
+        if name in self.panes:
+            self.panes[name].setVisible(on)
+        self.opened.emit()
+
+    def _show_figures(self) -> None:
+        training, live = self.run.training, self.live or {}
+        dead = live.get("dead", training.latest_dead)
+        width = int(training.config.get("width") or 0)
+        share = format_percent(dead / width) if dead is not None and width else ""
+        self.tiles["loss"].set_value(format_decimal(live.get("loss", training.latest_loss)))
+        self.tiles["l0"].set_value(format_decimal(live.get("l0", training.latest_l0), 1))
+        self.tiles["dead"].set_value(f"{format_count(dead)} · {share}" if share else EM_DASH)
+        self.tiles["ev"].set_value(
+            format_decimal(live.get("explained_variance", training.latest_ev), 4)
+        )
+        self._show_progress(training.status)
+
+    def _show_progress(self, status: str) -> None:
+        training, live, told = self.run.training, self.live or {}, self._progress
+        done = status == "completed"
+        self.bar.setVisible(not done)
+        self.bar.set_color("yellow" if status in ("paused", "interrupted") else "emerald")
+        percent = 100.0 * told.fraction if told else training.progress
+        if percent is None and training.total_steps:
+            percent = 100.0 * training.current_step / training.total_steps
+        self.bar.set_value(percent)
+        step = max(int(live.get("step") or 0), training.current_step)
+        parts = [f"Step {format_count(step)} / {format_count(training.total_steps)}"]
+        if status in WORKING and told:
+            if told.rate:
+                parts.append(told.rate)
+            parts.append(f"{format_duration(told.eta_s)} left" if told.eta_s else told.phase)
+        elif done:
+            parts.append(f"{format_count(training.tokens_seen)} tokens")
+        self.line.setText(" · ".join(parts))
+
+
+def _subtitle(run: Run) -> str:
+    training = run.training
+    kind = ARCHITECTURE_TEXTS.get(training.architecture, training.architecture)
+    width, k = training.config.get("width"), training.config.get("k")
+    parts = [kind, f"L{training.layer}.{training.hook}", f"{format_count(width)} latents, k {k}"]
+    parts.append(f"started {local_time(training.started_at or training.created_at)}")
+    return " · ".join(parts)

@@ -1,0 +1,94 @@
+"""The Runs view: the form of a new training above the cards of all runs."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Slot
+from PySide6.QtWidgets import QWidget
+
+from mistudio.core.config import from_dict
+from mistudio.core.configs import HarvestConfig, TrainConfig
+from mistudio.core.errors import StudioError
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import Deleter
+from mistudio.gui.tabs.training.live import LiveRuns
+from mistudio.gui.tabs.training.new_training import NewTraining
+from mistudio.gui.tabs.training.reads import Run
+from mistudio.gui.tabs.training.run_list import RunList
+from mistudio.gui.widgets.layout import CenteredColumn
+from mistudio.jobs.deletion import delete_training
+from mistudio.jobs.dependants import of_training
+
+
+class RunsView(CenteredColumn):
+    """Starts runs and does what their buttons say."""
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._services = services
+        self.live = LiveRuns(services.lanes, self)
+        self.form = NewTraining(services)
+        self.list = RunList(services, self.live)
+        self._deleter = Deleter(services, "trainings", of_training, delete_training, self)
+        self.box.addWidget(self.form)
+        self.box.addWidget(self.list)
+        self.box.addStretch(1)
+        self.list.acted.connect(self.act)
+        self.list.wanted.connect(self._on_wanted)
+        self.form.started.connect(self.list.refresh)
+
+    def select(self, training_id: str) -> None:
+        """Show one run."""
+        card = self.list.select(training_id)
+        if card is None:
+            self.list.set_filter("All")
+        else:
+            self.ensureWidgetVisible(card)
+
+    @Slot(object, str)
+    def act(self, run: Run, action: str) -> None:
+        """Do what a button of a run's card says; a refusal becomes a banner."""
+        try:
+            self._do(run, action)
+        except StudioError as error:
+            self._services.banner(error.sentence, level="error", details=error.details)
+        self.list.refresh_run(run.training.id)
+
+    def _do(self, run: Run, action: str) -> None:
+        if action in ("pause", "stop", "save", "cancel") and run.job is not None:
+            self._services.lanes.request(run.job.id, action)
+            self._announce(run.job.id)
+        elif action == "resume":
+            self._announce(self._services.studio.resume_training(run.training.id))
+        elif action == "retry":
+            self._retry(run)
+        elif action == "delete":
+            self._deleter.ask(run.training.id)
+        elif run.sae is not None and action == "features":
+            self._services.submit("harvest", HarvestConfig(sae=run.sae.id))
+            self._services.open_tab("Features", sae=run.sae.id)
+        elif run.sae is not None and action == "steer":
+            self._services.open_tab("Steering", sae=run.sae.id)
+
+    def _retry(self, run: Run) -> None:
+        if run.job is None:
+            config = from_dict(TrainConfig, run.training.config)
+            self._announce(self._services.submit("train", config))
+        else:
+            self._announce(self._services.studio.retry(run.job.id))
+
+    def _announce(self, job_id: str) -> None:
+        self._services.publisher.publish("jobs", job_id)
+        self._services.publisher.publish("trainings")
+        self._services.lanes.nudge()
+
+    @Slot(object)
+    def _on_wanted(self, values: dict[str, object]) -> None:
+        self.form.use(values)
+        self.ensureWidgetVisible(self.form)
+        self.form.model.setFocus()
+
+    def pause_resume(self) -> None:
+        """Pause the run that works, or resume the one that waits."""
+        run = self.list.active()
+        if run is not None:
+            self.act(run, "pause" if run.training.status == "training" else "resume")

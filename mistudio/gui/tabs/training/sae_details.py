@@ -1,0 +1,76 @@
+"""The window of one SAE: what it is, where it came from, what it was measured to do."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Slot
+from PySide6.QtWidgets import QWidget
+
+from mistudio.core.units import EM_DASH, format_bytes, format_count
+from mistudio.gui.dialog import Dialog
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.training.evaluation_pane import EvaluationPane
+from mistudio.gui.tabs.training.facts_table import FactsTable
+from mistudio.gui.tabs.training.reads import local_time
+from mistudio.gui.tabs.training.sae_rows import place_text
+from mistudio.gui.widgets.cards import label
+from mistudio.store.records import SaeRow
+from mistudio.store.tables import SAES
+
+
+class SaeDetails(Dialog):
+    """Follows the SAE while it is open; closes when the SAE is deleted."""
+
+    def __init__(self, services: Services, sae: SaeRow, parent: QWidget) -> None:
+        super().__init__(f"SAE {sae.name}", parent, width=1024, height_share=0.9)
+        self._services = services
+        self._id = sae.id
+        self.title = label(sae.name, "title", wrap=True)
+        self.facts = FactsTable(["Property", "Value"], "Properties", most=16)
+        self.evaluation = EvaluationPane(services)
+        self.box.addWidget(self.title)
+        self.box.addWidget(self.facts)
+        self.box.addWidget(label("Evaluation", "section"))
+        self.box.addWidget(self.evaluation)
+        self.box.addStretch(1)
+        self.add_close()
+        self._show(sae)
+        services.publisher.changed.connect(self._on_published)
+
+    @Slot(object)
+    def _show(self, sae: SaeRow | None) -> None:
+        if sae is None:
+            self.close()
+            return
+        self.title.setText(sae.name)
+        self.facts.set_rows(facts(sae, str(self._services.studio.paths.absolute(sae.path))))
+        self.evaluation.show_sae(sae)
+
+    @Slot(str, str)
+    def _on_published(self, kind: str, object_id: str) -> None:
+        if kind == "saes":
+            sae_id = self._id
+            self._services.query.ask(lambda db: SAES.find(db, sae_id), self._show, key="sae")
+
+
+def facts(sae: SaeRow, folder: str) -> list[list[str]]:
+    """Property and value of everything the library knows of an SAE."""
+    config = sae.config or {}
+    known = [
+        ("Origin", sae.origin),
+        ("Architecture", str(config.get("architecture") or sae.architecture)),
+        ("Stored as", sae.architecture),
+        ("Model", sae.model_name or EM_DASH),
+        ("Layer and hook", place_text(sae)),
+        ("Width", format_count(sae.d_in)),
+        ("Latents", format_count(sae.n_latents)),
+        ("k", str(config.get("k") or EM_DASH)),
+        ("Trained steps", format_count(sae.checkpoint_step)),
+        ("Normalisation", sae.normalisation or EM_DASH),
+        ("Format", sae.source_format or EM_DASH),
+        ("Size", format_bytes(sae.size_bytes)),
+        ("Added", local_time(sae.created_at)),
+        ("Weights (SHA-256)", sae.weights_hash or EM_DASH),
+        ("Folder", folder),
+        ("Id", sae.id),
+    ]
+    return [list(pair) for pair in known]

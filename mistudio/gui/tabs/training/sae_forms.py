@@ -1,0 +1,144 @@
+"""Small windows that start a job about an SAE: evaluate, export, import."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PySide6.QtCore import Slot
+from PySide6.QtWidgets import QWidget
+
+from mistudio.core.config import Config
+from mistudio.core.configs import EvaluateConfig, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.errors import StudioError
+from mistudio.gui.dialog import Dialog
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.training.choices import Choices, read_choices
+from mistudio.gui.tabs.training.fields import LibraryChoice
+from mistudio.gui.widgets.banner import BannerArea
+from mistudio.gui.widgets.cards import button, label
+from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.editors import Editor, PathEditor
+from mistudio.store.records import SaeRow
+
+
+class JobDialog(Dialog):
+    """A form and a button that queues its job; stays open with the sentence if it is refused."""
+
+    def __init__(
+        self,
+        services: Services,
+        title: str,
+        kind: str,
+        config: Config,
+        fields: Sequence[str],
+        editors: Mapping[str, Editor],
+        *,
+        explanation: str,
+        action: str,
+        icon: str,
+        command: str,
+        parent: QWidget,
+    ) -> None:
+        super().__init__(title, parent, width=640, height_share=0.6)
+        self._services, self._kind = services, kind
+        self._noun = title
+        self.banners = BannerArea()
+        self.form: ConfigForm[Any] = ConfigForm(
+            type(config), fields, editors=editors, columns=1, command=command, positional=("path",)
+        )
+        self.form.set_values(config)
+        self.box.addWidget(label(explanation, "muted", wrap=True))
+        self.box.addWidget(self.banners)
+        self.box.addWidget(self.form)
+        self.box.addStretch(1)
+        self.start_button = button(action, self.start, variant="primary", icon=icon)
+        self.actions.addWidget(self.start_button)
+        self.add_close("Cancel")
+
+    def offer_library(self, name: str) -> None:
+        """Fill the combo of a field with models or datasets."""
+        self._field = name
+        self._services.query.ask(read_choices, self._on_choices)
+
+    @Slot(object)
+    def _on_choices(self, choices: Choices) -> None:
+        editor = self.form.fields[self._field].editor
+        if isinstance(editor, LibraryChoice):
+            pairs = choices.model_pairs() if self._field == "model" else choices.text_pairs(None)
+            editor.offer(pairs, take_single=False)
+
+    def start(self) -> None:
+        """Queue the job and close."""
+        config = self.form.checked()
+        if config is None:
+            return
+        try:
+            self._services.submit(self._kind, config)
+        except StudioError as error:
+            self.banners.show_banner(error.sentence, level="error", details=error.details)
+        else:
+            self._services.banner(f"Queued: {self._noun}. The Jobs panel shows it (Ctrl+J).")
+            self.accept()
+
+
+def evaluate_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
+    """Measure an SAE on a dataset."""
+    own = "The text it was trained on" if sae.training_id else "Choose a dataset"
+    dialog = JobDialog(
+        services,
+        f"Evaluate {sae.name}",
+        "evaluate",
+        EvaluateConfig(sae=sae.id),
+        ("dataset", "tokens"),
+        {"dataset": LibraryChoice(own)},
+        explanation="Measures reconstruction and the model's loss on held-out documents.",
+        action="Evaluate",
+        icon="curve",
+        command="sae eval",
+        parent=parent,
+    )
+    dialog.offer_library("dataset")
+    return dialog
+
+
+def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
+    """Write an SAE as a SAELens folder."""
+    folder = services.studio.paths.exports / _file_name(sae.name)
+    return JobDialog(
+        services,
+        f"Export {sae.name}",
+        "export_sae",
+        ExportSaeConfig(sae=sae.id, out=str(folder)),
+        ("format", "out"),
+        {"out": PathEditor("folder")},
+        explanation="Writes cfg.json and sae_weights.safetensors into a new folder.",
+        action="Export",
+        icon="upload",
+        command="sae export",
+        parent=parent,
+    )
+
+
+def import_form(services: Services, parent: QWidget) -> JobDialog:
+    """Add an SAE from a SAELens folder."""
+    dialog = JobDialog(
+        services,
+        "Import SAE",
+        "import_sae",
+        ImportSaeConfig(),
+        ("path", "name", "model", "layer", "hook"),
+        {"path": PathEditor("folder"), "model": LibraryChoice("As the file says")},
+        explanation="Reads a SAELens folder: cfg.json and sae_weights.safetensors.",
+        action="Import",
+        icon="download",
+        command="sae import",
+        parent=parent,
+    )
+    dialog.offer_library("model")
+    return dialog
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "sae"

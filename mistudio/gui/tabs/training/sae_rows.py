@@ -1,0 +1,89 @@
+"""The rows of the SAE library: order, search and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mistudio.core.units import EM_DASH, format_bytes, format_count
+from mistudio.gui.tabs.training.fields import ARCHITECTURE_TEXTS
+from mistudio.gui.tabs.training.figures import short_figure
+from mistudio.gui.widgets.row_table import Column
+from mistudio.store.records import SaeRow
+from mistudio.store.tables import SAES
+
+
+def _measured(key: str) -> str:
+    """A figure of the evaluation; a NaN in it is no JSON to SQLite before 3.42."""
+    return f"CASE WHEN json_valid(evaluation) THEN json_extract(evaluation, '$.{key}') END"
+
+
+SORTS = {
+    "name": "lower(name)",
+    "origin": "origin",
+    "architecture": "architecture",
+    "model": "lower(model_name)",
+    "hook": "layer * 10 + length(hook_in)",
+    "latents": "n_latents",
+    "l0": _measured("l0"),
+    "ev": _measured("ev"),
+    "ce": _measured("ce_loss_score"),
+    "dead": _measured("dead_fraction"),
+    "size": "size_bytes",
+    "created": "created_at",
+}
+_SEARCHED = "lower(name || ' ' || origin || ' ' || architecture || ' ' || ifnull(model_name, ''))"
+
+
+def sae_ids(db: Any, words: str, sort: str, descending: bool) -> list[str]:
+    """Ids of the SAEs that contain every word; those not measured come last either way."""
+    key = SORTS[sort]
+    where = " AND ".join(f"instr({_SEARCHED}, ?)" for _ in words.split()) or "1"
+    sql = (
+        f"SELECT id FROM saes WHERE {where} "
+        f"ORDER BY {key} IS NULL, {key} {'DESC' if descending else 'ASC'}, created_at DESC"
+    )
+    return [row["id"] for row in db.query(sql, words.lower().split())]
+
+
+def sae_rows(db: Any, ids: np.ndarray | Sequence[str]) -> list[SaeRow | None]:
+    """The rows of ids, in that order; None for one that is gone."""
+    wanted = [str(one) for one in ids]
+    marks = ", ".join("?" for _ in wanted)
+    found = {row.id: row for row in SAES.select(db, f"id IN ({marks})", wanted)}
+    return [found.get(one) for one in wanted]
+
+
+def place_text(row: SaeRow) -> str:
+    """Layer and hook, such as "L9.resid_post"."""
+    if row.layer is None:
+        return EM_DASH
+    return f"L{row.layer}.{row.hook_in or EM_DASH}"
+
+
+def _kind(row: SaeRow) -> str:
+    name = str((row.config or {}).get("architecture") or row.architecture)
+    return ARCHITECTURE_TEXTS.get(name, name)
+
+
+COLUMNS = (
+    Column("Name", lambda r: r.name, "name", tip=lambda r: f"{r.name} · {r.id}"),
+    Column("Origin", lambda r: r.origin, "origin", 84),
+    Column("Architecture", _kind, "architecture", 112),
+    Column("Model", lambda r: r.model_name or EM_DASH, "model", 140, tip=lambda r: r.model_name),
+    Column("Layer.hook", place_text, "hook", 136),
+    Column(
+        "Width × latents",
+        lambda r: f"{format_count(r.d_in)} × {format_count(r.n_latents)}",
+        "latents",
+        138,
+        numeric=True,
+    ),
+    Column("L0", lambda r: short_figure(r.evaluation, "l0"), "l0", 76, True, "blue"),
+    Column("EV", lambda r: short_figure(r.evaluation, "ev"), "ev", 84, True, "emerald"),
+    Column("CE score", lambda r: short_figure(r.evaluation, "ce_loss_score"), "ce", 96, True),
+    Column("Dead", lambda r: short_figure(r.evaluation, "dead_fraction"), "dead", 88, True, "red"),
+    Column("Size", lambda r: format_bytes(r.size_bytes), "size", 92, True),
+)
