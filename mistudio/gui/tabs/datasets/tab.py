@@ -1,0 +1,87 @@
+"""The Datasets tab: import a text file, the datasets there are, one dialog for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PySide6.QtWidgets import QWidget
+
+from mistudio.core.configs import ImportDatasetConfig
+from mistudio.core.units import format_bytes, format_count
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.datasets.detail import DatasetDialog
+from mistudio.gui.tabs.library.cards import ObjectCard
+from mistudio.gui.tabs.library.importing import ImportCard
+from mistudio.gui.tabs.library.tab import LibraryTab
+from mistudio.gui.widgets.editors import PathEditor
+from mistudio.jobs import library_pages
+from mistudio.jobs.deletion import delete_dataset
+from mistudio.jobs.dependants import of_dataset
+from mistudio.jobs.library_pages import DatasetList, ListedDataset
+from mistudio.store.records import DatasetRow, JobRow
+
+_FILES = "Text (*.txt *.md *.jsonl *.ndjson *.json *.csv *.tsv *.parquet);;All files (*)"
+
+
+class DatasetsTab(LibraryTab):
+    """Every dataset of the data folder; a click opens its samples, tokens and counts."""
+
+    kinds = ("datasets", "tokenizations")
+    noun = "dataset"
+    icon = "database"
+    color = "blue"
+    columns = 2
+
+    def __init__(self, services: Services) -> None:
+        importer = ImportCard(
+            services,
+            "import_dataset",
+            ImportDatasetConfig,
+            title="Import a text file",
+            hint="txt, jsonl, csv or parquet, of any size. Drop a file here or choose one.",
+            editors={"path": PathEditor("file", _FILES)},
+            command="dataset import",
+        )
+        super().__init__(
+            services,
+            importer,
+            of_dataset,
+            delete_dataset,
+            title="Datasets",
+            subtitle="Text to train on and to look through.",
+        )
+        self.empty.sentence.setText(
+            "No datasets yet. Import a text file above, or let the bundled sample show the whole "
+            "way: its text, its small model, a trained SAE and its features."
+        )
+
+    def load(self, db: Any) -> DatasetList:
+        return library_pages.datasets(self.services.studio)
+
+    def take(self, answer: DatasetList) -> tuple[Sequence[ListedDataset], Sequence[JobRow]]:
+        return answer.datasets, answer.jobs
+
+    def work_row(self, entry: ListedDataset) -> DatasetRow:
+        return entry.row
+
+    def fill_card(self, card: ObjectCard, entry: ListedDataset) -> None:
+        row = entry.row
+        facts = " · ".join(
+            (row.source, format_bytes(entry.size_bytes), f"{format_count(row.num_samples)} samples")
+        )
+        ready = sum(t.status == "ready" for t in entry.tokenizations)
+        shown = f"{ready} tokenisation" if ready == 1 else f"{ready} tokenisations"
+        card.show_object(row.name, facts, row.status, extra=shown if ready else "Not tokenised")
+
+    def words(self, entry: ListedDataset) -> str:
+        return f"{entry.row.name} {entry.row.source} {entry.row.description or ''}"
+
+    def open_dialog(self, entry: ListedDataset) -> QWidget:
+        dialog = DatasetDialog(self.services, entry, self)
+        dialog.delete_asked.connect(self.deleter.ask)
+        return dialog
+
+    def select(self, **selection: Any) -> None:
+        if selection.get("dataset"):
+            self.show_object(str(selection["dataset"]))

@@ -1,0 +1,138 @@
+"""The Tokenization page of a dataset: its tokenisations, the form for more, the token view."""
+
+from __future__ import annotations
+
+from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+
+from mistudio.core.units import format_bytes, format_count
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.datasets.token_view import TokenView
+from mistudio.gui.tabs.datasets.tokenize_form import TokenizeForm
+from mistudio.gui.tabs.library.cards import JobCard, ObjectCard
+from mistudio.gui.tabs.library.deleting import Deleter
+from mistudio.gui.tabs.library.jobs import LiveProgress
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import label
+from mistudio.jobs import library_pages
+from mistudio.jobs.deletion import delete_tokenization
+from mistudio.jobs.dependants import of_tokenization
+from mistudio.jobs.library_pages import ListedDataset
+from mistudio.store.records import DatasetRow, JobRow, TokenizationRow
+
+
+class TokenizationPage(QScrollArea):
+    """Cards of the tokenisations; a click shows its rows of tokens below."""
+
+    def __init__(
+        self, services: Services, dataset: DatasetRow, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._services, self._dataset = services, dataset
+        self._rows: dict[str, TokenizationRow] = {}
+        self._jobs: dict[str, JobRow] = {}
+        self._cards: dict[str, ObjectCard] = {}
+        self._live = LiveProgress(services, self)
+        self._live.moved.connect(self._on_moved)
+        self._deleter = Deleter(
+            services, "tokenizations", of_tokenization, delete_tokenization, self
+        )
+        self.form = TokenizeForm(services, dataset)
+        self.form.finished.connect(self.show_tokens)
+        self.view = TokenView(services)
+        self._build()
+
+    def _build(self) -> None:
+        px = appearance().px
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        content = QWidget()
+        content.setObjectName("column")
+        box = QVBoxLayout(content)
+        box.setContentsMargins(0, px(16), px(8), 0)
+        box.setSpacing(px(12))
+        self.none = label("Not tokenised yet; the form below does it for a model.", "muted")
+        self._list = QVBoxLayout()
+        self._list.setSpacing(px(8))
+        box.addWidget(self.none)
+        box.addLayout(self._list)
+        box.addWidget(self.view)
+        box.addWidget(self.form)
+        box.addStretch(1)
+        self.view.hide()
+        self.setWidget(content)
+
+    def show_dataset(self, listed: ListedDataset) -> None:
+        """Take over the tokenisations, and ask for the jobs that make more."""
+        self._rows = {row.id: row for row in listed.tokenizations}
+        studio, dataset = self._services.studio, self._dataset
+        self._services.query.ask(
+            lambda _: library_pages.tokenize_jobs(studio, dataset), self._on_jobs, key="jobs"
+        )
+        self.form.read_models()
+
+    def _on_jobs(self, jobs: list[JobRow]) -> None:
+        self._jobs = {job.id: job for job in jobs}
+        for key in [k for k in self._cards if k not in self._rows and k not in self._jobs]:
+            self._cards.pop(key).deleteLater()
+        for job in jobs:
+            self._job_card(job)
+        for row in self._rows.values():
+            self._card(row)
+        self.none.setVisible(not self._rows and not jobs)
+        if self.view.tokenization_id() not in self._rows:
+            self.view.clear()
+
+    def _job_card(self, job: JobRow) -> None:
+        card = self._cards.get(job.id)
+        if not isinstance(card, JobCard):
+            card = JobCard(job.id, "table", "blue")
+            card.delete_asked.connect(self._cancel)
+            self._cards[job.id] = card
+            self._list.insertWidget(0, card)
+        card.show_job(job, self._live.of(job.id))
+
+    def _card(self, row: TokenizationRow) -> None:
+        card = self._cards.get(row.id)
+        if card is None:
+            card = ObjectCard(row.id, "table", "blue")
+            card.setToolTip("Show its tokens")
+            card.opened.connect(self.show_tokens)
+            card.delete_asked.connect(self._deleter.ask)
+            self._cards[row.id] = card
+            self._list.addWidget(card)
+        # while one is being made, its job's card stands for it
+        card.setVisible(row.status == "ready" or not self._jobs)
+        card.show_object(title_of(row), facts_of(row), row.status)
+
+    def _on_moved(self, job_id: str) -> None:
+        if job_id in self._jobs and job_id in self._cards:
+            self._job_card(self._jobs[job_id])
+
+    def _cancel(self, job_id: str) -> None:
+        self._services.lanes.request(job_id, "cancel")
+        self._services.publisher.publish("jobs", job_id)
+
+    def show_tokens(self, tokenization_id: str) -> None:
+        """Show the rows of a tokenisation as tokens."""
+        row = self._rows.get(tokenization_id)
+        if row is not None and row.status == "ready":
+            self.view.show_tokenization(row, title_of(row))
+
+
+def title_of(row: TokenizationRow) -> str:
+    """What a tokenisation is called: its tokenizer and row length."""
+    name = (row.statistics or {}).get("tokenizer") or "tokenizer"
+    return f"{name}, {row.context:,} tokens per row"
+
+
+def facts_of(row: TokenizationRow) -> str:
+    """Arrangement, rows, tokens and size."""
+    packed = row.settings.get("arrangement") != "document"
+    return " · ".join(
+        (
+            "packed" if packed else "one document per row",
+            f"{format_count(row.rows)} rows",
+            f"{format_count(row.tokens)} tokens",
+            format_bytes(row.size_bytes),
+        )
+    )

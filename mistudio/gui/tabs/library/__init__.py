@@ -1,0 +1,1 @@
+"""What the Datasets and Models tabs share."""

@@ -1,0 +1,247 @@
+"""What the Datasets and Models tabs share: import on top, filters, cards that update in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtWidgets import QVBoxLayout, QWidget
+from shiboken6 import isValid
+
+from mistudio.core.configs import DemoConfig
+from mistudio.core.errors import StudioError
+from mistudio.gui.services import Services, Tab
+from mistudio.gui.tabs.library.cards import JobCard, ObjectCard
+from mistudio.gui.tabs.library.deleting import Deleter
+from mistudio.gui.tabs.library.filters import Filters
+from mistudio.gui.tabs.library.importing import ImportCard, dropped_path
+from mistudio.gui.tabs.library.jobs import LiveProgress
+from mistudio.gui.widgets.cards import EmptyState
+from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, heading
+from mistudio.jobs.dependants import Dependants
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import JobRow, WorkRow
+
+
+class LibraryTab(Tab):
+    """A tab over one kind of stored object. Subclasses name the kind and fill in cards.
+
+    Announcements of `kinds` and job starts and ends lead to one new read of the list.
+    """
+
+    kinds: tuple[str, ...] = ()
+    noun = ""
+    icon = ""
+    color = ""
+    columns = 2
+
+    def __init__(
+        self,
+        services: Services,
+        importer: ImportCard,
+        of: Callable[[Studio, str], Dependants],
+        delete: Callable[[Studio, str], None],
+        *,
+        title: str,
+        subtitle: str,
+    ) -> None:
+        """`of` and `delete` say what deleting an object means, and do it."""
+        super().__init__(services)
+        self.importer = importer
+        self.deleter = Deleter(services, self.kinds[0], of, delete, self)
+        self.deleter.deleted.connect(self._on_deleted)
+        self._rows: Sequence[Any] = ()
+        self._jobs: Sequence[JobRow] = ()
+        self._cards: dict[str, ObjectCard] = {}
+        self._dialogs: dict[str, QWidget] = {}
+        self._wanted = ""  # an object to open once the list has been read
+        self._loaded_once = False
+        self._live = LiveProgress(services, self)
+        self._build(title, subtitle)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(50)
+        self._soon.timeout.connect(self.refresh)
+        services.publisher.changed.connect(self._on_changed)
+        services.lanes.started.connect(self._on_job)
+        services.lanes.finished.connect(self._on_job)
+        self._live.moved.connect(self._on_moved)
+        self.setAcceptDrops(True)
+        self.refresh()
+
+    def _build(self, title: str, subtitle: str) -> None:
+        self.page = CenteredColumn()
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.page)
+        self.filters = Filters(title)
+        self.filters.changed.connect(self._arrange)
+        self.empty = EmptyState(self.icon, "", "Run the sample", self._run_sample)
+        self.nothing = EmptyState(
+            "search", f"No {self.noun} passes the filters.", "Clear filters", self.filters.clear
+        )
+        self.grid = CardGrid(columns=self.columns)
+        self.page.box.addWidget(heading(title, subtitle))
+        for part in (self.importer, self.filters, self.grid, self.empty, self.nothing):
+            self.page.box.addWidget(part)
+        self.page.box.addStretch(1)
+        self.filters.hide()
+        self.empty.hide()
+        self.nothing.hide()
+
+    # What a kind of object must say.
+
+    def load(self, db: Any) -> Any:
+        """Read the list; runs in the query thread."""
+        raise NotImplementedError
+
+    def take(self, answer: Any) -> tuple[Sequence[Any], Sequence[JobRow]]:
+        """Rows and jobs of an answer of `load`."""
+        raise NotImplementedError
+
+    def work_row(self, entry: Any) -> WorkRow:
+        """The stored row of a list entry."""
+        raise NotImplementedError
+
+    def make_card(self, object_id: str) -> ObjectCard:
+        return ObjectCard(object_id, self.icon, self.color)
+
+    def fill_card(self, card: ObjectCard, entry: Any) -> None:
+        raise NotImplementedError
+
+    def words(self, entry: Any) -> str:
+        """The text that the search looks through."""
+        raise NotImplementedError
+
+    def open_dialog(self, entry: Any) -> QWidget:
+        """The detail window of an entry, not yet shown."""
+        raise NotImplementedError
+
+    # Reading.
+
+    def refresh(self) -> None:
+        """Read the list again; the cards change in place."""
+        self.services.query.ask(self.load, self._on_list, key="list")
+
+    def _on_changed(self, kind: str, object_id: str) -> None:
+        if kind in (*self.kinds, "jobs"):
+            self._soon.start()
+
+    def _on_job(self, *told: object) -> None:
+        self._soon.start()
+
+    def _on_list(self, answer: Any) -> None:
+        self._rows, self._jobs = self.take(answer)
+        self._loaded_once = True
+        self._arrange()
+        if self._wanted:
+            wanted, self._wanted = self._wanted, ""
+            self.open(wanted)
+
+    def _arrange(self, *told: object) -> None:
+        """Show the cards that pass the filters."""
+        jobs = [job for job in self._jobs if self.filters.passes(job.title, "work")]
+        rows = [entry for entry in self._rows if self._entry_passes(entry)]
+        cards = [self._job_card(job) for job in jobs] + [self._card(entry) for entry in rows]
+        self.grid.set_widgets(list(cards))
+        present = {self.work_row(entry).id for entry in self._rows} | {j.id for j in self._jobs}
+        for gone in [key for key in self._cards if key not in present]:
+            self._cards.pop(gone).deleteLater()
+        self._show_state(len(rows))
+
+    def _show_state(self, shown: int) -> None:
+        """Show filters, empty states and the count as the list needs them."""
+        anything = bool(self._rows or self._jobs)
+        visible = shown + len(self._jobs) > 0
+        self.filters.setVisible(anything)
+        self.grid.setVisible(anything)
+        self.empty.setVisible(self._loaded_once and not anything)
+        self.nothing.setVisible(anything and not visible)
+        self.filters.show_count(shown, len(self._rows))
+
+    def _entry_passes(self, entry: Any) -> bool:
+        row_ = self.work_row(entry)
+        if row_.status != "ready" and any(job.status == "running" for job in self._jobs):
+            return False  # the job's own card stands for it
+        return self.filters.passes(self.words(entry), "ready" if row_.status == "ready" else "work")
+
+    def _card(self, entry: Any) -> ObjectCard:
+        object_id = self.work_row(entry).id
+        card = self._cards.get(object_id)
+        if card is None:
+            card = self.make_card(object_id)
+            card.opened.connect(self.open)
+            card.delete_asked.connect(self.deleter.ask)
+            self._cards[object_id] = card
+        self.fill_card(card, entry)
+        return card
+
+    def _job_card(self, job: JobRow) -> ObjectCard:
+        card = self._cards.get(job.id)
+        if not isinstance(card, JobCard):
+            card = JobCard(job.id, self.icon, self.color)
+            card.delete_asked.connect(self._cancel)
+            self._cards[job.id] = card
+        card.show_job(job, self._live.of(job.id))
+        return card
+
+    def _on_moved(self, job_id: str) -> None:
+        card = self._cards.get(job_id)
+        job = next((job for job in self._jobs if job.id == job_id), None)
+        if isinstance(card, JobCard) and job is not None:
+            card.show_job(job, self._live.of(job_id))
+
+    # Acting.
+
+    def _cancel(self, job_id: str) -> None:
+        self.services.lanes.request(job_id, "cancel")
+        self.services.publisher.publish("jobs", job_id)
+
+    def _run_sample(self) -> None:
+        try:
+            self.services.submit("demo", DemoConfig())
+        except StudioError as error:
+            self.services.banner(error.sentence, level="error", details=error.details)
+        else:
+            self.services.open_tab("Training")
+
+    def open(self, object_id: str) -> None:
+        """Show the detail window of an object that is ready."""
+        found = self._dialogs.get(object_id)
+        if found is not None and isValid(found):
+            found.raise_()
+            found.activateWindow()
+            return
+        entry = next((e for e in self._rows if self.work_row(e).id == object_id), None)
+        if entry is not None and self.work_row(entry).status == "ready":
+            self._dialogs[object_id] = self.open_dialog(entry)
+            self._dialogs[object_id].show()
+
+    def _on_deleted(self, object_id: str) -> None:
+        dialog = self._dialogs.pop(object_id, None)
+        if dialog is not None and isValid(dialog):
+            dialog.close()
+
+    # What the window calls.
+
+    def focus_search(self) -> None:
+        self.filters.search.setFocus()
+        self.filters.search.selectAll()
+
+    def run_primary(self) -> None:
+        self.importer.submit()
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if dropped_path(event) is not None:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        self.importer.dropEvent(event)
+        self.page.ensureWidgetVisible(self.importer)
+
+    def show_object(self, object_id: str) -> None:
+        """Open an object now, or once the list has been read."""
+        self._wanted = object_id
+        self.refresh()
