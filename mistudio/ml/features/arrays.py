@@ -81,7 +81,8 @@ def create_array(path: Path, dtype: DTypeLike, length: int) -> NDArray[Any]:
 def open_array(path: Path) -> NDArray[Any]:
     """An existing `.npy` array, memory-mapped and read-only; raises `Damaged` if it is broken."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        # a plain view of the mapping: numpy's memmap class makes small look-ups slow
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except FileNotFoundError:
         raise Damaged(
             f"The feature set lacks {path.name}; find the features again.", details=str(path)
