@@ -33,7 +33,9 @@ ACTIONS = (
     ActionSpec("open_data_folder", "File", "Show data folder", "", "folder"),
     ActionSpec("show_settings", "File", "Settings…", "Ctrl+,", "gear"),
     ActionSpec("close", "File", "Quit", "Ctrl+Q", "close"),
-    ActionSpec("find", "Edit", "Find", "Ctrl+F", "search", "Go to the search field of the tab"),
+    ActionSpec(
+        "find_in_tab", "Edit", "Find", "Ctrl+F", "search", "Go to the search field of the tab"
+    ),
     *(
         ActionSpec(f"tab_{name.lower()}", "View", name, f"Ctrl+{number}", icon)
         for number, (name, icon) in enumerate(zip(TAB_NAMES, TAB_ICONS, strict=True), start=1)

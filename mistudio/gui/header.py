@@ -138,7 +138,7 @@ class Header(QFrame):
         box.addStretch(1)
         self.strip = SystemStrip()
         box.addWidget(self.strip)
-        self.theme_button = button("", self.theme_clicked.emit, variant="ghost", icon="sun")
+        self.theme_button = button("", self.theme_clicked, variant="ghost", icon="sun")
         self.theme_button.setToolTip("Light or dark (Ctrl+Shift+L)")
         self.theme_button.setAccessibleName("Light or dark")
         box.addWidget(self.theme_button)

@@ -113,6 +113,8 @@ class QueryLane(QObject):
 
     def _take(self, ticket: int) -> tuple[bool, Any, Any]:
         """Whether the answer is still wanted, and who takes it."""
+        if ticket not in self._waiting:  # the lane was joined meanwhile
+            return False, None, None
         group, method, error_method = self._waiting.pop(ticket)
         with self._lock:
             current = self._newest.get(group) == ticket

@@ -86,7 +86,12 @@ def _frames(c: Colors, look: Appearance) -> str:
     QSplitter::handle:hover {{ background: {c.focus}; }}
     QSplitter::handle:horizontal {{ width: {px(4)}px; }}
     QSplitter::handle:vertical {{ height: {px(4)}px; }}
-    QDockWidget {{ color: {c.text}; }}
+    QDockWidget {{ color: {c.text}; titlebar-close-icon: {_image("close_" + c.name)}; }}
+    QDockWidget::title {{ background: {c.page}; padding: {px(8)}px {px(12)}px; }}
+    QDockWidget::close-button {{ background: transparent; border: none; width: {px(20)}px; }}
+    QDockWidget::close-button:hover {{ background: {c.hover}; border-radius: {px(4)}px; }}
+    QMainWindow::separator {{ background: {c.border}; width: 3px; height: 3px; }}
+    QMainWindow::separator:hover {{ background: {c.focus}; }}
     QDockWidget > QWidget {{ background: {c.page}; }}
     """
 

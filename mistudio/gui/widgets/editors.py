@@ -179,7 +179,6 @@ class NumberBox(QAbstractSpinBox):
     ) -> None:
         super().__init__(parent)
         self._whole, self._minimum, self._maximum = whole, minimum, maximum
-        self.lineEdit().setTextMargins(appearance().px(8), 0, 0, 0)
         guard_wheel(self)
 
     def text_value(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import (
+    QAbstractSpinBox,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -182,7 +183,9 @@ class WheelGuard(QObject):
 
 
 def guard_wheel(widget: QWidget) -> None:
-    """Let `widget` take the wheel only while it has the focus."""
+    """Let `widget` take the wheel only while it has the focus; gives spin boxes their margin."""
+    if isinstance(widget, QAbstractSpinBox):
+        widget.lineEdit().setTextMargins(appearance().px(8), 0, 0, 0)
     widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     widget.installEventFilter(WheelGuard(widget))
 

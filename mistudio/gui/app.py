@@ -1,0 +1,102 @@
+"""Opens the window on a data folder and runs it to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+
+from mistudio.core.errors import StudioError
+from mistudio.core.paths import Paths
+from mistudio.core.settings import SettingsFile
+from mistudio.gui import icons, style
+from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile
+from mistudio.gui.heartbeat import Heartbeat
+from mistudio.gui.logs import start_log
+from mistudio.gui.main_window import MainWindow
+from mistudio.gui.signals import ProcessSignals
+from mistudio.gui.single_instance import SingleInstance, raise_other
+from mistudio.jobs.runner import Studio, interrupt_note
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_VARIABLE = "MISTUDIO_HEARTBEAT"  # a file that receives the event loop's gaps
+
+
+def run(paths: Paths) -> int:
+    """Open the window and return the exit code; a second start raises the first and returns 0."""
+    app = QApplication.instance() or QApplication(sys.argv[:1])
+    assert isinstance(app, QApplication)
+    app.setApplicationName("miStudio")
+    app.setDesktopFileName("mistudio")
+    if raise_other(paths.home):
+        return 0
+    settings = SettingsFile(paths.settings)
+    handler = start_log(paths.logs, settings.values.log_level)
+    style.apply(app, settings.values.theme, settings.values.font_px)
+    app.setWindowIcon(icons.icon("brand", "emerald"))
+    try:
+        return _run(app, paths, settings)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+        icons.clear_cache()
+
+
+def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
+    try:
+        studio = Studio(paths)
+    except StudioError as error:
+        dialog = ErrorDialog(error.sentence, error.details)
+        dialog.show()
+        app.exec()
+        return 1
+    faults = FaultFile(paths.logs)
+    faults.enable()
+    note = interrupt_note(studio.recover())
+    window = MainWindow(studio, settings)
+    reporter, signals = CrashReporter(), ProcessSignals()
+    instance = SingleInstance(paths.home)
+    reporter.broke.connect(window.show_error)
+    reporter.install()
+    signals.asked_to_end.connect(window.end_without_asking)
+    signals.install()
+    instance.raised.connect(window.come_forward)
+    app.setQuitOnLastWindowClosed(False)
+    window.ended.connect(app.quit)
+    heartbeat = _heartbeat()
+    window.show()
+    QTimer.singleShot(0, lambda: _after_first_paint(window, note, faults.previous))
+    try:
+        return app.exec()
+    finally:
+        if heartbeat is not None:
+            heartbeat.stop()
+        instance.close()
+        signals.remove()
+        reporter.remove()
+        studio.close()
+        faults.disable()
+
+
+def _after_first_paint(window: MainWindow, note: str, fault: str) -> None:
+    started = time.time() - psutil.Process().create_time()
+    log.info("window shown %.2f s after the process started", started)
+    window.start(note)
+    if fault:
+        window.show_error("miStudio ended unexpectedly the last time.", fault)
+
+
+def _heartbeat() -> Heartbeat | None:
+    file = os.environ.get(HEARTBEAT_VARIABLE)
+    if not file:
+        return None
+    heartbeat = Heartbeat(file=Path(file))
+    heartbeat.start()
+    return heartbeat

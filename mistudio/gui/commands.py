@@ -1,0 +1,162 @@
+"""What the actions of the menu and the palette do; one method per entry of `actions.ACTIONS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, QUrl, Slot
+from PySide6.QtGui import QDesktopServices, QGuiApplication
+
+import mistudio
+from mistudio.core.errors import StudioError
+from mistudio.gui.actions import TAB_NAMES
+from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
+from mistudio.gui.crash import report
+from mistudio.gui.dialog import Dialog
+from mistudio.gui.doctor_dialog import DoctorDialog
+from mistudio.gui.settings_dialog import SettingsDialog
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import IconLabel, label
+
+if TYPE_CHECKING:
+    from mistudio.gui.main_window import MainWindow
+
+
+class Commands(QObject):
+    """Does each action for one window."""
+
+    def __init__(self, window: MainWindow) -> None:
+        super().__init__(window)
+        self._window = window
+
+    def work_of(self, name: str) -> Callable[[], object]:
+        """The work of an action by its name."""
+        found: Callable[[], object] = getattr(self, name)
+        return found
+
+    def _go(self, position: int) -> None:
+        self._window.tabs.setCurrentIndex(position)
+        self._window.tabs.currentWidget().setFocus()
+
+    @Slot()
+    def tab_datasets(self) -> None:
+        self._go(TAB_NAMES.index("Datasets"))
+
+    @Slot()
+    def tab_models(self) -> None:
+        self._go(TAB_NAMES.index("Models"))
+
+    @Slot()
+    def tab_training(self) -> None:
+        self._go(TAB_NAMES.index("Training"))
+
+    @Slot()
+    def tab_features(self) -> None:
+        self._go(TAB_NAMES.index("Features"))
+
+    @Slot()
+    def tab_steering(self) -> None:
+        self._go(TAB_NAMES.index("Steering"))
+
+    @Slot()
+    def import_dataset(self) -> None:
+        self._window.tabs.show_tab("Datasets", import_file=True)
+
+    @Slot()
+    def import_model(self) -> None:
+        self._window.tabs.show_tab("Models", import_model=True)
+
+    @Slot()
+    def open_data_folder(self) -> None:
+        home = self._window.services.studio.paths.home
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(home)))
+
+    @Slot()
+    def show_settings(self) -> None:
+        dialog = SettingsDialog(self._window.services, self._window)
+        dialog.theme_changed.connect(self._window.apply_theme)
+        dialog.show()
+
+    @Slot()
+    def close(self) -> None:
+        self._window.close()
+
+    @Slot()
+    def find_in_tab(self) -> None:
+        if (tab := self._window.tabs.current()) is not None:
+            tab.focus_search()
+
+    @Slot()
+    def toggle_jobs(self) -> None:
+        panel = self._window.jobs_panel
+        panel.setVisible(not panel.isVisible())
+
+    @Slot()
+    def show_palette(self) -> None:
+        palette = CommandPalette(list(self._window.actions_by_name.values()), self._window)
+        palette.show()
+
+    @Slot()
+    def toggle_theme(self) -> None:
+        settings = self._window.services.settings
+        settings.values.theme = "light" if appearance().colors.name == "dark" else "dark"
+        settings.dirty = True
+        self._window.apply_theme()
+
+    @Slot()
+    def run_primary(self) -> None:
+        if (tab := self._window.tabs.current()) is not None:
+            tab.run_primary()
+
+    @Slot()
+    def pause_resume(self) -> None:
+        if (tab := self._window.tabs.current()) is not None:
+            tab.pause_resume()
+
+    @Slot()
+    def run_sample(self) -> None:
+        """Queue the sample run and show it in the jobs panel."""
+        from mistudio.core.configs import DemoConfig
+
+        try:
+            self._window.services.submit("demo", DemoConfig())
+        except StudioError as error:
+            self._window.services.banner(error.sentence, level="error", details=error.details)
+        self._window.jobs_panel.show()
+
+    @Slot()
+    def unload_model(self) -> None:
+        services = self._window.services
+        if services.lanes.running():
+            services.banner("A job runs with this model; it can be unloaded afterwards.")
+        else:
+            services.studio.models.unload()
+        self._window.refresh_readings()
+
+    @Slot()
+    def show_shortcuts(self) -> None:
+        ShortcutSheet(list(self._window.actions_by_name.values()), self._window).show()
+
+    @Slot()
+    def show_doctor(self) -> None:
+        DoctorDialog(self._window.services, self._window).show()
+
+    @Slot()
+    def copy_report(self) -> None:
+        log_file = self._window.services.studio.paths.logs / "mistudio.jsonl"
+        QGuiApplication.clipboard().setText(report("", log_file))
+        self._window.services.banner("The report is on the clipboard.")
+
+    @Slot()
+    def show_about(self) -> None:
+        dialog = Dialog("About miStudio", self._window, width=520, height_share=0.5)
+        dialog.box.addWidget(IconLabel("brand", "emerald", 48))
+        dialog.box.addWidget(label(f"miStudio {mistudio.__version__}", "title"))
+        dialog.box.addWidget(
+            label("Mechanistic interpretability on your own machine.", "muted", wrap=True)
+        )
+        dialog.box.addWidget(label("Apache License 2.0. No telemetry.", "small"))
+        dialog.box.addStretch(1)
+        dialog.add_close()
+        dialog.show()

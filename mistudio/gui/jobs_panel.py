@@ -1,0 +1,197 @@
+"""The jobs panel: every job with its state, filtered, updated in place."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, QTimer, Signal, Slot
+from PySide6.QtWidgets import QButtonGroup, QDockWidget, QVBoxLayout, QWidget
+
+from mistudio.core.errors import StudioError
+from mistudio.gui.job_card import JobCard
+from mistudio.gui.job_log import JobLog
+from mistudio.gui.reporting import Drained
+from mistudio.gui.services import Services
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import EmptyState, button, row
+from mistudio.gui.widgets.layout import CenteredColumn
+from mistudio.store import jobs as rows
+from mistudio.store.records import JobRow
+
+FILTERS = {
+    "Active": ("running", "paused", "interrupted"),
+    "Queued": ("queued",),
+    "Finished": ("completed", "cancelled"),
+    "Failed": ("failed",),
+}
+POLL_MS = 2000
+
+
+class JobsPanel(QDockWidget):
+    """Lists jobs of this window and of the command line.
+
+    `counted(active, queued)` feeds the badge; `moved(JobRow)` tells of each job that is in another
+    state than at the last look; `running(text)` describes the running job for the status bar.
+    """
+
+    counted = Signal(int, int)
+    moved = Signal(object)
+    running = Signal(str)
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__("Jobs", parent)
+        self.setObjectName("jobs")
+        self._services = services
+        self._filter = "Active"
+        self._cards: dict[str, JobCard] = {}
+        self._states: dict[str, str] | None = None
+        self._jobs: list[JobRow] = []
+        self._build()
+        services.lanes.started.connect(self.refresh)
+        services.lanes.finished.connect(self.refresh)
+        services.lanes.drained.connect(self._on_drained)
+        services.publisher.changed.connect(self._on_changed)
+        self._timer = QTimer(self)
+        self._timer.setInterval(POLL_MS)
+        self._timer.timeout.connect(self.refresh)
+
+    def _build(self) -> None:
+        px = appearance().px
+        body = QWidget()
+        body.setMinimumWidth(px(400))
+        box = QVBoxLayout(body)
+        box.setContentsMargins(px(12), px(8), px(12), px(8))
+        self._group = QButtonGroup(self)
+        buttons = []
+        for name in FILTERS:
+            made = button(name, variant="toggle")
+            made.setProperty("filter", name)
+            self._group.addButton(made)
+            buttons.append(made)
+        buttons[0].setChecked(True)
+        self._group.buttonClicked.connect(self._on_filter)
+        box.addLayout(row(*buttons, None, spacing=4))
+        self.page = CenteredColumn()
+        self.page.box.setContentsMargins(0, 0, 0, 0)
+        self.page.box.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.empty = EmptyState("list", "No job here. Work you start appears in this list.")
+        self.page.box.addWidget(self.empty)
+        box.addWidget(self.page, 1)
+        self.clear_button = button("Clear finished", self.clear_finished, variant="ghost")
+        box.addLayout(row(None, self.clear_button))
+        self.setWidget(body)
+        self.setAllowedAreas(Qt.DockWidgetArea.RightDockWidgetArea)
+        self.setFeatures(QDockWidget.DockWidgetFeature.DockWidgetClosable)
+
+    def start(self) -> None:
+        """Begin to look for jobs."""
+        self._timer.start()
+        self.refresh()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._timer.stop()
+
+    @Slot()
+    def refresh(self) -> None:
+        """Read the jobs again."""
+        self._services.query.ask(rows.list_jobs, self._on_rows, key="jobs")
+
+    @Slot(str, str)
+    def _on_changed(self, kind: str, _object_id: str) -> None:
+        if kind == "jobs":
+            self.refresh()
+
+    @Slot(object)
+    def _on_rows(self, jobs: list[JobRow]) -> None:
+        first = self._states is None
+        before = self._states or {}
+        self._jobs = jobs
+        self._states = {job.id: job.status for job in jobs}
+        for job in jobs:
+            if not first and before.get(job.id) != job.status:
+                self.moved.emit(job)
+        self._show_counts()
+        self._show_cards()
+
+    def _show_counts(self) -> None:
+        counts = {
+            name: sum(job.status in states for job in self._jobs)
+            for name, states in FILTERS.items()
+        }
+        for made in self._group.buttons():
+            name = str(made.property("filter"))
+            made.setText(f"{name} {counts[name]}" if counts[name] else name)
+        self.counted.emit(counts["Active"], counts["Queued"])
+        self.clear_button.setEnabled(counts["Finished"] + counts["Failed"] > 0)
+        self._tell_running()
+
+    def _tell_running(self) -> None:
+        job = next((job for job in self._jobs if job.status == "running"), None)
+        card = self._cards.get(job.id) if job else None
+        percent = card.bar.text() if card else ""
+        if job and job.progress is not None and not percent:
+            percent = f"{job.progress:.1f} %"
+        self.running.emit("" if job is None else f"{job.title}  {percent}".strip())
+
+    def _show_cards(self) -> None:
+        shown = [job for job in self._jobs if job.status in FILTERS[self._filter]]
+        keep = {job.id for job in shown}
+        for job_id in [known for known in self._cards if known not in keep]:
+            gone = self._cards.pop(job_id)
+            gone.hide()
+            gone.deleteLater()
+        holders = {job.lane: job.title for job in self._jobs if job.status == "running"}
+        for position, job in enumerate(shown):
+            card = self._cards.get(job.id)
+            if card is None:
+                card = self._cards[job.id] = self._make_card(job)
+                self.page.box.insertWidget(position, card)
+            elif self.page.box.indexOf(card) != position:
+                self.page.box.insertWidget(position, card)
+            card.show_job(job, holders.get(job.lane, ""))
+        self.empty.setVisible(not shown)
+
+    def _make_card(self, job: JobRow) -> JobCard:
+        from mistudio.jobs.registry import JOB_KINDS
+
+        known = JOB_KINDS.get(job.kind)
+        card = JobCard(job, known is not None and known.early_finish)
+        card.asked.connect(self._on_asked)
+        return card
+
+    def _on_filter(self, chosen: QWidget) -> None:
+        self._filter = str(chosen.property("filter"))
+        self._show_cards()
+
+    def show_filter(self, name: str) -> None:
+        """Choose one of the filters."""
+        next(b for b in self._group.buttons() if b.property("filter") == name).click()
+
+    @Slot(str, object)
+    def _on_drained(self, job_id: str, drained: Drained) -> None:
+        card = self._cards.get(job_id)
+        if card is not None and drained.progress is not None:
+            card.show_progress(drained.progress)
+            self._tell_running()
+
+    @Slot(str, str)
+    def _on_asked(self, job_id: str, verb: str) -> None:
+        try:
+            if verb == "log":
+                self._open_log(job_id)
+            elif verb == "retry":
+                self._services.studio.retry(job_id)
+            else:
+                self._services.lanes.request(job_id, verb)
+        except StudioError as error:
+            self._services.banner(error.sentence, level="error", details=error.details)
+        self._services.lanes.nudge()
+        self._services.publisher.publish("jobs", job_id)
+
+    def _open_log(self, job_id: str) -> None:
+        job = next(job for job in self._jobs if job.id == job_id)
+        JobLog(self._services, job, self.window()).show()
+
+    def clear_finished(self) -> None:
+        """Hide final jobs from the list; their rows stay."""
+        rows.hide_finished(self._services.studio.db())
+        self.refresh()

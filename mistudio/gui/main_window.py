@@ -1,0 +1,300 @@
+"""The main window: header, banners, tabs, jobs panel, status bar, menu; and its orderly end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from PySide6.QtCore import QSettings, Qt, QTimer, Signal, Slot
+from PySide6.QtGui import QAction, QCloseEvent
+from PySide6.QtWidgets import QApplication, QHBoxLayout, QMainWindow, QVBoxLayout, QWidget
+
+from mistudio.core.errors import StudioError
+from mistudio.core.settings import SettingsFile
+from mistudio.gui import style
+from mistudio.gui.actions import ACTIONS, make_actions, menus, redraw_icons
+from mistudio.gui.commands import Commands
+from mistudio.gui.crash import ErrorDialog
+from mistudio.gui.dialog import confirm
+from mistudio.gui.header import Header
+from mistudio.gui.jobs_panel import JobsPanel
+from mistudio.gui.lanes import Lanes
+from mistudio.gui.publisher import Publisher
+from mistudio.gui.query_lane import QueryLane
+from mistudio.gui.services import Services
+from mistudio.gui.status_bar import StatusBar
+from mistudio.gui.tab_pages import TabPages
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.banner import BannerArea
+from mistudio.gui.widgets.cards import button, label, restyle_icons
+from mistudio.store.records import JobRow
+from mistudio.system.monitor import Monitor
+
+log = logging.getLogger(__name__)
+
+# job kind -> kinds of objects that it makes or changes
+CHANGES = {
+    "import_dataset": ("datasets",),
+    "tokenize": ("tokenizations", "datasets"),
+    "add_sample": ("datasets", "models"),
+    "import_model": ("models",),
+    "train": ("trainings", "checkpoints", "saes", "tokenizations"),
+    "evaluate": ("saes",),
+    "export_sae": (),
+    "import_sae": ("saes",),
+    "harvest": ("feature_sets", "features", "saes", "tokenizations"),
+    "steer": ("steering_runs",),
+    "demo": (
+        "datasets",
+        "models",
+        "tokenizations",
+        "trainings",
+        "saes",
+        "feature_sets",
+        "features",
+        "steering_runs",
+    ),
+}
+READINGS_MS = 1000
+
+
+class MainWindow(QMainWindow):
+    """One window on one data folder. `ended` is emitted when it has closed for good."""
+
+    ended = Signal()
+
+    def __init__(self, studio: Any, settings: SettingsFile) -> None:
+        super().__init__()
+        self.setWindowTitle("miStudio")
+        self.resize(1240, 640)
+        self.setMinimumSize(960, 560)
+        self.publisher = Publisher(self)
+        self.lanes = Lanes(studio, self, remote=appearance().remote)
+        self.query = QueryLane(studio.db, self)
+        self.monitor = Monitor(studio.paths.home)
+        self.banners = BannerArea()
+        self.tabs = TabPages()
+        self.services = Services(
+            studio=studio,
+            lanes=self.lanes,
+            query=self.query,
+            publisher=self.publisher,
+            settings=settings,
+            open_tab=self.tabs.show_tab,
+            banner=self.banners.show_banner,
+        )
+        self._ending = False
+        self._forced = False
+        self._build()
+        self._connect()
+        self._restore()
+        self.tabs.open(self.services, str(settings.recall("window.tab", "Datasets")))
+
+    def _build(self) -> None:
+        self.commands = Commands(self)
+        self.actions_by_name: dict[str, QAction] = make_actions(self, self.commands.work_of)
+        for menu in menus():
+            added = self.menuBar().addMenu(f"&{menu}")
+            added.addActions([self.actions_by_name[s.name] for s in ACTIONS if s.menu == menu])
+        self.header = Header()
+        central = QWidget()
+        box = QVBoxLayout(central)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(0)
+        for part in (self.header, self.banners):
+            box.addWidget(part)
+        box.addWidget(self.tabs, 1)
+        self.setCentralWidget(central)
+        self._add_jobs_corner()
+        self.jobs_panel = JobsPanel(self.services, self)
+        self.jobs_panel.hide()
+        self.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, self.jobs_panel)
+        self.status = StatusBar()
+        self.setStatusBar(self.status)
+        redraw_icons(self.actions_by_name)
+
+    def _add_jobs_corner(self) -> None:
+        corner = QWidget()
+        box = QHBoxLayout(corner)
+        box.setContentsMargins(0, 0, appearance().px(16), appearance().px(2))
+        self.badge = label("", "count")
+        self.badge.setAccessibleName("Active jobs")
+        jobs_button = button("Jobs", self.commands.toggle_jobs, variant="ghost", icon="list")
+        jobs_button.setToolTip("Show or hide the jobs (Ctrl+J)")
+        box.addWidget(self.badge)
+        box.addWidget(jobs_button)
+        self.badge.hide()
+        self.tabs.setCornerWidget(corner)
+
+    def _connect(self) -> None:
+        self.header.theme_clicked.connect(self.commands.toggle_theme)
+        self.status.unload_clicked.connect(self.commands.unload_model)
+        self.status.jobs_clicked.connect(self.commands.toggle_jobs)
+        self.jobs_panel.counted.connect(self._on_counted)
+        self.jobs_panel.moved.connect(self._on_moved)
+        self.jobs_panel.running.connect(self.status.show_job)
+        self.query.failed.connect(self._on_query_failed)
+        self.lanes.broke.connect(self.show_error)
+        self.lanes.finished.connect(self._on_job_finished)
+        self.tabs.visited.connect(self._on_visited)
+        appearance().changed.connect(self._redraw)
+        self._readings = QTimer(self)
+        self._readings.setInterval(READINGS_MS)
+        self._readings.timeout.connect(self.refresh_readings)
+
+    def start(self, note: str = "") -> None:
+        """After the first paint: lanes, monitor, job list; `note` tells of an unexpected end."""
+        self.setFocus()
+        self.lanes.start()
+        self.monitor.start()
+        self.jobs_panel.start()
+        self._readings.start()
+        if self.services.settings.problem:
+            self.banners.show_banner(self.services.settings.problem, level="warning")
+        if note:
+            shown = self.jobs_panel.show
+            self.banners.show_banner(note, level="warning", action="Show jobs", clicked=shown)
+
+    @Slot()
+    def refresh_readings(self) -> None:
+        """Show the newest sample and the loaded model; write settings that wait."""
+        sample = self.monitor.latest
+        self.header.strip.show_sample(sample)
+        self.status.show_sample(sample)
+        self.status.show_model(self.services.studio.models.name)
+        try:
+            self.services.settings.flush()
+        except StudioError as error:
+            self.services.settings.dirty = False
+            self.banners.show_banner(error.sentence, level="error")
+
+    @Slot()
+    def apply_theme(self) -> None:
+        """Put theme and font size of the settings on the application."""
+        app, values = QApplication.instance(), self.services.settings.values
+        if isinstance(app, QApplication):
+            style.apply(app, values.theme, values.font_px)
+
+    @Slot()
+    def _redraw(self) -> None:
+        redraw_icons(self.actions_by_name)
+        restyle_icons(self)
+
+    @Slot(str, str)
+    def show_error(self, sentence: str, details: str) -> None:
+        """Show a bug's report; further ones join the log only while it is open."""
+        if self.findChild(ErrorDialog) is None:
+            ErrorDialog(sentence, details, self).show()
+
+    @Slot(str, str)
+    def _on_query_failed(self, sentence: str, details: str) -> None:
+        self.banners.show_banner(sentence, level="error", details=details)
+
+    @Slot(int, int)
+    def _on_counted(self, active: int, queued: int) -> None:
+        self.badge.setText(str(active + queued))
+        self.badge.setVisible(active + queued > 0)
+
+    @Slot(object)
+    def _on_moved(self, job: JobRow) -> None:
+        for kind in CHANGES.get(job.kind, ()):
+            self.publisher.publish(kind, job.target_id or "")
+        if job.status == "failed":
+            self.banners.show_banner(
+                f"{job.title}: {job.error_message or 'It failed.'}",
+                level="error",
+                details=job.error_details or "",
+            )
+
+    @Slot(str)
+    def _on_visited(self, name: str) -> None:
+        self.services.settings.remember("window.tab", name)
+
+    @Slot()
+    def come_forward(self) -> None:
+        """Raise the window, for a second start."""
+        self.setWindowState(self.windowState() & ~Qt.WindowState.WindowMinimized)
+        self.show()
+        self.raise_()
+        self.activateWindow()
+
+    def _geometry_file(self) -> QSettings:
+        path = self.services.studio.paths.home / "window.ini"
+        return QSettings(str(path), QSettings.Format.IniFormat)
+
+    def _restore(self) -> None:
+        stored = self._geometry_file()
+        geometry = stored.value("geometry")
+        if geometry is not None:
+            self.restoreGeometry(geometry)  # type: ignore[arg-type]
+        if stored.value("jobs", False, bool):
+            self.jobs_panel.show()
+
+    def _keep_geometry(self) -> None:
+        stored = self._geometry_file()
+        stored.setValue("geometry", self.saveGeometry())
+        stored.setValue("jobs", self.jobs_panel.isVisible())
+
+    @Slot()
+    def end_without_asking(self) -> None:
+        """The way of SIGTERM and SIGINT; asked a second time it waits no longer."""
+        self._forced = self._ending
+        self._ending = True
+        self.close()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        asks = self.services.settings.values.confirm_close and not self._ending
+        if self.lanes.is_idle() or self._forced:
+            self._end()
+            event.accept()
+            return
+        event.ignore()
+        if not asks or self._agrees():
+            self._wait_for_jobs()
+
+    def _agrees(self) -> bool:
+        return confirm(
+            self,
+            "Close while a job runs?",
+            "The running job ends at its next safe point. A training writes a checkpoint and can "
+            "be resumed; queued jobs begin at the next start.",
+            "Close",
+        )
+
+    def _wait_for_jobs(self) -> None:
+        """Ask the running jobs to end; the last one's end closes the window."""
+        self._ending = True
+        if self.lanes.is_idle():
+            self.close()
+            return
+        self.banners.show_banner("Waiting for the step and its checkpoint, then closing…")
+        self.centralWidget().setEnabled(False)
+        self.lanes.close(self._pauses)
+
+    def _pauses(self, job_id: str) -> bool:
+        """Whether a job is left at a checkpoint when it is paused (a training)."""
+        from mistudio.jobs.registry import JOB_KINDS
+        from mistudio.store.tables import JOBS
+
+        known = JOB_KINDS.get(JOBS.get(self.services.studio.db(), job_id).kind)
+        return known is not None and known.ends_turn_on_pause
+
+    @Slot(str, str)
+    def _on_job_finished(self, _job_id: str, _state: str) -> None:
+        if self._ending:
+            QTimer.singleShot(0, self.close)
+
+    def _end(self) -> None:
+        """Stop timers and threads and keep what is to be kept; safe to call twice."""
+        self._keep_geometry()
+        self._readings.stop()
+        self.jobs_panel.stop()
+        self.monitor.stop()
+        if not self._forced:
+            self.lanes.join()
+        self.query.join()
+        try:
+            self.services.settings.flush()
+        except StudioError:
+            log.warning("the settings were not saved", exc_info=True)
+        self.ended.emit()

@@ -1,0 +1,88 @@
+"""The settings: look, device, threads, questions asked."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QFormLayout, QWidget
+
+from mistudio.core.errors import StudioError
+from mistudio.gui.dialog import Dialog
+from mistudio.gui.services import Services
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.banner import BannerArea
+from mistudio.gui.widgets.cards import label
+from mistudio.gui.widgets.editors import CheckEditor, ChoiceEditor, Editor, NumberEditor
+
+CHOICES = {
+    "theme": ("Theme", (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop"))),
+    "device": ("Device", (("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "Processor"))),
+    "log_level": ("Log", (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings"))),
+}
+NUMBERS = {
+    "font_px": ("Font size (px)", 11, 24),
+    "threads": ("Processor threads (0: all but one)", 0, 256),
+}
+
+
+class SettingsDialog(Dialog):
+    """Every change takes effect and is saved at once."""
+
+    theme_changed = Signal()
+
+    def __init__(self, services: Services, parent: QWidget) -> None:
+        super().__init__("Settings", parent, width=640, height_share=0.7)
+        self._services = services
+        self._banners = BannerArea()
+        self.box.addWidget(label("Settings", "title"))
+        self.box.addWidget(self._banners)
+        form = QFormLayout()
+        form.setVerticalSpacing(appearance().px(12))
+        form.setHorizontalSpacing(appearance().px(24))
+        self.box.addLayout(form)
+        self.editors: dict[str, Editor] = {}
+        for name, (text, choices) in CHOICES.items():
+            self._add(form, name, text, ChoiceEditor(choices))
+        for name, (text, low, high) in NUMBERS.items():
+            self._add(form, name, text, NumberEditor(whole=True, minimum=low, maximum=high))
+        self._add(form, "confirm_close", "", CheckEditor("Ask before closing while a job runs"))
+        place = label(str(services.studio.paths.home), "mono", wrap=True, selectable=True)
+        form.addRow(label("Data folder", "label"), place)
+        self.problem = label("", "error", wrap=True)
+        self.box.addWidget(self.problem)
+        self.box.addStretch(1)
+        self.add_close()
+
+    def _add(self, form: QFormLayout, name: str, text: str, editor: Editor) -> None:
+        editor.set_value(getattr(self._services.settings.values, name))
+        editor.control.setAccessibleName(text)
+        editor.setProperty("setting", name)
+        editor.changed.connect(self._on_changed)
+        self.editors[name] = editor
+        form.addRow(label(text, "label"), editor)
+
+    def _on_changed(self) -> None:
+        """Take over what is valid; name what is not."""
+        values, problems, before = self._services.settings.values, [], _look(self._services)
+        for name, editor in self.editors.items():
+            given = editor.value()
+            if name in NUMBERS:
+                text, low, high = NUMBERS[name]
+                if not given.isdigit() or not low <= int(given) <= high:
+                    problems.append(f"{text} must lie between {low} and {high}.")
+                    continue
+                given = int(given)
+            setattr(values, name, given)
+        self.problem.setText(" ".join(problems))
+        self._save()
+        if _look(self._services) != before:
+            self.theme_changed.emit()
+
+    def _save(self) -> None:
+        try:
+            self._services.settings.save()
+        except StudioError as error:
+            self._banners.show_banner(error.sentence, level="error")
+
+
+def _look(services: Services) -> tuple[str, int]:
+    return services.settings.values.theme, services.settings.values.font_px

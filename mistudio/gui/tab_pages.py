@@ -1,0 +1,106 @@
+"""The five tabs: each is built when it is first visited."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, NamedTuple
+
+from PySide6.QtCore import QSize, Signal, Slot
+from PySide6.QtWidgets import QTabWidget, QVBoxLayout, QWidget
+
+from mistudio.gui import icons
+from mistudio.gui.actions import TAB_ICONS, TAB_NAMES
+from mistudio.gui.services import Services, Tab
+from mistudio.gui.theme import appearance
+
+log = logging.getLogger(__name__)
+
+
+class TabSpec(NamedTuple):
+    """Where a tab's widget comes from."""
+
+    name: str
+    icon: str
+    module: str
+    cls: str
+
+
+TABS = tuple(
+    TabSpec(name, icon, f"mistudio.gui.tabs.{name.lower()}.tab", f"{name}Tab")
+    for name, icon in zip(TAB_NAMES, TAB_ICONS, strict=True)
+)
+
+
+class TabPages(QTabWidget):
+    """Shows the tabs; remembers the last one; `visited(name)` follows each change."""
+
+    visited = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setDocumentMode(True)
+        side = appearance().px(18)
+        self.setIconSize(QSize(side, side))
+        self._services: Services | None = None
+        self._built: dict[str, Tab] = {}
+        for spec in TABS:
+            page = QWidget()
+            box = QVBoxLayout(page)
+            box.setContentsMargins(0, 0, 0, 0)
+            self.addTab(page, spec.name)
+        self.currentChanged.connect(self._on_changed)
+        appearance().changed.connect(self._redraw)
+        self._redraw()
+
+    def open(self, services: Services, first: str) -> None:
+        """Build the tab to begin with."""
+        self._services = services
+        self.setCurrentIndex(_position(first))
+        self._on_changed(self.currentIndex())
+
+    def tab(self, name: str) -> Tab | None:
+        """The tab of a name, built if need be; None if it cannot be."""
+        if name not in self._built and self._services is not None:
+            self._build(TABS[_position(name)], self._services)
+        return self._built.get(name)
+
+    def current(self) -> Tab | None:
+        """The tab that is shown."""
+        return self._built.get(TABS[self.currentIndex()].name)
+
+    def show_tab(self, name: str, **selection: Any) -> None:
+        """Go to a tab and pass it what to select."""
+        tab = self.tab(name)
+        self.setCurrentIndex(_position(name))
+        if tab is not None and selection:
+            tab.select(**selection)
+
+    def _build(self, spec: TabSpec, services: Services) -> None:
+        try:
+            module = importlib.import_module(spec.module)
+        except ModuleNotFoundError as error:
+            if not str(error.name).startswith(spec.module.removesuffix(".tab")):
+                raise
+            log.exception("the tab %s is not part of this installation", spec.name)
+            return
+        made: Tab = getattr(module, spec.cls)(services)
+        self._built[spec.name] = made
+        layout = self.widget(_position(spec.name)).layout()
+        assert layout is not None
+        layout.addWidget(made)
+
+    @Slot(int)
+    def _on_changed(self, index: int) -> None:
+        if self._services is not None:
+            self.tab(TABS[index].name)
+            self.visited.emit(TABS[index].name)
+
+    @Slot()
+    def _redraw(self) -> None:
+        for index, spec in enumerate(TABS):
+            self.setTabIcon(index, icons.icon(spec.icon, "muted"))
+
+
+def _position(name: str) -> int:
+    return TAB_NAMES.index(name) if name in TAB_NAMES else 0
