@@ -48,7 +48,7 @@ class LaneWorker(QObject):
     """Takes queued jobs one by one; lives in a thread of its own and is woken by a signal."""
 
     started = Signal(str)
-    finished = Signal(str, str)  # job id, final state: exactly once per started job
+    finished = Signal(object, str)  # Running, final state: exactly once per started job
     broke = Signal(str, str)  # sentence, traceback: an error that is a bug
 
     def __init__(self, lane: str, source: JobSource) -> None:
@@ -81,8 +81,8 @@ class LaneWorker(QObject):
         except Exception as error:  # noqa: BLE001 - reported, the next job still runs
             self._tell("A job ended by an error in miStudio itself.", error)
         finally:
-            self.finished.emit(job_id, state)
             self.running = None
+            self.finished.emit(running, state)
 
     def _tell(self, sentence: str, error: Exception) -> None:
         log.error("%s", sentence, exc_info=error)
@@ -109,7 +109,6 @@ class Lanes(QObject):
         self._source = source
         self._workers: list[LaneWorker] = []
         self._threads: list[QThread] = []
-        self._last: dict[str, Running] = {}
         self._drain_timer = QTimer(self)
         self._drain_timer.setInterval(500 if remote else 200)
         self._drain_timer.timeout.connect(self.drain)
@@ -125,7 +124,7 @@ class Lanes(QObject):
             worker = LaneWorker(name, self._source)
             worker.moveToThread(thread)
             self._wake.connect(worker.work)
-            worker.started.connect(self._on_started)
+            worker.started.connect(self.started)
             worker.finished.connect(self._on_finished)
             worker.broke.connect(self.broke)
             thread.start()
@@ -165,19 +164,10 @@ class Lanes(QObject):
         if taken:
             self.drained.emit(running.job_id, taken)
 
-    @Slot(str)
-    def _on_started(self, job_id: str) -> None:
-        for worker in self._workers:
-            if (running := worker.running) is not None and running.job_id == job_id:
-                self._last[job_id] = running
-        self.started.emit(job_id)
-
-    @Slot(str, str)
-    def _on_finished(self, job_id: str, state: str) -> None:
-        running = self._last.pop(job_id, None)
-        if running is not None:
-            self._pass_on(running)
-        self.finished.emit(job_id, state)
+    @Slot(object, str)
+    def _on_finished(self, running: Running, state: str) -> None:
+        self._pass_on(running)
+        self.finished.emit(running.job_id, state)
 
     def close(self, pauses: Callable[[str], bool]) -> None:
         """Take no further job and end the running ones at their next safe point.

@@ -81,7 +81,7 @@ class Pill(QWidget):
         look = appearance()
         name, role = STATES.get(self._state, ("dot", "muted"))
         text = look.colors.role(role)
-        fill = mix(text, look.colors.card, 0.12)
+        fill = mix(text, look.colors.card_settings, 0.12)
         if role == "emerald":
             text, fill = look.colors.ready_text, look.colors.ready_fill
         painter = QPainter(self)

@@ -1,0 +1,66 @@
+"""For every test: no display, loopback only, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import pytest_socket
+
+# threads that libraries keep for the life of the process
+KEPT_THREADS = ("ThreadPoolExecutor", "pydev", "tqdm_monitor", "pynvml")
+
+
+def pytest_runtest_setup() -> None:
+    pytest_socket.socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread, a running timer or a visible window."""
+    before = set(threading.enumerate())
+    yield
+    left = [
+        thread.name
+        for thread in set(threading.enumerate()) - before
+        if not thread.name.startswith(KEPT_THREADS) and not _ends(thread)
+    ]
+    assert not left, f"threads left running: {left}"
+    if "qtbot" in request.fixturenames or "qapp" in request.fixturenames:
+        _check_qt()
+
+
+def _ends(thread: threading.Thread) -> bool:
+    if isinstance(thread, threading._DummyThread):  # one of Qt's, looked for below
+        return True
+    thread.join(2.0)
+    return not thread.is_alive()
+
+
+def _check_qt() -> None:
+    from PySide6.QtCore import QEvent, QObject, QThread, QTimer
+    from PySide6.QtWidgets import QApplication
+    from shiboken6 import isValid
+
+    app = QApplication.instance()
+    assert isinstance(app, QApplication)
+    app.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+    shown = [w for w in app.topLevelWidgets() if isValid(w) and w.isVisible()]
+    names = [f"{type(w).__name__} {w.windowTitle()!r}" for w in shown]
+    for window in shown:
+        window.close()
+    assert not names, f"windows left open: {names}"
+    objects = [o for o in gc.get_objects() if isinstance(o, QObject) and isValid(o)]
+    timers = [o for o in objects if isinstance(o, QTimer) and o.isActive()]
+    owners = [type(timer.parent()).__name__ for timer in timers]
+    for timer in timers:
+        timer.stop()
+    assert not owners, f"timers left running in: {owners}"
+    threads = [o.objectName() for o in objects if isinstance(o, QThread) and o.isRunning()]
+    assert not threads, f"Qt threads left running: {threads}"
