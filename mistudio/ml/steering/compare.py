@@ -100,7 +100,7 @@ def steer(
             measured = divergences(loaded, request, edit, found, control)
     ids = [*found.ids, *found.ids][:4]
     shown = [*texts, *texts][:4]
-    reasons = dict(zip(NAMES, found.reasons, strict=False))
+    reasons: dict[str, str] = dict(zip(NAMES, found.reasons, strict=False))
     result = SteerResult(
         prompt_ids=list(request.prompt_ids),
         baseline_ids=ids[0],
