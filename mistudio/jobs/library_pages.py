@@ -14,10 +14,11 @@ _ACTIVE_FIRST = "status = 'ready', created_at DESC"
 
 @dataclass(frozen=True)
 class ListedDataset:
-    """A dataset and its tokenisations, newest first."""
+    """A dataset and its tokenisations, newest first, with the names of their models by id."""
 
     row: DatasetRow
     tokenizations: list[TokenizationRow]
+    model_names: dict[str, str]
 
     @property
     def size_bytes(self) -> int | None:
@@ -50,9 +51,9 @@ def datasets(studio: Studio) -> DatasetList:
     by_dataset: dict[str, list[TokenizationRow]] = {}
     for tokenization in TOKENIZATIONS.select(db):
         by_dataset.setdefault(tokenization.dataset_id, []).append(tokenization)
-    rows = DATASETS.select(db, order=_ACTIVE_FIRST)
+    rows, names = DATASETS.select(db, order=_ACTIVE_FIRST), _model_names(studio)
     return DatasetList(
-        [ListedDataset(row, by_dataset.get(row.id, [])) for row in rows],
+        [ListedDataset(row, by_dataset.get(row.id, []), names) for row in rows],
         _jobs(studio, ("import_dataset", "add_sample", "demo")),
     )
 
@@ -62,7 +63,8 @@ def dataset(studio: Studio, dataset_id: str) -> ListedDataset | None:
     row = DATASETS.find(studio.db(), dataset_id)
     if row is None:
         return None
-    return ListedDataset(row, TOKENIZATIONS.select(studio.db(), "dataset_id = ?", [dataset_id]))
+    tokenizations = TOKENIZATIONS.select(studio.db(), "dataset_id = ?", [dataset_id])
+    return ListedDataset(row, tokenizations, _model_names(studio))
 
 
 def tokenize_jobs(studio: Studio, row: DatasetRow) -> list[JobRow]:
@@ -91,6 +93,10 @@ def ready_models(studio: Studio) -> list[ModelRow]:
 def job(studio: Studio, job_id: str) -> JobRow | None:
     """One job, None if it is gone."""
     return JOBS.find(studio.db(), job_id)
+
+
+def _model_names(studio: Studio) -> dict[str, str]:
+    return {model.id: model.name for model in MODELS.select(studio.db())}
 
 
 def _jobs(studio: Studio, kinds: Sequence[str]) -> list[JobRow]:

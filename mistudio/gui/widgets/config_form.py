@@ -129,7 +129,8 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         outer.addWidget(self.general_problem)
         self._reset_button = button("Reset to defaults", self.reset, variant="ghost", icon="retry")
         self._copy_button = button("Copy as command", self.copy_command, variant="ghost")
-        outer.addLayout(row(self._reset_button, self._copy_button, None))
+        self.action_row = row(self._reset_button, self._copy_button, None)  # room for a main button
+        outer.addLayout(self.action_row)
         self._copy_button.setVisible(bool(self._command))
 
     def values(self) -> ConfigT:

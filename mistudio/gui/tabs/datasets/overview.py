@@ -12,9 +12,9 @@ from mistudio.jobs.library_pages import ListedDataset
 
 _TILES = (
     ("Samples", "emerald"),
-    ("Mean length", "blue"),
+    ("Characters per sample", "blue"),
     ("Distinct tokens", "purple"),
-    ("Size", "text"),
+    ("Size on disk", "text"),
     ("Source", "text"),
     ("Format", "text"),
 )
@@ -66,12 +66,9 @@ class OverviewPage(QWidget):
         newest = next((t.statistics for t in listed.tokenizations if t.statistics), None) or {}
         mean = found.get("length_mean")
         self.tiles["Samples"].set_value(format_count(row.num_samples))
-        self.tiles["Mean length"].set_value(format_count(mean), "characters per sample")
-        self.tiles["Distinct tokens"].set_value(
-            format_count(newest.get("unique_tokens")),
-            "in the newest tokenisation" if newest else "not tokenised yet",
-        )
-        self.tiles["Size"].set_value(format_bytes(listed.size_bytes), "with tokenisations")
+        self.tiles["Characters per sample"].set_value(format_count(mean))
+        self.tiles["Distinct tokens"].set_value(format_count(newest.get("unique_tokens")))
+        self.tiles["Size on disk"].set_value(format_bytes(listed.size_bytes))
         self.tiles["Source"].set_value(row.source)
         self.tiles["Format"].set_value(str(found.get("format", EM_DASH)))
         folder = self._services.studio.paths.dataset(row.id)

@@ -13,7 +13,7 @@ from mistudio.core.units import format_count
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
 
-_SHORT = 240  # characters that about fill three lines
+_SHORT = 360  # characters that about fill three lines
 _LONG = 20_000  # characters of an opened sample
 _LEAD = 80  # characters before the first hit
 
@@ -63,16 +63,14 @@ class SampleCard(Card):
 
 
 def excerpt(text: str, words: str) -> str:
-    """Three lines or so of a text, around the first hit."""
-    places = [text.casefold().find(word) for word in words.casefold().split()]
+    """Three lines or so of a text on one, around the first hit."""
+    line = " ".join(text.split())
+    folded = line.casefold()
+    places = [folded.find(word) for word in words.casefold().split()]
     first = min((place for place in places if place >= 0), default=0)
     start = first - _LEAD if first > _SHORT - _LEAD else 0
-    piece = text[start : start + _SHORT]
-    lines = piece.split("\n")
-    if len(lines) > 3:
-        piece = "\n".join(lines[:3])
-    before = "… " if start else ""
-    return before + piece + (" …" if start + len(piece) < len(text) else "")
+    end = start + _SHORT
+    return ("… " if start else "") + line[start:end] + (" …" if end < len(line) else "")
 
 
 def marked(text: str, words: str) -> str:

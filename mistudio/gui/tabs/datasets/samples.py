@@ -49,17 +49,17 @@ class SamplesPage(QWidget):
         outer.setSpacing(px(12))
         self.search = SearchField("Search samples")
         self.search.searched.connect(self._on_searched)
-        self.size = QComboBox()
-        self.size.setAccessibleName("Samples per page")
+        self.page_size = QComboBox()
+        self.page_size.setAccessibleName("Samples per page")
         for count in _PAGE_SIZES:
-            self.size.addItem(f"{count} per page", count)
-        self.size.setCurrentIndex(1)
-        guard_wheel(self.size)
-        self.size.currentIndexChanged.connect(self._first_page)
+            self.page_size.addItem(f"{count} per page", count)
+        self.page_size.setCurrentIndex(1)
+        guard_wheel(self.page_size)
+        self.page_size.currentIndexChanged.connect(self._first_page)
         self.place = label("", "muted")
         self.previous = button("Previous", self._back, icon="chevron_left")
         self.next = button("Next", self._forth, icon="chevron_right")
-        line = row(self.search, self.size, self.place, self.previous, self.next)
+        line = row(self.search, self.page_size, self.place, self.previous, self.next)
         line.setStretch(0, 1)
         outer.addLayout(line)
         self.notice = label("", "muted", wrap=True)
@@ -83,7 +83,7 @@ class SamplesPage(QWidget):
 
     def _read(self) -> None:
         """Ask for the page at `_start`."""
-        studio, dataset, count = self._services.studio, self._dataset, self.size.currentData()
+        studio, dataset, count = self._services.studio, self._dataset, self.page_size.currentData()
         start, hits, words = self._start, self._hits, self._searched
 
         def read(_: object) -> _Page:
@@ -138,11 +138,11 @@ class SamplesPage(QWidget):
         self._read()
 
     def _back(self) -> None:
-        self._start = max(0, self._start - self.size.currentData())
+        self._start = max(0, self._start - self.page_size.currentData())
         self._read()
 
     def _forth(self) -> None:
-        self._start += self.size.currentData()
+        self._start += self.page_size.currentData()
         self._read()
 
 

@@ -22,7 +22,6 @@ from mistudio.core.units import (
     EM_DASH,
     format_bytes,
     format_count,
-    format_decimal,
     format_percent,
 )
 from mistudio.gui.style import mono_font
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 _TILES = (
     ("Samples", "emerald"),
     ("Tokens", "blue"),
-    ("Mean length", "purple"),
+    ("Mean per sample", "purple"),
     ("Distinct tokens", "yellow"),
 )
 
@@ -93,7 +92,7 @@ class StatisticsPage(QScrollArea):
         self.of.clear()
         for tokenization in listed.tokenizations:
             if tokenization.status == "ready":
-                self.of.addItem(title_of(tokenization), tokenization.id)
+                self.of.addItem(title_of(tokenization, listed.model_names), tokenization.id)
         self.of.addItem("The text as imported", "")
         self.of.setCurrentIndex(max(0, self.of.findData(kept)))
         self.of.blockSignals(False)
@@ -122,7 +121,7 @@ class StatisticsPage(QScrollArea):
     def _draw_text(self, listed: ListedDataset) -> None:
         found: Mapping[str, Any] = listed.row.statistics or {}
         values = (listed.row.num_samples, None, found.get("length_mean"), None)
-        self._set_tiles(values, "characters per sample")
+        self._set_tiles(values)
         names = ("length_min", "length_median", "length_mean", "length_max")
         self._set_lengths("characters", [found.get(name) for name in names])
         self._histogram(
@@ -139,7 +138,7 @@ class StatisticsPage(QScrollArea):
             lengths.get("mean"),
             found.get("unique_tokens"),
         )
-        self._set_tiles(values, "tokens per sample")
+        self._set_tiles(values)
         self._set_lengths(
             "tokens", [lengths.get(name) for name in ("min", "median", "mean", "max")]
         )
@@ -151,11 +150,9 @@ class StatisticsPage(QScrollArea):
         _fill(self.parts, part_lines(found.get("parts", {}), rows))
         _fill(self.tokens, token_lines(found, total))
 
-    def _set_tiles(self, values: Sequence[float | None], unit: str) -> None:
-        for (name, tile), value in zip(self.tiles.items(), values, strict=True):
-            mean = name == "Mean length"
-            shown = format_decimal(value, 1) if mean else format_count(value)
-            tile.set_value(shown, unit if mean else "")
+    def _set_tiles(self, values: Sequence[float | None]) -> None:
+        for tile, value in zip(self.tiles.values(), values, strict=True):
+            tile.set_value(format_count(value))
 
     def _set_lengths(self, unit: str, values: Sequence[float | None]) -> None:
         names = ("shortest", "median", "mean", "longest")
@@ -178,7 +175,8 @@ class StatisticsPage(QScrollArea):
 
     def _show_tables(self, shown: bool) -> None:
         for index in range(self._tables.count()):
-            widget = self._tables.itemAt(index).widget()
+            item = self._tables.itemAt(index)
+            widget = item.widget() if item is not None else None
             if widget is not None:
                 widget.setVisible(shown)
 

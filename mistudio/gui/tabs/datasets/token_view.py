@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSpinBox, QWidget
 
 from mistudio.gui.services import Services
@@ -25,6 +26,7 @@ class TokenView(Card):
         self.number.setAccessibleName("Row")
         self.number.setPrefix("Row ")
         self.number.setGroupSeparatorShown(True)
+        self.number.setAlignment(Qt.AlignmentFlag.AlignCenter)
         guard_wheel(self.number)
         self.number.valueChanged.connect(self._read)
         self.part = label("", "muted")

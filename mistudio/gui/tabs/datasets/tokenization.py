@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from mistudio.core.units import format_bytes, format_count
@@ -29,6 +31,7 @@ class TokenizationPage(QScrollArea):
         super().__init__(parent)
         self._services, self._dataset = services, dataset
         self._rows: dict[str, TokenizationRow] = {}
+        self._model_names: Mapping[str, str] = {}
         self._jobs: dict[str, JobRow] = {}
         self._cards: dict[str, ObjectCard] = {}
         self._live = LiveProgress(services, self)
@@ -64,6 +67,7 @@ class TokenizationPage(QScrollArea):
     def show_dataset(self, listed: ListedDataset) -> None:
         """Take over the tokenisations, and ask for the jobs that make more."""
         self._rows = {row.id: row for row in listed.tokenizations}
+        self._model_names = listed.model_names
         studio, dataset = self._services.studio, self._dataset
         self._services.query.ask(
             lambda _: library_pages.tokenize_jobs(studio, dataset), self._on_jobs, key="jobs"
@@ -102,7 +106,7 @@ class TokenizationPage(QScrollArea):
             self._list.addWidget(card)
         # while one is being made, its job's card stands for it
         card.setVisible(row.status == "ready" or not self._jobs)
-        card.show_object(title_of(row), facts_of(row), row.status)
+        card.show_object(title_of(row, self._model_names), facts_of(row), row.status)
 
     def _on_moved(self, job_id: str) -> None:
         if job_id in self._jobs and job_id in self._cards:
@@ -116,12 +120,13 @@ class TokenizationPage(QScrollArea):
         """Show the rows of a tokenisation as tokens."""
         row = self._rows.get(tokenization_id)
         if row is not None and row.status == "ready":
-            self.view.show_tokenization(row, title_of(row))
+            self.view.show_tokenization(row, title_of(row, self._model_names))
 
 
-def title_of(row: TokenizationRow) -> str:
-    """What a tokenisation is called: its tokenizer and row length."""
-    name = (row.statistics or {}).get("tokenizer") or "tokenizer"
+def title_of(row: TokenizationRow, model_names: Mapping[str, str]) -> str:
+    """What a tokenisation is called: the model it was made for and its row length."""
+    known = model_names.get(row.model_id or "")
+    name = f"For {known}" if known else "For a model that is gone"
     return f"{name}, {row.context:,} tokens per row"
 
 

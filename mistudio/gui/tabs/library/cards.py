@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from mistudio.core.units import EM_DASH
 from mistudio.gui.style import set_property
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import Card, IconLabel, button, label
+from mistudio.gui.widgets.cards import Card, IconLabel, button, label, set_icon
 from mistudio.gui.widgets.pill import Pill
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.store.records import JobRow
@@ -89,14 +89,24 @@ class JobCard(ObjectCard):
         self.unsetCursor()
         self.delete.setText("Cancel")
         self.delete.setToolTip("Cancel this job")
+        set_icon(self.delete, "close")
+        self._cancelling = False
 
     def show_job(self, job: JobRow, progress: tuple[float, str] | None) -> None:
         """Show the job's state and what it told last."""
         percent, phase = progress or (job.progress, job.phase or "")
         waits = job.status == "queued"
-        self.show_object(job.title, "Waits for its turn" if waits else phase, job.status)
+        state = "cancelling" if self._cancelling else job.status
+        self.show_object(job.title, "Waits for its turn" if waits else phase, state)
         self.delete.setAccessibleName(f"Cancel {job.title}")
+        self.delete.setDisabled(self._cancelling)
         self.show_progress(None if waits else percent or 0.0)
+
+    def _ask_delete(self) -> None:
+        self._cancelling = True
+        self.delete.setDisabled(True)
+        self.pill.set_state("cancelling", "Cancelling…")
+        super()._ask_delete()
 
 
 class Elided(QWidget):
@@ -123,8 +133,6 @@ class Elided(QWidget):
         self._elide()
 
     def _elide(self) -> None:
-        from PySide6.QtCore import Qt
-
         metrics = self._line.fontMetrics()
         shown = metrics.elidedText(self._text, Qt.TextElideMode.ElideRight, self.width())
         self._line.setText(shown)

@@ -13,7 +13,7 @@ from mistudio.core.config import Config
 from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.jobs import JobWatch
-from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import Editor
 from mistudio.store.records import JobRow
@@ -59,7 +59,7 @@ class ImportCard(Card):
         self.problem.hide()
         self.box.addWidget(self.problem)
         self.button = button("Import", self.submit, variant="primary", icon="upload")
-        self.box.addLayout(row(None, self.button))
+        self.form.action_row.addWidget(self.button)
         self._watch = JobWatch(services, self)
         self._watch.ended.connect(self._on_ended)
         self.form.changed.connect(self._clear_problem)

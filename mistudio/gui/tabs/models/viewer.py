@@ -140,6 +140,7 @@ def _facts_page(config: Mapping[str, Any]) -> QWidget:
     """What the configuration says, under the names that people use."""
     page, grid = _grid()
     text = config.get("text_config") or config
+    text = {**text, **(text.get("rope_parameters") or {})}
     found = [(name, next((text[k] for k in keys if k in text), None)) for name, keys in _FACTS]
     for line, (name, value) in enumerate(found):
         grid.addWidget(label(name, "label"), line, 0)
