@@ -1,0 +1,217 @@
+"""The window of one feature: what is known and written of it; J and K follow the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PySide6.QtCore import Signal
+from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
+from PySide6.QtWidgets import QTabWidget, QWidget
+
+from mistudio.core.units import format_count, format_percent
+from mistudio.gui.dialog import Dialog
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.features import edits
+from mistudio.gui.tabs.features.detail_head import DetailHead
+from mistudio.gui.tabs.features.examples_page import ExamplesPage
+from mistudio.gui.tabs.features.lens_page import LensPage
+from mistudio.gui.tabs.features.statistics_page import StatisticsPage
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import MetricTile, button, label, row
+from mistudio.jobs import feature_pages
+from mistudio.store.records import SaeRow
+
+
+class FeatureDetail(Dialog):
+    """Shows one feature of an SAE at a time; destroyed when closed."""
+
+    stepped = Signal(object)  # index of the feature gone to
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__("Feature", parent, width=1152, height_share=0.9, scroll=False)
+        self._services = services
+        self._sae: SaeRow | None = None
+        self._order = np.empty(0, dtype=np.int64)
+        self.index = -1
+        self.page: feature_pages.FeaturePage | None = None
+        self.head = DetailHead()
+        self.examples = ExamplesPage(services)
+        self.lens: LensPage | None = None
+        self.statistics: StatisticsPage | None = None
+        self.tiles = {
+            "frequency": MetricTile("Activation frequency", color="emerald"),
+            "max": MetricTile("Max activation", color="purple"),
+            "samples": MetricTile("Active samples", color="yellow"),
+            "count": MetricTile("Active tokens / read", color="blue"),
+        }
+        self._lay_out()
+        self._connect()
+
+    def _lay_out(self) -> None:
+        px = appearance().px
+        self.box.setContentsMargins(px(20), px(12), px(20), 0)
+        self.box.setSpacing(px(8))
+        self.problem = label("", "error", wrap=True)
+        self.problem.hide()
+        self.pages = QTabWidget()
+        self.pages.addTab(self.examples, "Examples")
+        self.pages.addTab(QWidget(), "Logit lens")
+        self.pages.addTab(QWidget(), "Statistics")
+        self.box.addWidget(self.head)
+        self.box.addLayout(row(*self.tiles.values(), spacing=12))
+        self.box.addWidget(self.problem)
+        self.box.addWidget(self.pages, 1)
+        self.place = label("", "muted")
+        self.actions.insertWidget(0, self.place)
+        self.actions.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
+        self.steer_button = button("Steer", self.steer, variant="primary", icon="sliders")
+        self.actions.addWidget(self.steer_button)
+        self.add_close()
+
+    def _connect(self) -> None:
+        self.head.label_edited.connect(self._on_label)
+        self.head.note_edited.connect(self._on_note)
+        self.head.star_clicked.connect(self._on_star)
+        self.head.hide_clicked.connect(self._on_hide)
+        self.head.previous.clicked.connect(self.go_previous)
+        self.head.next.clicked.connect(self.go_next)
+        self.examples.width_changed.connect(self._ask)
+        self.pages.currentChanged.connect(self._on_tab)
+        for keys, slot in ((("J", "Right"), self.go_next), (("K", "Left"), self.go_previous)):
+            for key in keys:
+                QShortcut(QKeySequence(key), self, slot)
+
+    def open_window(self) -> None:
+        """Show it, or bring it to the front."""
+        self.show()
+        self.raise_()
+        self.activateWindow()
+        self.examples.setFocus()
+
+    def show_feature(self, sae: SaeRow, index: int, order: np.ndarray) -> None:
+        """Show a feature; `order` holds the indices that previous and next go through."""
+        self._sae, self._order = sae, order
+        self._go(index)
+
+    def refresh(self, index: int) -> None:
+        """Read the feature again if it is the one shown."""
+        if index == self.index:
+            self._ask()
+
+    def _go(self, index: int) -> None:
+        self.head.commit()
+        self.index = index
+        self.setWindowTitle(f"Feature #{index}")
+        self.head.title.setText(f"Feature #{index}")
+        at = self._position()
+        self.head.previous.setEnabled(at > 0)
+        self.head.next.setEnabled(0 <= at < len(self._order) - 1)
+        shown = f"{at + 1:,} of {len(self._order):,} in table order" if at >= 0 else ""
+        self.place.setText(shown)
+        self._ask()
+
+    def _position(self) -> int:
+        found = np.flatnonzero(self._order == self.index)
+        return int(found[0]) if len(found) else -1
+
+    def go_next(self) -> None:
+        """The feature after this one in table order."""
+        self._step(1)
+
+    def go_previous(self) -> None:
+        """The feature before this one in table order."""
+        self._step(-1)
+
+    def _step(self, by: int) -> None:
+        target = self._position() + by
+        if self._position() >= 0 and 0 <= target < len(self._order):
+            self._go(int(self._order[target]))
+            self.stepped.emit(self.index)
+
+    def _ask(self) -> None:
+        sae, index, width = self._sae, self.index, self.examples.width_tokens()
+        if sae is None:
+            return
+        studio = self._services.studio
+        self._services.query.ask(
+            lambda db: feature_pages.page(studio, sae, index, before=width, after=width),
+            self._show,
+            on_error=self._on_error,
+            key="page",
+        )
+
+    def _show(self, page: feature_pages.FeaturePage) -> None:
+        self.page = page
+        self.problem.hide()
+        self.head.show_row(page.row)
+        row_ = page.row
+        self.tiles["frequency"].set_value(format_percent(row_.frequency, 2))
+        self.tiles["max"].set_value(f"{row_.max:.3f}" if row_.count else "never fired")
+        self.tiles["samples"].set_value(format_count(row_.active_samples))
+        counts = f"{format_count(row_.count)} / {format_count(page.n_tokens)}"
+        self.tiles["count"].set_value(counts)
+        self.examples.show_page(page)
+        self._on_tab(self.pages.currentIndex())
+
+    def _on_error(self, sentence: str, details: str) -> None:
+        self.problem.setText(sentence)
+        self.problem.setToolTip(details)
+        self.problem.show()
+
+    def _on_tab(self, number: int) -> None:
+        """Charts are made when they are first looked at."""
+        if number == 1 and self.lens is None:
+            self.lens = LensPage()
+            self._fill(number, self.lens)
+        elif number == 2 and self.statistics is None:
+            self.statistics = StatisticsPage()
+            self._fill(number, self.statistics)
+        shown = (None, self.lens, self.statistics)[number]
+        if shown is not None and self.page is not None:
+            shown.show_page(self.page)
+
+    def _fill(self, number: int, page: QWidget) -> None:
+        title = self.pages.tabText(number)
+        empty = self.pages.widget(number)
+        self.pages.blockSignals(True)
+        self.pages.removeTab(number)
+        self.pages.insertTab(number, page, title)
+        self.pages.setCurrentIndex(number)
+        self.pages.blockSignals(False)
+        empty.deleteLater()
+
+    def copy(self) -> None:
+        """Put the feature on the clipboard as text."""
+        if self.page is not None:
+            QGuiApplication.clipboard().setText("\n".join(feature_pages.lines(self.page)))
+
+    def steer(self) -> None:
+        """Go to the Steering tab with this feature added."""
+        if self._sae is not None:
+            self._services.open_tab("Steering", sae=self._sae.id, feature=self.index)
+
+    def _write(self, change: Callable[..., str], *text: str, index: int | None = None) -> None:
+        if self._sae is None:
+            return
+        sae_id, at = self._sae.id, self.index if index is None else index
+        self._services.query.ask(lambda db: change(db, sae_id, at, *text), self._on_written)
+
+    def _on_written(self, changed: str) -> None:
+        self._services.publisher.publish("features", changed)
+
+    def _on_label(self, index: int, text: str) -> None:
+        self._write(edits.write_label, text, index=index)
+
+    def _on_note(self, index: int, text: str) -> None:
+        self._write(edits.write_note, text, index=index)
+
+    def _on_star(self) -> None:
+        self._write(edits.turn_favorite)
+
+    def _on_hide(self) -> None:
+        self._write(edits.turn_hidden)
+
+    def done(self, result: int) -> None:
+        self.head.commit()
+        super().done(result)

@@ -1,0 +1,193 @@
+"""The Examples page of a feature: top examples, intervals or quantiles, at three context widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import (
+    QButtonGroup,
+    QCheckBox,
+    QComboBox,
+    QFrame,
+    QLabel,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from mistudio.core.units import format_percent
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.example_card import ExampleCard, strongest
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import button, label, row
+
+MODES = ("Top", "Intervals", "Quantiles")
+MODE_TIPS = (
+    "The strongest examples, one per row of text.",
+    "Examples from five equally wide ranges of activation, strongest first.",
+    "Examples from ten ranges that hold equally many activations, strongest first.",
+)
+WIDTHS = (5, 16, 200)
+SCALES = ("this list", "feature maximum")
+REMEMBERED = "features.examples"
+
+
+class ExamplesPage(QWidget):
+    """Shows the examples of a `FeaturePage`; `width_changed` asks for wider or narrower ones."""
+
+    width_changed = Signal()
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._services = services
+        self._page: Any = None
+        self._cards: list[ExampleCard] = []
+        self._titles: list[QLabel] = []
+        self.modes = self._group(MODES, MODE_TIPS)
+        self.widths = self._group(
+            [f"±{width}" for width in WIDTHS],
+            [f"{width} tokens on each side" for width in WIDTHS],
+        )
+        self.scale = QComboBox()
+        self.scale.addItems(list(SCALES))
+        self.scale.setAccessibleName("Scale of the highlight")
+        self.scale.setToolTip("The activation at which a token is fully highlighted.")
+        self.breaks = QCheckBox("Line breaks")
+        self.breaks.setToolTip("Break lines where the text does.")
+        self.legend = label("", "small")
+        self._lay_out()
+        self._restore()
+        self.modes.idClicked.connect(self._on_view)
+        self.widths.idClicked.connect(self._on_width)
+        self.scale.currentIndexChanged.connect(self._on_view)
+        self.breaks.toggled.connect(self._on_view)
+
+    def _group(self, names: Sequence[str], tips: Sequence[str]) -> QButtonGroup:
+        group = QButtonGroup(self)
+        for number, (name, tip) in enumerate(zip(names, tips, strict=True)):
+            group.addButton(button(name, variant="toggle", tip=tip), number)
+        return group
+
+    def _lay_out(self) -> None:
+        px = appearance().px
+        tools = row(
+            *self.modes.buttons(),
+            label("Context", "label"),
+            *self.widths.buttons(),
+            label("Scale", "label"),
+            self.scale,
+            self.breaks,
+            None,
+        )
+        inner = QWidget()
+        inner.setObjectName("column")
+        self._list = QVBoxLayout(inner)
+        self._list.setContentsMargins(0, 0, px(8), 0)
+        self._list.setSpacing(px(8))
+        self._list.addStretch(1)
+        self._scroll = QScrollArea()
+        self._scroll.setWidgetResizable(True)
+        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._scroll.setWidget(inner)
+        self._scroll.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setFocusProxy(self._scroll)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, px(8), 0, 0)
+        box.setSpacing(px(8))
+        box.addLayout(tools)
+        box.addWidget(self.legend)
+        box.addWidget(self._scroll, 1)
+
+    def _restore(self) -> None:
+        stored = self._services.settings.recall(REMEMBERED, {})
+        stored = stored if isinstance(stored, dict) else {}
+        for group, name, default in ((self.modes, "mode", 0), (self.widths, "width", 1)):
+            chosen = group.button(int(stored.get(name, default))) or group.button(default)
+            chosen.setChecked(True)
+        self.scale.setCurrentIndex(int(bool(stored.get("scale", 0))))
+        self.breaks.setChecked(bool(stored.get("breaks", False)))
+
+    def width_tokens(self) -> int:
+        """Tokens on each side of the strongest one."""
+        return WIDTHS[self.widths.checkedId()]
+
+    def show_page(self, page: Any) -> None:
+        """Show the examples of a feature."""
+        other = self._page is None or page.row.index != self._page.row.index
+        self._page = page
+        self._draw()
+        if other:
+            self._scroll.verticalScrollBar().setValue(0)
+
+    def shown(self) -> list[tuple[str, list[Any]]]:
+        """What is listed in the mode in force: a heading ("" for none) and examples, in order."""
+        if self._page is None:
+            return []
+        mode = self.modes.checkedId()
+        if mode == 0:
+            return [("", list(self._page.examples))]
+        groups = self._page.intervals if mode == 1 else self._page.quantiles
+        return [(f"{g.title} · {format_percent(g.share, 3)} of tokens", g.examples) for g in groups]
+
+    def _draw(self) -> None:
+        listed = self.shown()
+        every = [example for _, examples in listed for example in examples]
+        maximum = strongest(every)
+        if self.scale.currentIndex() == 1 and self._page is not None:
+            maximum = self._page.row.max
+        self.legend.setText(
+            f"Highlight: linear, full at {maximum:.4f} ({self.scale.currentText()})"
+            if every
+            else "This feature never fired on the text read."
+        )
+        self._provide(len(every), len(listed))
+        self._place(listed, maximum)
+
+    def _provide(self, cards: int, titles: int) -> None:
+        while len(self._cards) < cards:
+            self._cards.append(ExampleCard(self._scroll.widget()))
+        while len(self._titles) < titles:
+            made = label("", "label")
+            made.setParent(self._scroll.widget())
+            self._titles.append(made)
+        for spare in (*self._cards[cards:], *self._titles):
+            spare.hide()
+
+    def _place(self, listed: list[tuple[str, list[Any]]], maximum: float) -> None:
+        place, number = 0, 0
+        for group, (title, examples) in enumerate(listed):
+            if title:
+                self._titles[group].setText(title)
+                self._insert(place, self._titles[group])
+                place += 1
+            for example in examples:
+                card = self._cards[number]
+                number += 1
+                card.show_example(number, example, maximum, breaks=self.breaks.isChecked())
+                self._insert(place, card)
+                place += 1
+
+    def _insert(self, place: int, widget: QWidget) -> None:
+        self._list.removeWidget(widget)
+        self._list.insertWidget(place, widget)
+        widget.show()
+
+    def _remember(self) -> None:
+        kept = {
+            "mode": self.modes.checkedId(),
+            "width": self.widths.checkedId(),
+            "scale": self.scale.currentIndex(),
+            "breaks": self.breaks.isChecked(),
+        }
+        self._services.settings.remember(REMEMBERED, kept)
+
+    def _on_view(self) -> None:
+        self._remember()
+        self._draw()
+
+    def _on_width(self) -> None:
+        self._remember()
+        self.width_changed.emit()

@@ -1,0 +1,118 @@
+"""The filter bar of the feature table: text, live or all, favourites, hidden, frequency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import QTimer, Signal
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
+
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import button, label
+from mistudio.gui.widgets.editors import NumberBox
+from mistudio.gui.widgets.layout import SearchField, guard_wheel
+from mistudio.store.features import FeatureFilter
+
+
+class FilterBar(QWidget):
+    """Edits a `FeatureFilter`; `changed` follows a pause in typing or a click."""
+
+    changed = Signal()
+
+    def __init__(self, stored: Any = None, parent: QWidget | None = None) -> None:
+        """`stored`: what `state` gave earlier."""
+        super().__init__(parent)
+        self._typing = QTimer(self)
+        self._typing.setSingleShot(True)
+        self._typing.setInterval(300)
+        self._typing.timeout.connect(self.changed)
+        self.search = SearchField("Search label, note, tokens or #id")
+        self.search.searched.connect(self._on_clicked)
+        self.live = QComboBox()
+        self.live.addItems(["Live features", "All features"])
+        self.live.setAccessibleName("Live or all features")
+        self.live.setToolTip("Live features fire at least once on the text read.")
+        guard_wheel(self.live)
+        self.favorites = button("Favourites", variant="toggle", icon="star")
+        self.hidden = button("Hidden", variant="toggle", icon="eye_off", tip="Show hidden ones too")
+        self.low, self.high = (self._percent(end) for end in ("Least", "Most"))
+        self._lay_out()
+        self._restore(stored)
+        self.live.currentIndexChanged.connect(self._on_clicked)
+        self.favorites.toggled.connect(self._on_clicked)
+        self.hidden.toggled.connect(self._on_clicked)
+        for box in (self.low, self.high):
+            box.lineEdit().textChanged.connect(self._typing.start)
+
+    def _percent(self, end: str) -> NumberBox:
+        box = NumberBox(whole=False, minimum=0.0, maximum=100.0)
+        box.setAccessibleName(f"{end} frequency in percent")
+        box.setToolTip(f"{end} activation frequency shown, in percent of tokens; empty: any")
+        box.lineEdit().setPlaceholderText("any")
+        box.setFixedWidth(appearance().px(96))
+        return box
+
+    def _lay_out(self) -> None:
+        box = QHBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(appearance().px(8))
+        box.addWidget(self.search, 1)
+        for widget in (self.live, self.favorites, self.hidden):
+            box.addWidget(widget)
+        box.addWidget(label("Frequency %", "label"))
+        for widget in (self.low, label("to", "muted"), self.high):
+            box.addWidget(widget)
+
+    def _restore(self, stored: Any) -> None:
+        if not isinstance(stored, dict):
+            return
+        self.live.setCurrentIndex(0 if stored.get("live_only", True) else 1)
+        self.favorites.setChecked(bool(stored.get("favorites_only")))
+        self.hidden.setChecked(bool(stored.get("show_hidden")))
+        for box, name in ((self.low, "low"), (self.high, "high")):
+            box.lineEdit().setText(str(stored.get(name, "")))
+
+    def state(self) -> dict[str, Any]:
+        """What to remember; the text is not."""
+        return {
+            "live_only": self.live.currentIndex() == 0,
+            "favorites_only": self.favorites.isChecked(),
+            "show_hidden": self.hidden.isChecked(),
+            "low": self.low.text_value(),
+            "high": self.high.text_value(),
+        }
+
+    def wanted(self) -> FeatureFilter:
+        """The filter as edited; a frequency that is no number does not narrow."""
+        return FeatureFilter(
+            text=self.search.text(),
+            live_only=self.live.currentIndex() == 0,
+            favorites_only=self.favorites.isChecked(),
+            show_hidden=self.hidden.isChecked(),
+            min_frequency=_share(self.low),
+            max_frequency=_share(self.high),
+        )
+
+    def narrows(self) -> bool:
+        """Whether anything is filtered beyond what a fresh window filters."""
+        return self.wanted() != FeatureFilter()
+
+    def clear(self) -> None:
+        """Back to all live features."""
+        self.search.clear()
+        self.live.setCurrentIndex(0)
+        self.favorites.setChecked(False)
+        self.hidden.setChecked(False)
+        for box in (self.low, self.high):
+            box.lineEdit().clear()
+        self.changed.emit()
+
+    def _on_clicked(self) -> None:
+        self.changed.emit()
+
+
+def _share(box: NumberBox) -> float | None:
+    try:
+        return float(box.text_value()) / 100
+    except ValueError:
+        return None

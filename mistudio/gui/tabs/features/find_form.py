@@ -1,0 +1,116 @@
+"""The "Find features" form: which text to read, how much of it, how many examples to keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+
+from mistudio.core.configs import HarvestConfig
+from mistudio.core.errors import StudioError
+from mistudio.core.units import format_count
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.overview import Overview
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.editors import ChoiceEditor
+
+FIELDS = ("dataset", "rows", "context", "top_k", "seed")
+
+
+class FindForm(QWidget):
+    """Edits a `HarvestConfig` for one SAE and submits it; `closed` asks for the table instead."""
+
+    closed = Signal()
+    submitted = Signal(str)  # job id
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._services = services
+        self._sae_id = ""
+        self._dataset = ChoiceEditor()
+        self.form: ConfigForm[HarvestConfig] = ConfigForm(
+            HarvestConfig,
+            FIELDS,
+            editors={"dataset": self._dataset},
+            settings=services.settings,
+            remember="features.find",
+            command="features extract",
+            positional=("sae",),
+        )
+        self._estimate = label("", "muted", wrap=True)
+        self._problem = label("", "error", wrap=True)
+        self._problem.hide()
+        self.find_button = button("Find features", self.submit, variant="primary", icon="bolt")
+        self.back_button = button("Back to the table", self.closed.emit, icon="table")
+        self._lay_out()
+        self.form.changed.connect(self._tell_amount)
+        self._tell_amount()
+
+    def _lay_out(self) -> None:
+        px = appearance().px
+        card = Card("list")
+        card.box.addWidget(label("Find features", "card"))
+        card.box.addWidget(
+            label(
+                "Reads text with the model once and keeps, for every latent, how often it fires, "
+                "where it fires most, and which tokens it promotes.",
+                "muted",
+                wrap=True,
+            )
+        )
+        card.box.addWidget(self.form)
+        card.box.addWidget(self._estimate)
+        inner = QWidget()
+        inner.setObjectName("column")
+        box = QVBoxLayout(inner)
+        box.setContentsMargins(0, 0, px(8), 0)
+        box.addWidget(card)
+        box.addStretch(1)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(inner)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scroll, 1)
+        outer.addWidget(self._problem)
+        outer.addLayout(row(self.find_button, self.back_button, None))
+
+    def show_overview(self, found: Overview) -> None:
+        """Offer the datasets there are; the first choice is the text of the training."""
+        known = found.trained_on or "none known"
+        first = ("", f"The training's text ({known})")
+        offered = [pair for pair in found.datasets if pair[1] != found.trained_on]
+        self._dataset.set_choices([first, *offered] if found.trained_on else offered)
+        self._sae_id = found.sae.id
+        self.form.set_values({"sae": found.sae.id})
+        has_set = found.feature_set is not None
+        self.back_button.setVisible(has_set)
+        self.find_button.setText("Run again" if has_set else "Find features")
+        self.find_button.setEnabled(found.job is None)
+        self._tell_amount()
+
+    def submit(self) -> None:
+        """Queue the harvest, or say beside the field what is wrong."""
+        self._problem.hide()
+        config = self.form.checked()
+        if config is None or not self._sae_id:
+            return
+        try:
+            self.submitted.emit(self._services.submit("harvest", replace(config, sae=self._sae_id)))
+        except StudioError as error:
+            self._problem.setText(error.sentence)
+            self._problem.show()
+
+    def _tell_amount(self) -> None:
+        """At most this many tokens; how many there are is known when they are read."""
+        if not self.form.is_valid():
+            self._estimate.setText("")
+            return
+        config = self.form.values()
+        most = format_count(config.rows * config.context)
+        self._estimate.setText(f"Reads at most {most} tokens, fewer if the text is shorter.")

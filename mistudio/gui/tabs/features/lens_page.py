@@ -1,0 +1,131 @@
+"""The Logit lens page of a feature: the tokens its direction promotes and suppresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PySide6.QtCore import QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QKeySequence, QPainter, QPaintEvent
+from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+
+from mistudio.gui.style import mono_font
+from mistudio.gui.tabs.features.example_card import marked
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import Card, label
+from mistudio.gui.widgets.plots import HistogramPlot
+
+ROWS = 10
+
+
+class TokenBars(QWidget):
+    """Tokens with their logits and 6-px bars; Ctrl+C copies them as lines."""
+
+    def __init__(self, name: str, color: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._name, self._color = name, color
+        self._tokens: list[tuple[str, float]] = []
+        self._largest = 0.0
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        appearance().changed.connect(self.update)
+        self.set_tokens([], 0.0)
+
+    def set_tokens(self, tokens: Sequence[Any], largest: float) -> None:
+        """Show `LensToken`s; `largest` is the logit of the longest bar of both lists."""
+        self._tokens = [(marked(t.text), t.logit) for t in tokens[:ROWS]]
+        self._largest = largest
+        self.setAccessibleName(self._name)
+        self.setAccessibleDescription(self.text())
+        self.updateGeometry()
+        self.update()
+
+    def text(self) -> str:
+        """One line per token: the token, a tab, its logit."""
+        return "\n".join(f"{token}\t{logit:+.4f}" for token, logit in self._tokens)
+
+    def sizeHint(self) -> QSize:
+        return QSize(appearance().px(260), ROWS * self._row_height() + 4)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(appearance().px(200), self.sizeHint().height())
+
+    def _row_height(self) -> int:
+        return appearance().px(24)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.matches(QKeySequence.StandardKey.Copy):
+            QGuiApplication.clipboard().setText(self.text())
+        else:
+            super().keyPressEvent(event)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        look = appearance()
+        painter = QPainter(self)
+        painter.setFont(mono_font(14))
+        text_width, number_width, thick = look.px(112), look.px(68), look.px(6)
+        room = self.width() - text_width - number_width - look.px(16)
+        for position, (token, logit) in enumerate(self._tokens):
+            top, height = position * self._row_height() + 2, self._row_height()
+            painter.setPen(QColor(look.colors.text))
+            middle = Qt.AlignmentFlag.AlignVCenter
+            shown = painter.fontMetrics().elidedText(
+                token, Qt.TextElideMode.ElideRight, text_width - look.px(8)
+            )
+            painter.drawText(QRectF(4, top, text_width, height), middle, shown)
+            painter.setPen(QColor(look.colors.role(self._color)))
+            right = middle | Qt.AlignmentFlag.AlignRight
+            painter.drawText(QRectF(text_width, top, number_width, height), right, f"{logit:+.3f}")
+            length = room * abs(logit) / self._largest if self._largest else 0.0
+            bar = QRectF(self.width() - room, top + (height - thick) / 2, length, thick)
+            painter.fillRect(bar, QColor(look.colors.fill(self._color)))
+        if self.hasFocus():
+            painter.setPen(QColor(look.colors.focus))
+            painter.drawRect(self.rect().adjusted(0, 0, -1, -1))
+        painter.end()
+
+
+class LensPage(QWidget):
+    """Top positive and negative tokens side by side, the whole vocabulary as a histogram."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        px = appearance().px
+        self.positive = TokenBars("Promoted tokens", "emerald")
+        self.negative = TokenBars("Suppressed tokens", "red")
+        self.note = label("", "muted", wrap=True)
+        self.histogram = HistogramPlot("Logits over the vocabulary", "logit", color="blue")
+        sides = QHBoxLayout()
+        sides.setSpacing(px(16))
+        for title, bars in (("Promoted", self.positive), ("Suppressed", self.negative)):
+            card = Card("settings", padding=12)
+            card.box.addWidget(label(title, "label"))
+            card.box.addWidget(bars)
+            card.box.addStretch(1)
+            sides.addWidget(card, 3)
+        sides.addWidget(self.histogram, 4)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, px(8), 0, 0)
+        box.setSpacing(px(8))
+        box.addWidget(self.note)
+        box.addLayout(sides, 1)
+
+    def show_page(self, page: Any) -> None:
+        """Show the lens of a `FeaturePage`, or why there is none."""
+        every = [*page.positive, *page.negative]
+        largest = max((abs(token.logit) for token in every), default=0.0)
+        self.positive.set_tokens(page.positive, largest)
+        self.negative.set_tokens(page.negative, largest)
+        self.histogram.set_counts(page.logits.edges, page.logits.counts)
+        self.note.setText(page.lens_note or reading(page))
+
+
+def reading(page: Any) -> str:
+    """One line that says what the lists show."""
+    if not page.positive:
+        return "There is no logit lens for this feature."
+    most = " ".join(f"“{marked(t.text)}”" for t in page.positive[:3])
+    return (
+        f"What the direction adds to each next-token logit, past the final norm: most to {most}. "
+        "This is the direct path only."
+    )

@@ -1,0 +1,219 @@
+"""The Features tab: source, finding features, tiles, table; details open in their own window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QShowEvent
+from PySide6.QtWidgets import QHBoxLayout, QStackedWidget, QVBoxLayout, QWidget
+
+from mistudio.core.units import format_count, format_percent
+from mistudio.gui.services import Services, Tab
+from mistudio.gui.tabs.features.detail import FeatureDetail
+from mistudio.gui.tabs.features.edits import parse_published
+from mistudio.gui.tabs.features.feature_table import FeatureTable
+from mistudio.gui.tabs.features.find_form import FindForm
+from mistudio.gui.tabs.features.job_line import JobLine
+from mistudio.gui.tabs.features.overview import Overview, read_overview
+from mistudio.gui.tabs.features.sources import SaeCombo
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
+from mistudio.store.records import SaeRow
+
+NO_SAE, FIND, TABLE = range(3)
+WATCHED = ("saes", "feature_sets", "jobs")
+
+
+class FeaturesTab(Tab):
+    """Shows one SAE at a time: the form while it has no features, then tiles and table."""
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__(services, parent)
+        self.overview: Overview | None = None
+        self.detail: FeatureDetail | None = None
+        self._pending: int | None = None  # feature to open once its set is read
+        self._stale = True
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(150)
+        self._soon.timeout.connect(self._reload)
+        self.source = SaeCombo(services, "features.sae")
+        self.chips = label("", "small")
+        self.again = button("Run again", self._on_again, icon="bolt", tip="Find features anew")
+        self.job = JobLine(services)
+        self.form = FindForm(services)
+        self.table = FeatureTable(services)
+        self.tiles = {
+            "found": MetricTile("Features found (live / all)", color="emerald"),
+            "tokens": MetricTile("Tokens read", color="blue"),
+            "rate": MetricTile("Mean activation rate", color="purple"),
+        }
+        self._lay_out()
+        self._connect()
+
+    def _lay_out(self) -> None:
+        px = appearance().px
+        no_sae = EmptyState(
+            "features",
+            "There is no SAE yet. Train one, or import one, and its features appear here.",
+            "Go to Training",
+            self._on_training,
+        )
+        no_sae.sentence.setMinimumWidth(px(560))
+        found = QWidget()
+        box = QVBoxLayout(found)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(px(8))
+        box.addLayout(row(*self.tiles.values(), spacing=16))
+        box.addWidget(self.table, 1)
+        self.pages = QStackedWidget()
+        for page in (no_sae, self.form, found):
+            self.pages.addWidget(page)
+        column = QWidget()
+        column.setMaximumWidth(max(1280, px(1280)))
+        inner = QVBoxLayout(column)
+        inner.setContentsMargins(px(24), px(12), px(24), px(8))
+        inner.setSpacing(px(8))
+        self.heading = QWidget()
+        top = row(label("Source", "label"), self.source, self.again)
+        top.setStretch(1, 1)
+        self.heading.setLayout(top)
+        for widget in (self.heading, self.chips, self.job):
+            inner.addWidget(widget)
+        inner.addWidget(self.pages, 1)
+        outer = QHBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(column)
+
+    def _connect(self) -> None:
+        self.source.chosen.connect(self._on_source)
+        self.form.submitted.connect(self._on_submitted)
+        self.form.closed.connect(self._show_table)
+        self.table.opened.connect(self.open_feature)
+        self.services.publisher.changed.connect(self._on_changed)
+        self.services.lanes.finished.connect(self._on_finished)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if self._stale:
+            self._reload()
+
+    def select(self, **selection: Any) -> None:
+        """`sae`: an id; `feature`: open its detail."""
+        self._pending = selection.get("feature")
+        if "sae" in selection:
+            self.source.choose(str(selection["sae"]))
+        if self._pending is not None and self.overview is not None:
+            self._open_pending()
+
+    def focus_search(self) -> None:
+        self.table.filters.search.setFocus()
+        self.table.filters.search.selectAll()
+
+    def run_primary(self) -> None:
+        if self.pages.currentIndex() == FIND:
+            self.form.submit()
+
+    def open_feature(self, index: int) -> None:
+        """Show the detail of a feature; previous and next follow the table's order."""
+        if self.overview is None or self.overview.feature_set is None:
+            return
+        if self.detail is None:
+            self.detail = FeatureDetail(self.services, self)
+            self.detail.stepped.connect(self.table.view.select_id)
+            self.detail.finished.connect(self._on_detail_closed)
+        self.detail.show_feature(self.overview.sae, index, self.table.ids())
+        self.detail.open_window()
+
+    def _on_detail_closed(self) -> None:
+        self.detail = None
+
+    def _reload(self) -> None:
+        self._stale = False
+        self.source.reload()
+        self._ask_overview()
+
+    def _ask_overview(self) -> None:
+        sae = self.source.sae()
+        if sae is not None:
+            self.services.query.ask(
+                lambda db: read_overview(db, sae), self._show_overview, key="overview"
+            )
+
+    def _on_source(self, sae: SaeRow | None) -> None:
+        self.heading.setVisible(sae is not None)
+        if sae is None:
+            self.overview = None
+            self.chips.setText("")
+            self.job.show_job(None)
+            self.pages.setCurrentIndex(NO_SAE)
+        else:
+            self._ask_overview()
+
+    def _show_overview(self, found: Overview) -> None:
+        before, self.overview = self.overview, found
+        self.form.show_overview(found)
+        self.job.show_job(found.job)
+        self.again.setVisible(found.feature_set is not None)
+        self._describe(found)
+        old = before.feature_set.id if before and before.feature_set else ""
+        new = found.feature_set.id if found.feature_set else ""
+        if before is None or before.sae.id != found.sae.id or old != new:
+            self.table.show_set(found.feature_set)
+            self.pages.setCurrentIndex(TABLE if new else FIND)
+        self._open_pending()
+
+    def _describe(self, found: Overview) -> None:
+        parts = [
+            f"{found.sae.n_latents:,} latents",
+            f"trained on {found.trained_on}" if found.trained_on else "",
+            f"features read from {found.read_text}" if found.read_text else "",
+        ]
+        self.chips.setText(" · ".join(part for part in parts if part))
+        tokens = found.feature_set.n_tokens if found.feature_set else None
+        live = f"{format_count(found.live)} / {format_count(found.features)}"
+        self.tiles["found"].set_value(live)
+        self.tiles["tokens"].set_value(format_count(tokens))
+        self.tiles["rate"].set_value(format_percent(found.mean_rate, 3))
+
+    def _open_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self.open_feature(int(pending))
+
+    def _show_table(self) -> None:
+        if self.overview is not None and self.overview.feature_set is not None:
+            self.pages.setCurrentIndex(TABLE)
+
+    def _on_again(self) -> None:
+        self.pages.setCurrentIndex(FIND)
+        self.form.find_button.setFocus()
+
+    def _on_submitted(self, job_id: str) -> None:
+        self._show_table()
+        self._ask_overview()
+
+    def _on_training(self) -> None:
+        self.services.open_tab("Training")
+
+    def _on_finished(self, job_id: str, state: str) -> None:
+        if job_id == self.job.job_id:
+            self._stale = True
+            self._soon.start()
+
+    def _on_changed(self, kind: str, object_id: str) -> None:
+        if kind in WATCHED:
+            self._stale = True
+            if self.isVisible():
+                self._soon.start()
+        elif kind == "features" and self.overview is not None:
+            self._refresh_feature(object_id)
+
+    def _refresh_feature(self, object_id: str) -> None:
+        sae_id, index = parse_published(object_id)
+        if self.overview is None or sae_id != self.overview.sae.id or index is None:
+            return
+        self.table.refresh_feature(index)
+        if self.detail is not None and self.detail.isVisible():
+            self.detail.refresh(index)
