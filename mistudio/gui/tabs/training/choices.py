@@ -47,6 +47,14 @@ class Choices:
             pairs += [(t.id, f"{row.name} · {_tokens_text(t)}") for t in fitting]
         return pairs
 
+    def only_model(self) -> str:
+        """The value of the one model there is, "" if there are none or several."""
+        return next(iter(_values(self.models).values())) if len(self.models) == 1 else ""
+
+    def only_dataset(self) -> str:
+        """The value of the one dataset there is, "" if there are none or several."""
+        return next(iter(_values(self.datasets).values())) if len(self.datasets) == 1 else ""
+
     def matching(self, model: ModelRow | None) -> list[TokenizationRow]:
         """Tokenisations made with the tokenizer of a model."""
         if model is None:

@@ -26,7 +26,9 @@ class EvaluationPane(QWidget):
         super().__init__(parent)
         self._services = services
         self.sae: SaeRow | None = None
-        self.table = FactsTable(["Metric", "Value", "95 % interval", "Tokens (n)"], "Evaluation")
+        self.table = FactsTable(
+            ["Metric", "Value", "95 % interval", "Tokens (n)"], "Evaluation", most=13, stretch=0
+        )
         self.histogram = HistogramPlot("Latents by firing rate", "log10(firing rate)")
         self.histogram.setMinimumHeight(appearance().px(220))
         self.empty = label("", "muted", wrap=True)

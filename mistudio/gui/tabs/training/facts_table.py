@@ -20,8 +20,15 @@ class FactsTable(QTableWidget):
     """Rows of texts; `most` rows are seen at once, others by scrolling."""
 
     def __init__(
-        self, titles: Sequence[str], name: str, parent: QWidget | None = None, *, most: int = 12
+        self,
+        titles: Sequence[str],
+        name: str,
+        parent: QWidget | None = None,
+        *,
+        most: int = 12,
+        stretch: int = -1,
     ) -> None:
+        """`stretch`: the column that takes the room the others leave; -1 shares it equally."""
         super().__init__(0, len(titles), parent)
         self._most = most
         self.setHorizontalHeaderLabels(list(titles))
@@ -33,7 +40,12 @@ class FactsTable(QTableWidget):
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(appearance().px(34))
         self.horizontalHeader().setHighlightSections(False)
-        self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        modes = QHeaderView.ResizeMode
+        self.horizontalHeader().setSectionResizeMode(
+            modes.Stretch if stretch < 0 else modes.ResizeToContents
+        )
+        if stretch >= 0:
+            self.horizontalHeader().setSectionResizeMode(stretch, modes.Stretch)
         self.horizontalHeader().setDefaultAlignment(
             Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
         )

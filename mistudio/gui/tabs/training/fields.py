@@ -35,11 +35,9 @@ class LibraryChoice(ChoiceEditor):
         self._prompt = prompt
         super().__init__([("", prompt)], parent)
 
-    def offer(self, pairs: Pairs, *, take_single: bool = True) -> None:
-        """Offer these values; a single one is taken if none was chosen."""
-        wanted = self.value() or self._wanted
-        if not wanted and len(pairs) == 1 and take_single:
-            wanted = pairs[0][0]
+    def offer(self, pairs: Pairs, default: str = "") -> None:
+        """Offer these values; `default` is taken if none was chosen."""
+        wanted = self.value() or self._wanted or default
         self.set_choices([("", self._prompt), *pairs])
         self.set_value(wanted)
 

@@ -25,7 +25,7 @@ FIGURES = (
     Figure("ce_loss_score", "CE loss score", 4, False, "Share of the loss recovered: 1 is all"),
     Figure("dead_fraction", "Never fired", 2, True, "Share of latents silent on these tokens"),
     Figure("kl_div_score", "KL score", 4, False, "1 - KL with the SAE / KL with zeros"),
-    Figure("fvu", "Fraction of variance unexplained", 4, False, "Error over total variance"),
+    Figure("fvu", "Unexplained variance (FVU)", 4, False, "Error over total variance"),
     Figure("cossim", "Cosine similarity", 4, False, "Of input and reconstruction"),
     Figure("l2_ratio", "Length ratio", 4, False, "Length of the reconstruction over the input's"),
     Figure("relative_reconstruction_bias", "Reconstruction bias", 4, False, "1 is unbiased"),

@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 from mistudio.gui.tabs.training.series import SMOOTHING, MetricSeries, smoothed
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.layout import WheelGuard
 from mistudio.gui.widgets.plots import CurvePlot
 
 
@@ -73,6 +74,8 @@ class MetricsPane(QWidget):
             else:
                 plot.add_series(curve.title, curve.color)
             plot.plot.setMinimumHeight(appearance().px(170))
+            view = plot.plot.viewport()
+            view.installEventFilter(WheelGuard(view))  # the page scrolls on over a chart
             self.plots[curve.column] = plot
             self._grid.addWidget(plot, place // 2, place % 2)
         self._draw_if_seen()

@@ -144,7 +144,7 @@ class NewTraining(Card):
     @Slot(object)
     def _on_choices(self, choices: Choices) -> None:
         self._choices = choices
-        self.model.offer(choices.model_pairs())
+        self.model.offer(choices.model_pairs(), choices.only_model())
         self._fit_to_model()
         self._on_changed()
 
@@ -163,7 +163,7 @@ class NewTraining(Card):
         pairs = self._choices.text_pairs(model)
         if pairs != self._pairs:
             self._pairs = pairs
-            self.dataset.offer(pairs)
+            self.dataset.offer(pairs, self._choices.only_dataset())
 
     def _tell(self) -> None:
         try:

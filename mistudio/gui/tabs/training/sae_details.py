@@ -25,12 +25,12 @@ class SaeDetails(Dialog):
         self._services = services
         self._id = sae.id
         self.title = label(sae.name, "title", wrap=True)
-        self.facts = FactsTable(["Property", "Value"], "Properties", most=16)
+        self.facts = FactsTable(["Property", "Value"], "Properties", most=16, stretch=1)
         self.evaluation = EvaluationPane(services)
         self.box.addWidget(self.title)
-        self.box.addWidget(self.facts)
-        self.box.addWidget(label("Evaluation", "section"))
         self.box.addWidget(self.evaluation)
+        self.box.addWidget(label("Properties", "section"))
+        self.box.addWidget(self.facts)
         self.box.addStretch(1)
         self.add_close()
         self._show(sae)

@@ -67,7 +67,7 @@ class JobDialog(Dialog):
         editor = self.form.fields[self._field].editor
         if isinstance(editor, LibraryChoice):
             pairs = choices.model_pairs() if self._field == "model" else choices.text_pairs(None)
-            editor.offer(pairs, take_single=False)
+            editor.offer(pairs)
 
     def start(self) -> None:
         """Queue the job and close."""

@@ -70,20 +70,20 @@ def _kind(row: SaeRow) -> str:
 
 COLUMNS = (
     Column("Name", lambda r: r.name, "name", tip=lambda r: f"{r.name} · {r.id}"),
-    Column("Origin", lambda r: r.origin, "origin", 84),
-    Column("Architecture", _kind, "architecture", 112),
-    Column("Model", lambda r: r.model_name or EM_DASH, "model", 140, tip=lambda r: r.model_name),
+    Column("Origin", lambda r: r.origin, "origin", 100),
+    Column("Architecture", _kind, "architecture", 134),
+    Column("Model", lambda r: r.model_name or EM_DASH, "model", 130, tip=lambda r: r.model_name),
     Column("Layer.hook", place_text, "hook", 136),
     Column(
         "Width × latents",
         lambda r: f"{format_count(r.d_in)} × {format_count(r.n_latents)}",
         "latents",
-        138,
+        166,
         numeric=True,
     ),
     Column("L0", lambda r: short_figure(r.evaluation, "l0"), "l0", 76, True, "blue"),
-    Column("EV", lambda r: short_figure(r.evaluation, "ev"), "ev", 84, True, "emerald"),
-    Column("CE score", lambda r: short_figure(r.evaluation, "ce_loss_score"), "ce", 96, True),
-    Column("Dead", lambda r: short_figure(r.evaluation, "dead_fraction"), "dead", 88, True, "red"),
-    Column("Size", lambda r: format_bytes(r.size_bytes), "size", 92, True),
+    Column("EV", lambda r: short_figure(r.evaluation, "ev"), "ev", 90, True, "emerald"),
+    Column("CE score", lambda r: short_figure(r.evaluation, "ce_loss_score"), "ce", 110, True),
+    Column("Dead", lambda r: short_figure(r.evaluation, "dead_fraction"), "dead", 94, True, "red"),
+    Column("Size", lambda r: format_bytes(r.size_bytes), "size", 98, True),
 )
