@@ -219,10 +219,11 @@ class RowTable(QTableView):
         header = self.horizontalHeader()
         header.setSortIndicator(sorted_by, Qt.SortOrder.DescendingOrder)
         header.setSortIndicatorClearable(False)
-        model.blockSignals(True)  # taking the indicator over must not ask for a new order
+        header.setSortIndicatorShown(sorted_by >= 0)
+        header.setSectionsClickable(True)
+        self._order = (sorted_by, Qt.SortOrder.DescendingOrder)
         self.setModel(model)
-        self.setSortingEnabled(True)
-        model.blockSignals(False)
+        header.sortIndicatorChanged.connect(self._on_indicator)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -271,6 +272,18 @@ class RowTable(QTableView):
                 self.opened.emit(found)
         else:
             super().keyPressEvent(event)
+
+    def _on_indicator(self, column: int, order: Qt.SortOrder) -> None:
+        """Sort by a column that can be sorted by; else put the mark back."""
+        if (column, order) == self._order:
+            return
+        header = self.horizontalHeader()
+        if self.rows.columns[column].sort_key:
+            self._order = (column, order)
+            header.setSortIndicatorShown(True)
+            self.rows.sort(column, order)
+        else:
+            header.setSortIndicator(*self._order)
 
     def _on_double_clicked(self, index: QModelIndex) -> None:
         self.opened.emit(self.rows.id_at(index.row()))
