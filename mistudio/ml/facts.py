@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -98,7 +99,8 @@ def inspect_model(path: Path) -> ModelFacts:
         if path.is_dir():
             return _inspect_folder(path)
         if path.is_file():
-            return _inspect_gguf(path)
+            with shared_gguf_reader():
+                return _inspect_gguf(path)
     except OSError as error:
         raise from_os_error(error, f"read the model {path.name!r}") from error
     raise NotFound(f"There is no folder or file {str(path)!r}.")
@@ -114,6 +116,26 @@ def quiet_transformers() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def shared_gguf_reader() -> Iterator[None]:
+    """Parse a GGUF file once within this block; transformers would do it for each thing it wants.
+
+    Parsing a vocabulary of 49,000 takes seconds and loading asks for it five times; the table of
+    tensor names is asked for once per module. Both are the same each time.
+    """
+    import gguf
+
+    module: Any = gguf
+    slow = {name: getattr(module, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in slow.items():
+        setattr(module, name, functools.cache(function))
+    try:
+        yield
+    finally:
+        for name, function in slow.items():
+            setattr(module, name, function)
 
 
 def _inspect_folder(folder: Path) -> ModelFacts:
@@ -141,10 +163,10 @@ def _inspect_gguf(path: Path) -> ModelFacts:
             if path.suffix == ".safetensors" or path.name == "config.json":
                 hint = " For a Hugging Face model choose its folder."
             raise InvalidInput(f"{path.name!r} is no GGUF file.{hint}")
-    from gguf import GGUFReader
+    import gguf
 
     try:
-        reader = GGUFReader(path)
+        reader = gguf.GGUFReader(str(path))  # text, as transformers gives it: one cached parse
         params = sum(int(tensor.n_elements) for tensor in reader.tensors)
         end = max((t.data_offset + int(t.n_bytes) for t in reader.tensors), default=0)
     except Exception as error:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from mistudio.core.errors import Damaged, InvalidInput, OutOfMemory, Unsupported
 from mistudio.ml.architecture import Blocks, find_blocks
 from mistudio.ml.device import default_dtype
-from mistudio.ml.facts import ModelFacts, inspect_model, quiet_transformers
+from mistudio.ml.facts import ModelFacts, inspect_model, quiet_transformers, shared_gguf_reader
 
 __all__ = [
     "LoadedModel",
@@ -67,6 +67,11 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype | None = Non
     A GGUF file is dequantised once, here. Code from a repository is never run. Raises a
     `StudioError` for damaged or unusable files and `OutOfMemory` if the device is too small.
     """
+    with shared_gguf_reader() if path.is_file() else nullcontext():
+        return _load(path, device, dtype)
+
+
+def _load(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
     facts = inspect_model(path)
     tokenizer = load_tokenizer(path)
     precision = dtype or default_dtype(device)
