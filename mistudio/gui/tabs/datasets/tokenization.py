@@ -34,6 +34,7 @@ class TokenizationPage(QScrollArea):
         self._model_names: Mapping[str, str] = {}
         self._jobs: dict[str, JobRow] = {}
         self._cards: dict[str, ObjectCard] = {}
+        self._wanted = ""  # made just now, to be shown once it has been read
         self._live = LiveProgress(services, self)
         self._live.moved.connect(self._on_moved)
         self._deleter = Deleter(
@@ -85,6 +86,8 @@ class TokenizationPage(QScrollArea):
         self.none.setVisible(not self._rows and not jobs)
         if self.view.tokenization_id() not in self._rows:
             self.view.clear()
+        if self._wanted in self._rows:
+            self.show_tokens(self._wanted)
 
     def _job_card(self, job: JobRow) -> None:
         card = self._cards.get(job.id)
@@ -119,7 +122,9 @@ class TokenizationPage(QScrollArea):
     def show_tokens(self, tokenization_id: str) -> None:
         """Show the rows of a tokenisation as tokens."""
         row = self._rows.get(tokenization_id)
-        if row is not None and row.status == "ready":
+        ready = row is not None and row.status == "ready"
+        self._wanted = "" if ready else tokenization_id
+        if row is not None and ready:
             self.view.show_tokenization(row, title_of(row, self._model_names))
 
 
