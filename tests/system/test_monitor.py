@@ -1,0 +1,95 @@
+"""The background sampler, and what becomes of missing readings."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
+
+from mistudio.gui.header import SystemStrip
+from mistudio.gui.status_bar import StatusBar
+from mistudio.system.monitor import GpuReader, GpuSample, Monitor, Sample, temperature
+
+
+def test_samples_are_those_of_this_machine(tmp_path: Path) -> None:
+    sample = Monitor(tmp_path).take()
+    assert 0 < sample.memory_used < sample.memory_total
+    assert sample.memory_free + sample.memory_used == sample.memory_total
+    assert 0 < sample.disk_free <= sample.disk_total
+    assert 0 <= sample.cpu_percent <= 100
+
+
+def test_the_thread_samples_and_ends(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, period_s=0.01)
+    monitor.start()
+    waiting = threading.Event()
+    for _ in range(500):
+        if monitor.latest is not None:
+            break
+        waiting.wait(0.01)
+    monitor.stop()
+    assert monitor.latest is not None
+
+
+def test_temperature_takes_the_hottest_believable_zone(tmp_path: Path) -> None:
+    for number, text in enumerate(("45000\n", "61500\n", "-274000\n", "broken\n")):
+        zone = tmp_path / f"thermal_zone{number}"
+        zone.mkdir()
+        (zone / "temp").write_text(text)
+    assert temperature(tmp_path) == 61.5
+    assert temperature(tmp_path / "nothing") is None
+
+
+class FakeNvml:
+    class NVMLError(Exception):
+        pass
+
+    def nvmlDeviceGetUtilizationRates(self, handle: object) -> Any:
+        return SimpleNamespace(gpu=37)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> Any:
+        raise self.NVMLError
+
+    def nvmlDeviceGetName(self, handle: object) -> bytes:
+        return b"Orin"
+
+    def nvmlDeviceGetTemperature(self, handle: object, sensor: int) -> int:
+        return 55
+
+
+def test_a_gpu_that_tells_no_memory_shares_it() -> None:
+    reader = GpuReader()
+    reader._nvml = FakeNvml()
+    assert reader.take() == GpuSample("Orin", 37.0, None, None, 55, shared_memory=True)
+
+
+@pytest.mark.parametrize(("age", "color"), [(1.0, "emerald"), (7.0, "yellow"), (20.0, "red")])
+def test_the_dot_ages(qapp: QApplication, qtbot: QtBot, age: float, color: str) -> None:
+    strip = SystemStrip()
+    qtbot.addWidget(strip)
+    assert strip.dot.color() == "red"
+    gpu = GpuSample("Orin", None, None, None, None, shared_memory=True)
+    strip.show_sample(Sample(100.0, 12.4, 3, 4, 5, 6, None, gpu), now=100.0 + age)
+    assert strip.dot.color() == color
+    shown = {name: value.text() for name, value in strip.values.items()}
+    assert shown == {"CPU": "12 %", "RAM": "75 %", "GPU": "—", "VRAM": "shared", "Temp": "—"}
+
+
+def test_status_bar_names_everything(qapp: QApplication, qtbot: QtBot) -> None:
+    bar = StatusBar()
+    qtbot.addWidget(bar)
+    assert bar.memory.text() == "Memory — used, — free"
+    bar.show_sample(Sample(0.0, 1.0, 2_000_000_000, 8_000_000_000, 5_500_000_000, 1, 61.2, None))
+    assert bar.memory.text() == "Memory 2.0 GB used, 6.0 GB free"
+    assert (bar.device.text(), bar.gpu.text()) == ("Device CPU", "GPU —")
+    assert (bar.temperature.text(), bar.disk.text()) == ("61 °C", "Disk 5.5 GB free")
+    bar.show_model("SmolLM2")
+    assert bar.model.text() == "Model SmolLM2"
+    assert not bar.unload.isHidden()
+    bar.show_model("")
+    assert bar.unload.isHidden()
