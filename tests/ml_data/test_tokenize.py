@@ -163,9 +163,11 @@ def test_one_document_per_row(tmp_path: Path) -> None:
 def test_spans_equal_the_librarys() -> None:
     tokenizer = tiny_tokenizer()
     library = tokenizer.backend_tokenizer.encode_batch(TEXTS, add_special_tokens=False)
-    for text, ours, theirs in zip(TEXTS, Encoder(tokenizer).encode(TEXTS), library, strict=True):
-        assert ours.ids_T.tolist() == theirs.ids
-        assert ours.spans_T2.tolist() == [list(span) for span in theirs.offsets], text
+    batch = Encoder(tokenizer).encode(TEXTS)
+    for i, theirs in enumerate(library):
+        ids_T, spans_T2 = batch.document(i)
+        assert ids_T.tolist() == theirs.ids
+        assert spans_T2.tolist() == [list(span) for span in theirs.offsets], TEXTS[i]
 
 
 def awkward_tokenizers() -> dict[str, Any]:
@@ -255,7 +257,7 @@ def test_counts_are_brute_force_counts(tmp_path: Path) -> None:
     values, counts = np.unique(store.ids[store.mask == 0], return_counts=True)
     assert (top["id"], top["count"]) == (int(values[counts.argmax()]), int(counts.max()))
     assert meta["special_tokens"]["<|bos|>"] == int((real == 0).sum())
-    lengths = [len(e.ids_T) for e in Encoder(tiny_tokenizer()).encode(TEXTS)]
+    lengths = Encoder(tiny_tokenizer()).encode(TEXTS).lengths_N
     assert meta["document_tokens"]["max"] == max(lengths)
     assert meta["document_tokens"]["mean"] == pytest.approx(np.mean(lengths))
     assert sum(meta["document_tokens"]["histogram_counts"]) == len(TEXTS)

@@ -9,11 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Encoded(NamedTuple):
-    """The tokens of one document; T tokens."""
+class EncodedBatch(NamedTuple):
+    """The tokens of N documents, T in all, one document after the other."""
 
     ids_T: np.ndarray  # int32
-    spans_T2: np.ndarray  # int32, first character and the one behind the last
+    spans_T2: np.ndarray  # int32, first character in the document and the one behind the last
+    lengths_N: np.ndarray  # int64, tokens of each document
+    characters_N: np.ndarray  # int64, characters of each document
+
+    def document(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and spans of one document of the batch."""
+        stop = int(self.lengths_N[: index + 1].sum())
+        start = stop - int(self.lengths_N[index])
+        return self.ids_T[start:stop], self.spans_T2[start:stop]
 
 
 class Encoder:
@@ -30,33 +38,61 @@ class Encoder:
         self._backend.no_padding()
         self._bytes_V = _byte_lengths(self._backend)
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """One `Encoded` per text."""
-        if self._bytes_V is None:
-            return self._from_library(texts)
-        # Counting the bytes of each token is several times faster than the library's offsets,
-        # which become one Python tuple per token.
-        batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        found: list[Encoded] = []
-        for text, encoding in zip(texts, batch, strict=True):
-            ids_T = np.array(encoding.ids, dtype=np.int32)
-            ends_T = np.cumsum(self._bytes_V[ids_T])
-            size = len(text) if text.isascii() else len(text.encode())
-            if len(ids_T) and int(ends_T[-1]) == size:
-                found.append(Encoded(ids_T, _character_spans(text, ends_T)))
-            else:  # an added token that swallows blanks around it
-                found += self._from_library([text])
-        return found
+    def encode(self, texts: Sequence[str]) -> EncodedBatch:
+        """The tokens of all texts."""
+        if self._bytes_V is not None:
+            # Counting the bytes of each token is several times faster than the library's offsets,
+            # which become one Python tuple per token.
+            batch = self._counting_bytes(texts, self._bytes_V)
+            if batch is not None:
+                return batch
+        return self._from_library(texts)
 
-    def _from_library(self, texts: Sequence[str]) -> list[Encoded]:
-        batch = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        found: list[Encoded] = []
-        for text, encoding in zip(texts, batch, strict=True):
-            ids_T = np.array(encoding.ids, dtype=np.int32)
+    def _counting_bytes(self, texts: Sequence[str], bytes_V: np.ndarray) -> EncodedBatch | None:
+        """None if the tokens' bytes do not add up to the texts, as when one swallows blanks."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids_T, lengths_N = _gathered_ids(encodings)
+        ends_T = np.cumsum(bytes_V[ids_T])
+        raw = "".join(texts).encode()
+        characters_N = np.fromiter(map(len, texts), np.int64, len(texts))
+        plain = len(raw) == int(characters_N.sum())
+        sizes_N = (
+            characters_N
+            if plain
+            else np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
+        )
+        reached_N = np.concatenate([[0], ends_T])[np.cumsum(lengths_N)]
+        if not np.array_equal(reached_N, np.cumsum(sizes_N)) or not bytes_V[ids_T].all():
+            return None
+        spans_T2 = np.empty((len(ids_T), 2), dtype=np.int64)
+        spans_T2[1:, 0] = ends_T[:-1]
+        spans_T2[:1, 0] = 0
+        spans_T2[:, 1] = ends_T
+        if not plain:
+            leads = np.frombuffer(raw, dtype=np.uint8) & 0xC0 != 0x80
+            character_of_byte = np.cumsum(leads, dtype=np.int64) - 1
+            spans_T2[:, 0] = character_of_byte[spans_T2[:, 0]]
+            spans_T2[:, 1] = character_of_byte[spans_T2[:, 1] - 1] + 1
+        before_N = np.cumsum(characters_N) - characters_N
+        spans_T2 -= np.repeat(before_N, lengths_N)[:, None]
+        return EncodedBatch(ids_T, spans_T2.astype(np.int32), lengths_N, characters_N)
+
+    def _from_library(self, texts: Sequence[str]) -> EncodedBatch:
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        ids_T, lengths_N = _gathered_ids(encodings)
+        spans: list[np.ndarray] = [np.empty((0, 2), dtype=np.int32)]
+        for text, encoding in zip(texts, encodings, strict=True):
             flat = itertools.chain.from_iterable(encoding.offsets)
-            spans_T2 = np.fromiter(flat, np.int32, 2 * len(ids_T)).reshape(-1, 2)
-            found.append(Encoded(ids_T, _without_gaps(spans_T2, len(text))))
-        return found
+            spans_T2 = np.fromiter(flat, np.int32, 2 * len(encoding)).reshape(-1, 2)
+            spans.append(_without_gaps(spans_T2, len(text)))
+        characters_N = np.fromiter(map(len, texts), np.int64, len(texts))
+        return EncodedBatch(ids_T, np.concatenate(spans), lengths_N, characters_N)
+
+
+def _gathered_ids(encodings: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    lengths_N = np.fromiter(map(len, encodings), np.int64, len(encodings))
+    flat = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+    return np.fromiter(flat, np.int32, int(lengths_N.sum())), lengths_N
 
 
 def _byte_lengths(backend: Any) -> np.ndarray | None:
@@ -72,21 +108,6 @@ def _byte_lengths(backend: Any) -> np.ndarray | None:
             return None
         lengths_V[number] = len(token.encode()) if number in added else len(token)
     return lengths_V
-
-
-def _character_spans(text: str, ends_T: np.ndarray) -> np.ndarray:
-    """Spans in characters from the running byte counts at which tokens end."""
-    spans_T2 = np.empty((len(ends_T), 2), dtype=np.int32)
-    spans_T2[1:, 0] = ends_T[:-1]
-    spans_T2[0, 0] = 0
-    spans_T2[:, 1] = ends_T
-    if text.isascii():
-        return spans_T2
-    raw = np.frombuffer(text.encode(), dtype=np.uint8)
-    character_of_byte = np.cumsum((raw & 0xC0) != 0x80) - 1
-    spans_T2[:, 0] = character_of_byte[spans_T2[:, 0]]
-    spans_T2[:, 1] = character_of_byte[spans_T2[:, 1] - 1] + 1
-    return spans_T2
 
 
 def _without_gaps(spans_T2: np.ndarray, length: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from mistudio.ml.data.offsets import Encoded
+from mistudio.ml.data.offsets import EncodedBatch
 from mistudio.ml.data.token_store import CONTENT, PADDING, SPECIAL
 
 if TYPE_CHECKING:
@@ -57,13 +57,15 @@ class TokenCounts:
         # what the mask says of each id
         self.mask_V = np.full(max(vocab_size, *special_ids, 0) + 1, CONTENT, dtype=np.int32)
         self.mask_V[self.special_ids] = SPECIAL
+        self.encoded = 0  # tokens of all documents, whether or not they end up in a row
         self.tokens = 0
         self.content = 0
-        self._lengths: list[int] = []
+        self._lengths: list[np.ndarray] = []
 
-    def add_document(self, length: int) -> None:
-        """Note a document's length in tokens."""
-        self._lengths.append(length)
+    def add_documents(self, lengths_N: np.ndarray) -> None:
+        """Note the lengths of documents in tokens."""
+        self._lengths.append(lengths_N)
+        self.encoded += int(lengths_N.sum())
 
     def add_rows(self, ids: np.ndarray, mask: np.ndarray) -> None:
         """Count rows that were written; padding does not count."""
@@ -86,7 +88,7 @@ class TokenCounts:
         unique = int((count_V > 0).sum())
         count_V[self.special_ids[self.special_ids < len(count_V)]] = 0
         top = np.argsort(-count_V, kind="stable")[:_TOP]
-        lengths = np.array(self._lengths, dtype=np.int64)
+        lengths = np.concatenate(self._lengths)
         histogram, edges = np.histogram(lengths, bins=_BINS)
         return {
             "tokens": self.tokens,
@@ -153,27 +155,40 @@ class RowWriter:
         for file in self._files.values():
             file.close()
 
-    def add(self, doc: int, encoded: Encoded) -> None:
-        """Append one document."""
-        length = len(encoded.ids_T)
-        self._counts.add_document(length)
+    def add(self, docs_N: np.ndarray, batch: EncodedBatch) -> None:
+        """Append documents with these numbers."""
+        self._counts.add_documents(batch.lengths_N)
         separator = self._special.separator if self._packed else None
-        tokens = np.empty((length + (separator is not None), 5), dtype=np.int32)
-        tokens[:length, 0] = encoded.ids_T
-        tokens[:length, 1:3] = encoded.spans_T2
-        tokens[:, 3] = doc
-        tokens[:length, 4] = self._counts.mask_V[encoded.ids_T]
+        which_T = np.repeat(np.arange(len(docs_N)), batch.lengths_N)
+        extra = 0 if separator is None else 1
+        tokens = np.empty((len(which_T) + extra * len(docs_N), 5), dtype=np.int32)
+        place_T = np.arange(len(which_T)) + extra * which_T
+        tokens[place_T, 0] = batch.ids_T
+        tokens[place_T, 1:3] = batch.spans_T2
+        tokens[place_T, 3] = docs_N[which_T]
+        tokens[place_T, 4] = self._counts.mask_V[batch.ids_T]
+        stops_N = np.cumsum(batch.lengths_N + extra)
         if separator is not None:
-            end = int(encoded.spans_T2[-1, 1]) if length else 0
-            tokens[length] = np.array([separator, end, end, doc, SPECIAL])
+            end_N = batch.characters_N
+            tokens[stops_N - 1] = np.stack(
+                [
+                    np.full_like(end_N, separator),
+                    end_N,
+                    end_N,
+                    docs_N,
+                    np.full_like(end_N, SPECIAL),
+                ],
+                axis=1,
+            )
         if self._packed:
             self._stream.append(tokens)
             self._waiting += len(tokens)
             if self._waiting >= _BLOCK_TOKENS:
                 self._cut_rows()
-        elif length:
-            used = self._row(tokens, 0)
-            self.dropped += length - used
+            return
+        for length, stop in zip(batch.lengths_N.tolist(), stops_N.tolist(), strict=True):
+            if length:
+                self.dropped += length - self._row(tokens[stop - length : stop], 0)
 
     def end_part(self) -> None:
         """Close a part: what does not fill a row is dropped, or padded if the part has no row."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mistudio.core.atomic import atomic_directory, write_json
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, from_os_error
 from mistudio.core.events import Reporter
-from mistudio.ml.data.offsets import Encoded, Encoder
+from mistudio.ml.data.offsets import EncodedBatch, Encoder
 from mistudio.ml.data.packing import RowWriter, TokenCounts
 from mistudio.ml.data.parts import PARTS, assign_parts
 from mistudio.ml.data.text import TextStore
@@ -38,7 +38,7 @@ __all__ = [
 ARRANGEMENTS = ("packed", "document")
 START_TOKENS = ("model", "on", "off")
 _BATCH_DOCUMENTS = 1000
-_BATCH_CHARACTERS = 1_000_000
+_BATCH_CHARACTERS = 500_000
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,16 @@ def tokenize_dataset(
             with RowWriter(temporary, settings, special, counts) as writer:
                 for number, part in enumerate(PARTS):
                     first = writer.rows
-                    for doc, encoded in _encoded(store, np.flatnonzero(parts == number), encoder):
-                        writer.add(doc, encoded)
-                        done += 1
-                        if done % 256 == 0:
-                            control.check()
-                            rate = counts.tokens / max(1e-3, time.monotonic() - began)
-                            report.progress(
-                                0.02 + 0.96 * done / len(store),
-                                "Tokenising",
-                                rate=f"{rate:,.0f} tokens/s",
-                            )
+                    for docs_N, batch in _encoded(store, np.flatnonzero(parts == number), encoder):
+                        control.check()
+                        writer.add(docs_N, batch)
+                        done += len(docs_N)
+                        rate = counts.encoded / max(1e-3, time.monotonic() - began)
+                        report.progress(
+                            0.02 + 0.96 * done / len(store),
+                            "Tokenising",
+                            rate=f"{rate:,.0f} tokens/s",
+                        )
                     writer.end_part()
                     ranges[part] = [first, writer.rows]
             meta = {
@@ -185,33 +184,31 @@ def _check(settings: TokenizeSettings) -> None:
 
 def _encoded(
     store: TextStore, documents: np.ndarray, encoder: Encoder
-) -> Iterator[tuple[int, Encoded]]:
+) -> Iterator[tuple[np.ndarray, EncodedBatch]]:
     """Documents in order with their tokens; the next batch is encoded while one is packed."""
     with ThreadPoolExecutor(1) as ahead:
-        waiting = None
-        for numbers, texts in _batches(store, documents):
+        waiting: tuple[np.ndarray, Future[EncodedBatch]] | None = None
+        for docs_N, texts in _batches(store, documents):
             future = ahead.submit(encoder.encode, texts)
             if waiting is not None:
-                yield from zip(waiting[0], waiting[1].result(), strict=True)
-            waiting = (numbers, future)
+                yield waiting[0], waiting[1].result()
+            waiting = (docs_N, future)
         if waiting is not None:
-            yield from zip(waiting[0], waiting[1].result(), strict=True)
+            yield waiting[0], waiting[1].result()
 
 
-def _batches(store: TextStore, documents: np.ndarray) -> Iterator[tuple[list[int], list[str]]]:
-    numbers: list[int] = []
+def _batches(store: TextStore, documents: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
     texts: list[str] = []
-    size = 0
-    for number in documents.tolist():
+    first = size = 0
+    for place, number in enumerate(documents.tolist()):
         text = store.text(number)
-        numbers.append(number)
         texts.append(text)
         size += len(text)
         if len(texts) >= _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
-            yield numbers, texts
-            numbers, texts, size = [], [], 0
+            yield documents[first : place + 1], texts
+            first, texts, size = place + 1, [], 0
     if texts:
-        yield numbers, texts
+        yield documents[first:], texts
 
 
 def _name(tokenizer: Any) -> str:
