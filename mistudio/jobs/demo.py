@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from mistudio.core.configs import DemoConfig, HarvestConfig, SteerConfig, TrainConfig
-from mistudio.jobs import harvest, lookup, sample, steer, train
+from mistudio.jobs import harvest, lookup, sae_library, sample, steer, train
 from mistudio.jobs.context import JobContext, Result
 from mistudio.store import features
 from mistudio.store.features import FeatureFilter, FeatureRow
@@ -89,20 +89,31 @@ def _nameable(ctx: JobContext, sae_id: str, feature_set_id: str) -> list[Feature
 
 
 def _steer(ctx: JobContext, sae_id: str, feature: int) -> dict[str, Any]:
-    """Steer with one feature, and check that strength 0 is the baseline token for token."""
-    settings: dict[str, Any] = {"sae": sae_id, "prompt": PROMPT, "max_tokens": 40}
-    acted = steer.run(
-        ctx.part(0.0, 0.7), SteerConfig(feature=(f"{feature}={STRENGTH}",), **settings)
+    """Steer with one feature, and check that strength 0 leaves the model as it is."""
+    from mistudio.ml.steering.compare import identity_check
+
+    config = SteerConfig(
+        sae=sae_id, feature=(f"{feature}={STRENGTH}",), prompt=PROMPT, max_tokens=40
     )
-    idle = steer.run(ctx.part(0.7, 1.0), SteerConfig(feature=(f"{feature}=0",), **settings))
+    acted = steer.run(ctx.part(0.0, 0.7), config)
     row = lookup.sae(ctx.studio, sae_id)
+    model = lookup.model_of(ctx.studio, row)
+    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    same = identity_check(
+        loaded,
+        sae_library.read_sae(ctx.studio, row),
+        row.layer or 0,
+        row.hook_in or "",
+        [feature],
+        config,
+        ctx.control,
+    )
     return {
         "feature": feature,
         "strength": STRENGTH,
         "kl": acted["kl"],
         "perplexity_delta": acted["perplexity_delta"],
-        "identity_at_zero": bool(idle["identical"]),
+        "identity_at_zero": same.identical,
         "baseline": acted["baseline"],
         "steered": acted["steered"],
-        "layer": row.layer,
     }

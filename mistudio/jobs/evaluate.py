@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import write_json
-from mistudio.core.configs import EvaluateConfig
+from mistudio.core.config import from_dict
+from mistudio.core.configs import EvaluateConfig, TrainConfig
 from mistudio.core.errors import Mismatch
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
@@ -13,6 +14,11 @@ from mistudio.jobs.runner import Studio
 from mistudio.jobs.tokenize import for_training
 from mistudio.store.records import ModelRow, SaeRow, TokenizationRow
 from mistudio.store.tables import SAES
+
+if TYPE_CHECKING:
+    from mistudio.ml.data.token_store import TokenStore
+    from mistudio.ml.loading import LoadedModel
+    from mistudio.ml.sae.base import SparseAutoencoder
 
 
 def prepare(studio: Studio, config: EvaluateConfig) -> None:
@@ -41,23 +47,46 @@ def measure(
 ) -> dict[str, Any]:
     """Every metric of an SAE on at most `most` held-out tokens."""
     from mistudio.ml.data.tokenize import TokenStore
-    from mistudio.ml.evaluation.language_model_loss import evaluate
+    from mistudio.ml.evaluation.evaluate import evaluate
 
     if row.layer is None or row.hook_in is None:
         raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
+    store = TokenStore(ctx.paths.absolute(tokens.path or ""))
+    training = from_dict(TrainConfig, row.config or {})
     return evaluate(
         sae,
         loaded,
-        TokenStore(ctx.paths.absolute(tokens.path or "")),
+        store,
         row.layer,
         row.hook_in,
+        norm_limit=training.norm_cut * reference_norm(ctx, row, sae, loaded, store),
+        mask_special=training.mask_special,
         max_tokens=most,
         report=ctx.report,
         control=ctx.control,
     )
+
+
+def reference_norm(
+    ctx: JobContext,
+    row: SaeRow,
+    sae: SparseAutoencoder,
+    loaded: LoadedModel,
+    store: TokenStore,
+) -> float:
+    """The median norm that the norm cut refers to: the training's, else measured on the text."""
+    from mistudio.ml.activations.capture import Capture
+    from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
+
+    known = sae_library.training_norm(sae)
+    if known is not None:
+        return known
+    capture = Capture(loaded, row.layer or 0, row.hook_in or "resid_post")
+    settings = StatisticsSettings(min_tokens=4096)
+    return reference_statistics(capture, store, settings, None, ctx.control).median_norm
 
 
 def keep(studio: Studio, row: SaeRow, figures: dict[str, Any]) -> None:

@@ -99,6 +99,12 @@ def read_sae(studio: Studio, row: SaeRow) -> SparseAutoencoder:
     return read_saelens(studio.paths.absolute(row.path))[0]
 
 
+def training_norm(sae: SparseAutoencoder) -> float | None:
+    """The median activation norm of the training, None for an SAE that does not carry it."""
+    known = sae.metadata.get("median_norm")
+    return float(known) if known else None
+
+
 def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
     """Write an SAE as a SAELens folder."""
     from mistudio.ml.formats.saelens import read_saelens, write_saelens

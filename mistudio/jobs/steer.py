@@ -77,6 +77,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
         ctx.control,
     )
     outputs = {"baseline": found.baseline_text, "steered": found.steered_text}
+    tokens = {"baseline": found.baseline_ids, "steered": found.steered_ids}
     kept = STEERING_RUNS.insert(
         ctx.db,
         model_id=model.id,
@@ -85,7 +86,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
         prompt=config.prompt,
         config={**to_dict(config), "sae": row.id, "weights_hash": row.weights_hash},
         seed=config.seed,
-        outputs=outputs,
+        outputs={**outputs, "token_ids": tokens, "reasons": found.reasons},
         metrics=found.metrics,
         duration=time.monotonic() - began,
         status="completed",

@@ -240,7 +240,7 @@ def _learn(
             calibration=lambda: _calibration(capture, store, statistics, config),
             resume_from=checkpoint,
             origin={"model": model.id, "tokenization": tokens.id},
-            metadata={"reference_norm": statistics.median_norm, "norm_cut": config.norm_cut},
+            metadata={"median_norm": statistics.median_norm, "norm_cut": config.norm_cut},
             device=loaded.device,
         )
 
@@ -311,13 +311,9 @@ def _add_to_library(
         "exclude_special_tokens": config.mask_special,
         "model_from_pretrained_kwargs": {},
         "training_architecture": config.architecture,
-        "mistudio": {
-            "training": training.id,
-            "step": found.step,
-            "tokens": found.tokens,
-            "norm_cut": config.norm_cut,
-            "reference_norm": found.sae.metadata["reference_norm"],
-        },
+        "norm_cut": config.norm_cut,
+        "median_norm": found.sae.metadata["median_norm"],
+        "trained_steps": found.step,
     }
     return sae_library.add_sae(
         ctx.studio,
