@@ -151,8 +151,8 @@ class ReconstructionSums:
         never = int((density_F == 0).sum())
         return {
             "never_fired": never,
-            "dead_fraction": never / len(density_F),
-            "dead_density_bound": 3 / self.tokens,
+            "dead": never / len(density_F),
+            "dead_bound": 3 / self.tokens,
             "density_histogram": np.histogram(inside, HISTOGRAM)[0].tolist(),
             "density_histogram_edges": HISTOGRAM.tolist(),
             "density_below_1e-6": float((density_F < 1e-6).mean()),
