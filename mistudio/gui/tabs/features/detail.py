@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PySide6.QtCore import Signal
@@ -15,12 +16,14 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import edits
 from mistudio.gui.tabs.features.detail_head import DetailHead
 from mistudio.gui.tabs.features.examples_page import ExamplesPage
-from mistudio.gui.tabs.features.lens_page import LensPage
-from mistudio.gui.tabs.features.statistics_page import StatisticsPage
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
 from mistudio.jobs import feature_pages
 from mistudio.store.records import SaeRow
+
+if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.lens_page import LensPage
+    from mistudio.gui.tabs.features.statistics_page import StatisticsPage
 
 
 class FeatureDetail(Dialog):
@@ -160,11 +163,15 @@ class FeatureDetail(Dialog):
         self.problem.show()
 
     def _on_tab(self, number: int) -> None:
-        """Charts are made when they are first looked at."""
+        """Charts, and the library that draws them, come when they are first looked at."""
         if number == 1 and self.lens is None:
+            from mistudio.gui.tabs.features.lens_page import LensPage
+
             self.lens = LensPage()
             self._fill(number, self.lens)
         elif number == 2 and self.statistics is None:
+            from mistudio.gui.tabs.features.statistics_page import StatisticsPage
+
             self.statistics = StatisticsPage()
             self._fill(number, self.statistics)
         shown = (None, self.lens, self.statistics)[number]
