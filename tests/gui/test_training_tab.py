@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QPoint, QPointF, Qt, QTimer
+from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QApplication
 
 from mistudio.core.configs import (
@@ -364,6 +365,44 @@ def test_checkpoints_and_evaluation_of_a_run(qtbot: Any, desk: Desk, monkeypatch
     assert sent == [("evaluate", EvaluateConfig(sae=sae.id))]
 
 
+def test_a_selected_run_is_marked_and_revealed(qtbot: Any, desk: Desk) -> None:
+    ids = [add_training(desk.db, desk.world, "failed")[0].id for _ in range(6)]
+    tab = shown(qtbot, desk)
+    tab.runs.list.set_filter("Active")
+    settle(qtbot, desk)
+    assert not tab.runs.list.cards
+    tab.select(run=ids[0])
+    qtbot.waitUntil(lambda: ids[0] in tab.runs.list.cards)
+    card = card_of(tab, ids[0])
+    assert card.property("active")
+    qtbot.waitUntil(lambda: not card.visibleRegion().isEmpty())
+
+
+def test_a_chart_leaves_the_wheel_to_the_page(qtbot: Any, desk: Desk) -> None:
+    row, _ = add_training(desk.db, desk.world, "completed")
+    tab = shown(qtbot, desk)
+    card = card_of(tab, row.id)
+    card.open_pane("metrics")
+    settle(qtbot, desk)
+    plot = card.panes["metrics"].plots["loss"].plot  # type: ignore[attr-defined]
+    plot.setXRange(0, 10)
+    before, view = plot.viewRange(), plot.viewport()
+    middle = QPointF(view.rect().center())
+    event = QWheelEvent(
+        middle,
+        view.mapToGlobal(middle),
+        QPoint(0, 0),
+        QPoint(0, -240),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(view, event)
+    assert not event.isAccepted()  # so that Qt passes a real one on to the scrolling page
+    assert plot.viewRange() == before
+
+
 # -- curves
 
 
@@ -449,18 +488,12 @@ def test_library_lists_sorts_searches(qtbot: Any, desk: Desk) -> None:
     tab.show_view(1)
     qtbot.waitUntil(lambda: texts(tab, 0) == ["gamma", "beta", "alpha"])
     column = [c.title for c in tab.library.model.columns].index("EV")
-    tab.library.table.horizontalHeader().setSortIndicator(column, desc())
+    tab.library.table.horizontalHeader().setSortIndicator(column, Qt.SortOrder.DescendingOrder)
     qtbot.waitUntil(lambda: texts(tab, 0) == ["beta", "alpha", "gamma"])
     assert texts(tab, column) == ["0.9000", "0.8123", "—"]
     tab.library.search.setText("imported gpt")
     tab.library.refresh()
     qtbot.waitUntil(lambda: texts(tab, 0) == ["gamma"])
-
-
-def desc() -> Any:
-    from PySide6.QtCore import Qt
-
-    return Qt.SortOrder.DescendingOrder
 
 
 def texts(tab: TrainingTab, column: int) -> list[str]:
@@ -474,17 +507,17 @@ def test_library_actions_follow_the_selection(qtbot: Any, desk: Desk, monkeypatc
     sae = add_sae(db, desk.world, "one")
     tab = shown(qtbot, desk)
     library = tab.library
-    assert not any(found.isEnabled() for found in library.actions.values())
+    assert not any(found.isEnabled() for found in library.buttons.values())
     tab.select(sae=orphan.id)
-    qtbot.waitUntil(lambda: library.actions["rename"].isEnabled())
-    assert not library.actions["steer"].isEnabled()
+    qtbot.waitUntil(lambda: library.buttons["rename"].isEnabled())
+    assert not library.buttons["steer"].isEnabled()
     tab.select(sae=sae.id)
-    qtbot.waitUntil(lambda: library.actions["steer"].isEnabled())
-    library.actions["steer"].click()
+    qtbot.waitUntil(lambda: library.buttons["steer"].isEnabled())
+    library.buttons["steer"].click()
     assert desk.opened == [("Steering", {"sae": sae.id})]
     module = "mistudio.gui.tabs.training.library_view.QInputDialog.getText"
     monkeypatch.setattr(module, lambda *_: (" two ", True))
-    library.actions["rename"].click()
+    library.buttons["rename"].click()
     qtbot.waitUntil(lambda: "two" in texts(tab, 0))
     assert SAES.get(db, sae.id).name == "two"
     assert library.current().id == sae.id  # the selection outlives the refresh

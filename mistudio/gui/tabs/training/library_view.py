@@ -42,7 +42,7 @@ class LibraryView(QWidget):
         self.empty = EmptyState(
             "features", "There is no SAE yet. Train one, or import one.", "Import", self.import_sae
         )
-        self.actions = {
+        self.buttons = {
             "details": button("Details", self.details, icon="info"),
             "rename": button("Rename", self.rename, icon="edit"),
             "evaluate": button("Evaluate", self.evaluate, icon="curve"),
@@ -70,7 +70,7 @@ class LibraryView(QWidget):
         self._pages.addWidget(self.table)
         self._pages.addWidget(self.empty)
         box.addWidget(self._pages, 1)
-        box.addLayout(row(*self.actions.values(), None))
+        box.addLayout(row(*self.buttons.values(), None))
 
     def _connect(self) -> None:
         self._soon.timeout.connect(self.refresh)
@@ -122,7 +122,7 @@ class LibraryView(QWidget):
         """Only what the selected SAE allows can be pressed; the tooltip says why not."""
         sae = self.current()
         reads_model = sae is not None and sae.model_id is not None
-        for name, found in self.actions.items():
+        for name, found in self.buttons.items():
             needs_model = name in ("evaluate", "features", "steer")
             found.setEnabled(sae is not None and (reads_model or not needs_model))
             if sae is None:

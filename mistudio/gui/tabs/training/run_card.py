@@ -34,6 +34,7 @@ class RunCard(Card):
 
     acted = Signal(str)
     opened = Signal()  # a pane was opened or closed
+    asked = Signal()  # the user opened a pane
 
     def __init__(self, run: Run, services: Services, parent: QWidget | None = None) -> None:
         super().__init__("list", parent, padding=16)
@@ -69,6 +70,7 @@ class RunCard(Card):
     def _toggle(self, name: str) -> QPushButton:
         made = button(PANES[name].title, variant="toggle")
         made.toggled.connect(lambda on: self.open_pane(name, on))
+        made.clicked.connect(lambda on: self.asked.emit() if on else None)
         return made
 
     def _build(self) -> None:

@@ -24,6 +24,7 @@ class RunList(QWidget):
 
     acted = Signal(object, str)
     wanted = Signal(object)  # settings to fill the form with
+    revealed = Signal(object)  # a card that the user asked to see
 
     def __init__(self, services: Services, live: LiveRuns, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -31,6 +32,7 @@ class RunList(QWidget):
         self.cards: dict[str, RunCard] = {}
         self._limit = PAGE
         self._selected = ""
+        self._awaited = False  # the selected run has no card yet
         self.search = SearchField("Search runs by model, text or name")
         self.filters = {name: button(name, variant="toggle") for name in FILTERS}
         self.filter = str(services.settings.recall("training.filter", "All"))
@@ -99,12 +101,18 @@ class RunList(QWidget):
                     return card.run
         return None
 
-    def select(self, training_id: str) -> RunCard | None:
-        """Mark a run; None (and marked later) if its card is not there yet."""
-        self._selected = training_id
+    def select(self, training_id: str) -> None:
+        """Mark a run and reveal it, at once or when its card is made."""
+        self._selected, self._awaited = training_id, training_id not in self.cards
+        self._mark_selected()
+        if self._awaited:
+            self.set_filter("All")
+        else:
+            self.revealed.emit(self.cards[training_id])
+
+    def _mark_selected(self) -> None:
         for known, card in self.cards.items():
-            set_property(card, "active", known == training_id)
-        return self.cards.get(training_id)
+            set_property(card, "active", known == self._selected)
 
     @Slot(object)
     def _on_runs(self, runs: Runs) -> None:
@@ -118,7 +126,8 @@ class RunList(QWidget):
             found.setText(f"{name} ({runs.counts[name]})")
         self.more_button.setVisible(runs.total > len(runs.runs))
         self._show_empty(runs)
-        if self._selected:
+        self._mark_selected()
+        if self._awaited and self._selected in self.cards:
             self.select(self._selected)
 
     def _place(self, place: int, run: Run) -> None:
@@ -135,6 +144,7 @@ class RunList(QWidget):
         card = RunCard(run, self._services, self)
         card.acted.connect(lambda name: self.acted.emit(card.run, name))
         card.opened.connect(lambda: self._on_opened(card))
+        card.asked.connect(lambda: self.revealed.emit(card))
         self.cards[run.training.id] = card
         if run.job is not None:
             self._live.know(run.job.id, run.training.id)

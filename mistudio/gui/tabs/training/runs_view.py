@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Slot
+from PySide6.QtCore import QPoint, QTimer, Slot
 from PySide6.QtWidgets import QWidget
 
 from mistudio.core.config import from_dict
@@ -14,9 +14,14 @@ from mistudio.gui.tabs.training.live import LiveRuns
 from mistudio.gui.tabs.training.new_training import NewTraining
 from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.tabs.training.run_list import RunList
+from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.layout import CenteredColumn
 from mistudio.jobs.deletion import delete_training
 from mistudio.jobs.dependants import of_training
+from mistudio.store.tables import JOBS
+
+
+SETTLE_MS = 50
 
 
 class RunsView(CenteredColumn):
@@ -34,15 +39,31 @@ class RunsView(CenteredColumn):
         self.box.addStretch(1)
         self.list.acted.connect(self.act)
         self.list.wanted.connect(self._on_wanted)
-        self.form.started.connect(self.list.refresh)
+        self.list.revealed.connect(self._on_revealed)
+        self.form.started.connect(self._on_started)
 
     def select(self, training_id: str) -> None:
         """Show one run."""
-        card = self.list.select(training_id)
-        if card is None:
-            self.list.set_filter("All")
-        else:
-            self.ensureWidgetVisible(card)
+        self.list.select(training_id)
+
+    @Slot(object)
+    def _on_revealed(self, card: QWidget) -> None:
+        """Scroll when the layouts, which settle level by level, know where the card is now."""
+        QTimer.singleShot(SETTLE_MS, card, lambda: self._scroll_to(card))
+
+    def _scroll_to(self, card: QWidget) -> None:
+        top = card.mapTo(self.column, QPoint(0, 0)).y()
+        self.verticalScrollBar().setValue(top - appearance().px(16))
+
+    @Slot(str)
+    def _on_started(self, job_id: str) -> None:
+        self.form.section.set_open(False)
+        self._services.query.ask(lambda db: JOBS.get(db, job_id).target_id, self._on_target)
+
+    @Slot(object)
+    def _on_target(self, training_id: str | None) -> None:
+        if training_id:
+            self.select(training_id)
 
     @Slot(object, str)
     def act(self, run: Run, action: str) -> None:

@@ -54,7 +54,7 @@ class JobDialog(Dialog):
         self.box.addWidget(self.form)
         self.box.addStretch(1)
         self.start_button = button(action, self.start, variant="primary", icon=icon)
-        self.actions.addWidget(self.start_button)
+        self.buttons.addWidget(self.start_button)
         self.add_close("Cancel")
 
     def offer_library(self, name: str) -> None:
