@@ -119,7 +119,7 @@ class ErrorDialog(Dialog):
         self.text.setAccessibleName("Report")
         self.box.addWidget(label(sentence, "label", wrap=True, selectable=True))
         self.box.addWidget(self.text, 1)
-        self.actions.addWidget(button("Copy report", self.copy, variant="primary", icon="copy"))
+        self.buttons.addWidget(button("Copy report", self.copy, variant="primary", icon="copy"))
         self.add_close()
 
     @Slot()

@@ -18,7 +18,7 @@ from mistudio.gui.widgets.cards import button, label
 
 
 class Dialog(QDialog):
-    """A non-modal dialog; fill `box`, put buttons into `actions`. It is destroyed when closed."""
+    """A non-modal dialog; fill `box`, put buttons into `buttons`. It is destroyed when closed."""
 
     def __init__(
         self,
@@ -50,19 +50,19 @@ class Dialog(QDialog):
             outer.addWidget(area, 1)
         else:
             outer.addWidget(content, 1)
-        self.actions = QHBoxLayout()
-        self.actions.setContentsMargins(px(24), px(12), px(24), px(16))
-        self.actions.setSpacing(px(8))
-        self.actions.addStretch(1)
-        outer.addLayout(self.actions)
+        self.buttons = QHBoxLayout()
+        self.buttons.setContentsMargins(px(24), px(12), px(24), px(16))
+        self.buttons.setSpacing(px(8))
+        self.buttons.addStretch(1)
+        outer.addLayout(self.buttons)
         window = parent.window() if parent is not None else None
         room = window.size() if window is not None else self.screen().availableSize()
         self.resize(min(px(width), room.width()), max(px(240), round(room.height() * height_share)))
 
     def add_close(self, text: str = "Close") -> QPushButton:
-        """Put a button that closes at the end of the actions."""
+        """Put a button that closes at the end of the row."""
         made = button(text, self.reject)
-        self.actions.addWidget(made)
+        self.buttons.addWidget(made)
         return made
 
 

@@ -26,7 +26,7 @@ class DoctorDialog(Dialog):
         self.box.addStretch(1)
         self.copy_button = button("Copy report", self.copy, icon="copy")
         self.copy_button.setEnabled(False)
-        self.actions.addWidget(self.copy_button)
+        self.buttons.addWidget(self.copy_button)
         self.add_close()
         home = services.studio.paths.home
         services.query.ask(lambda _db: checks(home), self._on_checks)

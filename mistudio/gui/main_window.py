@@ -104,6 +104,7 @@ class MainWindow(QMainWindow):
         for part in (self.header, self.banners):
             box.addWidget(part)
         box.addWidget(self.tabs, 1)
+        self._central = central
         self.setCentralWidget(central)
         self._add_jobs_corner()
         self.jobs_panel = JobsPanel(self.services, self)
@@ -268,7 +269,7 @@ class MainWindow(QMainWindow):
             self.close()
             return
         self.banners.show_banner("Waiting for the step and its checkpoint, then closing…")
-        self.centralWidget().setEnabled(False)
+        self._central.setEnabled(False)
         self.lanes.close(self._pauses)
 
     def _pauses(self, job_id: str) -> bool:

@@ -44,10 +44,12 @@ class TabPages(QTabWidget):
         self.setIconSize(QSize(side, side))
         self._services: Services | None = None
         self._built: dict[str, Tab] = {}
+        self._boxes: list[QVBoxLayout] = []
         for spec in TABS:
             page = QWidget()
             box = QVBoxLayout(page)
             box.setContentsMargins(0, 0, 0, 0)
+            self._boxes.append(box)
             self.addTab(page, spec.name)
         self.currentChanged.connect(self._on_changed)
         appearance().changed.connect(self._redraw)
@@ -86,9 +88,7 @@ class TabPages(QTabWidget):
             return
         made: Tab = getattr(module, spec.cls)(services)
         self._built[spec.name] = made
-        layout = self.widget(_position(spec.name)).layout()
-        assert layout is not None
-        layout.addWidget(made)
+        self._boxes[_position(spec.name)].addWidget(made)
 
     @Slot(int)
     def _on_changed(self, index: int) -> None:

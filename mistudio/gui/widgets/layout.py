@@ -37,18 +37,16 @@ class CenteredColumn(QScrollArea):
         self.box.setSpacing(px(16))
         page = QWidget()
         page.setObjectName("column")
-        outer = QHBoxLayout(page)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(self.column)
+        self._outer = QHBoxLayout(page)
+        self._outer.setContentsMargins(0, 0, 0, 0)
+        self._outer.addWidget(self.column)
         self.setWidget(page)
         self.viewport().setAutoFillBackground(False)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         side = max(0, (self.viewport().width() - self.column.maximumWidth()) // 2)
-        layout = self.widget().layout()
-        if layout is not None:
-            layout.setContentsMargins(side, 0, side, 0)
+        self._outer.setContentsMargins(side, 0, side, 0)
 
 
 class CardGrid(QWidget):
@@ -86,9 +84,13 @@ class CardGrid(QWidget):
         self._now = fits
         for column in range(self._columns):
             self._grid.setColumnStretch(column, 1 if column < fits else 0)
+        # each show of a child would lay out the whole page again
+        self._grid.setEnabled(False)
         for position, widget in enumerate(self._widgets):
             self._grid.addWidget(widget, position // fits, position % fits)
             widget.show()
+        self._grid.setEnabled(True)
+        self._grid.invalidate()
 
 
 class Collapsible(QWidget):

@@ -38,7 +38,7 @@ class DatasetDialog(Dialog):
             self.pages.addTab(page, name)
         self.box.addWidget(self.pages, 1)
         delete = button("Delete dataset", self._ask_delete, icon="trash")
-        self.actions.insertWidget(0, delete)
+        self.buttons.insertWidget(0, delete)
         self.add_close()
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)

@@ -66,10 +66,10 @@ class FeatureDetail(Dialog):
         self.box.addWidget(self.problem)
         self.box.addWidget(self.pages, 1)
         self.place = label("", "muted")
-        self.actions.insertWidget(0, self.place)
-        self.actions.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
+        self.buttons.insertWidget(0, self.place)
+        self.buttons.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
         self.steer_button = button("Steer", self.steer, variant="primary", icon="sliders")
-        self.actions.addWidget(self.steer_button)
+        self.buttons.addWidget(self.steer_button)
         self.add_close()
 
     def _connect(self) -> None:
