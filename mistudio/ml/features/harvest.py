@@ -1,7 +1,8 @@
 """Finds features: one pass over a tokenisation into a feature store (design in section 2).
 
-Rows are read in tiles of one fixed shape, so that a store does not depend on how many tiles are
-handled at a time, nor on interruptions. Memory is that of one tile plus one block of entries.
+Rows are read in tiles of one fixed shape (the last is filled up), because a matrix product's
+last bits depend on its shape: so a store depends neither on how many rows there are behind a
+tile nor on interruptions. Memory is that of one tile plus one block of entries.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ REASONS = {SPECIAL: "special", EXTREME: "extreme", NOT_FINITE: "not_finite"}
 
 @dataclass(frozen=True)
 class HarvestSettings:
-    """What decides the content of a store, and two that do not (the last)."""
+    """What decides the content of a store; only the last does not."""
 
     context: int = 128  # tokens per row; longer rows of the tokenisation are cut
     rows: int = 24_576  # most rows, drawn by a seeded shuffle
@@ -53,7 +54,6 @@ class HarvestSettings:
     seed: int = 0
     norm_cut: float = 10.0  # tokens with a norm beyond this many medians do not count
     mask_special: bool = True
-    tiles_at_once: int = 4  # tiles between two looks at the job's requests
     checkpoint_s: float = 60.0
 
 
@@ -149,16 +149,15 @@ def _read(
     first, began, saved = state.tiles, time.monotonic(), time.monotonic()
     while state.tiles < total:
         control.check()
-        for index in range(state.tiles, min(state.tiles + settings.tiles_at_once, total)):
-            block = _block(tokens, plan, height, index)
-            rows = min(height, len(plan.rows_R2) - index * height)
-            tile = _encode(capture, sae, block, rows, state.median_norm, settings)
-            store.append(*tile)
-            state.kept += int((tile.mask_RS == KEPT).sum())
-            for code, reason in REASONS.items():
-                count = int((tile.mask_RS == code).sum())
-                state.masked[reason] = state.masked.get(reason, 0) + count
-            state.tiles += 1
+        block = _block(tokens, plan, height, state.tiles)
+        rows = min(height, len(plan.rows_R2) - state.tiles * height)
+        tile = _encode(capture, sae, block, rows, state.median_norm, settings)
+        store.append(*tile)
+        state.kept += int((tile.mask_RS == KEPT).sum())
+        for code, reason in REASONS.items():
+            count = int((tile.mask_RS == code).sum())
+            state.masked[reason] = state.masked.get(reason, 0) + count
+        state.tiles += 1
         seconds = time.monotonic() - began
         rate = (state.tiles - first) * height * plan.length / max(seconds, 1e-9)
         left = (total - state.tiles) * height * plan.length / max(rate, 1e-9)
@@ -286,7 +285,7 @@ def _key(
 ) -> str:
     """SHA-256 of everything that decides the bytes of a store."""
     digest = hashlib.sha256()
-    values = asdict(settings) | {"tiles_at_once": None, "checkpoint_s": None}
+    values = asdict(settings) | {"checkpoint_s": None}
     facts = capture.loaded.facts
     parts = {
         "settings": values,

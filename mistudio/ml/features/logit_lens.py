@@ -23,6 +23,7 @@ from mistudio.ml.sae.base import SparseAutoencoder
 TOP = 10
 BINS = 50
 CHUNK_LOGITS = 1 << 24  # logits held at a time (64 MB in float32)
+CPU_LOGITS = 1 << 20  # of those summarised at a time on a CPU, so that they stay in its cache
 CHUNK_VOCABULARY = 1 << 15  # rows of the unembedding cast to float32 at a time
 
 
@@ -133,7 +134,10 @@ def logit_lens(
     for start in range(0, max(len(wanted), 1), step):
         check(start / max(len(wanted), 1))
         rows = torch.from_numpy(wanted[start : start + step]).to(sae.device)
-        parts.append(_summarise(feature_logits(sae.W_dec_FO[rows], loaded, gain)))
+        logits_NV = feature_logits(sae.W_dec_FO[rows], loaded, gain)
+        whole = logits_NV.device.type != "cpu" or not vocabulary
+        block = len(logits_NV) if whole else max(1, CPU_LOGITS // vocabulary)
+        parts += [_summarise(part_NV) for part_NV in logits_NV.split(max(block, 1))]
     return LogitLens(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -144,14 +148,14 @@ def _summarise(logits_NV: torch.Tensor) -> LogitLens:
     negative = torch.topk(logits_NV, count, dim=1, largest=False)
     low_N, high_N = negative.values[:, 0], positive.values[:, 0]
     span_N = (high_N - low_N).clamp_min(torch.finfo(torch.float32).tiny)
-    bin_NV = ((logits_NV - low_N[:, None]) * (BINS / span_N)[:, None]).to(torch.int64)
-    bin_NV.clamp_(0, BINS - 1)
-    bin_NV += torch.arange(len(logits_NV), device=logits_NV.device)[:, None] * BINS
-    counts_NB = torch.bincount(bin_NV.flatten(), minlength=len(logits_NV) * BINS).view(-1, BINS)
+    rows_N = torch.arange(len(logits_NV), device=logits_NV.device, dtype=torch.int32)
+    bin_NV = (logits_NV - low_N[:, None]).mul_((BINS / span_N)[:, None]).to(torch.int32)
+    bin_NV.clamp_(0, BINS - 1).add_(rows_N[:, None] * BINS)
+    counts_NB = torch.bincount(bin_NV.view(-1), minlength=len(logits_NV) * BINS).view(-1, BINS)
     deviation_N = logits_NV.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
     z_NV = logits_NV / deviation_N
     square_NV = z_NV.square()
-    skew_N = square_NV.mul(z_NV).mean(1)
+    skew_N = z_NV.mul_(square_NV).mean(1)
     kurtosis_N = square_NV.square_().mean(1)
     return LogitLens(
         _array(positive.indices, np.int32),
