@@ -403,6 +403,18 @@ def test_a_chart_leaves_the_wheel_to_the_page(qtbot: Any, desk: Desk) -> None:
     assert plot.viewRange() == before
 
 
+def test_a_run_of_another_process_is_followed(qtbot: Any, desk: Desk) -> None:
+    row, _ = add_training(desk.db, desk.world, "training")
+    card = card_of(shown(qtbot, desk), row.id)
+    card.open_pane("metrics")
+    settle(qtbot, desk)
+    trainings.add_metrics(desk.db, row, [metric_row(row.id, step) for step in range(10, 110, 10)])
+    TRAININGS.update(desk.db, row.id, current_step=100, latest_loss=0.5)
+    pane: MetricsPane = card.panes["metrics"]  # type: ignore[assignment]
+    qtbot.waitUntil(lambda: pane.series.last_step() == 100, timeout=5000)
+    assert card.tiles["loss"].value() == "0.5000"
+
+
 # -- curves
 
 
@@ -427,8 +439,10 @@ def test_curves_show_the_stored_rows(qtbot: Any, desk: Desk) -> None:
 def test_rows_that_come_while_older_ones_are_read() -> None:
     series = MetricSeries()
     series.add([metric_row("t", 30), metric_row("t", 40)])
-    series.add_before([metric_row("t", 10), metric_row("t", 20), metric_row("t", 30)])
+    series.insert([metric_row("t", 10), metric_row("t", 20), metric_row("t", 30)], after=-1)
     assert series.column("step").tolist() == [10, 20, 30, 40]
+    series.insert([metric_row("t", 25)], after=20)
+    assert series.column("step").tolist() == [10, 20, 25, 30, 40]
     assert series.add([metric_row("t", 40), {"step": 50}]) == 1
     assert np.isnan(series.column("loss")[-1])
 

@@ -80,9 +80,9 @@ class MetricsPane(QWidget):
             self._grid.addWidget(plot, place // 2, place % 2)
         self._draw_if_seen()
 
-    def set_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take the stored rows of the run; those that arrived meanwhile stay behind them."""
-        self.series.add_before(rows)
+    def set_history(self, rows: Sequence[Mapping[str, Any]], after: int = -1) -> None:
+        """Take stored rows behind step `after`; those that arrived meanwhile stay behind them."""
+        self.series.insert(rows, after)
         self._draw_if_seen()
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:

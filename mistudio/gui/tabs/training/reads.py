@@ -142,9 +142,9 @@ def read_checkpoints(db: Any, training_id: str) -> list[CheckpointRow]:
     return trainings.checkpoints(db, training_id)
 
 
-def read_metrics(db: Any, training_id: str) -> list[dict[str, Any]]:
-    """Every metric row of a run in step order."""
-    return trainings.metrics(db, training_id)
+def read_metrics(db: Any, training_id: str, after_step: int) -> list[dict[str, Any]]:
+    """The metric rows of a run behind a step, in step order."""
+    return trainings.metrics(db, training_id, after_step=after_step)
 
 
 def local_time(stamp: str | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal, Slot
+from PySide6.QtCore import QTimer, Signal, Slot
+from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.gui.reporting import Drained
@@ -10,13 +11,14 @@ from mistudio.gui.services import Services
 from mistudio.gui.style import set_property
 from mistudio.gui.tabs.training.live import LiveRuns, Rows
 from mistudio.gui.tabs.training.reads import FILTERS, Run, Runs, read_run, read_runs
-from mistudio.gui.tabs.training.run_card import RunCard
+from mistudio.gui.tabs.training.run_card import WORKING, RunCard
 from mistudio.gui.tabs.training.settings_pane import SettingsPane
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.layout import SearchField
 
 PAGE = 12  # cards made at once
+POLL_MS = 2000
 
 
 class RunList(QWidget):
@@ -40,6 +42,9 @@ class RunList(QWidget):
         self.empty.hide()
         self.more_button = button("Show more", self.show_more)
         self.more_button.hide()
+        self._poll = QTimer(self)
+        self._poll.setInterval(POLL_MS)
+        self._poll.timeout.connect(self._follow_others)
         self._build()
         self.search.searched.connect(self.refresh)
         live.told.connect(self._on_told)
@@ -113,6 +118,24 @@ class RunList(QWidget):
     def _mark_selected(self) -> None:
         for known, card in self.cards.items():
             set_property(card, "active", known == self._selected)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._poll.start()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        super().hideEvent(event)
+        self._poll.stop()
+
+    @Slot()
+    def _follow_others(self) -> None:
+        """Runs of the command line tell this window nothing: read them again."""
+        own = self._services.lanes.running()
+        for training_id, card in self.cards.items():
+            job = card.run.job
+            waits = card.run.training.status in ("queued", *WORKING)
+            if waits and (job is None or job.id not in own):
+                self.refresh_run(training_id)
 
     @Slot(object)
     def _on_runs(self, runs: Runs) -> None:

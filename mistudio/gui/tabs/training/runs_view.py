@@ -20,7 +20,6 @@ from mistudio.jobs.deletion import delete_training
 from mistudio.jobs.dependants import of_training
 from mistudio.store.tables import JOBS
 
-
 SETTLE_MS = 50
 
 

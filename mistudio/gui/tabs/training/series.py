@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,16 +39,17 @@ class MetricSeries:
                 column.append(float("nan") if value is None else float(value))
         return len(self) - before
 
-    def add_before(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Put older rows in front of those that arrived while they were read."""
-        newer = self._values
-        self._values = {name: [] for name in COLUMNS}
+    def insert(self, rows: Iterable[Mapping[str, Any]], after: int) -> None:
+        """Put stored rows behind step `after`, before those that arrived while they were read."""
+        steps = self._values["step"]
+        known = bisect.bisect_right(steps, after)
+        newer = {name: column[known:] for name, column in self._values.items()}
+        for column in self._values.values():
+            del column[known:]
         self.add(rows)
-        last = self.last_step()
-        first = next((i for i, step in enumerate(newer["step"]) if step > last), None)
-        if first is not None:
-            for name, column in self._values.items():
-                column.extend(newer[name][first:])
+        first = bisect.bisect_right(newer["step"], self.last_step())
+        for name, column in self._values.items():
+            column.extend(newer[name][first:])
 
     def column(self, name: str) -> np.ndarray:
         """One column as float64, unknown values as NaN."""
