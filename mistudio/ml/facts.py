@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,9 +23,8 @@ from mistudio.core.errors import (
     Unsupported,
     from_os_error,
 )
+from mistudio.ml.weights import check_safetensors, element_count, weight_files
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_MAX_HEADER = 100_000_000
 # Families whose attention sees both sides; transformers offers most of them as decoders as well.
 _ENCODERS = {
     "albert": "ALBERT",
@@ -152,7 +150,7 @@ def _inspect_folder(folder: Path) -> ModelFacts:
             details=str(error),
         ) from error
     shapes = [entry["shape"] for header in headers for entry in header.values()]
-    params = sum(_product(shape) for shape in shapes)
+    params = sum(element_count(shape) for shape in shapes)
     return _facts(config, folder.name, "folder", params, files)
 
 
@@ -226,63 +224,6 @@ def _refuse_unusable(config: dict[str, Any]) -> None:
         raise Unsupported(
             f"Models of type {model_type!r} are not known as left-to-right language models."
         )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder; raises a sentence if they are not all there."""
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise Damaged(f"{index.name} is damaged; get it again.", details=str(error)) from error
-        for i, name in enumerate(names):
-            if not (folder / name).is_file():
-                raise Damaged(f"File {i + 1} of {len(names)} is missing: {name}.")
-        return [folder / name for name in names]
-    if any(item.suffix in _PICKLES for item in folder.iterdir()):
-        raise Unsupported(
-            "Only safetensors and GGUF are opened; this has pickle files.", code="pickle_weights"
-        )
-    raise InvalidInput("This folder has no weights (model.safetensors).")
-
-
-def check_safetensors(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: tensor name to dtype, shape, offsets.
-
-    Raises `Damaged` if the header is broken or its sizes and the file's size disagree.
-    """
-    size = file.stat().st_size
-    broken = Damaged(
-        f"{file.name} is damaged or incomplete; get it again.", details=f"{size} bytes"
-    )
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(size - 8, _MAX_HEADER):
-            raise broken
-        try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-            [_product(entry["shape"]) for entry in header.values()]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise broken from error
-    if 8 + length + end != size:
-        raise broken
-    return header
-
-
-def _product(shape: list[int]) -> int:
-    total = 1
-    for extent in shape:
-        total *= int(extent)
-    return total
 
 
 def _facts(config: Any, name: str, origin: str, params: int, files: list[Path]) -> ModelFacts:

@@ -6,7 +6,6 @@ import codecs
 import csv
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mistudio.core.errors import Damaged, InvalidInput
+from mistudio.ml.data.columns import choose_column, kind_of_arrow, kind_of_text, kind_of_values
 
 MAX_CHARACTERS = 1_000_000  # of one document; longer ones are split at line ends
 _BLOCK = 1 << 20
 _PEEK = 1000  # rows looked at to find the text column
-_PREFERRED = ("text", "content", "document")
-_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ][\d:.+Z-]*)?|\d\d?[./]\d\d?[./]\d{2,4}")
 _ENDINGS = {
     ".txt": "txt", ".text": "txt", ".md": "txt",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -172,7 +170,7 @@ def _json_rows(source: SourceFile, text_column: str) -> Iterator[Row]:
     if all(isinstance(row, str) for row in head):
         head = [{"text": row} for row in head]
     columns = list(dict.fromkeys(key for row in head if isinstance(row, dict) for key in row))
-    kinds = {c: _kind_of_values([r.get(c) for r in head if isinstance(r, dict)]) for c in columns}
+    kinds = {c: kind_of_values([r.get(c) for r in head if isinstance(r, dict)]) for c in columns}
     chosen = choose_column(kinds, text_column)
     source.text_column, source.columns = chosen, [c for c in columns if c != chosen]
     return _json_documents(source, itertools.chain(head, rows))
@@ -242,7 +240,7 @@ def _csv_rows(source: SourceFile, text_column: str) -> Iterator[Row]:
         raise InvalidInput(f"The header of {source.path.name} names a column twice.")
     head = list(itertools.islice(rows, _PEEK))
     kinds = {
-        name: _kind_of_text([row[i] for row in head if i < len(row)])
+        name: kind_of_text([row[i] for row in head if i < len(row)])
         for i, name in enumerate(header)
     }
     chosen = choose_column(kinds, text_column)
@@ -301,7 +299,7 @@ def _parquet_rows(source: SourceFile, text_column: str) -> Iterator[Row]:
         raise Damaged(
             f"{source.path.name} is no readable parquet file.", details=str(error)
         ) from error
-    kinds = {f.name: _kind_of_arrow(f.type) for f in file.schema_arrow}
+    kinds = {f.name: kind_of_arrow(f.type) for f in file.schema_arrow}
     chosen = choose_column(kinds, text_column)
     source.text_column, source.columns = chosen, [c for c in kinds if c != chosen]
     return _parquet_documents(source, file)
@@ -323,72 +321,6 @@ def _parquet_documents(source: SourceFile, file: Any) -> Iterator[Row]:
         raise Damaged(
             f"{source.path.name} is damaged; get it again.", details=str(error)
         ) from error
-
-
-def choose_column(kinds: dict[str, str], wanted: str) -> str:
-    """The text column: the wanted one, else text, content, document, else the first with text.
-
-    `kinds` maps each column to "text" or a word for what it holds. Raises `InvalidInput`.
-    """
-    found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "nothing"
-    if wanted:
-        if wanted not in kinds:
-            raise InvalidInput(f"There is no column {wanted!r}; found {found}.")
-        if kinds[wanted] != "text":
-            raise InvalidInput(f"The column {wanted!r} holds no text; found {found}.")
-        return wanted
-    textual = [name for name, kind in kinds.items() if kind == "text"]
-    for preferred in _PREFERRED:
-        for name in textual:
-            if name.lower() == preferred:
-                return name
-    if not textual:
-        raise InvalidInput(f"No column holds text; found {found}.", code="no_text_column")
-    return textual[0]
-
-
-def _kind_of_text(values: list[str]) -> str:
-    filled = [value.strip() for value in values if value.strip()]
-    if not filled:
-        return "empty"
-    if all(_is_number(value) for value in filled):
-        return "number"
-    if all(value.lower() in ("true", "false", "yes", "no") for value in filled):
-        return "boolean"
-    return "date" if all(_DATE.fullmatch(value) for value in filled) else "text"
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value.replace(",", ""))
-    except ValueError:
-        return False
-    return True
-
-
-def _kind_of_values(values: list[Any]) -> str:
-    present = [value for value in values if value is not None]
-    names = {str: "text", bool: "boolean", int: "number", float: "number", list: "list"}
-    kinds = {names.get(type(value), "object") for value in present}
-    if kinds == {"text"}:
-        dated = all(_DATE.fullmatch(value) for value in present)
-        return "date" if dated else "text"
-    return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "empty")
-
-
-def _kind_of_arrow(kind: Any) -> str:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return "text"
-    if pa.types.is_boolean(kind):
-        return "boolean"
-    if pa.types.is_temporal(kind):
-        return "date"
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    return "number" if numeric else str(kind)
 
 
 def _as_text(value: Any) -> str:

@@ -1,0 +1,80 @@
+"""Finds the column that holds text, and says in a word what the others hold."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pyarrow as pa
+
+from mistudio.core.errors import InvalidInput
+
+_PREFERRED = ("text", "content", "document")
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ][\d:.+Z-]*)?|\d\d?[./]\d\d?[./]\d{2,4}")
+
+
+def choose_column(kinds: dict[str, str], wanted: str) -> str:
+    """The text column: the wanted one, else text, content, document, else the first with text.
+
+    `kinds` maps each column to "text" or a word for what it holds. Raises `InvalidInput`.
+    """
+    found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "nothing"
+    if wanted:
+        if wanted not in kinds:
+            raise InvalidInput(f"There is no column {wanted!r}; found {found}.")
+        if kinds[wanted] != "text":
+            raise InvalidInput(f"The column {wanted!r} holds no text; found {found}.")
+        return wanted
+    textual = [name for name, kind in kinds.items() if kind == "text"]
+    for preferred in _PREFERRED:
+        for name in textual:
+            if name.lower() == preferred:
+                return name
+    if not textual:
+        raise InvalidInput(f"No column holds text; found {found}.", code="no_text_column")
+    return textual[0]
+
+
+def kind_of_text(values: list[str]) -> str:
+    """What a csv column holds, judged by some of its fields."""
+    filled = [value.strip() for value in values if value.strip()]
+    if not filled:
+        return "empty"
+    if all(_is_number(value) for value in filled):
+        return "number"
+    if all(value.lower() in ("true", "false", "yes", "no") for value in filled):
+        return "boolean"
+    return "date" if all(_DATE.fullmatch(value) for value in filled) else "text"
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value.replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def kind_of_values(values: list[Any]) -> str:
+    """What a JSON member holds, judged by some of its values."""
+    present = [value for value in values if value is not None]
+    names = {str: "text", bool: "boolean", int: "number", float: "number", list: "list"}
+    kinds = {names.get(type(value), "object") for value in present}
+    if kinds == {"text"}:
+        dated = all(_DATE.fullmatch(value) for value in present)
+        return "date" if dated else "text"
+    return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "empty")
+
+
+def kind_of_arrow(kind: pa.DataType) -> str:
+    """What a column of an Arrow type holds."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "text"
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_temporal(kind):
+        return "date"
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return "number" if numeric else str(kind)
