@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mistudio.jobs.feature_pages import Bars, Example, FeaturePage, Group, LensToken, Piece
 from mistudio.store import features
 from mistudio.store.records import FeatureSetRow, SaeRow
-from mistudio.store.tables import DATASETS, FEATURE_SETS, SAES, TOKENIZATIONS
+from mistudio.store.tables import DATASETS, FEATURE_SETS, MODELS, SAES, TOKENIZATIONS
 
 WORDS = "river whale captain harbour winter letter garden silver engine theory".split()  # noqa: SIM905
 
@@ -21,7 +21,8 @@ class World(NamedTuple):
 
 
 def add_sae(db: Any, n_latents: int = 64, name: str = "tiny sae") -> SaeRow:
-    """An SAE row without files."""
+    """An SAE row without files, and the row of its model."""
+    model = MODELS.insert(db, name="tiny", origin="folder", path="models/none", status="ready")
     return SAES.insert(
         db,
         name=name,
@@ -34,6 +35,7 @@ def add_sae(db: Any, n_latents: int = 64, name: str = "tiny sae") -> SaeRow:
         path="saes/none",
         layer=3,
         hook_in="resid_post",
+        model_id=model.id,
         model_name="tiny",
         status="ready",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QComboBox, QWidget
 
 from mistudio.gui.services import Services
@@ -73,7 +73,7 @@ class SaeCombo(QComboBox):
         self.clear()
         for row in rows:
             self.addItem(sae_title(row), row.id)
-            self.setItemData(self.count() - 1, row.name, 3)  # Qt.ToolTipRole
+            self.setItemData(self.count() - 1, row.name, Qt.ItemDataRole.ToolTipRole)
         self.setCurrentIndex(max(0, self.findData(self._wanted)) if rows else -1)
         self.blockSignals(False)
         self._tell()
@@ -86,7 +86,7 @@ class SaeCombo(QComboBox):
         if row is not None:
             self._wanted = row.id
             self._services.settings.remember(self._remember, row.id)
-            self.setToolTip(row.name)
+            self.setToolTip(f"{sae_title(row)}\n{row.name}")
         if row != self._told:
             self._told = row
             self.chosen.emit(row)

@@ -100,7 +100,7 @@ class FeatureCard(Card):
         line.addWidget(self.slider, 1)
         line.addWidget(more)
         self.number.setFixedWidth(px(96))
-        self.operator.setFixedWidth(px(136))
+        self.operator.setFixedWidth(px(164))
         self.box.addLayout(head)
         self.box.addLayout(middle)
         self.box.addWidget(self.slider_row)

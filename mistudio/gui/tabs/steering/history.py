@@ -8,6 +8,7 @@ import numpy as np
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
+from mistudio.core.steering_spec import parse_edits
 from mistudio.core.units import format_decimal, format_percent
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
@@ -26,9 +27,20 @@ def _change(run: SteeringRunRow) -> str:
     return "—" if value is None else f"{value:+.2f}"
 
 
+def _features(run: SteeringRunRow) -> str:
+    """Each edit in short: "#12 +2" adds, "#12 = 1" sets."""
+    edits = parse_edits(run.config.get("feature", ())).edits
+    return ", ".join(
+        f"#{edit.feature} = {edit.value:g}"
+        if edit.operator == "clamp"
+        else f"#{edit.feature} {edit.value:+g}"
+        for edit in edits
+    )
+
+
 COLUMNS = (
-    Column("When", lambda run: run.created_at[:16].replace("T", " "), width=168),
-    Column("Features", lambda run: ", ".join(run.config.get("feature", ())), width=190),
+    Column("When", lambda run: run.created_at[5:16].replace("T", " "), width=120),
+    Column("Features", _features, width=190, tip=_features),
     Column("Prompt", lambda run: run.prompt, tip=lambda run: run.prompt),
     Column("KL", lambda run: format_decimal(_metric(run, "kl")), width=92, numeric=True),
     Column("Perplexity", _change, width=124, numeric=True),

@@ -1,0 +1,272 @@
+"""The Features tab over a synthetic feature set: source, form, table, detail."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QGuiApplication
+from pytestqt.qtbot import QtBot
+
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.columns import example_line
+from mistudio.gui.tabs.features.statistics_page import density
+from mistudio.gui.tabs.features.tab import FIND, NO_SAE, TABLE, FeaturesTab
+from mistudio.jobs import feature_pages
+from mistudio.store import features
+from mistudio.store.tables import JOBS
+from tests.gui import feature_world
+
+
+def shown_tab(services: Services, qtbot: QtBot) -> FeaturesTab:
+    tab = FeaturesTab(services)
+    qtbot.addWidget(tab)
+    tab.resize(1240, 560)
+    tab.show()
+    settle(tab, qtbot)
+    return tab
+
+
+def settle(tab: FeaturesTab, qtbot: QtBot) -> None:
+    """Until every question is answered, those included that answers asked."""
+    for _ in range(4):
+        qtbot.waitUntil(lambda: tab.services.query.is_idle() and not tab._soon.isActive())
+        qtbot.wait(1)
+
+
+def listed(tab: FeaturesTab) -> list[int]:
+    return tab.table.ids().tolist()
+
+
+def search(tab: FeaturesTab, qtbot: QtBot, text: str) -> None:
+    tab.table.filters.search.setText(text)
+    qtbot.keyClick(tab.table.filters.search, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+
+
+def test_without_an_sae_it_says_where_to_get_one(
+    services: Services, window_stub: Any, qtbot: QtBot
+) -> None:
+    tab = shown_tab(services, qtbot)
+    assert tab.pages.currentIndex() == NO_SAE
+    assert not tab.heading.isVisible()
+    tab._on_training()
+    assert window_stub.opened == [("Training", {})]
+
+
+def test_finding_features_queues_a_job_for_the_chosen_sae(services: Services, qtbot: QtBot) -> None:
+    sae = feature_world.add_sae(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    assert tab.pages.currentIndex() == FIND
+    tab.form.form.fields["rows"].editor.set_value(96)
+    tab.form.submit()
+    settle(tab, qtbot)
+    (job,) = JOBS.select(services.studio.db())
+    assert (job.kind, job.config["sae"], job.config["rows"]) == ("harvest", sae.id, 96)
+    assert tab.job.job_id == job.id
+    assert not tab.form.find_button.isEnabled()  # one at a time
+    tab.job._on_cancel()
+    settle(tab, qtbot)
+    assert tab.form.find_button.isEnabled()
+    assert tab.job.job_id == ""
+
+
+def test_the_form_names_what_is_wrong(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_sae(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.form.form.fields["context"].editor.set_value(4)
+    tab.form.submit()
+    assert "at least 8" in tab.form.form.fields["context"].problem.text() or (
+        "between 8 and 4,096" in tab.form.form.fields["context"].problem.text()
+    )
+    assert JOBS.select(services.studio.db()) == []
+
+
+def test_tiles_table_order_filters_and_search(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    assert tab.pages.currentIndex() == TABLE
+    assert tab.tiles["found"].value() == "56 / 64"
+    assert tab.tiles["tokens"].value() == "100,000"
+    live = [index for index in range(64) if index % 8 != 7]
+    assert listed(tab) == live  # most frequent first
+    tab.table.filters.live.setCurrentIndex(1)
+    settle(tab, qtbot)
+    assert len(listed(tab)) == 64
+    tab.table.filters.live.setCurrentIndex(0)
+    search(tab, qtbot, "whal")
+    assert listed(tab) == [index for index in live if index % 10 == 1]
+    search(tab, qtbot, "#12")
+    assert 12 in listed(tab)
+    search(tab, qtbot, "zebra")
+    assert listed(tab) == []
+    assert tab.table._pages.currentIndex() == 1  # says so, and offers to clear
+    tab.table.filters.clear()
+    settle(tab, qtbot)
+    assert listed(tab) == live
+
+
+def test_sorting_by_header_and_frequency_range(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.table.view.sortByColumn(1, Qt.SortOrder.DescendingOrder)
+    settle(tab, qtbot)
+    assert listed(tab)[:3] == [62, 61, 60]
+    tab.table.view.sortByColumn(5, Qt.SortOrder.DescendingOrder)
+    settle(tab, qtbot)
+    assert [index % 5 for index in listed(tab)[:8]] == [4] * 8  # the largest maxima
+    tab.table.filters.low.lineEdit().setText("5")
+    qtbot.waitUntil(lambda: len(listed(tab)) == 4, timeout=3000)
+    assert sorted(listed(tab)) == [0, 1, 2, 3]
+    assert services.settings.recall("features.table")["sort"] == "max"
+
+
+def test_star_by_click_and_key_keeps_the_selection(services: Services, qtbot: QtBot) -> None:
+    world = feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.table.view.select_id(3)
+    tab.table.star()
+    settle(tab, qtbot)
+    (row,) = features.feature_rows(services.studio.db(), world.feature_set, [3])
+    assert row.is_favorite
+    assert tab.table.view.current_id() == 3
+    assert tab.table.model.index(3, 0).data() == "★"
+    tab.table.filters.favorites.setChecked(True)
+    settle(tab, qtbot)
+    assert listed(tab) == [3]
+    tab.table.hide_row()
+    tab.table.reload()
+    settle(tab, qtbot)
+    assert listed(tab) == []
+
+
+def test_detail_goes_through_the_table_and_keeps_what_is_written(
+    services: Services, window_stub: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    world = feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.table.view.select_id(6)
+    qtbot.keyClick(tab.table.view, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    assert detail.windowTitle() == "Feature #6"
+    assert detail.tiles["max"].value() == "5.000"
+    detail.head.label_edit.setFocus()
+    qtbot.keyClicks(detail.head.label_edit, "jokes about kings")  # j and k are letters here
+    qtbot.keyClick(detail.head.label_edit, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+    (row,) = features.feature_rows(services.studio.db(), world.feature_set, [6])
+    assert (row.label, row.label_source) == ("jokes about kings", "user")
+    assert detail.head.source.text() == "by you"
+    detail.go_next()  # 7 never fires, so it is not in the table
+    settle(tab, qtbot)
+    assert detail.page is not None
+    assert detail.page.row.index == 8
+    assert tab.table.view.current_id() == 8
+    detail.go_previous()
+    detail.go_previous()
+    settle(tab, qtbot)
+    assert detail.index == 5
+    detail.steer()
+    assert window_stub.opened == [("Steering", {"sae": world.sae.id, "feature": 5})]
+    detail.close()
+
+
+def test_detail_pages(services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def page(studio: Any, sae: Any, index: int, *, before: int = 16, after: int = 16) -> Any:
+        asked.append(before)
+        return feature_world.page(studio, sae, index, before=before, after=after)
+
+    monkeypatch.setattr(feature_pages, "page", page)
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(0)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    examples = detail.examples
+    assert [len(shown) for _, shown in examples.shown()] == [20]
+    assert "4.0000 (this list)" in examples.legend.text()
+    examples.scale.setCurrentIndex(1)
+    assert "4.0000 (feature maximum)" in examples.legend.text()
+    examples.modes.button(1).click()
+    assert [title.split(" · ")[1] for title, _ in examples.shown()] == ["0.100 % of tokens"] * 4
+    assert sum(card.isVisible() for card in examples._cards) == 4
+    examples.widths.button(2).click()
+    settle(tab, qtbot)
+    assert asked[-1] == 200
+    detail.pages.setCurrentIndex(1)
+    assert detail.lens is not None
+    assert detail.lens.positive.text().splitlines()[0] == "·river\t+2.0000"
+    detail.pages.setCurrentIndex(2)
+    assert detail.statistics is not None
+    assert detail.statistics.values["Density"].text() == "20.0010 % · 1 in 5"
+    detail.copy()
+    assert QGuiApplication.clipboard().text().startswith("Feature 0")
+    detail.close()
+
+
+def test_a_failed_read_is_a_sentence_in_the_detail(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_world(services.studio.db())  # rows without files
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(0)
+    settle(tab, qtbot)
+    assert tab.detail is not None
+    assert tab.detail.problem.isVisible()
+    assert "find" in tab.detail.problem.text().lower()
+    tab.detail.close()
+
+
+def test_eighteen_thousand_features_read_only_what_is_seen(
+    services: Services, qtbot: QtBot, record_property: Any
+) -> None:
+    feature_world.add_world(services.studio.db(), 18_432, 3_000_000)
+    began = time.monotonic()
+    tab = shown_tab(services, qtbot)
+    record_property("first_paint_s", time.monotonic() - began)
+    assert len(listed(tab)) == 16_128
+    tab.grab()
+    settle(tab, qtbot)
+    read = sum(len(block) for block in tab.table.model._blocks.values())
+    assert 0 < read <= 256
+    assert tab.table._footer.text().endswith("of 16,128")
+    began = time.monotonic()
+    search(tab, qtbot, "word1234")
+    record_property("search_s", time.monotonic() - began)
+    assert listed(tab)[0] == 1234
+    assert all(str(index).startswith("1234") for index in listed(tab))
+
+
+def test_the_example_keeps_its_peak_in_sight() -> None:
+    row = features.FeatureRow(
+        0,
+        None,
+        None,
+        None,
+        False,
+        False,
+        1,
+        0.1,
+        1,
+        2.0,
+        1.0,
+        "",
+        "",
+        "",
+        "[" + ", ".join(['["a ", 0.0]'] * 30 + ['["peak", 2.0]', '["b", null]']) + "]",
+    )
+    line = example_line(row)
+    assert [piece.text for piece in line.pieces].index("peak") == 6
+    assert line.maximum == 2.0
+
+
+def test_density_of_a_feature_that_never_fired_is_a_bound() -> None:
+    assert density(0, 3_000_000) == "below 0.0001 % (95 % bound, never fired)"
+    assert density(10, 3_000_000) == "0.0003 % · 1 in 300,000"
+    assert density(0, 0) == "—"
