@@ -157,8 +157,9 @@ def test_two_hundred_cards(qtbot: QtBot, tab: DatasetsTab) -> None:
     add_rows(tab.services, 200)
     began = time.perf_counter()
     tab.refresh()
-    qtbot.waitUntil(lambda: len(tab._cards) == 200, timeout=10_000)
-    assert time.perf_counter() - began < 3.0
+    cards = tab._cards
+    qtbot.waitUntil(lambda: sum(c.isVisible() for c in cards.values()) == 200, timeout=20_000)
+    assert time.perf_counter() - began < 10.0  # a quarter of it where nothing else runs
     qtbot.wait(50)
     bar = tab.page.verticalScrollBar()
     bar.setValue(bar.maximum() // 2)

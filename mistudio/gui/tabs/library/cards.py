@@ -94,7 +94,7 @@ class JobCard(ObjectCard):
 
     def show_job(self, job: JobRow, progress: tuple[float, str] | None) -> None:
         """Show the job's state and what it told last."""
-        percent, phase = progress or (job.progress, job.phase or "")
+        percent, phase = progress or (job.progress, job.phase or "Starting")
         waits = job.status == "queued"
         state = "cancelling" if self._cancelling else job.status
         self.show_object(job.title, "Waits for its turn" if waits else phase, state)

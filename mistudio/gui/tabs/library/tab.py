@@ -24,6 +24,8 @@ from mistudio.jobs.dependants import Dependants
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import JobRow, WorkRow
 
+_AT_ONCE = 12  # cards made in one turn of the event loop
+
 
 class LibraryTab(Tab):
     """A tab over one kind of stored object. Subclasses name the kind and fill in cards.
@@ -64,6 +66,10 @@ class LibraryTab(Tab):
         self._soon.setSingleShot(True)
         self._soon.setInterval(50)
         self._soon.timeout.connect(self.refresh)
+        self._more = QTimer(self)
+        self._more.setSingleShot(True)
+        self._more.setInterval(5)
+        self._more.timeout.connect(self._make_more)
         services.publisher.changed.connect(self._on_changed)
         services.lanes.started.connect(self._on_job)
         services.lanes.finished.connect(self._on_job)
@@ -144,12 +150,28 @@ class LibraryTab(Tab):
         """Show the cards that pass the filters."""
         jobs = [job for job in self._jobs if self.filters.passes(job.title, "work")]
         rows = [entry for entry in self._rows if self._entry_passes(entry)]
-        cards = [self._job_card(job) for job in jobs] + [self._card(entry) for entry in rows]
-        self.grid.set_widgets(list(cards))
+        made = [self._card(entry) for entry in rows[:_AT_ONCE]]
+        made += [self._card(entry) for entry in rows[_AT_ONCE:] if self._has_card(entry)]
+        self.grid.set_widgets([*(self._job_card(job) for job in jobs), *made])
+        if len(made) < len(rows):
+            self._more.start()
         present = {self.work_row(entry).id for entry in self._rows} | {j.id for j in self._jobs}
         for gone in [key for key in self._cards if key not in present]:
             self._cards.pop(gone).deleteLater()
         self._show_state(len(rows))
+
+    def _make_more(self) -> None:
+        """Make some of the missing cards; all are placed together when none is missing."""
+        missing = [e for e in self._rows if self._entry_passes(e) and not self._has_card(e)]
+        for entry in missing[:_AT_ONCE]:
+            self._card(entry)
+        if len(missing) > _AT_ONCE:
+            self._more.start()
+        else:
+            self._arrange()
+
+    def _has_card(self, entry: Any) -> bool:
+        return self.work_row(entry).id in self._cards
 
     def _show_state(self, shown: int) -> None:
         """Show filters, empty states and the count as the list needs them."""

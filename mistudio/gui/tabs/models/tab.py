@@ -15,7 +15,7 @@ from mistudio.gui.tabs.library.importing import ImportCard
 from mistudio.gui.tabs.library.tab import LibraryTab
 from mistudio.gui.tabs.models.viewer import ArchitectureViewer
 from mistudio.gui.widgets.cards import button
-from mistudio.gui.widgets.editors import PathEditor
+from mistudio.gui.widgets.editors import CheckEditor, PathEditor
 from mistudio.jobs import library_pages
 from mistudio.jobs.deletion import delete_model
 from mistudio.jobs.dependants import of_model
@@ -70,9 +70,12 @@ class ModelsTab(LibraryTab):
             "import_model",
             ImportModelConfig,
             title="Import a model",
-            hint="A Hugging Face folder with safetensors weights, or one GGUF file. It is loaded "
-            "once to find its blocks and hook points; weights-only files alone are opened.",
-            editors={"path": PathEditor("either", _GGUF)},
+            hint="A Hugging Face folder with safetensors weights, or one GGUF file; drop it here "
+            "or choose it. It is loaded once to find its blocks and hook points.",
+            editors={
+                "path": PathEditor("either", _GGUF),
+                "copy": CheckEditor("Copy the files into the data folder"),
+            },
             command="model import",
             columns=2,
         )

@@ -153,6 +153,8 @@ def format_fact(value: Any) -> str:
     """A configuration value as people read it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
