@@ -298,7 +298,7 @@ def _add_to_library(
 
     assert found.sae is not None
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    metadata = {
+    metadata: dict[str, Any] = {
         "model_name": model.name,
         "model_class_name": "AutoModelForCausalLM",
         "hook_name": tl_name(config.layer, config.hook),

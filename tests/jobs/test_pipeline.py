@@ -1,0 +1,216 @@
+"""The whole path on a tiny model: rows and files agree at every station."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mistudio.core.configs import (
+    EvaluateConfig,
+    ExportSaeConfig,
+    HarvestConfig,
+    ImportDatasetConfig,
+    ImportSaeConfig,
+    SteerConfig,
+    TokenizeConfig,
+    TrainConfig,
+)
+from mistudio.core.errors import InvalidInput, NotFound, StudioError
+from mistudio.core.events import RecordingReporter
+from mistudio.jobs import feature_pages, lookup
+from mistudio.jobs.runner import Studio
+from mistudio.store import features, trainings
+from mistudio.store.features import FeatureFilter
+from mistudio.store.tables import (
+    DATASETS,
+    FEATURE_SETS,
+    JOBS,
+    SAES,
+    STEERING_RUNS,
+    TOKENIZATIONS,
+    TRAININGS,
+)
+from tests.helpers.studio import new_studio, run, tiny_training
+
+
+def test_a_training_leaves_rows_that_agree_with_its_files(trained: Studio) -> None:
+    db = trained.db()
+    training = TRAININGS.named(db, "last")
+    assert (training.status, training.current_step, training.total_steps) == ("completed", 100, 100)
+    assert training.tokens_seen == 6400
+    steps = [row["step"] for row in trainings.metrics(db, training.id)]
+    assert steps == list(range(10, 101, 10))
+    kept = trainings.checkpoints(db, training.id)
+    assert [row.step for row in kept] == [100, 80, 60, 40, 20]
+    assert all(trained.paths.absolute(row.path).is_dir() for row in kept)
+    assert sum(row.is_best for row in kept) == 1
+    sae = SAES.get(db, training.sae_id or "")
+    assert (sae.n_latents, sae.d_in, sae.layer, sae.hook_in) == (64, 32, 1, "resid_post")
+    assert sae.architecture == "jumprelu", "a BatchTopK is used with its threshold"
+    evaluation = sae.evaluation or {}
+    assert evaluation["n"] >= 500
+    assert evaluation["intervals"]["ev"][0] <= evaluation["ev"] <= evaluation["intervals"]["ev"][1]
+
+
+def test_the_same_tokenisation_is_made_once(trained: Studio) -> None:
+    before = TOKENIZATIONS.select(trained.db())
+    result = run(trained, "tokenize", TokenizeConfig(dataset="stories", model="tiny", context=32))
+    assert result["tokenization"] == before[0].id
+    other = run(trained, "tokenize", TokenizeConfig(dataset="stories", model="tiny", context=16))
+    assert other["context"] == 16
+    assert len(TOKENIZATIONS.select(trained.db())) == len(before) + 1
+
+
+def test_evaluating_again_gives_the_same_figures(trained: Studio) -> None:
+    first = lookup.sae(trained, "last").evaluation or {}
+    again = run(trained, "evaluate", EvaluateConfig(tokens=1024))
+    for name in ("ev", "l0", "ce_loss_score", "n"):
+        assert again[name] == pytest.approx(first[name], abs=1e-12)
+
+
+def test_an_exported_sae_comes_back_with_the_same_weights(trained: Studio, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(trained, "export_sae", ExportSaeConfig(out=str(out)))
+    first = lookup.sae(trained, "last")
+    result = run(trained, "import_sae", ImportSaeConfig(path=str(out)))
+    second = SAES.get(trained.db(), str(result["sae"]))
+    assert second.weights_hash == first.weights_hash
+    assert (second.model_id, second.layer, second.hook_in) == (
+        first.model_id,
+        first.layer,
+        first.hook_in,
+    )
+    figures = run(
+        trained, "evaluate", EvaluateConfig(sae=second.id, dataset="stories", tokens=1024)
+    )
+    assert figures["ev"] == pytest.approx((first.evaluation or {})["ev"], abs=1e-9)
+
+
+def test_the_feature_table_agrees_with_the_page(trained: Studio) -> None:
+    sae = lookup.sae(trained, "last")
+    found = features.newest_set(trained.db(), sae.id)
+    assert found is not None
+    rows = feature_pages.find(trained, sae, FeatureFilter(), sort="max")
+    assert len(rows) == found.n_live
+    page = feature_pages.page(trained, sae, rows[0].index)
+    assert page.examples[0].value == pytest.approx(rows[0].max, rel=1e-3)
+    peak = page.examples[0].pieces[page.examples[0].peak]
+    assert peak.value == pytest.approx(page.examples[0].value, rel=1e-6)
+    assert sum(page.activations.counts) == rows[0].count
+    values = [example.value for example in page.examples]
+    assert values == sorted(values, reverse=True)
+    assert page.positive[0].logit > 0 > page.negative[0].logit
+
+
+def test_examples_are_the_original_text(trained: Studio) -> None:
+    sae = lookup.sae(trained, "last")
+    dataset = DATASETS.named(trained.db(), "stories")
+    from mistudio.ml.data.text import TextStore
+
+    whole = "\n".join(TextStore(trained.paths.dataset(dataset.id)).texts(0, 240))
+    rows = feature_pages.find(trained, sae, FeatureFilter(), limit=5)
+    for row in rows:
+        for example in feature_pages.page(trained, sae, row.index).examples[:3]:
+            peak = example.pieces[example.peak].text
+            assert peak in whole
+
+
+def test_harvest_again_replaces_nothing_and_gives_the_same_hash(trained: Studio) -> None:
+    first = FEATURE_SETS.select(trained.db())[0]
+    again = run(trained, "harvest", HarvestConfig(rows=64, context=32))
+    assert again["store_hash"] == first.store_hash
+    assert again["feature_set"] != first.id
+
+
+def test_steering_is_kept_with_all_that_repeats_it(trained: Studio) -> None:
+    sae = lookup.sae(trained, "last")
+    feature = feature_pages.find(trained, sae, FeatureFilter(), sort="max")[0].index
+    config = SteerConfig(feature=(f"{feature}=4",), prompt="Once upon a time", max_tokens=8, seed=3)
+    reporter = RecordingReporter()
+    result = run(trained, "steer", config, reporter)
+    assert result["kl"] > 0
+    assert not result["identical"]
+    streamed = [e.values["value"] for e in reporter.events if e.values.get("name") == "steered"]
+    assert streamed[-1] == result["steered"]
+    kept = STEERING_RUNS.get(trained.db(), str(result["run"]))
+    again = run(trained, "steer", config)
+    assert (again["baseline"], again["steered"]) == (result["baseline"], result["steered"])
+    assert (kept.outputs or {})["steered"] == result["steered"]
+
+
+def test_strength_zero_is_the_baseline(trained: Studio) -> None:
+    config = SteerConfig(feature=("1=0", "2=0"), prompt="Once upon", max_tokens=8, unit="raw")
+    result = run(trained, "steer", config)
+    assert result["identical"]
+    assert result["steered"] == result["baseline"]
+    assert result["kl"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"layer": 4}, r"Layer 4 does not exist; 'tiny' has 4 blocks \(0 to 3\)"),
+        ({"hook": "hook_z"}, "Hook must be one of resid_post, mlp_out, attn_out"),
+        ({"width": 0}, "Latents must lie between 1 and"),
+        ({"k": 65}, "k is 65 but the SAE has 64 latents"),
+        ({"model": "nobody"}, "There is no model 'nobody'"),
+        ({"dataset": "nobody"}, "There is no dataset 'nobody'"),
+    ],
+)
+def test_wrong_settings_are_sentences_and_leave_nothing(
+    trained: Studio, values: dict[str, object], sentence: str
+) -> None:
+    before = (len(JOBS.select(trained.db())), len(TRAININGS.select(trained.db())))
+    with pytest.raises(StudioError, match=sentence):
+        trained.submit("train", tiny_training(**values))
+    assert (len(JOBS.select(trained.db())), len(TRAININGS.select(trained.db()))) == before
+
+
+@pytest.mark.parametrize(
+    ("feature", "unit", "sentence"),
+    [
+        ("64=1", "raw", r"Feature 64 does not exist; the SAE has 64 latents \(0 to 63\)"),
+        ("1=x", "raw", "not of the form N=VALUE"),
+    ],
+)
+def test_wrong_steering_is_a_sentence(
+    trained: Studio, feature: str, unit: str, sentence: str
+) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        trained.submit("steer", SteerConfig(feature=(feature,), prompt="x", unit=unit))
+
+
+def test_a_failed_import_leaves_neither_row_nor_files(tmp_path: Path) -> None:
+    studio = new_studio(tmp_path / "data")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    numbers = tmp_path / "numbers.csv"
+    numbers.write_text("id,score\n1,2\n3,4\n")
+    binary = tmp_path / "binary.txt"
+    binary.write_bytes(np.random.default_rng(0).bytes(4096))
+    for path in (empty, numbers, binary):
+        with pytest.raises(StudioError) as caught:
+            run(studio, "import_dataset", ImportDatasetConfig(path=str(path)))
+        assert caught.value.code != "bug"
+    assert DATASETS.select(studio.db()) == []
+    assert not list((tmp_path / "data").glob("datasets/*"))
+    studio.close()
+
+
+def test_features_are_asked_for_before_they_are_found(trained: Studio) -> None:
+    for found in FEATURE_SETS.select(trained.db()):
+        FEATURE_SETS.delete(trained.db(), found.id)
+    with pytest.raises(NotFound, match="not found yet. Find them first"):
+        feature_pages.page(trained, lookup.sae(trained, "last"), 0)
+    with pytest.raises(NotFound, match="Find its features first, or use the raw unit"):
+        trained.submit("steer", SteerConfig(feature=("1=2",), prompt="x"))
+
+
+def test_a_dataset_name_stands_for_its_newest_tokenisation(trained: Studio) -> None:
+    config = tiny_training(context=0, tokens=128, checkpoint_every=0, eval_tokens=1024)
+    assert isinstance(config, TrainConfig)
+    result = run(trained, "train", config)
+    used = trainings.tokenization_of(trained.db(), str(result["training"]))
+    assert used == TOKENIZATIONS.select(trained.db())[0].id
