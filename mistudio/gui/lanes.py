@@ -35,6 +35,10 @@ class JobSource(Protocol):
         ...
 
 
+def _nothing() -> None:
+    """No warming up."""
+
+
 class Running:
     """A job under way: its id, what it told since the last drain, and its control."""
 
@@ -51,8 +55,9 @@ class LaneWorker(QObject):
     finished = Signal(object, str)  # Running, final state: exactly once per started job
     broke = Signal(str, str)  # sentence, traceback: an error that is a bug
 
-    def __init__(self, lane: str, source: JobSource) -> None:
+    def __init__(self, lane: str, source: JobSource, warm_up: Callable[[], object]) -> None:
         super().__init__()
+        self._warm_up = warm_up
         self.lane = lane
         self._source = source
         self._closing = threading.Event()
@@ -77,6 +82,7 @@ class LaneWorker(QObject):
         self.started.emit(job_id)
         state = "failed"
         try:
+            self._warm_up()
             state = str(self._source.execute(job_id, running.reporter, running.control))
         except Exception as error:  # noqa: BLE001 - reported, the next job still runs
             self._tell("A job ended by an error in miStudio itself.", error)
@@ -103,9 +109,16 @@ class Lanes(QObject):
     _wake = Signal()
 
     def __init__(
-        self, source: JobSource, parent: QObject | None = None, *, remote: bool = False
+        self,
+        source: JobSource,
+        parent: QObject | None = None,
+        *,
+        remote: bool = False,
+        warm_up: Callable[[], object] = _nothing,
     ) -> None:
+        """`warm_up` runs in a lane's thread before each job, such as `preload_torch`."""
         super().__init__(parent)
+        self._warm_up = warm_up
         self._source = source
         self._workers: list[LaneWorker] = []
         self._threads: list[QThread] = []
@@ -121,7 +134,7 @@ class Lanes(QObject):
         for name in LANES:
             thread = QThread(self)
             thread.setObjectName(f"{name} lane")
-            worker = LaneWorker(name, self._source)
+            worker = LaneWorker(name, self._source, self._warm_up)
             worker.moveToThread(thread)
             self._wake.connect(worker.work)
             worker.started.connect(self.started)

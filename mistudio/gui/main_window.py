@@ -29,6 +29,7 @@ from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
 from mistudio.store.records import JobRow
 from mistudio.system.monitor import Monitor
+from mistudio.system.preload import preload_torch
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class MainWindow(QMainWindow):
         self.resize(1240, 640)
         self.setMinimumSize(960, 560)
         self.publisher = Publisher(self)
-        self.lanes = Lanes(studio, self, remote=appearance().remote)
+        self.lanes = Lanes(studio, self, remote=appearance().remote, warm_up=preload_torch)
         self.query = QueryLane(studio.db, self)
         self.monitor = Monitor(studio.paths.home)
         self.banners = BannerArea()

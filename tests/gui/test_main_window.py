@@ -19,7 +19,7 @@ from mistudio.core.config import Config
 from mistudio.core.configs import ImportDatasetConfig
 from mistudio.core.control import Request
 from mistudio.core.settings import SettingsFile
-from mistudio.gui import tab_pages
+from mistudio.gui import main_window, tab_pages
 from mistudio.gui.actions import ACTIONS, TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
 from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile, report
@@ -87,6 +87,7 @@ def window(
 ) -> Iterator[MainWindow]:
     plain = tuple(replace_spec(spec, module=__name__, cls="PlainTab") for spec in tab_pages.TABS)
     monkeypatch.setattr(tab_pages, "TABS", plain)
+    monkeypatch.setattr(main_window, "preload_torch", lambda: None)  # no job here needs torch
     made = MainWindow(studio, SettingsFile(studio.paths.settings))
     made.resize(1280, 720)
     made.show()
