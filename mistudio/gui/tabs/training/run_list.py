@@ -101,7 +101,7 @@ class RunList(QWidget):
     def active(self) -> Run | None:
         """The run that works, else the one that waits to be resumed."""
         for wanted in ("training", "paused", "interrupted"):
-            for card in self.cards.values():
+            for card in sorted(self.cards.values(), key=self._column.indexOf):
                 if card.run.training.status == wanted:
                     return card.run
         return None
