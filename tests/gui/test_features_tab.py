@@ -15,7 +15,8 @@ from mistudio.gui.tabs.features.columns import example_line
 from mistudio.gui.tabs.features.statistics_page import density
 from mistudio.gui.tabs.features.tab import FIND, NO_SAE, TABLE, FeaturesTab
 from mistudio.jobs import feature_pages
-from mistudio.store import features
+from mistudio.store import features, jobs
+from mistudio.store.jobs import JobState
 from mistudio.store.tables import JOBS
 from tests.gui import feature_world
 
@@ -71,6 +72,20 @@ def test_finding_features_queues_a_job_for_the_chosen_sae(services: Services, qt
     settle(tab, qtbot)
     assert tab.form.find_button.isEnabled()
     assert tab.job.job_id == ""
+
+
+def test_a_failed_harvest_can_be_tried_again(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_sae(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.form.submit()
+    settle(tab, qtbot)
+    db, job_id = services.studio.db(), tab.job.job_id
+    jobs.claim(db, job_id, 1)
+    jobs.move(db, job_id, JobState.RUNNING, JobState.FAILED, error_message="The disk is full.")
+    services.lanes.finished.emit(job_id, "failed")
+    settle(tab, qtbot)
+    assert tab.job.job_id == ""  # the window itself says why
+    assert tab.form.find_button.isEnabled()
 
 
 def test_the_form_names_what_is_wrong(services: Services, qtbot: QtBot) -> None:

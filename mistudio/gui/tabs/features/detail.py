@@ -186,7 +186,8 @@ class FeatureDetail(Dialog):
         self.pages.insertTab(number, page, title)
         self.pages.setCurrentIndex(number)
         self.pages.blockSignals(False)
-        empty.deleteLater()
+        if empty is not None:
+            empty.deleteLater()
 
     def copy(self) -> None:
         """Put the feature on the clipboard as text."""

@@ -10,9 +10,7 @@ from PySide6.QtWidgets import (
     QButtonGroup,
     QCheckBox,
     QComboBox,
-    QFrame,
     QLabel,
-    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -20,6 +18,7 @@ from PySide6.QtWidgets import (
 from mistudio.core.units import format_percent
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.example_card import ExampleCard, strongest
+from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 
@@ -81,17 +80,7 @@ class ExamplesPage(QWidget):
             self.breaks,
             None,
         )
-        inner = QWidget()
-        inner.setObjectName("column")
-        self._list = QVBoxLayout(inner)
-        self._list.setContentsMargins(0, 0, px(8), 0)
-        self._list.setSpacing(px(8))
-        self._list.addStretch(1)
-        self._scroll = QScrollArea()
-        self._scroll.setWidgetResizable(True)
-        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._scroll.setWidget(inner)
+        self._scroll, self._list = scrolling()
         self._scroll.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setFocusProxy(self._scroll)
         box = QVBoxLayout(self)

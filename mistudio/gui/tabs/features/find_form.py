@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import StudioError
 from mistudio.core.units import format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.overview import Overview
-from mistudio.gui.theme import appearance
+from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
@@ -50,7 +50,6 @@ class FindForm(QWidget):
         self._tell_amount()
 
     def _lay_out(self) -> None:
-        px = appearance().px
         card = Card("list")
         card.box.addWidget(label("Find features", "card"))
         card.box.addWidget(
@@ -63,20 +62,9 @@ class FindForm(QWidget):
         )
         card.box.addWidget(self.form)
         card.box.addWidget(self._estimate)
-        inner = QWidget()
-        inner.setObjectName("column")
-        box = QVBoxLayout(inner)
-        box.setContentsMargins(0, 0, px(8), 0)
-        box.addWidget(card)
-        box.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(scroll, 1)
+        outer.addWidget(scrolling(card).area, 1)
         outer.addWidget(self._problem)
         outer.addLayout(row(self.find_button, self.back_button, None))
 

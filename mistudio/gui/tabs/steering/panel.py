@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QComboBox, QFrame, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from mistudio.core.steering_spec import MAX_EDITS
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.tabs.features.sources import SaeCombo
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard
 from mistudio.gui.tabs.steering.search import FeatureSearch, unknown_feature
@@ -73,17 +74,7 @@ class FeaturePanel(QWidget):
 
     def _lay_out(self) -> None:
         px = appearance().px
-        inner = QWidget()
-        inner.setObjectName("column")
-        self._list = QVBoxLayout(inner)
-        self._list.setContentsMargins(0, 0, px(6), 0)
-        self._list.setSpacing(px(8))
-        self._list.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
+        scroll, self._list = scrolling()
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(8))

@@ -6,15 +6,7 @@ from typing import Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication, QShowEvent
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QPlainTextEdit,
-    QScrollArea,
-    QSplitter,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QSplitter, QVBoxLayout, QWidget
 
 from mistudio.core.config import command_line, from_dict
 from mistudio.core.configs import SteerConfig
@@ -23,6 +15,7 @@ from mistudio.core.steering_spec import parse_edits
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.features.job_line import JobLine
+from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.tabs.steering.card import CardState
 from mistudio.gui.tabs.steering.history import History
 from mistudio.gui.tabs.steering.output import Output
@@ -93,19 +86,7 @@ class SteeringTab(Tab):
         self.problem.hide()
         settings = Collapsible("Generation settings")
         settings.box.addWidget(self.form)
-        inner = QWidget()
-        inner.setObjectName("column")
-        below = QVBoxLayout(inner)
-        below.setContentsMargins(0, 0, px(8), 0)
-        below.setSpacing(px(8))
-        for widget in (settings, self.output, self.history):
-            below.addWidget(widget)
-        below.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
+        scroll = scrolling(settings, self.output, self.history).area
         box.addWidget(scroll, 1)
         self.panel.setMinimumWidth(px(500))
         split = QSplitter(Qt.Orientation.Horizontal)
