@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mistudio.core.errors import Damaged, NotFound
-from mistudio.ml.features.feature_store import KEPT, FeatureStore
+from mistudio.ml.features.feature_store import KEPT, FeatureStore, TokenWeight, _words
 from tests.ml_features.conftest import Workbench
 
 FEATURE = 3
@@ -153,3 +153,8 @@ def test_reading_needs_neither_torch_nor_the_model() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_blank_tokens_stay_visible_in_the_table() -> None:
+    tokens = [TokenWeight(1, " the", 0.5), TokenWeight(2, "\n\n", 0.3), TokenWeight(3, "  ", 0.1)]
+    assert _words(tokens) == "the ↵↵ ␣␣"

@@ -204,8 +204,8 @@ class FeatureStore:
             "active_samples": int(line["active_samples"]),
             "max": float(line["max"]),
             "mean": float(line["mean_active"]),
-            "top_tokens": " ".join(t.text.strip() for t in self.top_tokens(feature)),
-            "positive_tokens": " ".join(t.text.strip() for t in lens.positive) if lens else "",
+            "top_tokens": _words(self.top_tokens(feature)),
+            "positive_tokens": _words(lens.positive) if lens else "",
             "flags": ", ".join(self.flags(feature)),
             "example": json.dumps(shown, ensure_ascii=False),
         }
@@ -279,6 +279,12 @@ class FeatureStore:
         return Example(
             row, position, token_row, where, document, float(window[position - low]), pieces
         )
+
+
+def _words(tokens: list[TokenWeight]) -> str:
+    """Token texts on one line; those of nothing but blanks and line breaks stay visible."""
+    shown = (t.text.strip() or t.text.replace("\n", "↵").replace(" ", "␣") for t in tokens)
+    return " ".join(shown)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
