@@ -191,6 +191,10 @@ class JobsPanel(QDockWidget):
         job = next(job for job in self._jobs if job.id == job_id)
         JobLog(self._services, job, self.window()).show()
 
+    def job(self, job_id: str) -> JobRow | None:
+        """The job of an id as last read, None if it is not in the list."""
+        return next((job for job in self._jobs if job.id == job_id), None)
+
     def clear_finished(self) -> None:
         """Hide final jobs from the list; their rows stay."""
         rows.hide_finished(self._services.studio.db())

@@ -7,7 +7,14 @@ from typing import Any
 
 from PySide6.QtCore import QSettings, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QAction, QCloseEvent
-from PySide6.QtWidgets import QApplication, QHBoxLayout, QMainWindow, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QApplication,
+    QHBoxLayout,
+    QMainWindow,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from mistudio.core.errors import StudioError
 from mistudio.core.settings import SettingsFile
@@ -21,6 +28,7 @@ from mistudio.gui.jobs_panel import JobsPanel
 from mistudio.gui.lanes import Lanes
 from mistudio.gui.publisher import Publisher
 from mistudio.gui.query_lane import QueryLane
+from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.status_bar import StatusBar
 from mistudio.gui.tab_pages import TabPages
@@ -125,6 +133,7 @@ class MainWindow(QMainWindow):
         jobs_button.setToolTip("Show or hide the jobs (Ctrl+J)")
         box.addWidget(self.badge)
         box.addWidget(jobs_button)
+        self.badge.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.badge.hide()
         self.tabs.setCornerWidget(corner)
 
@@ -138,6 +147,7 @@ class MainWindow(QMainWindow):
         self.query.failed.connect(self._on_query_failed)
         self.lanes.broke.connect(self.show_error)
         self.lanes.finished.connect(self._on_job_finished)
+        self.lanes.drained.connect(self._on_drained)
         self.tabs.visited.connect(self._on_visited)
         appearance().changed.connect(self._redraw)
         self._readings = QTimer(self)
@@ -197,10 +207,24 @@ class MainWindow(QMainWindow):
         self.badge.setText(str(active + queued))
         self.badge.setVisible(active + queued > 0)
 
-    @Slot(object)
-    def _on_moved(self, job: JobRow) -> None:
+    @Slot(str, object)
+    def _on_drained(self, job_id: str, drained: Drained) -> None:
+        """A job's note marks a stage: by then it may have made objects that views should show."""
+        job = self.jobs_panel.job(job_id)
+        if job is not None and drained.notes:
+            self._publish_for(job)
+        for name, value in drained.partials:
+            if name == "stage" and isinstance(value, dict):
+                self.tabs.light(str(value["tab"]))
+                self.banners.show_banner(str(value["sentence"]))
+
+    def _publish_for(self, job: JobRow) -> None:
         for kind in CHANGES.get(job.kind, ()):
             self.publisher.publish(kind, job.target_id or "")
+
+    @Slot(object)
+    def _on_moved(self, job: JobRow) -> None:
+        self._publish_for(job)
         if job.status == "failed":
             self.banners.show_banner(
                 f"{job.title}: {job.error_message or 'It failed.'}",

@@ -78,6 +78,12 @@ class TabPages(QTabWidget):
         if tab is not None and selection:
             tab.select(**selection)
 
+    def light(self, name: str) -> None:
+        """Mark a tab where something has happened, until it is visited."""
+        position = _position(name)
+        if position != self.currentIndex():
+            self.setTabIcon(position, icons.icon(TABS[position].icon, "emerald"))
+
     def _build(self, spec: TabSpec, services: Services) -> None:
         try:
             module = importlib.import_module(spec.module)
@@ -94,6 +100,7 @@ class TabPages(QTabWidget):
     def _on_changed(self, index: int) -> None:
         if self._services is not None:
             self.tab(TABS[index].name)
+            self.setTabIcon(index, icons.icon(TABS[index].icon, "muted"))
             self.visited.emit(TABS[index].name)
 
     @Slot()

@@ -44,11 +44,16 @@ class Hold:
 
     def __init__(self) -> None:
         self.release = threading.Event()
+        self.later = threading.Event()
 
     def run(self, ctx: JobContext, config: HoldConfig) -> dict[str, Any]:
         ctx.report.progress(0.25, "holding", rate="1 step/s", eta_s=75)
         ctx.report.note("It holds.")
         while not self.release.wait(0.005):
+            if self.later.is_set():
+                self.later.clear()
+                ctx.report.note("Something was made.")
+                ctx.report.partial("stage", {"tab": "Models", "sentence": "A model is here."})
             if ctx.control.requested() is Request.PAUSE:
                 ctx.held = True
                 return {}
@@ -167,6 +172,25 @@ def test_a_job_goes_through_the_panel(
     hold.release.set()
     qtbot.waitUntil(lambda: len(panel._cards) == 3)
     assert heard.count(("jobs", first)) >= 1
+
+
+def test_a_note_of_a_running_job_refreshes_what_it_makes(
+    window: MainWindow, hold: Hold, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    window.publisher.changed.connect(lambda kind, object_id: heard.append(kind))
+    monkeypatch.setitem(CHANGES, "hold", ("models",))
+    job = window.services.submit("hold", HoldConfig())
+    qtbot.waitUntil(lambda: window.jobs_panel.job(job) is not None)
+    qtbot.waitUntil(lambda: "models" in heard)  # by its change of state
+    heard.clear()
+    before = window.tabs.tabIcon(1).cacheKey()
+    hold.later.set()
+    qtbot.waitUntil(lambda: "models" in heard)
+    assert [banner.sentence for banner in window.banners.banners()] == ["A model is here."]
+    assert window.tabs.tabIcon(1).cacheKey() != before
+    window.services.open_tab("Models")
+    assert window.tabs.tabIcon(1).cacheKey() == before
 
 
 def test_a_failed_job_tells_why_in_a_banner(
