@@ -140,7 +140,8 @@ def of_sae(studio: Studio, sae_id: str) -> Dependants:
     db = studio.db()
     row = SAES.get(db, sae_id)
     names = [row.id, row.name]
-    if SAES.named(db, "last").id == sae_id:
+    newest = SAES.select(db, "status != 'error'", limit=1)  # what jobs call "last"
+    if newest and newest[0].id == sae_id:
         names.append("last")
     sets = FEATURE_SETS.select(db, "sae_id = ?", [sae_id])
     runs = list(db.query("SELECT COUNT(*) AS n FROM steering_runs WHERE sae_id = ?", [sae_id]))
