@@ -206,16 +206,20 @@ def run_headless(arguments: argparse.Namespace) -> int:
     """Run a parsed subcommand; every failure becomes one sentence."""
     from mistudio.console import Console
     from mistudio.core.errors import Cancelled
+    from mistudio.core.logs import start_log
     from mistudio.core.paths import Paths
     from mistudio.jobs.runner import Studio, as_studio_error
 
     console = Console(as_json=arguments.json)
+    handlers: list[logging.Handler] = []
     if arguments.command == "doctor":
         from mistudio.system import doctor
 
         return doctor.print_report(console, arguments.home)
     try:
-        studio = Studio(Paths.at(arguments.home))
+        paths = Paths.at(arguments.home)
+        handlers.append(start_log(paths.logs))
+        studio = Studio(paths)
         try:
             studio.recover()
             _verb(arguments.verb)(studio, console, arguments)
@@ -232,6 +236,10 @@ def run_headless(arguments: argparse.Namespace) -> int:
             log.exception("the command broke")
         console.error(failure.code, failure.sentence, failure.details)
         return USAGE if failure.code == "invalid_config" else 1
+    finally:
+        for handler in handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
     return 0
 
 

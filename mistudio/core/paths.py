@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mistudio
+from mistudio.core.errors import InvalidInput
 
 
 def default_home() -> Path:
@@ -39,11 +40,21 @@ class Paths:
 
     @classmethod
     def at(cls, home: Path | str | None = None) -> Paths:
-        """The data folder `home`, or the default one, created if missing."""
+        """The data folder `home`, or the default one, created if missing.
+
+        Raises `InvalidInput` if there cannot be one.
+        """
         root = Path(home).expanduser() if home else default_home()
         paths = cls(root.resolve())
-        for folder in (paths.home, paths.logs, paths.tmp):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for folder in (paths.home, paths.logs, paths.tmp):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"{paths.home} cannot be the data folder ({error.strerror}). Choose a folder that "
+                "can be written.",
+                details=str(error),
+            ) from error
         return paths
 
     @property

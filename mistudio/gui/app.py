@@ -13,12 +13,12 @@ from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
 from mistudio.core.errors import StudioError
+from mistudio.core.logs import start_log
 from mistudio.core.paths import Paths
 from mistudio.core.settings import SettingsFile
 from mistudio.gui import icons, style
 from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile
 from mistudio.gui.heartbeat import Heartbeat
-from mistudio.gui.logs import start_log
 from mistudio.gui.main_window import MainWindow
 from mistudio.gui.signals import ProcessSignals
 from mistudio.gui.single_instance import SingleInstance, raise_other
@@ -57,6 +57,8 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
         dialog.show()
         app.exec()
         return 1
+    studio.models.device = settings.values.device
+    studio.models.threads = settings.values.threads
     faults = FaultFile(paths.logs)
     faults.enable()
     note = interrupt_note(studio.recover())

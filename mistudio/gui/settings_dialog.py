@@ -72,6 +72,8 @@ class SettingsDialog(Dialog):
                     continue
                 given = int(given)
             setattr(values, name, given)
+        held = self._services.studio.models
+        held.device, held.threads = values.device, values.threads
         self.problem.setText(" ".join(problems))
         self._save()
         if _look(self._services) != before:

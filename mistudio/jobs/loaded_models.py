@@ -21,22 +21,28 @@ class LoadedModels:
         self._key: tuple[str, str] | None = None
         self._loaded: Any = None
         self._name = ""
+        self.device = "auto"
+        """where models are loaded: auto, cuda or cpu"""
+        self.threads: int | None = None
+        """processor threads for tensors; 0 takes all cores but one, None leaves torch's choice"""
 
     @property
     def name(self) -> str:
         """Name of the held model, "" if none."""
         return self._name
 
-    def get(self, model: ModelRow, path: Path, device: str = "auto") -> LoadedModel:
+    def get(self, model: ModelRow, path: Path) -> LoadedModel:
         """The model, loaded if it is not the one held; another one is let go first."""
-        from mistudio.ml.device import choose_device
+        from mistudio.ml.device import choose_device, set_threads
         from mistudio.ml.loading import load_model
 
         with self._lock:
-            key = (str(path), device)
+            if self.threads is not None:
+                set_threads(self.threads or None)
+            key = (str(path), self.device)
             if self._key != key:
                 self._forget()
-                self._loaded = load_model(path, choose_device(device))
+                self._loaded = load_model(path, choose_device(self.device))
                 self._key = key
                 self._name = model.name
             return self._loaded

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import directory_bytes, write_json
 from mistudio.core.config import from_dict, to_dict
