@@ -202,7 +202,7 @@ def test_a_failed_import_leaves_neither_row_nor_files(tmp_path: Path) -> None:
 def test_features_are_asked_for_before_they_are_found(trained: Studio) -> None:
     for found in FEATURE_SETS.select(trained.db()):
         FEATURE_SETS.delete(trained.db(), found.id)
-    with pytest.raises(NotFound, match="not found yet. Find them first"):
+    with pytest.raises(NotFound, match=r"not found yet\. Find them first"):
         feature_pages.page(trained, lookup.sae(trained, "last"), 0)
     with pytest.raises(NotFound, match="Find its features first, or use the raw unit"):
         trained.submit("steer", SteerConfig(feature=("1=2",), prompt="x"))

@@ -37,7 +37,7 @@ def keep_mask(
     norm_limit: float | None,
     mask_special: bool = True,
 ) -> Kept:
-    """Tokens that count (sae.md section 3), for activations and the store's mask of the same rows.
+    """Tokens that count, for activations and the store's mask of the same rows.
 
     Left out are padding, special tokens if `mask_special`, activations with a value that is not
     finite, and those whose norm exceeds `norm_limit` (None: no limit), in this order.

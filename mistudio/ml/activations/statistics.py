@@ -1,4 +1,4 @@
-"""Measures activations once before training: norm cut, mean, scale, variance (sae.md section 3)."""
+"""Measures activations once before training: norm cut, mean, scale, variance."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def document_hash(text: str) -> int:
 
 
 def assign_parts(store: TextStore, check: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Part number (index into `PARTS`) of each document, uint8 (sae.md section 5).
+    """Part number (index into `PARTS`) of each document, uint8.
 
     Equal texts share a part. Few documents are shared out in the order of their hashes, so that no
     part is empty; raises `InvalidInput` if there are fewer than three different ones.

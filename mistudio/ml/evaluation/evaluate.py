@@ -46,7 +46,7 @@ def evaluate(
     max_loss_tokens: int | None = None,
     with_loss: bool = True,
 ) -> dict[str, Any]:
-    """Every metric of sae.md section 5 over kept tokens of `part`, as JSON values.
+    """Every metric over kept tokens of `part`, as JSON values.
 
     `norm_limit` and `mask_special` are those of the training (`StreamStatistics.norm_limit`), so
     that the same tokens count. At most about `max_tokens` tokens are read, in rows spread evenly

@@ -1,6 +1,6 @@
 """How well an SAE reconstructs activations: sums pooled in float64 and the metrics they give.
 
-Definitions are those of sae.md section 5. Everything is pooled over tokens, so the figures do not
+Everything is pooled over tokens, so the figures do not
 depend on how tokens are cut into batches; `ev_legacy`, defined by batch, is the exception.
 """
 

@@ -1,6 +1,6 @@
 """Which tokens a feature's decoder row pushes up and down: the static logit lens.
 
-l_i = (d_i * gain) W_U - mean over the vocabulary (features-and-steering.md section 3). Models
+l_i = (d_i * gain) W_U - mean over the vocabulary (nostalgebraist 2020). Models
 whose final norm subtracts the mean (LayerNorm) subtract mean(d_i) from d_i first. Logits are
 never turned into probabilities: without the rest of the stream there are none.
 """

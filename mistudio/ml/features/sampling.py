@@ -1,6 +1,6 @@
 """Samples of a feature's active tokens: intervals, quantiles, histogram.
 
-Definitions: features-and-steering.md sections 2.2 and 3. All choices go by a hash of (seed,
+All choices go by a hash of (seed,
 token, feature), so they depend neither on order nor on batch sizes.
 """
 

@@ -1,7 +1,7 @@
 """What a feature does over a corpus, in numbers: counts, sums, maxima, top rows, top tokens.
 
 Every figure is computed from the stored values of the column store, so page and store cannot
-disagree. Definitions: features-and-steering.md sections 2.1, 2.2 and 3.
+disagree.
 """
 
 from __future__ import annotations

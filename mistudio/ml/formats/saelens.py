@@ -1,6 +1,6 @@
 """SAELens v6 folders (cfg.json + sae_weights.safetensors): write, read, and read older ones.
 
-The rules are those of sae.md section 9.1. A folder written here opens in SAELens 6 with the same
+A folder written here opens in SAELens 6 with the same
 bits; a folder read here is brought to unit decoder rows and to the units of the model.
 """
 

@@ -1,4 +1,4 @@
-"""AuxK: dead latents model what the live ones leave over, so that they come back (sae.md 2.9)."""
+"""AuxK: dead latents model what the live ones leave over, to come back (arXiv 2406.04093)."""
 
 from __future__ import annotations
 

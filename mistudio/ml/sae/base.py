@@ -21,7 +21,7 @@ CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 M
 class SparseAutoencoder:
     """f = act((x - b_dec) W_enc + b_enc), y = f W_dec + b_dec, in the units of the activations.
 
-    Decoder rows have unit length unless a foreign file forbids it (sae.md section 3), so that a
+    Decoder rows have unit length unless a foreign file forbids it, so that a
     latent's value is the length of what it adds. `architecture`: "topk" keeps the `k` largest of
     ReLU(h) per token, "jumprelu" keeps ReLU(h) where h > `threshold_F`, "standard" is ReLU.
     `apply_b_dec_to_input` tells whether b_dec is subtracted before encoding. Frozen: `to` and

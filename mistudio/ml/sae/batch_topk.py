@@ -1,4 +1,4 @@
-"""BatchTopK: the k·N largest of ReLU(h) of a whole batch; JumpReLU at inference (sae.md 2.4)."""
+"""BatchTopK: the k·N largest of ReLU(h) of a batch; JumpReLU at inference (arXiv 2412.06410)."""
 
 from __future__ import annotations
 

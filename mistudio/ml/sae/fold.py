@@ -1,4 +1,4 @@
-"""Folding scales and decoder norms into an SAE's weights, in float64 (sae.md section 3)."""
+"""Folding scales and decoder norms into an SAE's weights, in float64."""
 
 from __future__ import annotations
 

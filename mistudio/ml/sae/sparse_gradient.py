@@ -1,6 +1,6 @@
 """Sums and products over the active latents only: no matrix of tokens by latents is ever formed.
 
-The kernels of sae.md section 7. Weight gradients are segment sums over the entries sorted by
+Weight gradients are segment sums over the entries sorted by
 latent (embedding_bag over tokens), which needs no scatter and adds in a fixed order.
 """
 

@@ -1,4 +1,4 @@
-"""TopK: the k largest of ReLU(h) of each token (sae.md 2.3)."""
+"""TopK: the k largest of ReLU(h) of each token (Gao et al., arXiv 2406.04093)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The trainable form of the TopK family: one step's losses and gradients, written by hand.
 
 Trains on s·x with the loss L = R/V + λ L_aux, R the mean squared error per token summed over the
-width, V the total variance of s·x (sae.md sections 2.0, 2.9 and 7).
+width, V the total variance of s·x (TopK: Gao et al., arXiv 2406.04093).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How two texts and two models' predictions differ (features-and-steering.md section 8.1).
+"""How two texts and two models' predictions differ.
 
 KL in nats. p_s are the predictions of the steered model, p_b those of the unsteered one, on the
 same tokens.

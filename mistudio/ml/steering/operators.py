@@ -1,4 +1,4 @@
-"""What an edit adds to the residual stream: add and set (clamp), features-and-steering.md 7.1-7.2.
+"""What an edit adds to the residual stream: add and set (clamp).
 
 ADD: x' = x + alpha d. SET: x' = x + (c - a) d, where a is the feature's own activation; what the
 SAE does not explain stays in place. All deltas come from the x and f before any edit and are

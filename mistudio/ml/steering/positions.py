@@ -1,4 +1,4 @@
-"""Which tokens of a text may be steered, by absolute position (features-and-steering.md 7.4)."""
+"""Which tokens of a text may be steered, by absolute position."""
 
 from __future__ import annotations
 

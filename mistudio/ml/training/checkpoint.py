@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one folder per step that exists whole or not at all (sae.md section 8).
+"""Checkpoints of a run: one folder per step that exists whole or not at all.
 
 `model.safetensors` holds the unfolded parameters, `optimizer.safetensors` the moments,
 `state.safetensors` counters and random states, `state.json` everything else, and

@@ -1,4 +1,4 @@
-"""Train one sparse autoencoder: the recipe of sae.md, from the first batch to a usable SAE."""
+"""Train one sparse autoencoder: from the first batch to a usable SAE."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Stream(Protocol):
 
 
 class InputStatistics(Protocol):
-    """What calibration found: s, the mean x̄ of unscaled tokens [D], V of s·x (sae.md section 3)."""
+    """What calibration found: s, the mean x̄ of unscaled tokens [D], V of s·x."""
 
     @property
     def scale(self) -> float: ...

@@ -9,7 +9,7 @@ import torch
 from mistudio.core.errors import Mismatch
 
 BETAS = (0.9, 0.999)
-EPS = 6.25e-10  # sae.md section 4
+EPS = 6.25e-10  # that of openai/sparse_autoencoder
 
 
 class ClippedAdam:

@@ -9,7 +9,7 @@ from mistudio.core.config import validate
 from mistudio.core.configs import TrainConfig
 from mistudio.ml.sae.auxiliary import default_aux_k
 
-REFERENCE_RATE = 2e-4  # at 2^14 latents (sae.md section 4)
+REFERENCE_RATE = 2e-4  # at 2^14 latents (Gao et al., arXiv 2406.04093)
 REFERENCE_WIDTH = 2**14
 HIGHEST_RATE = 1e-3
 WARMUP_STEPS = 1000

@@ -1,4 +1,4 @@
-"""The threshold that makes a BatchTopK SAE work token by token (sae.md 2.4)."""
+"""The threshold that makes a BatchTopK SAE work token by token (arXiv 2412.06410)."""
 
 from __future__ import annotations
 
