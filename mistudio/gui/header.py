@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from mistudio.core.units import EM_DASH, format_bytes
@@ -74,10 +74,12 @@ class SystemStrip(QFrame):
         box.setContentsMargins(px(12), px(4), px(12), px(4))
         box.setSpacing(px(6))
         self.values = {}
+        self.captions = {}
         for name, _ in self.READINGS:
             value = label(EM_DASH, "mono")
             value.setMinimumWidth(value.fontMetrics().horizontalAdvance("100 %"))
-            box.addWidget(label(name, "small"))
+            self.captions[name] = label(name, "small")
+            box.addWidget(self.captions[name])
             box.addWidget(value)
             box.addSpacing(px(4))
             self.values[name] = value
@@ -101,6 +103,12 @@ class SystemStrip(QFrame):
         )
         self._set("VRAM", *_video_memory(sample))
         self._set("Temp", EM_DASH if heat is None else f"{heat:.0f} °C")
+
+    def show_only(self, count: int) -> None:
+        """Show the first readings and leave the others out."""
+        for position, (name, _) in enumerate(self.READINGS):
+            self.captions[name].setVisible(position < count)
+            self.values[name].setVisible(position < count)
 
     def _set(self, name: str, text: str, tip: str = "") -> None:
         self.values[name].setText(text)
@@ -133,7 +141,8 @@ class Header(QFrame):
         names = QVBoxLayout()
         names.setSpacing(0)
         names.addWidget(label("miStudio", "card"))
-        names.addWidget(label("Mechanistic interpretability on your own machine", "small"))
+        self.subtitle = label("Mechanistic interpretability on your own machine", "small")
+        names.addWidget(self.subtitle)
         box.addLayout(names)
         box.addStretch(1)
         self.strip = SystemStrip()
@@ -145,6 +154,16 @@ class Header(QFrame):
         box.addWidget(self.theme_button)
         appearance().changed.connect(self._redraw)
         self._redraw()
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(appearance().px(360), super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Give up the subtitle, then the readings that the status bar shows too."""
+        super().resizeEvent(event)
+        px = appearance().px
+        self.subtitle.setVisible(self.width() >= px(960))
+        self.strip.show_only(5 if self.width() >= px(780) else 2)
 
     def _redraw(self) -> None:
         set_icon(self.theme_button, "sun" if appearance().colors.name == "dark" else "moon")

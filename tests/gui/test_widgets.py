@@ -341,3 +341,10 @@ def test_import_form_fits_a_narrow_window(services: Services, qtbot: QtBot) -> N
     form = ConfigForm(ImportDatasetConfig, columns=2)
     qtbot.addWidget(form)
     assert form.minimumSizeHint().width() <= 640
+    form.resize(900, 400)
+    form.show()
+    qtbot.waitExposed(form)
+    first, second = form.fields["path"], form.fields["name"]
+    qtbot.waitUntil(lambda: second.y() == first.y() and second.x() > first.x())
+    form.resize(300, 400)
+    qtbot.waitUntil(lambda: second.y() > first.y() and second.x() == first.x())

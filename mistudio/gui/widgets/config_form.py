@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from PySide6.QtCore import Signal
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QSize, Signal
+from PySide6.QtGui import QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
 from mistudio.core.config import (
@@ -25,6 +25,8 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.editors import CheckEditor, Editor, editor_for
 from mistudio.gui.widgets.layout import Collapsible
+
+NARROWEST = 260  # px of one column at a 16-px font
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -65,6 +67,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
 
     fields: names to show, in order (all by default); others keep their default, or what
       `set_values` gave them.
+    columns: at most so many; fewer when the form is narrow.
     editors: own `Editor` per field name, such as a combo of models.
     remember: name under which `settings` keeps the last values.
     command: words of the command line ("train"), for "Copy as command"; `positional` as there.
@@ -87,7 +90,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
     ) -> None:
         super().__init__(parent)
         self._class = config_class
-        self._columns = columns
+        self._columns = self._fit = columns
         self._settings, self._remember = settings, remember
         self._command, self._positional = command, tuple(positional)
         self._hidden: dict[str, Any] = {}
@@ -117,8 +120,6 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         for grid in (self._basic, self._advanced):
             grid.setHorizontalSpacing(px(16))
             grid.setVerticalSpacing(px(12))
-            for column in range(self._columns):
-                grid.setColumnStretch(column, 1)
         outer.addLayout(self._basic)
         self.advanced = Collapsible("Advanced")
         self.advanced.box.addLayout(self._advanced)
@@ -245,7 +246,20 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         field = self.fields.get(name)
         return field is None or field.editor.value() in ("", [])
 
+    def minimumSizeHint(self) -> QSize:
+        return QSize(appearance().px(NARROWEST), super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        fit = max(1, min(self._columns, self.width() // appearance().px(NARROWEST)))
+        if fit != self._fit:
+            self._fit = fit
+            self._arrange(self._read()[0])
+
     def _arrange(self, config: ConfigT) -> None:
+        for column in range(self._columns):
+            for grid in (self._basic, self._advanced):
+                grid.setColumnStretch(column, int(column < self._fit))
         places = {False: 0, True: 0}
         for field in self.fields.values():
             described = field.setting.option
@@ -255,7 +269,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
                 place = places[described.advanced]
                 places[described.advanced] += 1
                 grid = self._advanced if described.advanced else self._basic
-                spot = divmod(place, self._columns)
+                spot = divmod(place, self._fit)
                 if field.property("spot") != spot:
                     field.setProperty("spot", spot)
                     grid.addWidget(field, *spot)
