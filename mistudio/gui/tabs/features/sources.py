@@ -12,15 +12,17 @@ from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
 
-ORIGINS = {"training": "trained here", "import": "imported"}
+ORIGINS = {"trained": "trained here"}
 
 
 def sae_title(row: SaeRow) -> str:
     """Architecture, model, layer.hook, origin, date: how an SAE reads in a list."""
+    # a trained BatchTopK is kept as a JumpReLU: name what was trained
+    architecture = str((row.config or {}).get("architecture") or row.architecture)
     place = "unknown hook" if row.layer is None else f"{row.layer}.{row.hook_in or '?'}"
     return " · ".join(
         (
-            row.architecture.replace("_", " "),
+            architecture.replace("_", " "),
             row.model_name or "unknown model",
             place,
             ORIGINS.get(row.origin, row.origin),

@@ -86,8 +86,8 @@ class SteeringTab(Tab):
         self.problem.hide()
         settings = Collapsible("Generation settings")
         settings.box.addWidget(self.form)
-        scroll = scrolling(settings, self.output, self.history).area
-        box.addWidget(scroll, 1)
+        self._below = scrolling(settings, self.output, self.history).area
+        box.addWidget(self._below, 1)
         self.panel.setMinimumWidth(px(500))
         split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.panel)
@@ -150,6 +150,7 @@ class SteeringTab(Tab):
     def _began(self, job_id: str) -> None:
         self.job_id = job_id
         self.output.start()
+        self._below.ensureWidgetVisible(self.output)
         self._ask_job()
         self._tell()
 
