@@ -1,0 +1,171 @@
+"""The command line: grammar, output, exit status, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistudio import cli
+from tests.helpers.studio import stories_file
+from tests.helpers.tiny import save_tiny_llama
+
+TRAIN = [
+    "train",
+    "--model",
+    "tiny",
+    "--dataset",
+    "stories",
+    "--width",
+    "64",
+    "--k",
+    "4",
+    "--layer",
+    "1",
+    "--tokens",
+    "1280",
+    "--batch",
+    "64",
+    "--window",
+    "1024",
+    "--context",
+    "32",
+    "--eval-tokens",
+    "1024",
+    "--seed",
+    "3",
+    "--architecture",
+    "topk",
+]
+
+
+class Shell:
+    """Runs commands on one data folder in this process."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._home = home
+        self._capsys = capsys
+        self.err = ""
+
+    def __call__(self, *words: str, status: int = 0) -> dict[str, Any]:
+        """The last JSON line of a command, which must end with `status`."""
+        found = cli.main([*words, "--json", "--home", str(self._home)])
+        out, self.err = self._capsys.readouterr()
+        assert found == status, self.err
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert lines[-1]["event"] == ("result" if status == 0 else "error")
+        return lines[-1]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path / "home", capsys)
+
+
+def test_a_researchers_path_with_their_own_text_and_model(shell: Shell, tmp_path: Path) -> None:
+    text, model = stories_file(tmp_path), save_tiny_llama(tmp_path / "tiny")
+    assert shell("dataset", "import", str(text), "--name", "stories")["samples"] == 240
+    assert shell("model", "import", str(model))["layers"] == 4
+    done = shell("dataset", "tokenize", "stories", "--model", "tiny", "--context", "32")
+    assert done["context"] == 32
+    trained = shell(*TRAIN)
+    assert (trained["outcome"], trained["steps"], trained["tokens"]) == ("completed", 20, 1280)
+    assert shell("sae", "list")["saes"][0]["latents"] == 64
+    assert shell("sae", "show", "last")["id"] == trained["sae"]
+    assert shell("sae", "eval", "last", "--tokens", "1024")["n"] > 500
+    out = tmp_path / "out"
+    assert shell("sae", "export", "last", "--format", "saelens", "--out", str(out))["bytes"] > 0
+    assert json.loads((out / "cfg.json").read_text())["k"] == 4
+    assert shell("sae", "import", str(out), "--name", "again")["name"] == "again"
+    found = shell("features", "extract", trained["sae"], "--context", "32", "--rows", "50")
+    assert found["features"] == 64
+    rows = shell("features", "list", trained["sae"], "--sort", "max", "--limit", "3")["features"]
+    assert len(rows) == 3
+    page = shell("features", "show", trained["sae"], str(rows[0]["index"]))
+    assert page["row"]["index"] == rows[0]["index"]
+    word = rows[0]["top_tokens"].split()[0]
+    hits = shell("features", "search", trained["sae"], word)["features"]
+    assert rows[0]["index"] in [row["index"] for row in hits]
+    steered = shell(
+        "steer", "--sae", trained["sae"], "--feature", f"{rows[0]['index']}=3:add",
+        "--prompt", "Once upon", "--max-tokens", "6",
+    )  # fmt: skip
+    assert steered["kl"] > 0
+    jobs = shell("jobs")["jobs"]
+    assert {job["status"] for job in jobs} == {"completed"}
+    assert shell("jobs", "log", jobs[0]["id"])["job"] == jobs[0]["id"]
+
+
+def test_a_fresh_home_knows_the_sample(shell: Shell) -> None:
+    assert [row["name"] for row in shell("dataset", "list")["datasets"]] == ["sample"]
+    assert [row["name"] for row in shell("model", "list")["models"]] == ["sample"]
+    assert shell("model", "show", "sample")["architecture"] == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (("sae", "show", "last"), 1, "There is no SAE yet."),
+        (("dataset", "import", "/nowhere/x.txt"), 1, "There is no file '/nowhere/x.txt'."),
+        (("model", "import", "/nowhere"), 1, "There is no file or folder '/nowhere'."),
+        (("train", "resume", "last"), 1, "There is no training yet."),
+        (("train", "--model", "x"), 2, "Dataset is missing."),
+        (
+            ("train", "--model", "x", "--dataset", "y", "--width", "0"),
+            2,
+            "Latents must lie between",
+        ),
+        (("steer", "--sae", "last", "--feature", "1=2"), 2, "Prompt is missing."),
+        (("jobs", "show", "job_x"), 1, "There is no job 'job_x'."),
+    ],
+)
+def test_failures_are_one_sentence(
+    shell: Shell, words: tuple[str, ...], status: int, sentence: str
+) -> None:
+    found = shell(*words, status=status)
+    assert sentence in found["message"]
+    assert shell.err.count("\n") == 1
+    assert "Traceback" not in shell.err
+
+
+def test_usage_errors_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["frobnicate"])
+    assert caught.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_a_data_folder_that_cannot_be_one_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["jobs", "--home", str(tmp_path / "file")]) == 1
+    assert "cannot be the data folder" in capsys.readouterr().err
+
+
+def test_the_step_benchmark_names_its_ratio(shell: Shell) -> None:
+    found = shell(
+        "bench", "train-step", "--d-in", "16", "--width", "64", "--k", "4", "--batch", "64",
+        "--steps", "3",
+    )  # fmt: skip
+    assert found["step_over_gemm"] > 1
+
+
+def test_the_command_line_needs_neither_qt_nor_torch_to_start() -> None:
+    check = (
+        "import sys, mistudio.cli, mistudio.commands, mistudio.jobs.registry\n"
+        "print(sorted({'PySide6', 'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", check],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert found.stdout.strip() == "[]"
