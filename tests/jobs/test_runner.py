@@ -35,6 +35,7 @@ class Script:
 
     def __init__(self) -> None:
         self.started = threading.Event()
+        self.steps = 80
         self.stepped = 0
         self.error: Exception | None = None
 
@@ -42,7 +43,7 @@ class Script:
         self.started.set()
         if self.error is not None:
             raise self.error
-        for _ in range(80):
+        for _ in range(self.steps):
             ctx.control.check()
             self.stepped += 1
             threading.Event().wait(0.01)
@@ -108,10 +109,11 @@ def test_cancel_ends_a_running_and_a_held_job(studio: Studio, script: Script, he
         studio.request(job, "pause")
     studio.request(job, "cancel")
     assert running.join() == "cancelled"
-    assert script.stepped < 80
+    assert script.stepped < script.steps
 
 
 def test_a_request_of_another_process_arrives(studio: Studio, script: Script) -> None:
+    script.steps = 2000
     job = studio.submit("script", Config())
     running = Background(studio, job)
     assert script.started.wait(5)
