@@ -28,7 +28,7 @@ def test_failed_writes(
         raise SafetensorError(message)
 
     monkeypatch.setattr(tensors, "save_file", full)
-    with pytest.raises(error, match="model.safetensors") as caught:
+    with pytest.raises(error, match=r"model\.safetensors") as caught:
         save_checkpoint(tmp_path, Checkpoint(1, {"W": torch.ones(2)}, {}, {}))
     assert type(caught.value) is error
     assert [p for p in tmp_path.rglob("*") if p.name != "checkpoints"] == []
