@@ -137,8 +137,13 @@ def learning_rate(step: int, steps: int) -> float:
     return LEARNING_RATE * (0.05 + 0.95 * falling)
 
 
-def train(documents: list[list[int]], held_out: np.ndarray, tokens: int) -> LlamaForCausalLM:
-    """AdamW for a fixed number of tokens; the held-out loss is printed on the way, never used."""
+def train(
+    documents: list[list[int]], held_out: np.ndarray, tokens: int
+) -> tuple[LlamaForCausalLM, dict[str, float]]:
+    """AdamW for a fixed number of tokens.
+
+    Returns the model and its held-out loss by tokens seen, which is recorded but steers nothing.
+    """
     torch.manual_seed(SEED)
     generator = np.random.default_rng(SEED)
     model = build_model()
@@ -150,6 +155,7 @@ def train(documents: list[list[int]], held_out: np.ndarray, tokens: int) -> Llam
     )
     sources = {length: training_rows(documents, length, generator) for length in (SHORT, LONG)}
     steps = tokens // BATCH_TOKENS
+    curve: dict[str, float] = {}
     started = time.monotonic()
     for step in range(steps):
         length = SHORT if step < 0.75 * steps else LONG
@@ -168,9 +174,10 @@ def train(documents: list[list[int]], held_out: np.ndarray, tokens: int) -> Llam
             speed = (step + 1) * BATCH_TOKENS / (time.monotonic() - started)
             line = f"step {step + 1}/{steps}  loss {loss.item():.3f}  {speed:,.0f} tokens/s"
             if (step + 1) % 300 == 0 or step + 1 == steps:
-                line += f"  held out {held_out_loss(model, held_out):.4f}"
+                curve[str((step + 1) * BATCH_TOKENS)] = round(held_out_loss(model, held_out), 4)
+                line += f"  held out {list(curve.values())[-1]}"
             print(line, flush=True)
-    return model.eval()
+    return model.eval(), curve
 
 
 def measure(
@@ -211,7 +218,7 @@ def main() -> None:
     tokenizer = train_tokenizer(texts)
     documents: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
     held_out = rows_of(tokenizer(held_out_texts, verbose=False)["input_ids"], SHORT)
-    model = train(documents, held_out, arguments.tokens)
+    model, curve = train(documents, held_out, arguments.tokens)
     minutes = (time.monotonic() - started) / 60
     folder: Path = arguments.out / "model"
     model.save_pretrained(folder)
@@ -226,6 +233,7 @@ def main() -> None:
         "safetensors_bytes": (folder / "model.safetensors").stat().st_size,
         "tokens_seen": arguments.tokens // BATCH_TOKENS * BATCH_TOKENS,
         "training_minutes": round(minutes, 1),
+        "held_out_curve": curve,
         **measure(model, tokenizer, documents, held_out),
     }
     text = json.dumps(metrics, indent=2) + "\n"
