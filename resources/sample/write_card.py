@@ -58,7 +58,8 @@ in its row. Unigram: frequencies with one count added. Trigram: interpolated Kne
 {tokens_seen:,} tokens seen ({epochs:.1f} times the training text) in {training_minutes} minutes
 on two CPU cores shared with other work (alone it reads about 11,000 tokens a second). AdamW,
 half-cosine schedule, bfloat16 arithmetic with float32 weights, file {safetensors_bytes:,} bytes.
-Half of the rows opened with the separator `<|endoftext|>`, which also stands between documents. Everything else is in the scripts.
+Half of the rows opened with the separator `<|endoftext|>`, which also stands between documents.
+Everything else is in the scripts.
 
 Held-out loss on the way: {curve}. It was lowest at {best:.1f} M tokens.
 
