@@ -15,7 +15,7 @@ from mistudio.store.tables import FEATURE_SETS
 LAYER = 2
 WIDTH = 1024
 K = 32
-STRENGTH = 3.0
+STRENGTH = 1.0
 PROMPT = "And the king said unto"
 
 

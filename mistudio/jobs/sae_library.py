@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from mistudio.ml.sae.base import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
+# the last part of a module path below a block, as transformers' families name it
+SUBLAYERS = {
+    "": "resid_post",
+    "mlp": "mlp_out",
+    "self_attn": "attn_out",
+    "attn": "attn_out",
+    "attention": "attn_out",
+}
 
 
 def add_sae(
@@ -169,16 +178,10 @@ def _model_for(
 def _hook_for(
     config: ImportSaeConfig, metadata: Mapping[str, Any]
 ) -> tuple[int | None, str | None]:
-    """Layer and hook as given, else read from a TransformerLens name such as blocks.3.hook_x."""
-    parts = str(metadata.get("hook_name") or "").split(".")
-    layer, hook = None, None
-    if len(parts) == 3 and parts[0] == "blocks" and parts[1].isdigit():
-        layer, hook = int(parts[1]), parts[2].removeprefix("hook_")
-        if hook == "resid_pre":
-            # the input of block N is the output of block N-1
-            layer, hook = layer - 1, "resid_post"
-            if layer < 0:
-                raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
+    """Layer and hook: as given, as we wrote them, or read from the name of the hook."""
+    layer, hook = metadata.get("layer"), metadata.get("hook")
+    if layer is None or hook is None:
+        layer, hook = read_hook_name(str(metadata.get("hook_name") or ""))
     if config.layer >= 0:
         layer = config.layer
     hook = config.hook or hook
@@ -187,3 +190,23 @@ def _hook_for(
             f"This SAE reads {hook!r}; supported are {', '.join(HOOKS)}. Name one with --hook."
         )
     return layer, hook
+
+
+def read_hook_name(name: str) -> tuple[int | None, str | None]:
+    """Block and hook that a TransformerLens name or a module path stands for; None if unclear.
+
+    `blocks.3.hook_resid_pre`, the input of block 3, is the output of block 2. Raises
+    `InvalidInput` for the input of the first block, which no hook of ours reads.
+    """
+    lens = re.fullmatch(r"blocks\.(\d+)\.hook_(\w+)", name)
+    if lens is not None:
+        layer, hook = int(lens[1]), lens[2]
+        if hook != "resid_pre":
+            return layer, hook
+        if layer == 0:
+            raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
+        return layer - 1, "resid_post"
+    module = re.fullmatch(r"(?:\w+\.)+(\d+)(?:\.(\w+))?", name)
+    if module is None:
+        return None, None
+    return int(module[1]), SUBLAYERS.get(module[2] or "")

@@ -211,7 +211,7 @@ def _learn(
     if measured.exists():
         statistics = StreamStatistics.from_dict(json.loads(measured.read_text(encoding="utf-8")))
     else:
-        statistics = _measure(ctx, config, capture, store, report)
+        statistics = _measure(ctx, config, capture, store, StageReporter(report, 0.0, 0.04))
         write_json(measured, statistics.to_dict())
 
     def on_fill(done: int, rows: int) -> None:
@@ -235,7 +235,7 @@ def _learn(
             stream,
             statistics,
             folder,
-            report,
+            StageReporter(report, 0.04, 1.0),
             ctx.control,
             calibration=lambda: _calibration(capture, store, statistics, config),
             resume_from=checkpoint,
@@ -298,14 +298,18 @@ def _add_to_library(
 
     assert found.sae is not None
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    module_path = hook_path(loaded, config.layer, config.hook)
     metadata: dict[str, Any] = {
         "model_name": model.name,
         "model_class_name": "AutoModelForCausalLM",
-        "hook_name": tl_name(config.layer, config.hook),
-        "hf_hook_name": hook_path(loaded, config.layer, config.hook),
+        "hook_name": module_path,
+        "hf_hook_name": module_path,
+        "tl_hook_name": tl_name(config.layer, config.hook),
+        "layer": config.layer,
+        "hook": config.hook,
         "hook_head_index": None,
         "context_size": tokens.context,
-        "prepend_bos": bool((tokens.statistics or {}).get("bos_id") is not None),
+        "prepend_bos": (tokens.statistics or {}).get("row_start_id") is not None,
         "seqpos_slice": [None],
         "dataset_path": tokens.dataset_id,
         "exclude_special_tokens": config.mask_special,

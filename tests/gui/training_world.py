@@ -91,7 +91,7 @@ EVALUATION = {
     "ev": 0.8123,
     "l0": 31.5,
     "ce_loss_score": 0.9312,
-    "dead_fraction": 0.0156,
+    "dead": 0.0156,
     "fvu": 0.1877,
     "kl_div_score": math.nan,
     "n": 10_000,

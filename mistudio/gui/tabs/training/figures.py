@@ -23,7 +23,7 @@ FIGURES = (
     Figure("ev", "Explained variance", 4, False, "1 is perfect; 1 - FVU over held-out tokens"),
     Figure("l0", "L0", 2, False, "Features active per token, on average"),
     Figure("ce_loss_score", "CE loss score", 4, False, "Share of the loss recovered: 1 is all"),
-    Figure("dead_fraction", "Never fired", 2, True, "Share of latents silent on these tokens"),
+    Figure("dead", "Never fired", 2, True, "Share of latents silent on these tokens"),
     Figure("kl_div_score", "KL score", 4, False, "1 - KL with the SAE / KL with zeros"),
     Figure("fvu", "Unexplained variance (FVU)", 4, False, "Error over total variance"),
     Figure("cossim", "Cosine similarity", 4, False, "Of input and reconstruction"),

@@ -30,7 +30,7 @@ SORTS = {
     "l0": _measured("l0"),
     "ev": _measured("ev"),
     "ce": _measured("ce_loss_score"),
-    "dead": _measured("dead_fraction"),
+    "dead": _measured("dead"),
     "size": "size_bytes",
     "created": "created_at",
 }
@@ -84,6 +84,6 @@ COLUMNS = (
     Column("L0", lambda r: short_figure(r.evaluation, "l0"), "l0", 76, True, "blue"),
     Column("EV", lambda r: short_figure(r.evaluation, "ev"), "ev", 90, True, "emerald"),
     Column("CE score", lambda r: short_figure(r.evaluation, "ce_loss_score"), "ce", 110, True),
-    Column("Dead", lambda r: short_figure(r.evaluation, "dead_fraction"), "dead", 94, True, "red"),
+    Column("Dead", lambda r: short_figure(r.evaluation, "dead"), "dead", 94, True, "red"),
     Column("Size", lambda r: format_bytes(r.size_bytes), "size", 98, True),
 )

@@ -1,0 +1,33 @@
+"""Hook names of other programs, with the off-by-one of resid_pre."""
+
+from __future__ import annotations
+
+import pytest
+
+from mistudio.core.errors import InvalidInput
+from mistudio.jobs.sae_library import read_hook_name
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("blocks.3.hook_resid_post", (3, "resid_post")),
+        ("blocks.3.hook_resid_pre", (2, "resid_post")),
+        ("blocks.0.hook_mlp_out", (0, "mlp_out")),
+        ("blocks.11.hook_attn_out", (11, "attn_out")),
+        ("model.layers.9", (9, "resid_post")),
+        ("transformer.h.4.mlp", (4, "mlp_out")),
+        ("gpt_neox.layers.2.attention", (2, "attn_out")),
+        ("model.layers.5.self_attn", (5, "attn_out")),
+        ("model.layers.5.input_layernorm", (5, None)),
+        ("", (None, None)),
+        ("embed", (None, None)),
+    ],
+)
+def test_a_name_means_one_place(name: str, found: tuple[int | None, str | None]) -> None:
+    assert read_hook_name(name) == found
+
+
+def test_the_embedding_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="resid_pre of block 0"):
+        read_hook_name("blocks.0.hook_resid_pre")
