@@ -109,6 +109,8 @@ def _pending_set(
     ):
         if {k: v for k, v in found.config.items() if k in wanted} == wanted:
             return found
+        FEATURE_SETS.delete(ctx.db, found.id)
+        shutil.rmtree(ctx.paths.feature_set(found.id), ignore_errors=True)
     feature_set_id = new_id("feature_set")
     return FEATURE_SETS.insert(
         ctx.db,

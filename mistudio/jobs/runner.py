@@ -15,6 +15,7 @@ from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, DiskFull, InUse, OutOfMemory, StudioError, from_os_error
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.paths import Paths
+from mistudio.jobs import recovery
 from mistudio.jobs.context import JobContext, PersistingReporter, Result
 from mistudio.jobs.heartbeat import Heartbeat
 from mistudio.jobs.loaded_models import LoadedModels
@@ -78,20 +79,8 @@ class Studio:
         return self.paths.logs / "jobs" / f"{job_id}.jsonl"
 
     def recover(self) -> list[JobRow]:
-        """After a start: jobs and trainings whose process has ended become interrupted."""
-        lost = rows.recover(self.db())
-        for training in TRAININGS.select(
-            self.db(), "status IN ('queued', 'initializing', 'training', 'stopping')"
-        ):
-            active = JOBS.select(
-                self.db(),
-                "status IN ('queued', 'running', 'paused') AND (target_id = ? OR kind = 'demo')",
-                [training.id],
-                limit=1,
-            )
-            if not active:
-                TRAININGS.update(self.db(), training.id, status="interrupted")
-        return lost
+        """After a start: make good what an ended process left; returns its jobs."""
+        return recovery.recover(self)
 
     def request(self, job_id: str, what: str) -> None:
         """Ask a job to pause, resume, cancel, stop or save; acts at once where nothing runs."""

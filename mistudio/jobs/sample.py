@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 
 from mistudio.core.config import Config
 from mistudio.core.configs import ImportDatasetConfig, ImportModelConfig
@@ -37,8 +38,10 @@ def known(studio: Studio) -> bool:
 def ensure_dataset(studio: Studio) -> DatasetRow:
     """The sample's dataset, imported from the resources if it is not there yet."""
     found = DATASETS.select(studio.db(), "name = ? AND source = 'sample'", [NAME], limit=1)
-    if found:
+    if found and (found[0].status == "ready" or found[0].updated_at > _minutes_ago(2)):
         return found[0]
+    for row in found:  # a process that ended left it half imported
+        DATASETS.delete(studio.db(), row.id)
     from mistudio.jobs.import_dataset import import_rows
 
     folder = resources() / "sample" / "text"
@@ -49,6 +52,10 @@ def ensure_dataset(studio: Studio) -> DatasetRow:
     return import_rows(
         studio, config, SilentReporter(), JobControl(), source="sample", licence=LICENCE
     )
+
+
+def _minutes_ago(minutes: int) -> str:
+    return (datetime.now(timezone.utc) - timedelta(minutes=minutes)).isoformat()
 
 
 def ensure_model(studio: Studio) -> ModelRow:
