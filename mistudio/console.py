@@ -68,7 +68,7 @@ class Console:
     def note(self, sentence: str, *, level: str = "info") -> None:
         if self.as_json:
             self._event("note", {"level": level, "text": sentence})
-        else:
+        elif level != "error":  # the failure itself is told once, at the end
             self._end_line()
             self._err.write(sentence + "\n")
 

@@ -31,6 +31,8 @@ def start_log(folder: Path, level: str = "info") -> logging.Handler:
         folder / "mistudio.jsonl", maxBytes=2_000_000, backupCount=3, encoding="utf-8"
     )
     handler.setFormatter(JsonLines())
+    # a log that cannot be written (full disk) must not print tracebacks in the user's terminal
+    logging.raiseExceptions = False
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(getattr(logging, level.upper(), logging.INFO))

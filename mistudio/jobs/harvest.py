@@ -81,8 +81,8 @@ def find_features(
         store = FeatureStore(folder)
         features.add_statistics(ctx.db, pending.id, store.table_rows())
     except BaseException:
-        FEATURE_SETS.delete(ctx.db, pending.id)
         shutil.rmtree(folder, ignore_errors=True)
+        FEATURE_SETS.delete(ctx.db, pending.id)
         raise
     FEATURE_SETS.update(
         ctx.db,

@@ -64,8 +64,9 @@ def import_rows(
     try:
         facts = import_text(config, folder, report, control)
     except BaseException:
-        DATASETS.delete(db, dataset_id)
+        # files first: on a full disk the row cannot change before there is room again
         shutil.rmtree(folder, ignore_errors=True)
+        DATASETS.delete(db, dataset_id)
         raise
     DATASETS.update(
         db,

@@ -85,8 +85,8 @@ def tokenize(
             ctx.control,
         )
     except BaseException:
-        TOKENIZATIONS.delete(db, tokenization_id)
         shutil.rmtree(folder, ignore_errors=True)
+        TOKENIZATIONS.delete(db, tokenization_id)
         raise
     TOKENIZATIONS.update(
         db,

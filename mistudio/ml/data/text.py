@@ -76,10 +76,13 @@ class TextWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._flush()
-        self._writer.close()
-        self._sink.close()
+        try:
+            if error is None:
+                self._flush()
+                self._writer.close()
+        finally:
+            # an open file keeps its room on the disk even after it is deleted
+            self._sink.close()
 
     def add(self, row: Row) -> None:
         """Append one document."""
