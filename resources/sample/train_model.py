@@ -30,7 +30,7 @@ SEPARATOR = "<|endoftext|>"
 VOCABULARY = 3072
 HELD_OUT = 0.05
 
-TOKENS = 10_000_000
+TOKENS = 6_000_000
 BATCH_TOKENS = 4_096
 SHORT, LONG = 256, 512  # tokens in a row; the last quarter of the training reads long rows
 LEARNING_RATE = 2e-3
