@@ -55,9 +55,16 @@ class LaneWorker(QObject):
     finished = Signal(object, str)  # Running, final state: exactly once per started job
     broke = Signal(str, str)  # sentence, traceback: an error that is a bug
 
-    def __init__(self, lane: str, source: JobSource, warm_up: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        lane: str,
+        source: JobSource,
+        warm_up: Callable[[], object],
+        at_start: Callable[[], object] = _nothing,
+    ) -> None:
         super().__init__()
         self._warm_up = warm_up
+        self._at_start = at_start
         self.lane = lane
         self._source = source
         self._closing = threading.Event()
@@ -70,7 +77,9 @@ class LaneWorker(QObject):
     @Slot()
     def work(self) -> None:
         """Run queued jobs until there is none."""
+        at_start, self._at_start = self._at_start, _nothing
         try:
+            at_start()
             while not self._closing.is_set() and (job_id := self._source.next_job(self.lane)):
                 self._run(job_id)
         except Exception as error:  # noqa: BLE001 - a lane outlives any failure
@@ -115,10 +124,13 @@ class Lanes(QObject):
         *,
         remote: bool = False,
         warm_up: Callable[[], object] = _nothing,
+        at_start: Callable[[], object] = _nothing,
     ) -> None:
-        """`warm_up` runs in a lane's thread before each job, such as `preload_torch`."""
+        """`warm_up` runs in a lane's thread before each job, such as `preload_torch`;
+        `at_start` runs once in the I/O lane's thread, such as the import of a slow library."""
         super().__init__(parent)
         self._warm_up = warm_up
+        self._at_start = at_start
         self._source = source
         self._workers: list[LaneWorker] = []
         self._threads: list[QThread] = []
@@ -134,7 +146,8 @@ class Lanes(QObject):
         for name in LANES:
             thread = QThread(self)
             thread.setObjectName(f"{name} lane")
-            worker = LaneWorker(name, self._source, self._warm_up)
+            first = self._at_start if name == "io" else _nothing
+            worker = LaneWorker(name, self._source, self._warm_up, first)
             worker.moveToThread(thread)
             self._wake.connect(worker.work)
             worker.started.connect(self.started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
 
@@ -67,6 +68,11 @@ CHANGES = {
 READINGS_MS = 1000
 
 
+def load_plots() -> None:
+    """Import the plotting library before a tab needs it, so that opening the tab does not wait."""
+    importlib.import_module("pyqtgraph")
+
+
 class MainWindow(QMainWindow):
     """One window on one data folder. `ended` is emitted when it has closed for good."""
 
@@ -78,7 +84,9 @@ class MainWindow(QMainWindow):
         self.resize(1240, 640)
         self.setMinimumSize(960, 560)
         self.publisher = Publisher(self)
-        self.lanes = Lanes(studio, self, remote=appearance().remote, warm_up=preload_torch)
+        self.lanes = Lanes(
+            studio, self, remote=appearance().remote, warm_up=preload_torch, at_start=load_plots
+        )
         self.query = QueryLane(studio.db, self)
         self.monitor = Monitor(studio.paths.home)
         self.banners = BannerArea()

@@ -80,6 +80,7 @@ def register(
                 "blocks": checked["blocks"],
                 "hooks": checked["hooks"],
                 "tree": checked["tree"],
+                "tokenizer": checked["tokenizer"],
             },
             logit_lens_ready=checked["lens"],
             memory_bytes=checked["bytes"],
@@ -110,7 +111,7 @@ def _check(studio: Studio, path: Path, report: Reporter) -> dict[str, object]:
     from mistudio.ml.architecture import architecture_tree
     from mistudio.ml.device import choose_device
     from mistudio.ml.hooks import hook_path
-    from mistudio.ml.loading import load_model
+    from mistudio.ml.loading import load_model, tokenizer_fingerprint
 
     report.progress(0.2, "loading")
     loaded = load_model(path, choose_device())
@@ -127,6 +128,7 @@ def _check(studio: Studio, path: Path, report: Reporter) -> dict[str, object]:
         "bytes": sum(p.numel() * p.element_size() for p in parameters),
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "blocks": loaded.blocks.path,
+        "tokenizer": tokenizer_fingerprint(loaded.tokenizer),
         "hooks": {hook: hook_path(loaded, last, hook) for hook in HOOKS},
         "tree": architecture_tree(loaded.model),
         "lens": loaded.blocks.final_norm is not None and loaded.blocks.unembedding is not None,

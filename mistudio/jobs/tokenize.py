@@ -7,6 +7,7 @@ import shutil
 
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.configs import TokenizeConfig
+from mistudio.core.errors import Mismatch
 from mistudio.core.ids import new_id
 from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext, Result
@@ -111,10 +112,7 @@ def for_training(ctx: JobContext, wanted: str, model: ModelRow, context: int) ->
     A dataset stands for its newest tokenisation made with this model's tokenizer (of `context`
     tokens, if not 0); without one it is tokenised now.
     """
-    from mistudio.core.errors import Mismatch
-    from mistudio.ml.loading import load_tokenizer, tokenizer_fingerprint
-
-    fingerprint = tokenizer_fingerprint(load_tokenizer(ctx.paths.absolute(model.path)))
+    fingerprint = str((model.layer_map or {}).get("tokenizer"))
     named = lookup.tokenization(ctx.studio, wanted)
     if named is not None:
         if named.tokenizer_name != fingerprint:

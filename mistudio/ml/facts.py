@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import json
 import logging
@@ -121,7 +122,8 @@ def shared_gguf_reader() -> Iterator[None]:
     """Parse a GGUF file once within this block; transformers would do it for each thing it wants.
 
     Parsing a vocabulary of 49,000 takes seconds and loading asks for it five times; the table of
-    tensor names is asked for once per module. Both are the same each time.
+    tensor names is asked for once per module. Both are the same each time. It makes millions of
+    small objects and no garbage; without collections meanwhile, no other thread waits for those.
     """
     import gguf
 
@@ -129,9 +131,13 @@ def shared_gguf_reader() -> Iterator[None]:
     slow = {name: getattr(module, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, function in slow.items():
         setattr(module, name, functools.cache(function))
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
+        if collecting:
+            gc.enable()
         for name, function in slow.items():
             setattr(module, name, function)
 

@@ -73,7 +73,7 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype | None = Non
 
 def _load(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
     facts = inspect_model(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = _read_tokenizer(path)
     precision = dtype or default_dtype(device)
     try:
         model = _read_weights(path, facts, precision)
@@ -153,6 +153,11 @@ def load_tokenizer(path: Path) -> Any:
     Raises `InvalidInput` if there is none and `Unsupported` if it is not of the fast kind, which
     is the one that reports character offsets.
     """
+    with shared_gguf_reader() if path.is_file() else nullcontext():
+        return _read_tokenizer(path)
+
+
+def _read_tokenizer(path: Path) -> Any:
     gguf = path.is_file()
     place = {"gguf_file": path.name} if gguf else {}
     if not gguf and not _has_tokenizer(path):

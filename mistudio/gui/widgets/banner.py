@@ -76,9 +76,9 @@ class BannerArea(QWidget):
         clicked: Callable[[], object] | None = None,
         details: str = "",
     ) -> None:
-        """Add a banner; the oldest goes if there are too many."""
+        """Add a banner; the oldest goes if there are too many, and one news replaces another."""
         for old in self.banners():
-            if old.sentence == sentence:
+            if old.sentence == sentence or level == old.level == "info":
                 old.dismiss()
         while len(self.banners()) >= self.LIMIT:
             self.banners()[0].dismiss()
