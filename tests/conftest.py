@@ -45,6 +45,7 @@ def _ends(thread: threading.Thread) -> bool:
 
 def _check_qt() -> None:
     from PySide6.QtCore import QEvent, QObject, QThread, QTimer
+    from PySide6.QtTest import QTest
     from PySide6.QtWidgets import QApplication
     from shiboken6 import isValid
 
@@ -59,6 +60,11 @@ def _check_qt() -> None:
     # by type: isinstance would ask proxy objects of other libraries, which answer with warnings
     objects = [o for o in gc.get_objects() if issubclass(type(o), QObject) and isValid(o)]
     timers = [o for o in objects if isinstance(o, QTimer) and o.isActive()]
+    # a short single shot (the plotting library defers with them) ends by itself
+    ending = [t.remainingTime() for t in timers if t.isSingleShot() and t.interval() <= 100]
+    if ending:
+        QTest.qWait(max(ending) + 20)
+        timers = [t for t in timers if isValid(t) and t.isActive()]
     owners = [type(timer.parent()).__name__ for timer in timers]
     for timer in timers:
         timer.stop()

@@ -145,7 +145,7 @@ def test_strength_zero_is_the_baseline(trained: Studio) -> None:
     result = run(trained, "steer", config)
     assert result["identical"]
     assert result["steered"] == result["baseline"]
-    assert result["kl"] == 0
+    assert result["kl"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
