@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from mistudio.ml.loading import LoadedModel
     from mistudio.ml.sae.base import SparseAutoencoder
 
+# Reconstruction is measured on all tokens; the language model's loss takes three whole forward
+# passes with logits, so fewer tokens must do (their number is told as ce_n).
+LOSS_TOKENS = 32_768
+
 
 def prepare(studio: Studio, config: EvaluateConfig) -> None:
     """Refuse an unknown SAE or a missing model before anything is queued."""
@@ -65,6 +69,7 @@ def measure(
         norm_limit=training.norm_cut * reference_norm(ctx, row, sae, loaded, store),
         mask_special=training.mask_special,
         max_tokens=most,
+        max_loss_tokens=LOSS_TOKENS,
         report=ctx.report,
         control=ctx.control,
     )

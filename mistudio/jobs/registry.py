@@ -19,6 +19,10 @@ from mistudio.jobs import (
     train,
 )
 from mistudio.jobs.context import JobKind
+from mistudio.store.connection import Db
+from mistudio.store.tables import DATASETS, MODELS, SAES
+
+TABLES = {"sae": SAES, "dataset": DATASETS, "model": MODELS}
 
 JOB_KINDS: dict[str, JobKind] = {
     known.kind: known
@@ -75,11 +79,12 @@ JOB_KINDS: dict[str, JobKind] = {
 }
 
 
-def title_of(known: JobKind, config: Config) -> str:
-    """What a job is called in lists: its noun and the thing it works on."""
-    for name in ("name", "path", "dataset", "sae", "model"):
+def title_of(db: Db, known: JobKind, config: Config) -> str:
+    """What a job is called in lists: its noun and the name of the thing it works on."""
+    for name in ("name", "path", "sae", "dataset", "model"):
         value: Any = getattr(config, name, "")
         if value and value != "last":
-            short = str(value).rstrip("/").rsplit("/", 1)[-1]
+            row = TABLES[name].find(db, str(value)) if name in TABLES else None
+            short = row.name if row else str(value).rstrip("/").rsplit("/", 1)[-1]
             return f"{known.noun} {short}"
     return known.noun

@@ -62,7 +62,7 @@ class Studio:
             self.db(),
             kind,
             known.lane,
-            title or title_of(known, config),
+            title or title_of(self.db(), known, config),
             to_dict(config),
             target_id=target,
         ).id
