@@ -366,5 +366,5 @@ class SteerConfig(Config):
 class DemoConfig(Config):
     """Run the whole path on the bundled sample."""
 
-    tokens: int = option(1_500_000, "Tokens", "Tokens to train on.", unit="tokens", minimum=20_000)
+    tokens: int = option(1_200_000, "Tokens", "Tokens to train on.", unit="tokens", minimum=20_000)
     seed: int = option(0, "Seed", "Start of every random choice.", minimum=0)

@@ -138,5 +138,5 @@ def test_live_training_keeps_four_fifths_of_the_floor(tmp_path: Path) -> None:
     """Tokens/s of the job against 1/(1/forward + 1/step), all in one process."""
     from tests.heavy.live_rate import measure
 
-    found = measure(tmp_path, model="sample", layer=2, width=4096, tokens=300_000)
+    found = measure(tmp_path, model="sample", layer=2, width=4096, tokens=290_000)
     assert found["ratio"] >= 0.80, found
