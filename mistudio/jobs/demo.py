@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mistudio.core.configs import DemoConfig, HarvestConfig, SteerConfig, TrainConfig
-from mistudio.jobs import harvest, lookup, sae_library, sample, steer, train
+from mistudio.jobs import feature_pages, harvest, lookup, sae_library, sample, steer, train
 from mistudio.jobs.context import JobContext, Result
 from mistudio.store import features
 from mistudio.store.features import FeatureFilter, FeatureRow
 from mistudio.store.tables import FEATURE_SETS
+
+if TYPE_CHECKING:
+    from mistudio.ml.features.feature_store import TokenWeight
 
 LAYER = 2
 WIDTH = 1024
@@ -79,13 +83,26 @@ def _say(ctx: JobContext, tab: str, sentence: str) -> None:
 
 
 def _nameable(ctx: JobContext, sae_id: str, feature_set_id: str) -> list[FeatureRow]:
-    """Features neither rare nor dense, strongest first: those a reader can name from examples."""
+    """Features a reader can name at a glance: most of their activation is on one word."""
     found = FEATURE_SETS.get(ctx.db, feature_set_id)
     wanted = FeatureFilter(min_frequency=0.0005, max_frequency=0.02)
-    indices = features.feature_ids(ctx.db, found, wanted, sort="max", limit=8)
-    if not indices:
-        indices = features.feature_ids(ctx.db, found, FeatureFilter(), sort="max", limit=8)
-    return features.feature_rows(ctx.db, found, indices)
+    indices = features.feature_ids(ctx.db, found, wanted)
+    store = feature_pages.open_store(ctx.studio, found)
+    shares = {index: _share_of_one_word(store.top_tokens(index)) for index in indices}
+    best = sorted(indices, key=lambda index: shares[index], reverse=True)[:8]
+    if not best:
+        best = features.feature_ids(ctx.db, found, FeatureFilter(), sort="max", limit=8)
+    return features.feature_rows(ctx.db, found, best)
+
+
+def _share_of_one_word(tokens: Sequence[TokenWeight]) -> float:
+    """The largest share of a feature's activation on one word, whatever its case and spaces."""
+    shares: dict[str, float] = {}
+    for token in tokens:
+        word = token.text.strip().lower()
+        if len(word) > 2 and word.isalpha():
+            shares[word] = shares.get(word, 0.0) + token.weight
+    return max(shares.values(), default=0.0)
 
 
 def _steer(ctx: JobContext, sae_id: str, feature: int) -> dict[str, Any]:
