@@ -52,6 +52,8 @@ class JobCard(Card):
         self.pause = button("Pause", self._on_pause, icon="pause")
         self.end = button(self._ending.capitalize(), self._on_end, icon="stop")
         self.retry = button("Retry", self._on_retry, icon="retry")
+        self.up = button("Move up", self._on_up, variant="ghost", icon="chevron_up")
+        self.up.setToolTip("Run this job before the one that waits ahead of it")
         self.log = button("Log", self._on_log, variant="ghost", icon="log")
         top = row(IconLabel(KIND_ICONS.get(job.kind, "list"), "label"))
         top.addWidget(self.title, 1)
@@ -59,7 +61,7 @@ class JobCard(Card):
         self.box.addLayout(top)
         self.box.addWidget(self.bar)
         self.box.addWidget(self.line)
-        self.box.addLayout(row(self.pause, self.end, self.retry, None, self.log))
+        self.box.addLayout(row(self.pause, self.end, self.retry, self.up, None, self.log))
         self.show_job(job, "")
 
     def show_job(self, job: JobRow, waits_for: str) -> None:
@@ -83,6 +85,7 @@ class JobCard(Card):
         self.end.setText("Cancel" if job.status == "queued" else self._ending.capitalize())
         self.end.setEnabled(not self._told_to_end)
         self.retry.setVisible(job.status in ("failed", "cancelled"))
+        self.up.setVisible(job.status == "queued")
 
     def show_progress(self, progress: Progress) -> None:
         """Show what the running job told last."""
@@ -115,6 +118,9 @@ class JobCard(Card):
 
     def _on_retry(self) -> None:
         self.asked.emit(self.job.id, "retry")
+
+    def _on_up(self) -> None:
+        self.asked.emit(self.job.id, "up")
 
     def _on_log(self) -> None:
         self.asked.emit(self.job.id, "log")

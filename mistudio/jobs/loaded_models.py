@@ -33,7 +33,7 @@ class LoadedModels:
 
     def get(self, model: ModelRow, path: Path) -> LoadedModel:
         """The model, loaded if it is not the one held; another one is let go first."""
-        from mistudio.ml.device import choose_device, set_threads
+        from mistudio.ml.device import check_room, choose_device, set_threads
         from mistudio.ml.loading import load_model
 
         with self._lock:
@@ -42,7 +42,9 @@ class LoadedModels:
             key = (str(path), self.device)
             if self._key != key:
                 self._forget()
-                self._loaded = load_model(path, choose_device(self.device))
+                device = choose_device(self.device)
+                check_room(device)
+                self._loaded = load_model(path, device)
                 self._key = key
                 self._name = model.name
             return self._loaded

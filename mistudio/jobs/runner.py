@@ -83,12 +83,18 @@ class Studio:
         return recovery.recover(self)
 
     def request(self, job_id: str, what: str) -> None:
-        """Ask a job to pause, resume, cancel, stop or save; acts at once where nothing runs."""
+        """Ask a job to pause, resume, cancel, stop or save, or a queued one to move up.
+
+        Acts at once where nothing runs.
+        """
         job = JOBS.get(self.db(), job_id)
         state = JobState(job.status)
         waiting = state in (JobState.QUEUED, JobState.INTERRUPTED) or (
             state is JobState.PAUSED and job.pid is None
         )
+        if what == "up":
+            rows.move_up(self.db(), job_id)
+            return
         if waiting:
             self._request_waiting(job, state, what)
             return

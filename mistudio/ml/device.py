@@ -8,7 +8,9 @@ import sys
 
 import torch
 
-from mistudio.core.errors import InvalidInput, Unsupported
+from mistudio.core.errors import InvalidInput, OutOfMemory, Unsupported
+
+HELD_BY_OTHERS = 0.9  # share of a GPU's memory beyond which nothing is started
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -28,6 +30,20 @@ def choose_device(wanted: str = "auto") -> torch.device:
     if number and int(number) >= torch.cuda.device_count():
         raise InvalidInput(f"There are only {torch.cuda.device_count()} CUDA devices.")
     return torch.device(wanted)
+
+
+def check_room(device: torch.device) -> None:
+    """Raise `OutOfMemory` if other programs hold more than 90 % of a GPU's memory."""
+    if device.type != "cuda":
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    held = 1 - (free + torch.cuda.memory_reserved(device)) / total
+    if held > HELD_BY_OTHERS:
+        raise OutOfMemory(
+            f"Other programs hold {100 * held:.0f} % of the GPU's memory. Wait for them, end them, "
+            "or choose the CPU in the settings.",
+            code="gpu_held",
+        )
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

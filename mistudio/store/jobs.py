@@ -100,13 +100,16 @@ def list_jobs(
     limit: int = 200,
     hidden: bool = False,
 ) -> list[JobRow]:
-    """Jobs, active ones first, then newest; `states` filters, `hidden` includes cleared ones."""
+    """Jobs at work first, then the queue in its order, then newest; `hidden` includes cleared ones."""
     where = "1" if hidden else "hidden = 0"
     parameters: list[Any] = []
     if states:
         where += f" AND status IN ({', '.join('?' for _ in states)})"
         parameters += list(states)
-    order = "CASE WHEN status IN ('running', 'paused', 'queued') THEN 0 ELSE 1 END, created_at DESC"
+    order = (
+        "CASE status WHEN 'running' THEN 0 WHEN 'paused' THEN 0 WHEN 'queued' THEN 1 ELSE 2 END, "
+        "CASE WHEN status = 'queued' THEN position END, created_at DESC"
+    )
     return JOBS.select(db, where, parameters, order=order, limit=limit)
 
 
@@ -154,6 +157,24 @@ def next_queued(db: Db, lane: str) -> JobRow | None:
         db, "status = 'queued' AND lane = ?", [lane], order="position, created_at", limit=1
     )
     return found[0] if found else None
+
+
+def move_up(db: Db, job_id: str) -> bool:
+    """Let a queued job change places with the one before it in its lane; False if it is first."""
+    with db.atomic():
+        job = JOBS.get(db, job_id)
+        before = JOBS.select(
+            db,
+            "status = 'queued' AND lane = ? AND position < ?",
+            [job.lane, job.position],
+            order="position DESC",
+            limit=1,
+        )
+        if job.status != JobState.QUEUED.value or not before:
+            return False
+        JOBS.update(db, job.id, position=before[0].position)
+        JOBS.update(db, before[0].id, position=job.position)
+    return True
 
 
 def holder(db: Db, lane: str) -> JobRow | None:

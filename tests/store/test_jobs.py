@@ -33,6 +33,16 @@ def test_a_lane_runs_one_job_at_a_time_in_order(store: Store) -> None:
     assert jobs.claim(db, second.id, os.getpid())
 
 
+def test_a_queued_job_can_move_up(store: Store) -> None:
+    first, second, third = queued(store), queued(store), queued(store)
+    db = store.db()
+    assert jobs.move_up(db, third.id)
+    assert jobs.move_up(db, third.id)
+    assert not jobs.move_up(db, third.id), "it is first already"
+    order = [j.id for j in JOBS.select(db, "status = 'queued'", order="position")]
+    assert order == [third.id, first.id, second.id]
+
+
 def test_a_job_held_in_place_keeps_its_lane(store: Store) -> None:
     first, second = queued(store), queued(store)
     db = store.db()
