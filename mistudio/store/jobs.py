@@ -100,7 +100,7 @@ def list_jobs(
     limit: int = 200,
     hidden: bool = False,
 ) -> list[JobRow]:
-    """Jobs at work first, then the queue in its order, then newest; `hidden` includes cleared ones."""
+    """Jobs at work, then the queue in its order, then newest; `hidden` adds cleared ones."""
     where = "1" if hidden else "hidden = 0"
     parameters: list[Any] = []
     if states:
