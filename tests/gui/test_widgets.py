@@ -349,3 +349,14 @@ def test_import_form_fits_a_narrow_window(services: Services, qtbot: QtBot) -> N
     qtbot.waitUntil(lambda: second.y() == first.y() and second.x() > first.x())
     form.resize(300, 400)
     qtbot.waitUntil(lambda: second.y() > first.y() and second.x() == first.x())
+
+
+def test_a_form_emptied_after_it_was_sent_shows_no_mistake(qtbot: Any) -> None:
+    form = ConfigForm(ImportDatasetConfig)
+    qtbot.addWidget(form)
+    assert form.checked() is None
+    assert form.fields["path"].problem.text() == "File is missing."
+    form.set_values({"path": "/tmp/x.txt"})
+    assert form.checked() is not None
+    form.set_values({"path": ""})
+    assert form.fields["path"].problem.text() == ""

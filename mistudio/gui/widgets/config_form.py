@@ -148,6 +148,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         if not found:
             config = self.values()
             self._keep()
+            self._asked = False  # a form emptied after it was sent is no mistake
             return config
         self.show_violations(found)
         return None
