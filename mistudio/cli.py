@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import mistudio
-from mistudio.core import configs
-from mistudio.core.config import Config, add_arguments
+
+if TYPE_CHECKING:
+    from mistudio.core.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +22,29 @@ USAGE = 2
 Verb = Callable[..., None]
 
 
+class Usage(Exception):
+    """The words of a command make no sense; the message says which."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `Usage` where argparse would print its manual and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message}; `{self.prog} --help` shows what there is.")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar. Verbs are named here and looked up in `mistudio.commands` when run."""
-    parser = argparse.ArgumentParser(
+    from mistudio.core import configs
+    from mistudio.core.config import add_arguments
+
+    parser = Parser(
         prog="mistudio",
         description="Look inside language models. Without a command, the window opens.",
     )
     parser.add_argument("--version", action="version", version=f"miStudio {mistudio.__version__}")
     parser.add_argument("--selftest", action="store_true", help="check this installation and exit")
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     for target, default in ((parser, None), (common, argparse.SUPPRESS)):
         target.add_argument("--home", metavar="DIR", default=default, help="data folder")
         target.add_argument(
@@ -166,6 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _verb(name: str) -> Verb:
     from mistudio import commands
+    from mistudio.core import configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
         "dataset_import": ("import_dataset", configs.ImportDatasetConfig),
@@ -189,17 +206,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     import multiprocessing
 
     multiprocessing.freeze_support()
-    arguments = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except Usage as error:
+        _fail(words, "usage", str(error))
+        return USAGE
+    except KeyboardInterrupt:
+        _fail(words, "cancelled", "Cancelled.")
+        return CANCELLED
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    arguments = build_parser().parse_args(words)
     if arguments.selftest:
         from mistudio.selftest import run as selftest
 
         return selftest()
-    if arguments.command is None:
-        from mistudio.core.paths import Paths
-        from mistudio.gui.app import run as open_window
+    if arguments.command is not None:
+        return run_headless(arguments)
+    if arguments.json:
+        raise Usage("--json needs a command; `mistudio --help` shows what there is.")
+    return open_window(arguments.home)
 
-        return open_window(Paths.at(arguments.home))
-    return run_headless(arguments)
+
+def open_window(home: str | None) -> int:
+    """Open the window; what keeps it from opening is a sentence."""
+    from mistudio.core.errors import StudioError, Unsupported
+    from mistudio.core.paths import Paths
+
+    shown = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    try:
+        if sys.platform == "linux" and not any(os.environ.get(name) for name in shown):
+            raise Unsupported(
+                "There is no screen to open the window on (DISPLAY is not set). Start it in a "
+                "desktop session, or use a command: `mistudio --help` lists them."
+            )
+        paths = Paths.at(home)
+        from mistudio.gui.app import run
+    except StudioError as error:
+        _fail((), error.code, error.sentence)
+        return 1
+    return run(paths)
+
+
+def _fail(words: Sequence[str], code: str, sentence: str) -> None:
+    from mistudio.console import Console
+
+    Console(as_json="--json" in words).error(code, sentence)
 
 
 def run_headless(arguments: argparse.Namespace) -> int:
@@ -212,11 +266,11 @@ def run_headless(arguments: argparse.Namespace) -> int:
 
     console = Console(as_json=arguments.json)
     handlers: list[logging.Handler] = []
-    if arguments.command == "doctor":
-        from mistudio.system import doctor
-
-        return doctor.print_report(console, arguments.home)
     try:
+        if arguments.command == "doctor":
+            from mistudio.system import doctor
+
+            return doctor.print_report(console, arguments.home)
         paths = Paths.at(arguments.home)
         handlers.append(start_log(paths.logs))
         studio = Studio(paths)

@@ -193,6 +193,8 @@ def search_features(studio: Studio, console: Console, arguments: Arguments) -> N
 
 
 def _print_features(studio: Studio, console: Console, arguments: Arguments, *, text: str) -> None:
+    if arguments.limit < 1:
+        raise InvalidInput("--limit must be at least 1.", code="invalid_config")
     sae = lookup.sae(studio, arguments.sae)
     rows = feature_pages.find(
         studio, sae, FeatureFilter(text=text), sort=arguments.sort, limit=arguments.limit
@@ -264,7 +266,12 @@ def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> 
 
     for name in ("d_in", "width", "k", "batch", "steps"):
         if getattr(arguments, name) < 1:
-            raise InvalidInput(f"--{name.replace('_', '-')} must be at least 1.")
+            raise InvalidInput(
+                f"--{name.replace('_', '-')} must be at least 1.", code="invalid_config"
+            )
     if arguments.k > arguments.width:
-        raise InvalidInput(f"k is {arguments.k:,} but the SAE has {arguments.width:,} latents.")
+        raise InvalidInput(
+            f"k is {arguments.k:,} but the SAE has {arguments.width:,} latents.",
+            code="invalid_config",
+        )
     console.result(bench_step(arguments))

@@ -183,7 +183,9 @@ def parse(setting: Setting, value: Any) -> Any:
         if setting.type is int:
             number = float(value)
             if not number.is_integer():
-                raise InvalidInput(f"{label} must be a whole number, not {value}.")
+                raise InvalidInput(
+                    f"{label} must be a whole number, not {value}.", code="invalid_config"
+                )
             return int(value) if isinstance(value, int) else int(number)
         if setting.type is float:
             return float(value)
@@ -192,7 +194,9 @@ def parse(setting: Setting, value: Any) -> Any:
         return str(value)
     except (TypeError, ValueError, OverflowError):
         kind = "a whole number" if setting.type is int else "a number"
-        raise InvalidInput(f"{label} must be {kind}, not {value!r}.") from None
+        raise InvalidInput(
+            f"{label} must be {kind}, not {value!r}.", code="invalid_config"
+        ) from None
 
 
 def config_hash(config: Config) -> str:

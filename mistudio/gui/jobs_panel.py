@@ -56,7 +56,7 @@ class JobsPanel(QDockWidget):
     def _build(self) -> None:
         px = appearance().px
         body = QWidget()
-        body.setMinimumWidth(px(400))
+        body.setMinimumWidth(px(340))
         box = QVBoxLayout(body)
         box.setContentsMargins(px(12), px(8), px(12), px(8))
         self._group = QButtonGroup(self)
@@ -72,7 +72,7 @@ class JobsPanel(QDockWidget):
         self.page = CenteredColumn()
         self.page.box.setContentsMargins(0, 0, 0, 0)
         self.page.box.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self.empty = EmptyState("list", "No job here. Work you start appears in this list.")
+        self.empty = EmptyState("list", "No job in this list. Work you start appears under Active.")
         self.page.box.addWidget(self.empty)
         box.addWidget(self.page, 1)
         self.clear_button = button("Clear finished", self.clear_finished, variant="ghost")

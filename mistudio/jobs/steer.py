@@ -6,7 +6,7 @@ import time
 
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
-from mistudio.core.errors import InvalidInput, Mismatch, NotFound
+from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
 from mistudio.core.steering_spec import parse_edits
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
@@ -76,6 +76,8 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
         ctx.report,
         ctx.control,
     )
+    if not found.baseline_ids and "stopped" in found.reasons.values():
+        raise Cancelled  # stopped before the first token: there is nothing to keep
     outputs = {"baseline": found.baseline_text, "steered": found.steered_text}
     tokens = {"baseline": found.baseline_ids, "steered": found.steered_ids}
     kept = STEERING_RUNS.insert(

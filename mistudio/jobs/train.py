@@ -129,7 +129,10 @@ def _run(ctx: JobContext, training: TrainingRow) -> Result:
         kept.mirror_checkpoints()
     result = {"training": training.id, "outcome": found.outcome, "steps": found.step}
     if found.sae is None:
-        TRAININGS.update(ctx.db, training.id, status="paused", current_step=found.step)
+        share = 100.0 * found.step / found.steps
+        TRAININGS.update(
+            ctx.db, training.id, status="paused", current_step=found.step, progress=share
+        )
         ctx.held = True
         return result
     TRAININGS.update(ctx.db, training.id, status="stopping")

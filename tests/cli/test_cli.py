@@ -114,6 +114,8 @@ def test_a_fresh_home_knows_the_sample(shell: Shell) -> None:
         (("dataset", "import", "/nowhere/x.txt"), 1, "There is no file '/nowhere/x.txt'."),
         (("model", "import", "/nowhere"), 1, "There is no file or folder '/nowhere'."),
         (("train", "resume", "last"), 1, "There is no training yet."),
+        (("train", "--width", "abc"), 2, "Latents must be a whole number"),
+        (("features", "list", "last", "--limit", "0"), 2, "--limit must be at least 1"),
         (("train", "--model", "x"), 2, "Dataset is missing."),
         (
             ("train", "--model", "x", "--dataset", "y", "--width", "0"),
@@ -134,10 +136,20 @@ def test_failures_are_one_sentence(
 
 
 def test_usage_errors_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["frobnicate"])
-    assert caught.value.code == 2
-    assert "invalid choice" in capsys.readouterr().err
+    assert cli.main(["frobnicate", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["event"] == "error"
+    assert "invalid choice" in err
+    assert err.count("\n") == 1
+
+
+def test_a_window_without_a_screen_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["--home", str(tmp_path)]) == 1
+    assert "no screen to open the window on" in capsys.readouterr().err
 
 
 def test_a_data_folder_that_cannot_be_one_is_a_sentence(

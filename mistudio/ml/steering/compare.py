@@ -241,7 +241,7 @@ def _metrics(
         "loops_baseline": metrics.loops(ids[0]),
         "loops_steered": looping,
         "first_divergence": metrics.first_divergence(ids[0], ids[1]),
-        "identical": ids[0] == ids[1],
+        "identical": ids[0] == ids[1] and bool(ids[0]),
         "delta_ratio": ratio,
         "delta_ratio_max": max(found.ratios, default=None),
         "over_steered": bool(

@@ -47,10 +47,10 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def word_overlap(first: str, second: str) -> float:
-    """Shared words over all words of both texts (Jaccard), case ignored; 1 if both have none."""
+def word_overlap(first: str, second: str) -> float | None:
+    """Shared words over all words of both texts (Jaccard), case ignored; None if there are none."""
     a, b = (set(re.findall(r"\w+", text.lower())) for text in (first, second))
-    return len(a & b) / len(a | b) if a | b else 1.0
+    return len(a & b) / len(a | b) if a | b else None
 
 
 def distinct(ids: Sequence[int], n: int) -> float | None:

@@ -17,8 +17,12 @@ from mistudio.store.records import JobRow
 class JobLine(QWidget):
     """Follows one job, from its row and from what the lanes tell of it; hidden without one."""
 
-    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, services: Services, working: str = "extracting", parent: QWidget | None = None
+    ) -> None:
+        """`working` is the state that a job at work is shown in."""
         super().__init__(parent)
+        self._working = working
         self._services = services
         self.job_id = ""
         self._pill = Pill()
@@ -44,7 +48,7 @@ class JobLine(QWidget):
         self.setVisible(job is not None)
         if job is None:
             return
-        self._pill.set_state("extracting" if job.status == "running" else job.status)
+        self._pill.set_state(self._working if job.status == "running" else job.status)
         self._resume.setVisible(job.status in ("paused", "interrupted"))
         self._cancel.setEnabled(True)
         self._tell(job.progress or 0.0, job.phase or "waits for its turn", job.rate or "", None)
@@ -52,7 +56,7 @@ class JobLine(QWidget):
     def _on_drained(self, job_id: str, told: Drained) -> None:
         if job_id == self.job_id and told.progress is not None:
             now = told.progress
-            self._pill.set_state("extracting")
+            self._pill.set_state(self._working)
             self._tell(100 * now.fraction, now.phase, now.rate, now.eta_s)
 
     def _tell(self, percent: float, phase: str, rate: str, eta_s: float | None) -> None:

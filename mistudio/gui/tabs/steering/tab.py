@@ -62,7 +62,7 @@ class SteeringTab(Tab):
         self.copy_button = button("Copy as command", self.copy_command, icon="command")
         self.reason = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
-        self.job = JobLine(services)
+        self.job = JobLine(services, "running")
         self.output = Output()
         self.history = History(services)
         self._lay_out()
@@ -88,7 +88,7 @@ class SteeringTab(Tab):
         settings.box.addWidget(self.form)
         self._below = scrolling(settings, self.output, self.history).area
         box.addWidget(self._below, 1)
-        self.panel.setMinimumWidth(px(500))
+        self.panel.setMinimumWidth(px(430))
         split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.panel)
         split.addWidget(right)

@@ -75,7 +75,7 @@ COLUMNS = (
     Column("Model", lambda r: r.model_name or EM_DASH, "model", 130, tip=lambda r: r.model_name),
     Column("Layer.hook", place_text, "hook", 136),
     Column(
-        "Width × latents",
+        "Input × latents",
         lambda r: f"{format_count(r.d_in)} × {format_count(r.n_latents)}",
         "latents",
         166,
