@@ -87,6 +87,8 @@ class SteeringTab(Tab):
         settings = Collapsible("Generation settings")
         settings.box.addWidget(self.form)
         self._below = scrolling(settings, self.output, self.history).area
+        # beside an open jobs panel the results may be wider than what is left
+        self._below.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         box.addWidget(self._below, 1)
         self.panel.setMinimumWidth(px(430))
         split = QSplitter(Qt.Orientation.Horizontal)
