@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar. Verbs are named here and looked up in `mistudio.commands` when run."""
-    from mistudio.core import configs
+    from mistudio.core import configs, dataset_configs, model_configs
     from mistudio.core.config import add_arguments
 
     parser = Parser(
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         "import",
         "dataset_import",
         "import a text file",
-        configs.ImportDatasetConfig,
+        dataset_configs.ImportDatasetConfig,
         "path",
     )
     command(
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         "tokenize",
         "dataset_tokenize",
         "tokenise a dataset for a model",
-        configs.TokenizeConfig,
+        dataset_configs.TokenizeConfig,
         "dataset",
     )
     command(datasets, "list", "list_datasets", "list datasets")
@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         "import",
         "model_import",
         "register a Hugging Face folder or GGUF file",
-        configs.ImportModelConfig,
+        model_configs.ImportModelConfig,
         "path",
     )
     command(models, "list", "list_models", "list models")
@@ -182,12 +182,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _verb(name: str) -> Verb:
     from mistudio import commands
-    from mistudio.core import configs
+    from mistudio.core import configs, dataset_configs, model_configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
-        "dataset_import": ("import_dataset", configs.ImportDatasetConfig),
-        "dataset_tokenize": ("tokenize", configs.TokenizeConfig),
-        "model_import": ("import_model", configs.ImportModelConfig),
+        "dataset_import": ("import_dataset", dataset_configs.ImportDatasetConfig),
+        "dataset_tokenize": ("tokenize", dataset_configs.TokenizeConfig),
+        "model_import": ("import_model", model_configs.ImportModelConfig),
         "sae_eval": ("evaluate", configs.EvaluateConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),
         "sae_import": ("import_sae", configs.ImportSaeConfig),

@@ -190,6 +190,8 @@ def parse(setting: Setting, value: Any) -> Any:
         if setting.type is float:
             return float(value)
         if setting.type is tuple:
+            if isinstance(value, str):
+                return (value,) if value else ()
             return tuple(str(item) for item in value)
         return str(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""The settings of every job, each defined once."""
+"""The settings of the jobs around an SAE: train, evaluate, exchange, harvest, steer."""
 
 from __future__ import annotations
 
@@ -9,78 +9,6 @@ from mistudio.core.config import Config, Violation, option
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
 ARCHITECTURES = ("batch_topk", "topk")
-TEXT_FORMATS = ("auto", "txt", "jsonl", "csv", "parquet")
-SAMPLE_UNITS = ("paragraph", "line", "file")
-
-
-@dataclass(frozen=True)
-class ImportDatasetConfig(Config):
-    """Import a text file as a dataset."""
-
-    path: str = option(
-        "", "File", "A txt, jsonl, csv or parquet file on this machine.", required=True
-    )
-    name: str = option("", "Name", "How the dataset is called; empty takes the file's name.")
-    format: str = option(
-        "auto", "Format", "How the file is read; auto goes by its ending.", choices=TEXT_FORMATS
-    )
-    text_column: str = option(
-        "",
-        "Text column",
-        "Column that holds the text; empty takes text, content, document or the first text column.",
-    )
-    sample_unit: str = option(
-        "paragraph",
-        "One sample per",
-        "What one document of a txt file is: a paragraph (blank line between), a line, the file.",
-        choices=SAMPLE_UNITS,
-    )
-
-    def check(self) -> Iterable[Violation]:
-        if len(self.name) > 255 or any(ord(c) < 32 for c in self.name):
-            yield Violation("name", "A name has at most 255 characters and no control characters.")
-
-
-@dataclass(frozen=True)
-class TokenizeConfig(Config):
-    """Tokenise a dataset with one model's tokenizer and pack it into rows."""
-
-    dataset: str = option("", "Dataset", "Id or name of a dataset.", required=True)
-    model: str = option("", "Model", "Model whose tokenizer is used.", required=True)
-    context: int = option(
-        0,
-        "Context",
-        "Tokens per row; 0 takes the smaller of 512 and what the model allows.",
-        unit="tokens",
-        minimum=0,
-        maximum=4096,
-    )
-    arrangement: str = option(
-        "packed",
-        "Arrangement",
-        "packed joins documents by the separator token and cuts full rows; "
-        "document keeps one document per row, cut at the context.",
-        choices=("packed", "document"),
-    )
-    start_token: str = option(
-        "model",
-        "Start token",
-        "Whether each row starts with the tokenizer's BOS token: as the model does, always, never.",
-        choices=("model", "on", "off"),
-    )
-
-
-@dataclass(frozen=True)
-class ImportModelConfig(Config):
-    """Register a Hugging Face folder or a GGUF file as a model."""
-
-    path: str = option(
-        "", "Folder or GGUF file", "A Hugging Face model folder or one GGUF file.", required=True
-    )
-    name: str = option("", "Name", "How the model is called; empty takes the folder's name.")
-    copy: bool = option(
-        False, "Copy", "Copy the files into the data folder instead of using them in place."
-    )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class JobControl:
         self._lock = threading.Lock()
         self._request = Request.NONE
         self._save = False
+        self._hurry = threading.Event()
         self._changed = threading.Event()
         self._poll = poll
         self._polled_at = 0.0
@@ -66,6 +67,24 @@ class JobControl:
         asked, self._save = self._save, False
         return asked
 
+    def hurry(self) -> None:
+        """End the waiting of a job that is in `sleep`: try again now."""
+        self._hurry.set()
+
+    def sleep(self, seconds: float, tick: Callable[[float], object] | None = None) -> None:
+        """Wait before another try; `tick` gets the seconds left, about twice a second.
+
+        Ends early after `hurry`; raises `Cancelled` as `check` does.
+        """
+        self._hurry.clear()
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            if tick is not None:
+                tick(left)
+            if self._hurry.wait(min(0.5, left)):
+                return
+
     def requested(self) -> Request:
         """The request in force, including one from another process."""
         if self._poll is not None and time.monotonic() - self._polled_at > 0.3:
@@ -104,6 +123,12 @@ class _View(JobControl):
 
     def take_save(self) -> bool:
         return self._inner.take_save()
+
+    def hurry(self) -> None:
+        self._inner.hurry()
+
+    def sleep(self, seconds: float, tick: Callable[[float], object] | None = None) -> None:
+        self._inner.sleep(seconds, tick)
 
 
 class EndsTurn(_View):

@@ -13,6 +13,8 @@ class StudioError(Exception):
 
     code = "error"
     retryable = False
+    retry_after_s: float | None = None
+    """how long the other side asked to wait, if it did"""
 
     def __init__(self, sentence: str, *, details: str = "", code: str = "") -> None:
         super().__init__(sentence)
@@ -70,6 +72,41 @@ class OutOfMemory(StudioError):
 
     code = "out_of_memory"
     retryable = True
+
+
+class NoAnswer(StudioError):
+    """A server cannot be reached, broke off, or went silent."""
+
+    code = "no_network"
+    retryable = True
+
+
+class RateLimited(NoAnswer):
+    """A server asks to wait; `retry_after_s` says how long."""
+
+    code = "rate_limited"
+
+    def __init__(self, sentence: str, *, retry_after_s: float, details: str = "") -> None:
+        super().__init__(sentence, details=details)
+        self.retry_after_s = retry_after_s
+
+
+class NeedsToken(StudioError):
+    """A repository asks for an access token, or the given one is not valid."""
+
+    code = "needs_token"
+
+
+class Gated(StudioError):
+    """The owner of a repository must grant access first."""
+
+    code = "gated"
+
+
+class Offline(StudioError):
+    """The program is set to work without the network."""
+
+    code = "offline"
 
 
 class TrainingBroke(StudioError):

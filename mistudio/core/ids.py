@@ -9,6 +9,7 @@ PREFIXES = {
     "dataset": "ds_",
     "tokenization": "tok_",
     "model": "m_",
+    "activation_set": "act_",
     "training": "tr_",
     "checkpoint": "cp_",
     "sae": "sae_",

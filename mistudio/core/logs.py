@@ -8,6 +8,8 @@ from datetime import datetime, timezone
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from mistudio.core.redact import without_tokens
+
 
 class JsonLines(logging.Formatter):
     """One JSON object per record: time, level, operation, text, and what went wrong."""
@@ -22,7 +24,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return without_tokens(json.dumps(entry, ensure_ascii=False))
 
 
 def start_log(folder: Path, level: str = "info") -> logging.Handler:

@@ -90,6 +90,9 @@ class Paths:
     def model(self, model_id: str) -> Path:
         return self.home / "models" / model_id
 
+    def activations(self, activation_set_id: str) -> Path:
+        return self.home / "activations" / activation_set_id
+
     def run(self, training_id: str) -> Path:
         return self.home / "runs" / training_id
 

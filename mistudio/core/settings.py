@@ -21,6 +21,11 @@ class Settings:
     font_px: int = 14  # body font
     device: str = "auto"  # auto, cuda or cpu
     threads: int = 0  # processor threads for tensors; 0: cores - 1
+    model_format: str = "auto"  # precision proposed for new models
+    offline: bool = False  # never use the network
+    hub_address: str = ""  # of the Hugging Face Hub; empty is the public one
+    proxy: str = ""  # for requests to the Hub, such as http://proxy:3128
+    monitor_period_s: float = 2.0  # between two samples of the machine
     confirm_close: bool = True  # ask before closing while a job runs
     log_level: str = "info"
     remembered: dict[str, Any] = field(default_factory=dict[str, Any])

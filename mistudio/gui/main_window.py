@@ -88,6 +88,7 @@ class MainWindow(QMainWindow):
             studio, self, remote=appearance().remote, warm_up=preload_torch, at_start=load_plots
         )
         self.query = QueryLane(studio.db, self)
+        self.network = QueryLane(studio.db, self)
         self.monitor = Monitor(studio.paths.home)
         self.banners = BannerArea()
         self.tabs = TabPages()
@@ -95,6 +96,7 @@ class MainWindow(QMainWindow):
             studio=studio,
             lanes=self.lanes,
             query=self.query,
+            network=self.network,
             publisher=self.publisher,
             settings=settings,
             open_tab=self.tabs.show_tab,
@@ -153,6 +155,7 @@ class MainWindow(QMainWindow):
         self.jobs_panel.moved.connect(self._on_moved)
         self.jobs_panel.running.connect(self.status.show_job)
         self.query.failed.connect(self._on_query_failed)
+        self.network.failed.connect(self._on_query_failed)
         self.lanes.broke.connect(self.show_error)
         self.lanes.finished.connect(self._on_job_finished)
         self.lanes.drained.connect(self._on_drained)
@@ -326,6 +329,7 @@ class MainWindow(QMainWindow):
         self.monitor.stop()
         if not self._forced:
             self.lanes.join()
+        self.network.join()
         self.query.join()
         try:
             self.services.settings.flush()

@@ -42,6 +42,8 @@ class Services:
     studio: Any  # mistudio.jobs.runner.Studio
     lanes: Lanes
     query: QueryLane
+    network: QueryLane
+    """as `query`, for what waits for a server: its thread is another one"""
     publisher: Publisher
     settings: SettingsFile
     open_tab: OpenTab

@@ -15,6 +15,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.events import Reporter
 from mistudio.core.ids import now
 from mistudio.core.paths import Paths
+from mistudio.core.redact import without_tokens
 from mistudio.store.connection import Db
 from mistudio.store.records import JobRow
 from mistudio.store.tables import JOBS
@@ -116,6 +117,7 @@ class PersistingReporter:
         self._inner.metric(name, values)
 
     def note(self, sentence: str, *, level: str = "info") -> None:
+        sentence = without_tokens(sentence)
         self._inner.note(sentence, level=level)
         entry = {"time": now(), "level": level, "job": self._job.id, "text": sentence}
         try:

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from mistudio.core.atomic import directory_bytes
-from mistudio.core.configs import ImportDatasetConfig
 from mistudio.core.control import JobControl
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 from mistudio.core.atomic import atomic_directory, directory_bytes
-from mistudio.core.configs import HOOKS, ImportModelConfig
+from mistudio.core.configs import HOOKS
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id
+from mistudio.core.model_configs import ImportModelConfig, format_of
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import ModelRow
@@ -68,7 +69,7 @@ def register(
             origin=origin or facts.origin,
             architecture=facts.architecture,
             params_count=checked["parameters"],
-            format=checked["dtype"],
+            format=format_of(str(checked["dtype"])),
             num_layers=facts.num_layers,
             hidden_dim=facts.hidden_dim,
             num_heads=facts.num_heads,

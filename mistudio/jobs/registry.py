@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.core import configs
+from mistudio.core import configs, dataset_configs, model_configs
 from mistudio.core.config import Config
 from mistudio.jobs import (
     demo,
@@ -31,19 +31,24 @@ JOB_KINDS: dict[str, JobKind] = {
             "import_dataset",
             "io",
             "Import dataset",
-            configs.ImportDatasetConfig,
+            dataset_configs.ImportDatasetConfig,
             import_dataset.run,
             import_dataset.prepare,
         ),
         JobKind(
-            "tokenize", "io", "Tokenise", configs.TokenizeConfig, tokenize.run, tokenize.prepare
+            "tokenize",
+            "io",
+            "Tokenise",
+            dataset_configs.TokenizeConfig,
+            tokenize.run,
+            tokenize.prepare,
         ),
         JobKind("add_sample", "io", "Add the sample", sample.AddSampleConfig, sample.run),
         JobKind(
             "import_model",
             "gpu",
             "Import model",
-            configs.ImportModelConfig,
+            model_configs.ImportModelConfig,
             import_model.run,
             import_model.prepare,
         ),

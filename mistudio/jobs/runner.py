@@ -15,7 +15,9 @@ from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, DiskFull, InUse, OutOfMemory, StudioError, from_os_error
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.paths import Paths
+from mistudio.core.redact import without_tokens
 from mistudio.jobs import recovery
+from mistudio.jobs.access_tokens import AccessTokens
 from mistudio.jobs.context import JobContext, PersistingReporter, Result
 from mistudio.jobs.heartbeat import Heartbeat
 from mistudio.jobs.loaded_models import LoadedModels
@@ -37,6 +39,7 @@ class Studio:
         self.paths = paths
         self.store = Store(paths.database, paths.backups)
         self.models = LoadedModels()
+        self.tokens = AccessTokens()
         self._controls: dict[str, JobControl] = {}
 
     def db(self) -> Db:
@@ -83,7 +86,7 @@ class Studio:
         return recovery.recover(self)
 
     def request(self, job_id: str, what: str) -> None:
-        """Ask a job to pause, resume, cancel, stop or save, or a queued one to move up.
+        """Ask a job to pause, resume, cancel, stop, save or try again now, a queued one to move up.
 
         Acts at once where nothing runs.
         """
@@ -146,6 +149,8 @@ class Studio:
                 rows.move(self.db(), job_id, JobState.PAUSED, JobState.RUNNING)
         elif what == "save":
             control.save_now()
+        elif what == "now":
+            control.hurry()
         elif what == "stop":
             control.stop()
         elif what == "cancel":
@@ -249,6 +254,8 @@ class Studio:
             return self._finish(job, JobState.CANCELLED, phase="cancelled")
         except Exception as error:
             failure = as_studio_error(error)
+            failure.sentence = without_tokens(failure.sentence)
+            failure.details = without_tokens(failure.details)
             if failure.code == "bug":
                 log.exception("job %s (%s) broke", job.id, job.kind)
             kept.note(failure.sentence, level="error")

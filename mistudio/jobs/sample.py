@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from mistudio.core.config import Config
-from mistudio.core.configs import ImportDatasetConfig, ImportModelConfig
 from mistudio.core.control import JobControl
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import NotFound
 from mistudio.core.events import SilentReporter
+from mistudio.core.model_configs import ImportModelConfig
 from mistudio.core.paths import resources
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 
 from mistudio.core.atomic import directory_bytes
-from mistudio.core.configs import TokenizeConfig
+from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import Mismatch
 from mistudio.core.ids import new_id
 from mistudio.jobs import lookup

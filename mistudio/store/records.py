@@ -60,9 +60,11 @@ class DatasetRow(WorkRow):
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+    commit_sha: str | None = None
     text_column: str | None = None
     description: str | None = None
     licence: str | None = None
+    is_indexed: bool = False
     num_samples: int | None = None
     statistics: Json | None = None
     path: str | None = None
@@ -91,6 +93,8 @@ class ModelRow(WorkRow):
     path: str
     repo_id: str | None = None
     revision: str | None = None
+    commit_sha: str | None = None
+    licence: str | None = None
     architecture: str | None = None
     params_count: int | None = None
     format: str | None = None
@@ -105,7 +109,37 @@ class ModelRow(WorkRow):
     logit_lens_ready: bool = False
     trust_remote_code: bool = False
     memory_bytes: int | None = None
+    report: Json | None = None
     size_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationSetRow(WorkRow):
+    name: str
+    config: Json = field(default_factory=dict[str, Any])
+    model_id: str | None = None
+    tokenization_id: str | None = None
+    model_format: str | None = None
+    layers: str | None = None
+    hooks: str | None = None
+    dtype: str | None = None
+    container: str | None = None
+    n_tokens: int | None = None
+    batch_size: int | None = None
+    top_k: int | None = None
+    statistics: Json | None = None
+    path: str | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateRow(Row):
+    kind: str
+    name: str
+    description: str | None = None
+    config: Json = field(default_factory=dict[str, Any])
+    is_favorite: bool = False
+    is_builtin: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

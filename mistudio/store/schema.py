@@ -170,3 +170,28 @@ def first_schema(db: Database) -> None:
         ["top_tokens", "positive_tokens"], create_triggers=True
     )
     db.table("datasets").enable_fts(["name", "description"], create_triggers=True)
+
+
+@migrations()
+def hub_formats_and_activation_sets(db: Database) -> None:
+    """Commits and licences of repositories, model formats by name, named activation sets.
+
+    Formats were names of torch types until now; activation sets could not be made before.
+    """
+    for table, column in (
+        ("datasets", "commit_sha TEXT"),
+        ("datasets", "is_indexed INTEGER NOT NULL DEFAULT 0"),
+        ("models", "commit_sha TEXT"),
+        ("models", "licence TEXT"),
+        ("models", "report TEXT"),
+        ("activation_sets", "name TEXT NOT NULL DEFAULT ''"),
+        ("activation_sets", "config TEXT NOT NULL DEFAULT '{}'"),
+    ):
+        db.conn.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    for table, column in (
+        ("models", "format"),
+        ("trainings", "model_format"),
+        ("saes", "model_format"),
+    ):
+        for old, new in (("float32", "fp32"), ("bfloat16", "bf16"), ("float16", "fp16")):
+            db.conn.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", [new, old])

@@ -9,6 +9,10 @@ JOBS = Table("jobs", records.JobRow, "job", "job")
 DATASETS = Table("datasets", records.DatasetRow, "dataset", "dataset")
 TOKENIZATIONS = Table("tokenizations", records.TokenizationRow, "tokenisation", "tokenization")
 MODELS = Table("models", records.ModelRow, "model", "model")
+ACTIVATION_SETS = Table(
+    "activation_sets", records.ActivationSetRow, "activation set", "activation_set"
+)
+TEMPLATES = Table("templates", records.TemplateRow, "template", "template")
 TRAININGS = Table("trainings", records.TrainingRow, "training", "training")
 CHECKPOINTS = Table("checkpoints", records.CheckpointRow, "checkpoint", "checkpoint")
 SAES = Table("saes", records.SaeRow, "SAE", "sae")

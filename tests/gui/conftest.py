@@ -60,11 +60,12 @@ def window_stub() -> Window:
 @pytest.fixture
 def services(styled: QApplication, studio: Studio, window_stub: Window) -> Iterator[Services]:
     """Services over a real studio; the query lane runs, the job lanes are not started."""
-    query, lanes = QueryLane(studio.db), Lanes(studio)
+    query, network, lanes = QueryLane(studio.db), QueryLane(studio.db), Lanes(studio)
     made = Services(
         studio=studio,
         lanes=lanes,
         query=query,
+        network=network,
         publisher=Publisher(),
         settings=SettingsFile(studio.paths.settings),
         open_tab=window_stub.open_tab,
@@ -72,4 +73,5 @@ def services(styled: QApplication, studio: Studio, window_stub: Window) -> Itera
     )
     yield made
     lanes.join()
+    network.join()
     query.join()

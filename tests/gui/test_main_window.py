@@ -16,8 +16,8 @@ from PySide6.QtWidgets import QApplication, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from mistudio.core.config import Config
-from mistudio.core.configs import ImportDatasetConfig
 from mistudio.core.control import Request
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.settings import SettingsFile
 from mistudio.gui import main_window, tab_pages
 from mistudio.gui.actions import ACTIONS, TAB_NAMES

@@ -12,7 +12,8 @@ from PySide6.QtGui import QFont, QGuiApplication
 from PySide6.QtWidgets import QApplication, QLabel
 from pytestqt.qtbot import QtBot
 
-from mistudio.core.configs import ImportDatasetConfig, SteerConfig, TrainConfig
+from mistudio.core.configs import SteerConfig, TrainConfig
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.gui.services import Services
 from mistudio.gui.theme import DARK
 from mistudio.gui.widgets.banner import BannerArea

@@ -10,12 +10,8 @@ import pytest
 
 from mistudio.core import atomic
 from mistudio.core.config import Config
-from mistudio.core.configs import (
-    ExportSaeConfig,
-    HarvestConfig,
-    ImportDatasetConfig,
-    TokenizeConfig,
-)
+from mistudio.core.configs import ExportSaeConfig, HarvestConfig
+from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import DiskFull, StudioError
 from mistudio.jobs.runner import Studio
 from mistudio.store.tables import DATASETS, FEATURE_SETS, JOBS, SAES, TOKENIZATIONS, TRAININGS

@@ -11,12 +11,11 @@ from mistudio.core.configs import (
     EvaluateConfig,
     ExportSaeConfig,
     HarvestConfig,
-    ImportDatasetConfig,
     ImportSaeConfig,
     SteerConfig,
-    TokenizeConfig,
     TrainConfig,
 )
+from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.jobs import feature_pages, lookup

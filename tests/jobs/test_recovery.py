@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mistudio.core.configs import ImportDatasetConfig
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs
 from mistudio.store.tables import DATASETS, JOBS, TOKENIZATIONS, TRAININGS

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mistudio.core.config import Config
-from mistudio.core.configs import ImportDatasetConfig
 from mistudio.core.control import JobControl
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.jobs import registry
@@ -183,7 +183,7 @@ def test_running_now_tells_a_cancel(studio: Studio, script: Script) -> None:
 
 
 def test_bad_settings_are_refused_before_anything_is_queued(studio: Studio) -> None:
-    with pytest.raises(InvalidInput, match="File is missing"):
+    with pytest.raises(InvalidInput, match="File or folder is missing"):
         studio.submit("import_dataset", ImportDatasetConfig())
     assert rows.list_jobs(studio.db()) == []
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mistudio.core.configs import ImportDatasetConfig
 from mistudio.core.control import JobControl
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import Cancelled, Damaged, DiskFull, InvalidInput, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.ml.data.readers import MAX_CHARACTERS
@@ -131,12 +131,12 @@ def test_csv(tmp_path: Path) -> None:
 def test_preferred_columns_and_override(tmp_path: Path) -> None:
     content = "title,Text,document\nA,B,C\n"
     assert run(tmp_path, "a.csv", content).text_column == "Text"
-    assert run(tmp_path, "a.csv", content, text_column="title").text_column == "title"
+    assert run(tmp_path, "a.csv", content, text_column=("title",)).text_column == "title"
     assert stored(tmp_path) == ["A"]
     with pytest.raises(
         InvalidInput, match=r"no column 'body'; found title \(text\), Text \(text\)"
     ):
-        run(tmp_path, "a.csv", content, text_column="body")
+        run(tmp_path, "a.csv", content, text_column=("body",))
 
 
 def test_csv_without_text_column(tmp_path: Path) -> None:

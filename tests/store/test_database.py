@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
+from mistudio.core.config import from_dict
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import Damaged, Mismatch
 from mistudio.store.database import Store
-from mistudio.store.tables import DATASETS
+from mistudio.store.tables import DATASETS, JOBS, MODELS
 
 
 def test_settings_of_every_connection(store: Store) -> None:
@@ -42,17 +45,18 @@ def test_two_threads_read_and_write_at_once(store: Store) -> None:
     assert len(DATASETS.select(store.db())) == 80
 
 
-def test_an_old_database_is_backed_up_before_it_changes(tmp_path: Path) -> None:
+def test_an_old_database_is_backed_up_and_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "mistudio.db"
-    first = Store(path, tmp_path / "backups")
-    DATASETS.insert(first.db(), name="kept", source="local")
-    # as if made by a version that knew one migration less than there will be
-    first.db().execute("UPDATE _sqlite_migrations SET name = 'older' WHERE 0")
-    first.close()
-    again = Store(path, tmp_path / "backups")
-    assert [d.name for d in DATASETS.select(again.db())] == ["kept"]
-    again.close()
-    assert not (tmp_path / "backups").exists(), "nothing to migrate, nothing to back up"
+    shutil.copy(Path(__file__).parent / "fixtures" / "schema_1.db", path)
+    made = Store(path, tmp_path / "backups")
+    assert [(m.name, m.format) for m in MODELS.select(made.db())] == [("tiny", "fp32")]
+    assert [(d.name, d.is_indexed) for d in DATASETS.select(made.db())] == [("stories", False)]
+    job = JOBS.get(made.db(), "job_1")
+    assert from_dict(ImportDatasetConfig, job.config).text_column == ("body",)
+    made.close()
+    assert len(list((tmp_path / "backups").glob("*.db"))) == 1
+    Store(path, tmp_path / "backups").close()
+    assert len(list((tmp_path / "backups").glob("*.db"))) == 1, "nothing to migrate"
 
 
 def test_a_database_of_the_future_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -64,7 +68,7 @@ def test_a_database_of_the_future_is_refused_with_a_sentence(tmp_path: Path) -> 
             "VALUES ('mistudio', 'from_the_future', '2099')"
         )
     made.close()
-    with pytest.raises(Mismatch, match=r"newer miStudio \(schema 2, this reads 1\)"):
+    with pytest.raises(Mismatch, match=r"newer miStudio \(schema 3, this reads 2\)"):
         Store(path, tmp_path / "backups")
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from mistudio.core.atomic import atomic_file, write_json
-from mistudio.core.configs import ImportDatasetConfig
 from mistudio.core.control import JobControl
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import Damaged, InvalidInput, NotFound, from_os_error
 from mistudio.core.events import Reporter
 from mistudio.ml.data.readers import MAX_CHARACTERS, Row, open_source, read_rows, split_long
@@ -116,7 +116,7 @@ def _without_surrogates(text: str) -> str:
 def read_documents(config: ImportDatasetConfig) -> Iterator[Row]:
     """The documents a config describes, streamed, without storing anything."""
     source = open_source(Path(config.path).expanduser(), config.format)
-    for row in read_rows(source, config.text_column, config.sample_unit):
+    for row in read_rows(source, (*config.text_column, "")[0], config.sample_unit):
         if row.text.strip():
             yield row
 
@@ -148,7 +148,7 @@ def _import(
 ) -> DatasetFacts:
     source = open_source(Path(config.path).expanduser(), config.format)
     total = source.path.stat().st_size
-    rows = read_rows(source, config.text_column, config.sample_unit)
+    rows = read_rows(source, (*config.text_column, "")[0], config.sample_unit)
     empty, split, began = 0, 0, time.monotonic()
     with atomic_file(folder / _TEXT) as temporary, TextWriter(temporary, source.columns) as writer:
         for number, row in enumerate(rows):

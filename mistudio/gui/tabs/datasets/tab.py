@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6.QtWidgets import QWidget
 
-from mistudio.core.configs import ImportDatasetConfig
+from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets.detail import DatasetDialog

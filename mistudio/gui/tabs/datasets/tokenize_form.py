@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QWidget
 
-from mistudio.core.configs import TokenizeConfig
+from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.jobs import JobWatch

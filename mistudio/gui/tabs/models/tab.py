@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6.QtWidgets import QWidget
 
-from mistudio.core.configs import ImportModelConfig
+from mistudio.core.model_configs import ImportModelConfig
 from mistudio.core.units import format_bytes, format_short
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.cards import ObjectCard
