@@ -1,31 +1,24 @@
-"""Samples processor, memory, GPU, temperature and disk in a background thread."""
+"""Samples processor, memory, GPU, temperature, power, disk and network in a background thread."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from mistudio.system.gpu import GpuReader, GpuSample, temperature
+
+__all__ = ["GpuReader", "GpuSample", "Monitor", "Sample", "temperature"]
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 2.0
-
-
-@dataclass(frozen=True)
-class GpuSample:
-    """One GPU; None where the driver does not tell."""
-
-    name: str
-    load_percent: float | None
-    memory_used: int | None
-    memory_total: int | None
-    temperature_c: float | None
-    shared_memory: bool = False  # the GPU uses the machine's own memory
+HISTORY_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -40,14 +33,31 @@ class Sample:
     disk_total: int
     temperature_c: float | None
     gpu: GpuSample | None
+    swap_used: int = 0
+    swap_total: int = 0
+    disk_read_per_s: float | None = None  # bytes; None until there is an earlier sample
+    disk_written_per_s: float | None = None
+    received_per_s: float | None = None  # bytes over all network interfaces but the loopback
+    sent_per_s: float | None = None
 
     @property
     def memory_free(self) -> int:
         return self.memory_total - self.memory_used
 
 
+@dataclass(frozen=True)
+class _Counters:
+    """What the kernel has counted since the machine's start, in bytes."""
+
+    at: float
+    read: int
+    written: int
+    received: int
+    sent: int
+
+
 class Monitor:
-    """Takes a `Sample` every two seconds; `latest` is read from any thread.
+    """Takes a `Sample` every period; `latest` and `history` are read from any thread.
 
     NVML is used where it is installed and finds a GPU; a Jetson is read from sysfs.
     """
@@ -55,8 +65,11 @@ class Monitor:
     def __init__(self, folder: Path, period_s: float = PERIOD_S) -> None:
         """`folder` tells which disk is watched."""
         self.latest: Sample | None = None
+        self.period_s = period_s
         self._folder = folder
-        self._period = period_s
+        self._lock = threading.Lock()
+        self._kept: deque[Sample] = deque()
+        self._before: _Counters | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._gpu = GpuReader()
@@ -71,26 +84,43 @@ class Monitor:
         if self._thread.is_alive():
             self._thread.join()
 
+    def history(self) -> list[Sample]:
+        """The samples of the last hour, oldest first."""
+        with self._lock:
+            return list(self._kept)
+
+    def keep(self, sample: Sample) -> None:
+        """Make a sample the newest one; those older than an hour go."""
+        with self._lock:
+            self._kept.append(sample)
+            while sample.at - self._kept[0].at > HISTORY_S:
+                self._kept.popleft()
+        self.latest = sample
+
     def _run(self) -> None:
         self._gpu.open()
         psutil.cpu_percent(None)  # the first call has nothing to compare with
         wait = 0.2
         while not self._ended.wait(wait):
-            wait = self._period
+            wait = self.period_s
             try:
-                self.latest = self.take()
+                self.keep(self.take())
             except (OSError, psutil.Error):
                 log.warning("the machine could not be sampled", exc_info=True)
         self._gpu.close()
 
     def take(self) -> Sample:
-        """One sample now."""
+        """One sample now; rates are over the time since the one before."""
         memory = psutil.virtual_memory()
+        swap = psutil.swap_memory()
         disk = psutil.disk_usage(str(self._folder))
         gpu = self._gpu.take()
         heat = gpu.temperature_c if gpu and gpu.temperature_c is not None else temperature()
+        now, before = _count(), self._before
+        self._before = now
+        span = now.at - before.at if before else 0.0
         return Sample(
-            at=time.monotonic(),
+            at=now.at,
             cpu_percent=psutil.cpu_percent(None),
             memory_used=memory.total - memory.available,
             memory_total=memory.total,
@@ -98,87 +128,30 @@ class Monitor:
             disk_total=disk.total,
             temperature_c=heat,
             gpu=gpu,
+            swap_used=swap.used,
+            swap_total=swap.total,
+            disk_read_per_s=_rate(now.read, before and before.read, span),
+            disk_written_per_s=_rate(now.written, before and before.written, span),
+            received_per_s=_rate(now.received, before and before.received, span),
+            sent_per_s=_rate(now.sent, before and before.sent, span),
         )
 
 
-class GpuReader:
-    """Reads the first NVIDIA GPU through NVML, or a Tegra one through sysfs; else nothing."""
-
-    TEGRA_LOAD = (
-        Path("/sys/devices/platform/gpu.0/load"),
-        Path("/sys/devices/platform/bus@0/17000000.gpu/load"),
-        Path("/sys/devices/gpu.0/load"),
+def _count() -> _Counters:
+    disk = psutil.disk_io_counters()
+    cards = psutil.net_io_counters(pernic=True)
+    outside = [count for name, count in cards.items() if name != "lo"]
+    return _Counters(
+        at=time.monotonic(),
+        read=disk.read_bytes if disk else 0,
+        written=disk.write_bytes if disk else 0,
+        received=sum(count.bytes_recv for count in outside),
+        sent=sum(count.bytes_sent for count in outside),
     )
 
-    def __init__(self) -> None:
-        self._nvml: Any = None
-        self._handle: Any = None
-        self._tegra: Path | None = None
 
-    def open(self) -> None:
-        """Look for a GPU; quiet if there is none."""
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-            self._nvml = pynvml
-        except ImportError:
-            log.info("nvidia-ml-py is not installed")
-        except Exception as error:  # noqa: BLE001 - NVML raises its own types, made at run time
-            log.info("no NVIDIA GPU through NVML: %s", error)
-        if self._nvml is None:
-            self._tegra = next((path for path in self.TEGRA_LOAD if path.exists()), None)
-
-    def close(self) -> None:
-        """Let go of the driver."""
-        if self._nvml is not None:
-            self._nvml.nvmlShutdown()
-            self._nvml = None
-
-    def take(self) -> GpuSample | None:
-        """The GPU now, None without one."""
-        if self._nvml is not None:
-            return self._take_nvml()
-        if self._tegra is not None:
-            return self._take_tegra(self._tegra)
+def _rate(now: int, before: int | None, span: float) -> float | None:
+    """Bytes per second; None without an earlier count, 0 where a counter began anew."""
+    if before is None or span <= 0:
         return None
-
-    def _ask(self, function: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._nvml, function)(self._handle, *arguments)
-        except self._nvml.NVMLError:
-            return None
-
-    def _take_nvml(self) -> GpuSample:
-        load = self._ask("nvmlDeviceGetUtilizationRates")
-        memory = self._ask("nvmlDeviceGetMemoryInfo")
-        name = self._ask("nvmlDeviceGetName") or "GPU"
-        return GpuSample(
-            name=name.decode() if isinstance(name, bytes) else str(name),
-            load_percent=None if load is None else float(load.gpu),
-            memory_used=None if memory is None else int(memory.used),
-            memory_total=None if memory is None else int(memory.total),
-            temperature_c=self._ask("nvmlDeviceGetTemperature", 0),
-            shared_memory=memory is None,
-        )
-
-    def _take_tegra(self, path: Path) -> GpuSample:
-        try:
-            load = int(path.read_text().strip()) / 10
-        except (OSError, ValueError):
-            load = None
-        return GpuSample("Tegra", load, None, None, temperature(), shared_memory=True)
-
-
-def temperature(root: Path = Path("/sys/class/thermal")) -> float | None:
-    """The hottest thermal zone in °C, None if the machine shows none."""
-    found: list[float] = []
-    for zone in root.glob("thermal_zone*/temp"):
-        try:
-            value = int(zone.read_text().strip()) / 1000
-        except (OSError, ValueError):
-            continue
-        if 0 < value < 150:
-            found.append(value)
-    return max(found, default=None)
+    return max(0, now - before) / span

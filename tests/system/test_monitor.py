@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 
 from mistudio.gui.header import SystemStrip
 from mistudio.gui.status_bar import StatusBar
+from mistudio.system import monitor
 from mistudio.system.monitor import GpuReader, GpuSample, Monitor, Sample, temperature
 
 
@@ -25,15 +26,15 @@ def test_samples_are_those_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_the_thread_samples_and_ends(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path, period_s=0.01)
-    monitor.start()
+    watched = Monitor(tmp_path, period_s=0.01)
+    watched.start()
     waiting = threading.Event()
     for _ in range(500):
-        if monitor.latest is not None:
+        if watched.latest is not None:
             break
         waiting.wait(0.01)
-    monitor.stop()
-    assert monitor.latest is not None
+    watched.stop()
+    assert watched.latest is not None
 
 
 def test_temperature_takes_the_hottest_believable_zone(tmp_path: Path) -> None:
@@ -66,6 +67,48 @@ def test_a_gpu_that_tells_no_memory_shares_it() -> None:
     reader = GpuReader()
     reader._nvml = FakeNvml()
     assert reader.take() == GpuSample("Orin", 37.0, None, None, 55, shared_memory=True)
+
+
+def test_a_jetson_is_read_from_sysfs(tmp_path: Path) -> None:
+    def write(place: str, text: str) -> None:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(text)
+
+    write("devices/platform/bus@0/17000000.gpu/load", "437\n")
+    for number, (kind, heat) in enumerate((("cpu-thermal", 61000), ("gpu-thermal", 55500))):
+        write(f"class/thermal/thermal_zone{number}/type", f"{kind}\n")
+        write(f"class/thermal/thermal_zone{number}/temp", f"{heat}\n")
+    for rail, name, volts, amperes in ((1, "VDD_IN", 5000, 1800), (2, "VDD_CPU", 5000, 400)):
+        write(f"class/hwmon/hwmon1/in{rail}_label", f"{name}\n")
+        write(f"class/hwmon/hwmon1/in{rail}_input", f"{volts}\n")
+        write(f"class/hwmon/hwmon1/curr{rail}_input", f"{amperes}\n")
+    reader = GpuReader(tmp_path)
+    reader.open()
+    found = reader.take()
+    reader.close()
+    assert found == GpuSample("Tegra", 43.7, None, None, 55.5, shared_memory=True, power_w=9.0)
+
+
+def test_rates_are_differences_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter(
+        (monitor._Counters(10.0, 100, 200, 300, 400), monitor._Counters(12.0, 700, 200, 100, 500))
+    )
+    monkeypatch.setattr(monitor, "_count", lambda: next(counts))
+    watched = Monitor(tmp_path)
+    first, second = watched.take(), watched.take()
+    assert (first.disk_read_per_s, first.sent_per_s) == (None, None)
+    assert (second.disk_read_per_s, second.disk_written_per_s) == (300.0, 0.0)
+    # a counter that began anew is no negative rate
+    assert (second.received_per_s, second.sent_per_s) == (0.0, 50.0)
+
+
+def test_an_hour_is_kept_and_no_more(tmp_path: Path) -> None:
+    watched = Monitor(tmp_path)
+    for at in range(0, 8000, 100):
+        watched.keep(Sample(float(at), 0.0, 1, 2, 3, 4, None, None))
+    kept = watched.history()
+    assert (kept[0].at, kept[-1].at, len(kept)) == (4300.0, 7900.0, 37)
+    assert watched.latest is kept[-1]
 
 
 @pytest.mark.parametrize(("age", "color"), [(1.0, "emerald"), (7.0, "yellow"), (20.0, "red")])
