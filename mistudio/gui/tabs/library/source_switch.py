@@ -1,0 +1,68 @@
+"""Two ways to get something: a button for each, one card shown at a time or none."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+
+from mistudio.core.settings import SettingsFile
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import button
+
+
+class SourceSwitch(QWidget):
+    """Toggle buttons over cards; the choice survives a restart under the name `remember`."""
+
+    switched = Signal(str)  # name of the card shown, "" if none is
+
+    def __init__(
+        self, settings: SettingsFile, remember: str, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._settings, self._remember = settings, remember
+        self._cards: dict[str, QWidget] = {}
+        self._buttons: dict[str, QPushButton] = {}
+        self._shown = ""
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(appearance().px(12))
+        self._line = QHBoxLayout()
+        self._line.setSpacing(appearance().px(8))
+        self._line.addStretch(1)
+        outer.addLayout(self._line)
+        self._place = outer
+
+    def add(self, name: str, title: str, icon: str, card: QWidget) -> None:
+        """Offer another way; the first one is shown where nothing is remembered."""
+        toggle = button(title, self._on_clicked, variant="toggle", icon=icon)
+        toggle.setProperty("source", name)
+        self._line.insertWidget(len(self._cards), toggle)
+        card.hide()
+        self._place.addWidget(card)
+        self._cards[name], self._buttons[name] = card, toggle
+
+    def restore(self) -> None:
+        """Show what was shown last, else the first."""
+        kept = self._settings.recall(self._remember, None)
+        self.open(next(iter(self._cards)) if kept is None else str(kept))
+
+    def current(self) -> str:
+        """Name of the card shown, "" if none is."""
+        return self._shown
+
+    def card(self) -> QWidget | None:
+        """The card shown."""
+        return self._cards.get(self._shown)
+
+    def open(self, name: str) -> None:
+        """Show one card, or none for an unknown name."""
+        self._shown = name if name in self._cards else ""
+        for key, card in self._cards.items():
+            self._buttons[key].setChecked(key == self._shown)
+            card.setVisible(key == self._shown)
+        self._settings.remember(self._remember, self._shown)
+        self.switched.emit(self._shown)
+
+    def _on_clicked(self, checked: bool) -> None:
+        name = str(self.sender().property("source"))
+        self.open(name if checked else "")
