@@ -77,6 +77,9 @@ class CheckModelConfig(Config):
     format: str = option(
         "", "Format", _FORMAT_HELP + " Empty keeps the model's.", choices=("", *MODEL_FORMATS)
     )
+    allow_code: bool = option(
+        False, "Allow the model's own code", _CODE_HELP + " Stays allowed.", advanced=True
+    )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,12 @@ class LoadedModels:
         """processor threads for tensors; 0 takes all cores but one, None leaves torch's choice"""
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes that the held model's weights take, 0 if none is held."""
+        loaded = self._loaded
+        return loaded.memory_bytes if loaded is not None else 0
+
+    @property
     def name(self) -> str:
         """Name of the held model, "" if none."""
         return self._name

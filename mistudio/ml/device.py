@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 
+import psutil
 import torch
 
 from mistudio.core.errors import InvalidInput, OutOfMemory, Unsupported
@@ -44,6 +45,15 @@ def check_room(device: torch.device) -> None:
             "or choose the CPU in the settings.",
             code="gpu_held",
         )
+
+
+def memory_of(device: torch.device) -> tuple[int, int]:
+    """Free and total bytes of a device; what torch holds on a GPU for later counts as free."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device), total
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
