@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-from mistudio.core.errors import Cancelled
+from mistudio.core.errors import Cancelled, Left
 
 
 class Request(Enum):
@@ -28,6 +28,7 @@ class JobControl:
         self._request = Request.NONE
         self._save = False
         self._hurry = threading.Event()
+        self._leaving = False
         self._changed = threading.Event()
         self._poll = poll
         self._polled_at = 0.0
@@ -57,6 +58,16 @@ class JobControl:
     def cancel(self) -> None:
         """Ask the job to end without a result."""
         self.ask(Request.CANCEL)
+
+    def leave(self) -> None:
+        """End the job because the program closes: `check` raises `Left`, a kind of `Cancelled`."""
+        self._leaving = True
+        self.cancel()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the job was ended by the closing program, not by the user."""
+        return self._leaving
 
     def save_now(self) -> None:
         """Ask a training for a checkpoint at its next step."""
@@ -105,7 +116,7 @@ class JobControl:
             if self._request is Request.PAUSE:
                 self._changed.wait(0.2)
         if request in (Request.CANCEL, Request.STOP):
-            raise Cancelled
+            raise Left if self._leaving else Cancelled
 
 
 class _View(JobControl):
@@ -126,6 +137,13 @@ class _View(JobControl):
 
     def hurry(self) -> None:
         self._inner.hurry()
+
+    def leave(self) -> None:
+        self._inner.leave()
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._inner.is_leaving
 
     def sleep(self, seconds: float, tick: Callable[[float], object] | None = None) -> None:
         self._inner.sleep(seconds, tick)

@@ -120,6 +120,10 @@ class Cancelled(Exception):
     """The user asked the running job to end; nothing is wrong."""
 
 
+class Left(Cancelled):
+    """The program is closing. A job that can go on later keeps what it has."""
+
+
 def from_os_error(error: OSError, doing: str) -> StudioError:
     """Turn an operating-system error into a sentence; `doing` is what failed ("write the SAE")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

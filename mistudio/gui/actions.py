@@ -31,6 +31,7 @@ ACTIONS = (
         "import_model", "File", "Import model…", "", "chip", "Import a model folder or GGUF"
     ),
     ActionSpec("open_data_folder", "File", "Show data folder", "", "folder"),
+    ActionSpec("show_storage", "File", "Storage…", "", "database", "What takes room on the disk"),
     ActionSpec("show_settings", "File", "Settings…", "Ctrl+,", "gear"),
     ActionSpec("close", "File", "Quit", "Ctrl+Q", "close"),
     ActionSpec(
@@ -41,6 +42,9 @@ ACTIONS = (
         for number, (name, icon) in enumerate(zip(TAB_NAMES, TAB_ICONS, strict=True), start=1)
     ),
     ActionSpec("toggle_jobs", "View", "Jobs", "Ctrl+J", "list", "Show or hide the jobs"),
+    ActionSpec(
+        "show_system", "View", "System", "Ctrl+Shift+M", "chip", "This machine, one hour back"
+    ),
     ActionSpec("show_palette", "View", "Command palette", "Ctrl+K", "command"),
     ActionSpec("toggle_theme", "View", "Light or dark", "Ctrl+Shift+L", "sun"),
     ActionSpec("run_primary", "Run", "Run", "Ctrl+Return", "play", "The tab's main action"),

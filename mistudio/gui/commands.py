@@ -16,6 +16,8 @@ from mistudio.gui.crash import report
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.doctor_dialog import DoctorDialog
 from mistudio.gui.settings_dialog import SettingsDialog
+from mistudio.gui.storage_dialog import StorageDialog
+from mistudio.gui.system_dialog import SystemDialog
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import IconLabel, label
 
@@ -91,6 +93,23 @@ class Commands(QObject):
     def toggle_jobs(self) -> None:
         panel = self._window.jobs_panel
         panel.setVisible(not panel.isVisible())
+
+    @Slot()
+    def show_system(self) -> None:
+        """Open the System window, or bring it forward."""
+        self._show_once(SystemDialog, lambda: SystemDialog(self._window.monitor, self._window))
+
+    @Slot()
+    def show_storage(self) -> None:
+        """Open the storage window, or bring it forward."""
+        self._show_once(StorageDialog, lambda: StorageDialog(self._window.services, self._window))
+
+    def _show_once(self, kind: type[Dialog], make: Callable[[], Dialog]) -> None:
+        found = self._window.findChild(kind)
+        dialog = found if found is not None and found.isVisible() else make()
+        dialog.show()
+        dialog.raise_()
+        dialog.activateWindow()
 
     @Slot()
     def show_palette(self) -> None:

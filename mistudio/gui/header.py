@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from mistudio.core.units import EM_DASH, format_bytes
@@ -56,7 +56,9 @@ class FreshnessDot(QWidget):
 
 
 class SystemStrip(QFrame):
-    """CPU, RAM, GPU, VRAM and temperature in one bordered line."""
+    """CPU, RAM, GPU, VRAM and temperature in one bordered line; a click opens the details."""
+
+    clicked = Signal()
 
     READINGS = (
         ("CPU", "purple"),
@@ -69,6 +71,10 @@ class SystemStrip(QFrame):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("strip")
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setAccessibleName("System")
+        self.setToolTip("This machine, one hour back (Ctrl+Shift+M)")
         px = appearance().px
         box = QHBoxLayout(self)
         box.setContentsMargins(px(12), px(4), px(12), px(4))
@@ -103,6 +109,16 @@ class SystemStrip(QFrame):
         )
         self._set("VRAM", *_video_memory(sample))
         self._set("Temp", EM_DASH if heat is None else f"{heat:.0f} °C")
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        if event.button() == Qt.MouseButton.LeftButton and self.rect().contains(event.pos()):
+            self.clicked.emit()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space):
+            self.clicked.emit()
+        else:
+            super().keyPressEvent(event)
 
     def show_only(self, count: int) -> None:
         """Show the first readings and leave the others out."""

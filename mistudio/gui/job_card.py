@@ -15,6 +15,16 @@ from mistudio.store.records import JobRow
 
 KIND_ICONS = {
     "import_dataset": "database",
+    "download_dataset": "download",
+    "download_model": "download",
+    "index_dataset": "search",
+    "check_model": "chip",
+    "report_model": "table",
+    "prompt_lens": "eye",
+    "extract_activations": "features",
+    "probe_extraction": "clock",
+    "verify_activations": "check_circle",
+    "export_activations": "upload",
     "tokenize": "text",
     "add_sample": "bolt",
     "import_model": "chip",
@@ -26,13 +36,14 @@ KIND_ICONS = {
     "steer": "sliders",
     "demo": "bolt",
 }
+WAITING = "Waiting"  # how the phase of a job begins that waits before another try
 BAR_COLORS = {"paused": "yellow", "interrupted": "yellow", "failed": "red", "queued": "blue"}
 
 
 class JobCard(Card):
     """Shows a job's row, overlaid by live progress; `asked(job id, verb)` tells of a button.
 
-    Verbs: pause, resume, cancel, stop, retry, log.
+    Verbs: pause, resume, cancel, stop, now (end a waiting time), retry, up, log.
     """
 
     asked = Signal(str, str)
@@ -52,6 +63,9 @@ class JobCard(Card):
         self.pause = button("Pause", self._on_pause, icon="pause")
         self.end = button(self._ending.capitalize(), self._on_end, icon="stop")
         self.retry = button("Retry", self._on_retry, icon="retry")
+        self.now = button("Retry now", self._on_now, icon="retry")
+        self.now.setToolTip("Try again without waiting any longer")
+        self.now.hide()
         self.up = button("Move up", self._on_up, variant="ghost", icon="chevron_up")
         self.up.setToolTip("Run this job before the one that waits ahead of it")
         self.log = button("Log", self._on_log, variant="ghost", icon="log")
@@ -61,7 +75,7 @@ class JobCard(Card):
         self.box.addLayout(top)
         self.box.addWidget(self.bar)
         self.box.addWidget(self.line)
-        self.box.addLayout(row(self.pause, self.end, self.retry, self.up, None, self.log))
+        self.box.addLayout(row(self.pause, self.end, self.now, self.retry, self.up, None, self.log))
         self.show_job(job, "")
 
     def show_job(self, job: JobRow, waits_for: str) -> None:
@@ -85,6 +99,8 @@ class JobCard(Card):
         self.end.setText("Cancel" if job.status == "queued" else self._ending.capitalize())
         self.end.setEnabled(not self._told_to_end)
         self.retry.setVisible(job.status in ("failed", "cancelled"))
+        if not running:
+            self.now.hide()
         self.up.setVisible(job.status == "queued")
 
     def show_progress(self, progress: Progress) -> None:
@@ -92,6 +108,7 @@ class JobCard(Card):
         if self.job.status == "running":
             self.bar.set_value(min(99.9, 100 * progress.fraction))
             self.line.setText(_parts(progress.phase, progress.rate, progress.eta_s))
+            self.now.setVisible(progress.phase.startswith(WAITING))
 
     def _describe(self, job: JobRow, waits_for: str) -> str:
         if job.status == "failed":
@@ -118,6 +135,10 @@ class JobCard(Card):
 
     def _on_retry(self) -> None:
         self.asked.emit(self.job.id, "retry")
+
+    def _on_now(self) -> None:
+        self.now.hide()
+        self.asked.emit(self.job.id, "now")
 
     def _on_up(self) -> None:
         self.asked.emit(self.job.id, "up")

@@ -171,7 +171,7 @@ class Lanes(QObject):
         return [w.running.job_id for w in self._workers if w.running is not None]
 
     def request(self, job_id: str, verb: str) -> None:
-        """Ask for "pause", "resume", "cancel", "stop" or "save"; a cancel acts at once."""
+        """Ask for "pause", "resume", "cancel", "stop", "save" or "now" (end a waiting time)."""
         found = next((r for w in self._workers if (r := w.running) and r.job_id == job_id), None)
         if found is not None and verb == "cancel":
             found.control.cancel()
@@ -198,7 +198,8 @@ class Lanes(QObject):
     def close(self, pauses: Callable[[str], bool]) -> None:
         """Take no further job and end the running ones at their next safe point.
 
-        A job whose id `pauses` accepts is paused, so that it can be resumed; others are cancelled.
+        A job whose id `pauses` accepts is paused, so that it can be resumed; of the others those
+        that can go on later are left interrupted, the rest cancelled.
         """
         for worker in self._workers:
             worker.close()
@@ -206,7 +207,7 @@ class Lanes(QObject):
                 if pauses(running.job_id):
                     running.control.pause()
                 else:
-                    running.control.cancel()
+                    running.control.leave()
 
     def is_idle(self) -> bool:
         """Whether no job runs in this window."""

@@ -45,6 +45,16 @@ log = logging.getLogger(__name__)
 # job kind -> kinds of objects that it makes or changes
 CHANGES = {
     "import_dataset": ("datasets",),
+    "download_dataset": ("datasets",),
+    "index_dataset": ("datasets",),
+    "download_model": ("models",),
+    "check_model": ("models",),
+    "report_model": ("models",),
+    "prompt_lens": (),
+    "extract_activations": ("activation_sets",),
+    "probe_extraction": (),
+    "verify_activations": ("activation_sets",),
+    "export_activations": (),
     "tokenize": ("tokenizations", "datasets"),
     "add_sample": ("datasets", "models"),
     "import_model": ("models",),
@@ -148,6 +158,7 @@ class MainWindow(QMainWindow):
         self.tabs.setCornerWidget(corner)
 
     def _connect(self) -> None:
+        self.header.strip.clicked.connect(self.commands.show_system)
         self.header.theme_clicked.connect(self.commands.toggle_theme)
         self.status.unload_clicked.connect(self.commands.unload_model)
         self.status.jobs_clicked.connect(self.commands.toggle_jobs)

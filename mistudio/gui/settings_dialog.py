@@ -11,11 +11,29 @@ from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import label
-from mistudio.gui.widgets.editors import CheckEditor, ChoiceEditor, Editor, NumberEditor
+from mistudio.gui.widgets.editors import (
+    CheckEditor,
+    ChoiceEditor,
+    Editor,
+    NumberEditor,
+    TextEditor,
+)
 
 CHOICES = {
     "theme": ("Theme", (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop"))),
     "device": ("Device", (("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "Processor"))),
+    "model_format": (
+        "Format of new models",
+        (
+            ("auto", "Automatic"),
+            ("fp32", "FP32"),
+            ("bf16", "BF16"),
+            ("fp16", "FP16"),
+            ("int8", "INT8"),
+            ("nf4", "NF4"),
+            ("fp4", "FP4"),
+        ),
+    ),
     "log_level": ("Log", (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings"))),
 }
 NUMBERS = {
@@ -44,6 +62,9 @@ class SettingsDialog(Dialog):
             self._add(form, name, text, ChoiceEditor(choices))
         for name, (text, low, high) in NUMBERS.items():
             self._add(form, name, text, NumberEditor(whole=True, minimum=low, maximum=high))
+        self._add(form, "hub_address", "Hub address", TextEditor("https://huggingface.co"))
+        self._add(form, "proxy", "Proxy for the Hub", TextEditor("http://host:port"))
+        self._add(form, "offline", "", CheckEditor("Work offline: never ask the Hub"))
         self._add(form, "confirm_close", "", CheckEditor("Ask before closing while a job runs"))
         place = label(str(services.studio.paths.home), "mono", wrap=True, selectable=True)
         form.addRow(label("Data folder", "label"), place)

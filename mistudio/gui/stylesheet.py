@@ -71,6 +71,7 @@ def _frames(c: Colors, look: Appearance) -> str:
     Card[active="true"] {{ background: {c.active_fill}; border-color: {c.active_border}; }}
     QFrame#header, QStatusBar {{ background: {c.card_settings}; }}
     QFrame#header {{ border: none; border-bottom: 1px solid {c.border}; }}
+    QFrame#strip:hover, QFrame#strip:focus {{ border-color: {c.active_border}; }}
     QFrame#strip {{ background: {c.card_settings}; border: 1px solid {c.border};
         border-radius: {px(8)}px; }}
     QStatusBar {{ border-top: 1px solid {c.border}; font-size: {px(13)}px; }}

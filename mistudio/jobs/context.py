@@ -144,5 +144,7 @@ class JobKind:
     prepare: Prepare | None = None
     ends_turn_on_pause: bool = False
     """a pause ends the run at a checkpoint and frees the lane, instead of waiting in place"""
+    resumable: bool = False
+    """what it has done is kept when its process ends, and a resumed job goes on from there"""
     early_finish: bool = False
     """a stop leaves a usable result"""

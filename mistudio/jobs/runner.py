@@ -12,7 +12,15 @@ from typing import Any
 
 from mistudio.core.config import Config, from_dict, to_dict, validate
 from mistudio.core.control import JobControl, Request
-from mistudio.core.errors import Cancelled, DiskFull, InUse, OutOfMemory, StudioError, from_os_error
+from mistudio.core.errors import (
+    Cancelled,
+    DiskFull,
+    InUse,
+    Left,
+    OutOfMemory,
+    StudioError,
+    from_os_error,
+)
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.paths import Paths
 from mistudio.core.redact import without_tokens
@@ -250,6 +258,9 @@ class Studio:
             return self._finish(
                 job, JobState.COMPLETED, progress=100.0, phase="finished", result=result
             )
+        except Left:
+            state = JobState.INTERRUPTED if known.resumable else JobState.CANCELLED
+            return self._finish(job, state, phase=state.value)
         except Cancelled:
             return self._finish(job, JobState.CANCELLED, phase="cancelled")
         except Exception as error:
