@@ -13,6 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import pytest_socket
 
+from tests.helpers.hub import hf_home, hub
+
+__all__ = ["hf_home", "hub"]
+
 # threads that libraries keep for the life of the process
 KEPT_THREADS = ("ThreadPoolExecutor", "pydev", "tqdm_monitor", "pynvml")
 
