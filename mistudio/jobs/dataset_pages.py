@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mistudio.core.errors import NotFound
@@ -16,6 +17,34 @@ _SCAN = 1000  # documents per read of a search
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One document: its number in the dataset, its text and the other columns."""
+
+    index: int
+    split: str
+    text: str
+    metadata: dict[str, str]
+    length: int
+    """characters"""
+
+
+@dataclass(frozen=True)
+class SamplePage:
+    """Some of the documents that were asked for, in their order."""
+
+    samples: list[Sample] = field(default_factory=list[Sample])
+    total: int | None = None
+    """how many there are in all; None if only a part was searched"""
+    is_minimum: bool = False
+    """there are more than `total`: counting stopped there"""
+    has_more: bool = False
+    """there is a further page"""
+    searched: int | None = None
+    """without a word index a search ends after a while: only the first so many were looked at"""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Chip:
     """The original text of one token, or of several that share a character."""
 
@@ -23,6 +52,46 @@ class Chip:
     token_id: int
     """the first token's id where several share the text"""
     special: bool
+
+
+def sample_page(
+    studio: Studio,
+    dataset: DatasetRow,
+    *,
+    words: str = "",
+    split: str = "",
+    shortest: int = 0,
+    longest: int = 0,
+    offset: int = 0,
+    limit: int = 50,
+) -> SamplePage:
+    """Documents offset..offset+limit-1 of those that hold all words, in one split, of a length.
+
+    `words` are looked for whatever their case; "in quotes" they stand together, wolf* is any word
+    that begins so. Lengths are in characters, 0 sets no limit. Raises `NotFound` or `Damaged` if
+    the text cannot be read.
+    """
+    began = time.monotonic()
+    store = _text(studio, dataset.id)
+    numbers = range(len(store))
+    if split:
+        numbers = store.splits.get(split, range(0))
+    lengths = store.lengths()
+    if words.split():
+        hits = [i for i in find_samples(studio, dataset, words, len(store)) if i in numbers]
+    else:
+        hits = list(numbers)
+    hits = [i for i in hits if lengths[i] >= shortest and (not longest or lengths[i] <= longest)]
+    page = [
+        Sample(i, store.split_of(i), store.text(i), store.metadata(i), int(lengths[i]))
+        for i in hits[offset : offset + limit]
+    ]
+    return SamplePage(
+        page,
+        len(hits),
+        has_more=len(hits) > offset + limit,
+        seconds=time.monotonic() - began,
+    )
 
 
 def samples(studio: Studio, dataset: DatasetRow, start: int, count: int) -> list[str]:

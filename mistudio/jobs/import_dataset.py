@@ -45,7 +45,7 @@ def import_rows(
     licence: str | None = None,
 ) -> DatasetRow:
     """Import as a dataset of the given source ("local", "sample") and return its row."""
-    from mistudio.ml.data.text import import_text
+    from mistudio.ml.data.import_text import import_text
 
     prepare(studio, config)
     db = studio.db()

@@ -99,7 +99,7 @@ def tiny_loaded(folder: Path, **sizes: Any) -> LoadedModel:
 
 def write_texts(folder: Path, texts: Sequence[str]) -> Path:
     """A dataset folder with one document per text, as importing would make it."""
-    from mistudio.ml.data.text import write_text_store
+    from mistudio.ml.data.write_dataset import write_text_store
 
     write_text_store(folder, texts)
     return folder

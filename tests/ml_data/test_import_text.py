@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,13 +15,15 @@ from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import Cancelled, Damaged, DiskFull, InvalidInput, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
-from mistudio.ml.data.readers import MAX_CHARACTERS
-from mistudio.ml.data.text import DatasetFacts, TextStore, import_text, read_documents
+from mistudio.ml.data.facts import DatasetFacts
+from mistudio.ml.data.import_text import import_text, read_documents
+from mistudio.ml.data.text import TextStore
+from mistudio.ml.data.write_dataset import MAX_CHARACTERS
 
 ODD = "Füße 🦊👨‍👩‍👧 漢字 e\u0301 שלום\u2028\x0b end"
 
 
-def run(tmp_path: Path, name: str, content: bytes | str, **settings: str) -> DatasetFacts:
+def run(tmp_path: Path, name: str, content: bytes | str, **settings: Any) -> DatasetFacts:
     file = tmp_path / name
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     config = ImportDatasetConfig(path=str(file), **settings)
@@ -211,8 +214,8 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mistudio.ml.data.text.TextWriter.add", full)
-    with pytest.raises(DiskFull, match="The disk is full: could not import the text"):
+    monkeypatch.setattr("mistudio.ml.data.text_writer.TextWriter.add", full)
+    with pytest.raises(DiskFull, match="The disk is full: could not store the text"):
         run(tmp_path, "a.txt", "text")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
@@ -233,7 +236,7 @@ def test_damaged_and_missing_store(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="import it again"):
         TextStore(tmp_path)
     run(tmp_path, "a.txt", "text")
-    file = tmp_path / "ds" / "text" / "all.arrow"
+    file = tmp_path / "ds" / "text" / "train.arrow"
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(Damaged, match="import it again"):
         TextStore(tmp_path / "ds")

@@ -6,7 +6,7 @@ import codecs
 import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any
 
 from mistudio.core.errors import Damaged, InvalidInput
 from mistudio.ml.data.columns import choose_column, kind_of_arrow, kind_of_text, kind_of_values
+from mistudio.ml.data.text_writer import Row
+from mistudio.ml.data.write_dataset import MAX_CHARACTERS, SourceState
 
-MAX_CHARACTERS = 1_000_000  # of one document; longer ones are split at line ends
 _BLOCK = 1 << 20
 _PEEK = 1000  # rows looked at to find the text column
 _ENDINGS = {
@@ -27,23 +28,13 @@ _ENDINGS = {
 
 
 @dataclass
-class SourceFile:
+class SourceFile(SourceState):
     """A file being read, and what was noticed on the way."""
 
-    path: Path
-    format: str
-    bad_bytes: int = 0  # not valid UTF-8, replaced by U+FFFD
-    bytes_read: int = 0
+    path: Path = Path()
+    format: str = "txt"
     columns: list[str] = field(default_factory=list)  # metadata columns beside the text
     text_column: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One document: its text and the other columns as text, in the order of the columns."""
-
-    text: str
-    metadata: Sequence[str] = ()
 
 
 def open_source(path: Path, wanted: str) -> SourceFile:
@@ -61,7 +52,7 @@ def open_source(path: Path, wanted: str) -> SourceFile:
     if kind != "parquet":
         with path.open("rb") as stream:
             _refuse_binary(path, stream.read(1 << 16))
-    return SourceFile(path, kind)
+    return SourceFile(path.name, path.stat().st_size, path=path, format=kind)
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:
@@ -143,23 +134,6 @@ def _text_rows(source: SourceFile, unit: str) -> Iterator[Row]:
 def _joined(gathered: list[str], unit: str) -> Row:
     text = "".join(gathered)
     return Row(text.rstrip("\r\n") if unit == "paragraph" else text)
-
-
-def split_long(text: str) -> list[str]:
-    """A document in pieces of at most `MAX_CHARACTERS`, cut at line ends where there are any."""
-    if len(text) <= MAX_CHARACTERS:
-        return [text]
-    pieces, start = [], 0
-    while len(text) - start > MAX_CHARACTERS:
-        stop = start + MAX_CHARACTERS
-        cut = max(text.rfind("\n", start, stop), -1) + 1
-        if cut <= start:
-            cut = text.rfind(" ", start, stop) + 1
-        if cut <= start:
-            cut = stop
-        pieces.append(text[start:cut])
-        start = cut
-    return [*pieces, text[start:]]
 
 
 def _json_rows(source: SourceFile, text_column: str) -> Iterator[Row]:
