@@ -54,7 +54,7 @@ def datasets(studio: Studio) -> DatasetList:
     rows, names = DATASETS.select(db, order=_ACTIVE_FIRST), _model_names(studio)
     return DatasetList(
         [ListedDataset(row, by_dataset.get(row.id, []), names) for row in rows],
-        _jobs(studio, ("import_dataset", "add_sample", "demo")),
+        _jobs(studio, ("import_dataset", "download_dataset", "add_sample", "demo")),
     )
 
 
@@ -80,7 +80,7 @@ def models(studio: Studio) -> ModelList:
     """The model list as it is now."""
     return ModelList(
         MODELS.select(studio.db(), order=_ACTIVE_FIRST),
-        _jobs(studio, ("import_model", "add_sample", "demo")),
+        _jobs(studio, ("import_model", "download_model", "check_model", "add_sample", "demo")),
         studio.models.name,
     )
 
@@ -95,14 +95,23 @@ def job(studio: Studio, job_id: str) -> JobRow | None:
     return JOBS.find(studio.db(), job_id)
 
 
+def hide_job(studio: Studio, job_id: str) -> None:
+    """Take a finished job off the lists; its row stays."""
+    JOBS.update(studio.db(), job_id, hidden=1)
+
+
 def _model_names(studio: Studio) -> dict[str, str]:
     return {model.id: model.name for model in MODELS.select(studio.db())}
 
 
 def _jobs(studio: Studio, kinds: Sequence[str]) -> list[JobRow]:
+    """Unfinished jobs, and downloads that ended early and were neither hidden nor tried again."""
     marks = ", ".join("?" for _ in kinds)
     return JOBS.select(
         studio.db(),
-        f"status IN ('queued', 'running', 'paused') AND kind IN ({marks})",
+        f"kind IN ({marks}) AND (status IN ('queued', 'running', 'paused', 'interrupted') OR ("
+        "status IN ('failed', 'cancelled') AND hidden = 0 AND kind LIKE 'download_%' "
+        "AND NOT EXISTS (SELECT 1 FROM jobs AS later WHERE later.kind = jobs.kind "
+        "AND later.config = jobs.config AND later.created_at > jobs.created_at)))",
         list(kinds),
     )

@@ -7,6 +7,7 @@ from typing import Any
 from PySide6.QtCore import QObject, Signal
 
 from mistudio.core.config import Config
+from mistudio.core.units import format_duration
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.jobs import library_pages
@@ -52,13 +53,14 @@ class LiveProgress(QObject):
         services.lanes.finished.connect(self._on_finished)
 
     def of(self, job_id: str) -> tuple[float, str] | None:
-        """Percent and phase, None before the job told any."""
+        """Percent, and phase with rate and time left; None before the job told any."""
         return self._newest.get(job_id)
 
     def _on_drained(self, job_id: str, drained: Drained) -> None:
         if drained.progress is not None:
             told = drained.progress
-            phase = f"{told.phase} · {told.rate}" if told.rate else told.phase
+            left = "" if told.eta_s is None else f"{format_duration(told.eta_s)} left"
+            phase = " · ".join(part for part in (told.phase, told.rate, left) if part)
             self._newest[job_id] = (100 * told.fraction, phase)
             self.moved.emit(job_id)
 

@@ -1,4 +1,4 @@
-"""What the Datasets and Models tabs share: import on top, filters, cards that update in place."""
+"""What the Datasets and Models tabs share: ways to get one, filters, cards updated in place."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.library.cards import JobCard, ObjectCard
 from mistudio.gui.tabs.library.deleting import Deleter
-from mistudio.gui.tabs.library.filters import Filters
+from mistudio.gui.tabs.library.filters import Filters, state_group
 from mistudio.gui.tabs.library.importing import ImportCard, dropped_path
 from mistudio.gui.tabs.library.jobs import LiveProgress
+from mistudio.gui.tabs.library.visible_grid import VisibleGrid
 from mistudio.gui.widgets.cards import EmptyState
 from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, heading
+from mistudio.jobs import library_pages
 from mistudio.jobs.dependants import Dependants
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import JobRow, WorkRow
 
-_AT_ONCE = 12  # cards made in one turn of the event loop
+_MADE_BY_JOBS = ("running", "paused", "interrupted")
 
 
 class LibraryTab(Tab):
@@ -48,28 +50,31 @@ class LibraryTab(Tab):
         *,
         title: str,
         subtitle: str,
+        getter: QWidget | None = None,
+        every: str = "",
     ) -> None:
-        """`of` and `delete` say what deleting an object means, and do it."""
+        """`of` and `delete` say what deleting an object means, and do it.
+
+        `getter` stands on top instead of `importer` (which it holds); `every` names the choice of
+        the filter by `further` that lets all pass.
+        """
         super().__init__(services)
         self.importer = importer
         self.deleter = Deleter(services, self.kinds[0], of, delete, self)
         self.deleter.deleted.connect(self._on_deleted)
         self._rows: Sequence[Any] = ()
+        self._by_id: dict[str, Any] = {}
         self._jobs: Sequence[JobRow] = ()
         self._cards: dict[str, ObjectCard] = {}
         self._dialogs: dict[str, QWidget] = {}
         self._wanted = ""  # an object to open once the list has been read
         self._loaded_once = False
         self._live = LiveProgress(services, self)
-        self._build(title, subtitle)
+        self._build(title, subtitle, getter or importer, every)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(50)
         self._soon.timeout.connect(self.refresh)
-        self._more = QTimer(self)
-        self._more.setSingleShot(True)
-        self._more.setInterval(5)
-        self._more.timeout.connect(self._make_more)
         services.publisher.changed.connect(self._on_changed)
         services.lanes.started.connect(self._on_job)
         services.lanes.finished.connect(self._on_job)
@@ -77,25 +82,25 @@ class LibraryTab(Tab):
         self.setAcceptDrops(True)
         self.refresh()
 
-    def _build(self, title: str, subtitle: str) -> None:
+    def _build(self, title: str, subtitle: str, getter: QWidget, every: str) -> None:
         self.page = CenteredColumn()
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.page)
-        self.filters = Filters(title)
+        self.filters = Filters(title, every)
         self.filters.changed.connect(self._arrange)
         self.empty = EmptyState(self.icon, "", "Run the sample", self._run_sample)
         self.nothing = EmptyState(
             "search", f"No {self.noun} passes the filters.", "Clear filters", self.filters.clear
         )
-        self.grid = CardGrid(columns=self.columns)
+        self.job_grid = CardGrid(columns=self.columns)
+        self.grid = VisibleGrid(self.page, self._card_of, self._forget, columns=self.columns)
         self.page.box.addWidget(heading(title, subtitle))
-        for part in (self.importer, self.filters, self.grid, self.empty, self.nothing):
+        for part in (getter, self.filters, self.job_grid, self.grid, self.empty, self.nothing):
             self.page.box.addWidget(part)
         self.page.box.addStretch(1)
-        self.filters.hide()
-        self.empty.hide()
-        self.nothing.hide()
+        for part in (self.filters, self.job_grid, self.grid, self.empty, self.nothing):
+            part.hide()
 
     # What a kind of object must say.
 
@@ -121,6 +126,10 @@ class LibraryTab(Tab):
         """The text that the search looks through."""
         raise NotImplementedError
 
+    def further(self, entry: Any) -> str:
+        """The property of the filter beside the state, such as the source."""
+        return ""
+
     def open_dialog(self, entry: Any) -> QWidget:
         """The detail window of an entry, not yet shown."""
         raise NotImplementedError
@@ -140,7 +149,9 @@ class LibraryTab(Tab):
 
     def _on_list(self, answer: Any) -> None:
         self._rows, self._jobs = self.take(answer)
+        self._by_id = {self.work_row(entry).id: entry for entry in self._rows}
         self._loaded_once = True
+        self.filters.offer(self.further(entry) for entry in self._rows)
         self._arrange()
         if self._wanted:
             wanted, self._wanted = self._wanted, ""
@@ -148,63 +159,56 @@ class LibraryTab(Tab):
 
     def _arrange(self, *told: object) -> None:
         """Show the cards that pass the filters."""
-        jobs = [job for job in self._jobs if self.filters.passes(job.title, "work")]
-        rows = [entry for entry in self._rows if self._entry_passes(entry)]
-        made = [self._card(entry) for entry in rows[:_AT_ONCE]]
-        made += [self._card(entry) for entry in rows[_AT_ONCE:] if self._has_card(entry)]
-        self.grid.set_widgets([*(self._job_card(job) for job in jobs), *made])
-        if len(made) < len(rows):
-            self._more.start()
-        present = {self.work_row(entry).id for entry in self._rows} | {j.id for j in self._jobs}
-        for gone in [key for key in self._cards if key not in present]:
-            self._cards.pop(gone).deleteLater()
-        self._show_state(len(rows))
+        jobs = [job for job in self._jobs if self._job_passes(job)]
+        shown = [key for key, entry in self._by_id.items() if self._entry_passes(entry)]
+        for gone in [k for k, c in self._cards.items() if isinstance(c, JobCard)]:
+            if all(job.id != gone for job in self._jobs):
+                self._cards.pop(gone).deleteLater()
+        self.job_grid.set_widgets([self._job_card(job) for job in jobs])
+        self.job_grid.setVisible(bool(jobs))
+        self.grid.setVisible(bool(shown))
+        self.grid.set_keys(shown)
+        self._show_state(len(shown), len(jobs))
 
-    def _make_more(self) -> None:
-        """Make some of the missing cards; all are placed together when none is missing."""
-        missing = [e for e in self._rows if self._entry_passes(e) and not self._has_card(e)]
-        for entry in missing[:_AT_ONCE]:
-            self._card(entry)
-        if len(missing) > _AT_ONCE:
-            self._more.start()
-        else:
-            self._arrange()
-
-    def _has_card(self, entry: Any) -> bool:
-        return self.work_row(entry).id in self._cards
-
-    def _show_state(self, shown: int) -> None:
+    def _show_state(self, shown: int, jobs: int) -> None:
         """Show filters, empty states and the count as the list needs them."""
         anything = bool(self._rows or self._jobs)
-        visible = shown + len(self._jobs) > 0
         self.filters.setVisible(anything)
-        self.grid.setVisible(anything)
         self.empty.setVisible(self._loaded_once and not anything)
-        self.nothing.setVisible(anything and not visible)
+        self.nothing.setVisible(anything and not shown and not jobs and self.filters.is_narrowed())
         self.filters.show_count(shown, len(self._rows))
+
+    def _job_passes(self, job: JobRow) -> bool:
+        if self.filters.further.currentData():
+            return False
+        return self.filters.passes(job.title, state_group(job.status))
 
     def _entry_passes(self, entry: Any) -> bool:
         row_ = self.work_row(entry)
-        if row_.status != "ready" and any(job.status == "running" for job in self._jobs):
+        if row_.status != "ready" and any(job.status in _MADE_BY_JOBS for job in self._jobs):
             return False  # the job's own card stands for it
-        return self.filters.passes(self.words(entry), "ready" if row_.status == "ready" else "work")
+        state = state_group(row_.status)
+        return self.filters.passes(self.words(entry), state, self.further(entry))
 
-    def _card(self, entry: Any) -> ObjectCard:
-        object_id = self.work_row(entry).id
+    def _card_of(self, object_id: str) -> ObjectCard:
+        """The card of an object, made now if need be, with what is known of it."""
         card = self._cards.get(object_id)
         if card is None:
             card = self.make_card(object_id)
             card.opened.connect(self.open)
             card.delete_asked.connect(self.deleter.ask)
             self._cards[object_id] = card
-        self.fill_card(card, entry)
+        self.fill_card(card, self._by_id[object_id])
         return card
+
+    def _forget(self, object_id: str) -> None:
+        self._cards.pop(object_id, None)
 
     def _job_card(self, job: JobRow) -> ObjectCard:
         card = self._cards.get(job.id)
         if not isinstance(card, JobCard):
             card = JobCard(job.id, self.icon, self.color)
-            card.delete_asked.connect(self._cancel)
+            card.asked.connect(self._act)
             self._cards[job.id] = card
         card.show_job(job, self._live.of(job.id))
         return card
@@ -217,8 +221,18 @@ class LibraryTab(Tab):
 
     # Acting.
 
-    def _cancel(self, job_id: str) -> None:
-        self.services.lanes.request(job_id, "cancel")
+    def _act(self, job_id: str, verb: str) -> None:
+        """Do what a button of a job's card asks for."""
+        try:
+            if verb == "retry":
+                self.services.studio.retry(job_id)
+            elif verb == "dismiss":
+                library_pages.hide_job(self.services.studio, job_id)
+            else:
+                self.services.lanes.request(job_id, verb)
+        except StudioError as error:
+            self.services.banner(error.sentence, level="error", details=error.details)
+        self.services.lanes.nudge()
         self.services.publisher.publish("jobs", job_id)
 
     def _run_sample(self) -> None:
@@ -236,7 +250,7 @@ class LibraryTab(Tab):
             found.raise_()
             found.activateWindow()
             return
-        entry = next((e for e in self._rows if self.work_row(e).id == object_id), None)
+        entry = self._by_id.get(object_id)
         if entry is not None and self.work_row(entry).status == "ready":
             self._dialogs[object_id] = self.open_dialog(entry)
             self._dialogs[object_id].show()
