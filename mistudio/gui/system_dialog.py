@@ -96,7 +96,7 @@ def _share(used: int, total: int) -> Reading:
 def _traffic(inward: float | None, outward: float | None, first: str, second: str) -> Reading:
     if inward is None or outward is None:
         return Reading(EM_DASH)
-    return Reading(f"{format_bytes(inward)}/s", f"{first}; {format_bytes(outward)}/s {second}")
+    return Reading(f"{format_bytes(inward)}/s", f"{first}, {format_bytes(outward)}/s {second}")
 
 
 GAUGES = (
@@ -130,26 +130,26 @@ CHARTS: tuple[tuple[str, Sequence[Curve]], ...] = (
         ),
     ),
     (
-        "Memory in use (%)",
+        "Memory (%)",
         (
-            Curve("memory", "cyan", lambda s: _memory(s).percent),
-            Curve("swap", "amber", lambda s: _swap(s).percent),
-            Curve("GPU", "blue", lambda s: _gpu_memory(s).percent),
+            Curve("memory", "blue", lambda s: _memory(s).percent),
+            Curve("swap", "yellow", lambda s: _swap(s).percent),
+            Curve("GPU", "emerald", lambda s: _gpu_memory(s).percent),
         ),
     ),
     (
         "Traffic (MB/s)",
         (
-            Curve("disk read", "indigo", lambda s: _mega(s.disk_read_per_s)),
+            Curve("disk read", "emerald", lambda s: _mega(s.disk_read_per_s)),
             Curve("disk written", "purple", lambda s: _mega(s.disk_written_per_s)),
             Curve("received", "blue", lambda s: _mega(s.received_per_s)),
         ),
     ),
     (
-        "Temperature (°C) and power (W)",
+        "Heat (°C), power (W)",
         (
-            Curve("temperature", "green", lambda s: s.temperature_c),
-            Curve("power", "amber", lambda s: s.gpu.power_w if s.gpu else None),
+            Curve("temperature", "emerald", lambda s: s.temperature_c),
+            Curve("power", "yellow", lambda s: s.gpu.power_w if s.gpu else None),
         ),
     ),
 )
@@ -166,12 +166,15 @@ class GaugeTile(MetricTile):
         super().__init__(gauge.name)
         self._gauge = gauge
         self.bar = ProgressBar(gauge.color, percent=False)
+        self.box.addStretch(1)
         self.box.addWidget(self.bar)
+        self.keep_narrow()
 
     def show_sample(self, sample: Sample) -> None:
         """Show another sample."""
         reading = self._gauge.read(sample)
-        self.set_value(reading.value, reading.detail or " ")
+        self.set_value(reading.value, reading.detail)
+        self.bar.setVisible(reading.percent is not None)
         self.bar.set_value(reading.percent)
         self.setAccessibleName(f"{self._gauge.name} {reading.value} {reading.detail}".strip())
 
@@ -180,7 +183,7 @@ class SystemDialog(Dialog):
     """Tiles of the newest sample and curves of the last hour; follows the monitor while open."""
 
     def __init__(self, monitor: Monitor, parent: QWidget) -> None:
-        super().__init__("System", parent, width=1152, height_share=0.95)
+        super().__init__("System", parent, width=1152, height_share=0.95, scroll=False)
         # loaded here so that the window starts without the plotting library
         from mistudio.gui.widgets.plots import CurvePlot
 
@@ -190,6 +193,8 @@ class SystemDialog(Dialog):
         grid = QGridLayout()
         grid.setSpacing(px(12))
         self.tiles = [GaugeTile(gauge) for gauge in GAUGES]
+        for column in range(COLUMNS):
+            grid.setColumnStretch(column, 1)
         for position, tile in enumerate(self.tiles):
             grid.addWidget(tile, position // COLUMNS, position % COLUMNS)
         self.box.addLayout(grid)
@@ -200,6 +205,7 @@ class SystemDialog(Dialog):
         self.charts: list[CurvePlot] = []
         for position, (title, curves) in enumerate(CHARTS):
             chart = CurvePlot(title, "minutes", digits=1)
+            chart.log_button.hide()
             for curve in curves:
                 chart.add_series(curve.name, curve.color)
             charts.addWidget(chart, position // 2, position % 2)

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from mistudio.core.control import JobControl, Request
-from mistudio.core.errors import Cancelled
+from mistudio.core.control import HoldsInPlace, JobControl, Request
+from mistudio.core.errors import Cancelled, Left
 
 
 def test_a_cancel_is_never_withdrawn() -> None:
@@ -64,3 +64,37 @@ def test_a_save_is_taken_once() -> None:
 def test_requests_of_other_processes_arrive() -> None:
     control = JobControl(poll=lambda: Request.STOP)
     assert control.requested() is Request.STOP
+
+
+def test_waiting_ends_when_asked_to_hurry() -> None:
+    control = JobControl()
+    waiting = threading.Event()
+    left: list[float] = []
+
+    def tick(seconds: float) -> None:
+        left.append(seconds)
+        waiting.set()
+
+    worker = threading.Thread(target=control.sleep, args=(600.0, tick))
+    worker.start()
+    assert waiting.wait(5)
+    control.hurry()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert 590 < left[0] <= 600
+
+
+def test_waiting_ends_with_a_cancel() -> None:
+    control = JobControl()
+    control.cancel()
+    with pytest.raises(Cancelled):
+        control.sleep(600.0)
+
+
+def test_leaving_is_a_cancel_that_can_be_told_apart() -> None:
+    control = JobControl()
+    control.leave()
+    with pytest.raises(Left):
+        control.check()
+    assert control.is_leaving
+    assert HoldsInPlace(control).is_leaving

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,19 @@ def test_a_request_of_another_process_arrives(studio: Studio, script: Script) ->
     assert script.started.wait(5)
     rows.ask(studio.db(), job, "cancel")
     assert running.join() == "cancelled"
+
+
+@pytest.mark.parametrize(("resumable", "state"), [(True, "interrupted"), (False, "cancelled")])
+def test_closing_leaves_a_job_that_can_go_on(
+    studio: Studio, script: Script, monkeypatch: pytest.MonkeyPatch, resumable: bool, state: str
+) -> None:
+    known = replace(registry.JOB_KINDS["script"], resumable=resumable)
+    monkeypatch.setitem(registry.JOB_KINDS, "script", known)
+    control = JobControl()
+    control.leave()
+    job = studio.submit("script", Config())
+    assert studio.execute(job, control=control) == state
+    assert script.stepped == 0
 
 
 def test_a_queued_job_can_be_cancelled(studio: Studio, script: Script) -> None:

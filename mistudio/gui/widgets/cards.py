@@ -141,6 +141,12 @@ class MetricTile(Card):
     def value(self) -> str:
         return self._value.text()
 
+    def keep_narrow(self) -> None:
+        """Let the small line wrap, so that it never widens the tile; heights follow the row."""
+        self._detail.setWordWrap(True)
+        self._detail.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+
 
 class EmptyState(QWidget):
     """What an empty list shows: an icon, a sentence and one action."""

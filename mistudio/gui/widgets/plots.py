@@ -9,7 +9,14 @@ import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, QSize, Qt
 from PySide6.QtGui import QColor
-from PySide6.QtWidgets import QHeaderView, QStackedWidget, QTableView, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QHeaderView,
+    QSizePolicy,
+    QStackedWidget,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
 
 from mistudio.core.units import EM_DASH
 from mistudio.gui.theme import SERIES, appearance
@@ -82,12 +89,14 @@ class _Chart(QWidget):
         self.title = label(title, "label")
         self._legend = label("", "small")
         self._legend.setTextFormat(Qt.TextFormat.RichText)
+        self._legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.reset_button = button("", self.reset_view, variant="ghost", icon="zoom_reset")
         self.reset_button.setToolTip("Show all of it")
         self.table_button = button("", variant="ghost", icon="table", tip="Show as table")
         self.table_button.setCheckable(True)
         self.table_button.toggled.connect(self._show_table)
-        self.tools = row(self.title, self._legend, None, self.reset_button, self.table_button)
+        self.tools = row(self.title, self._legend, self.reset_button, self.table_button)
+        self.tools.setStretch(1, 1)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(4))
@@ -150,7 +159,7 @@ class CurvePlot(_Chart):
         self.log_button = button("log", variant="ghost", tip="Logarithmic y axis")
         self.log_button.setCheckable(True)
         self.log_button.toggled.connect(self._set_log)
-        self.tools.insertWidget(3, self.log_button)
+        self.tools.insertWidget(2, self.log_button)
         self.plot.setDownsampling(auto=True, mode="peak")
         self.plot.setClipToView(True)
         self.log_button.setChecked(log_y)
