@@ -7,11 +7,14 @@ from typing import Any
 from mistudio.core import configs, dataset_configs, model_configs
 from mistudio.core.config import Config
 from mistudio.jobs import (
+    activation_files,
     demo,
     evaluate,
+    extract_activations,
     harvest,
     import_dataset,
     import_model,
+    probe_extraction,
     sae_library,
     sample,
     steer,
@@ -20,9 +23,9 @@ from mistudio.jobs import (
 )
 from mistudio.jobs.context import JobKind
 from mistudio.store.connection import Db
-from mistudio.store.tables import DATASETS, MODELS, SAES
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS
 
-TABLES = {"sae": SAES, "dataset": DATASETS, "model": MODELS}
+TABLES = {"sae": SAES, "activations": ACTIVATION_SETS, "dataset": DATASETS, "model": MODELS}
 
 JOB_KINDS: dict[str, JobKind] = {
     known.kind: known
@@ -51,6 +54,38 @@ JOB_KINDS: dict[str, JobKind] = {
             model_configs.ImportModelConfig,
             import_model.run,
             import_model.prepare,
+        ),
+        JobKind(
+            "extract_activations",
+            "gpu",
+            "Extract activations",
+            model_configs.ExtractConfig,
+            extract_activations.run,
+            extract_activations.prepare,
+        ),
+        JobKind(
+            "probe_extraction",
+            "gpu",
+            "Probe an extraction",
+            model_configs.ExtractConfig,
+            probe_extraction.run,
+            probe_extraction.prepare,
+        ),
+        JobKind(
+            "verify_activations",
+            "io",
+            "Verify activations",
+            model_configs.VerifyActivationsConfig,
+            activation_files.run_verify,
+            activation_files.prepare_verify,
+        ),
+        JobKind(
+            "export_activations",
+            "io",
+            "Export activations",
+            model_configs.ExportActivationsConfig,
+            activation_files.run_export,
+            activation_files.prepare_export,
         ),
         JobKind(
             "train",
@@ -86,10 +121,13 @@ JOB_KINDS: dict[str, JobKind] = {
 
 def title_of(db: Db, known: JobKind, config: Config) -> str:
     """What a job is called in lists: its noun and the name of the thing it works on."""
-    for name in ("name", "path", "sae", "dataset", "model"):
+    for name in ("name", "path", "sae", "activations", "dataset", "model"):
         value: Any = getattr(config, name, "")
         if value and value != "last":
             row = TABLES[name].find(db, str(value)) if name in TABLES else None
+            if row is None and name == "dataset":
+                tokens = TOKENIZATIONS.find(db, str(value))
+                row = DATASETS.find(db, tokens.dataset_id) if tokens else None
             short = row.name if row else str(value).rstrip("/").rsplit("/", 1)[-1]
             return f"{known.noun} {short}"
     return known.noun
