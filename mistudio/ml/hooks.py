@@ -1,4 +1,4 @@
-"""Names and modules of the hook points: block output, MLP output, attention output."""
+"""Names and modules of the hook points: block output, MLP output and input, attention output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from torch import nn
 from mistudio.core.configs import HOOKS
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.loading import LoadedModel
+
+# OPT has no module for its MLP: its first linear layer reads what an MLP would read.
+_MLP_READERS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc1")
 
 
 def hook_module(loaded: LoadedModel, layer: int, hook: str) -> nn.Module:
@@ -22,6 +25,31 @@ def hook_path(loaded: LoadedModel, layer: int, hook: str) -> str:
     return _find(loaded, layer, hook)[0]
 
 
+def mlp_reader(loaded: LoadedModel, layer: int) -> tuple[str, nn.Module]:
+    """Path and module of a block's MLP, whose input is the hook mlp_in.
+
+    That is the MLP itself even where a norm follows it. Raises as `hook_module`.
+    """
+    blocks = loaded.blocks
+    _check_layer(loaded, layer)
+    children = dict(blocks.modules[layer].named_children())
+    name = next((name for name in _MLP_READERS if name in children), "")
+    if not name:
+        words = ("mlp", "feedforward", "moe")
+        name = next(
+            (
+                child_name
+                for child_name, child in children.items()
+                if any(word in type(child).__name__.lower() for word in words)
+                and "norm" not in type(child).__name__.lower()
+            ),
+            "",
+        )
+    if not name:
+        raise InvalidInput(f"Layer {layer} of {loaded.facts.name} has no MLP to hook.")
+    return f"{blocks.path}.{layer}.{name}", children[name]
+
+
 def tl_name(layer: int, hook: str) -> str:
     """The hook's name in TransformerLens, such as "blocks.3.hook_resid_post"."""
     _check_hook(hook)
@@ -33,13 +61,18 @@ def _check_hook(hook: str) -> None:
         raise InvalidInput(f"There is no hook {hook!r}; choose one of {', '.join(HOOKS)}.")
 
 
+def _check_layer(loaded: LoadedModel, layer: int) -> None:
+    count = len(loaded.blocks)
+    if not 0 <= layer < count:
+        raise InvalidInput(
+            f"There is no layer {layer}; {loaded.facts.name} has layers 0 to {count - 1}."
+        )
+
+
 def _find(loaded: LoadedModel, layer: int, hook: str) -> tuple[str, nn.Module]:
     _check_hook(hook)
+    _check_layer(loaded, layer)
     blocks = loaded.blocks
-    if not 0 <= layer < len(blocks):
-        raise InvalidInput(
-            f"There is no layer {layer}; {loaded.facts.name} has layers 0 to {len(blocks) - 1}."
-        )
     if hook == "resid_post":
         return f"{blocks.path}.{layer}", blocks.modules[layer]
     modules = blocks.mlp if hook == "mlp_out" else blocks.attention

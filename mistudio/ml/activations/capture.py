@@ -124,22 +124,24 @@ class Capture:
                 code="hook_count",
             )
         if self.hook != "resid_post":
-            self._check_sublayers(stream, added)
+            check_sublayers(self.path, stream[0], added, stream[1])
         return outputs[0].shape[-1]
 
-    def _check_sublayers(self, stream: list[torch.Tensor], added: list[torch.Tensor]) -> None:
-        """Block input plus both sublayers must be the block's output."""
-        before_TD, after_TD = stream
-        fits = len(added) == 2 and all(out_TD.shape == before_TD.shape for out_TD in added)
-        if fits:
-            gap = (before_TD + added[0] + added[1] - after_TD).norm()
-            fits = bool(gap <= 0.03 * (after_TD - before_TD).norm() + 0.01 * after_TD.norm())
-        if not fits:
-            raise Unsupported(
-                f"In this model the output of {self.path} is not what the block adds to its "
-                "input; use the hook resid_post.",
-                code="hook_not_additive",
-            )
+
+def check_sublayers(
+    path: str, before_TD: torch.Tensor, added: list[torch.Tensor], after_TD: torch.Tensor
+) -> None:
+    """Raise `Unsupported` unless block input plus both sublayers [T, D] is the block's output."""
+    fits = len(added) == 2 and all(out_TD.shape == before_TD.shape for out_TD in added)
+    if fits:
+        gap = (before_TD + added[0] + added[1] - after_TD).norm()
+        fits = bool(gap <= 0.03 * (after_TD - before_TD).norm() + 0.01 * after_TD.norm())
+    if not fits:
+        raise Unsupported(
+            f"In this model the output of {path} is not what the block adds to its input; use the "
+            "hook resid_post.",
+            code="hook_not_additive",
+        )
 
 
 def check_ids(ids_BS: torch.Tensor, vocab_size: int) -> None:
