@@ -58,9 +58,14 @@ def memory_of(device: torch.device) -> tuple[int, int]:
 
 def default_dtype(device: torch.device) -> torch.dtype:
     """The precision a language model runs in: fp32 on CPU; on GPU bf16 if it can, else fp16."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float32 if device.type == "cpu" else half_dtype(device)
+
+
+def half_dtype(device: torch.device) -> torch.dtype:
+    """The 16-bit type of a device: bf16 where it is supported (a CPU computes in it), else fp16."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
 
 
 def set_threads(count: int | None = None) -> int:

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +24,8 @@ from mistudio.core.errors import (
     Unsupported,
     from_os_error,
 )
+from mistudio.ml.usable import needs_code, prequantised_format, refuse_unusable
 from mistudio.ml.weights import check_safetensors, element_count, weight_files
-
-# Families whose attention sees both sides; transformers offers most of them as decoders as well.
-_ENCODERS = {
-    "albert": "ALBERT",
-    "bert": "BERT",
-    "big_bird": "BigBird",
-    "camembert": "CamemBERT",
-    "convbert": "ConvBERT",
-    "data2vec-text": "Data2Vec",
-    "deberta": "DeBERTa",
-    "deberta-v2": "DeBERTa",
-    "distilbert": "DistilBERT",
-    "electra": "ELECTRA",
-    "ernie": "ERNIE",
-    "eurobert": "EuroBERT",
-    "funnel": "Funnel Transformer",
-    "longformer": "Longformer",
-    "megatron-bert": "Megatron-BERT",
-    "mobilebert": "MobileBERT",
-    "modernbert": "ModernBERT",
-    "mpnet": "MPNet",
-    "nomic_bert": "Nomic BERT",
-    "rembert": "RemBERT",
-    "roberta": "RoBERTa",
-    "roberta-prelayernorm": "RoBERTa",
-    "roformer": "RoFormer",
-    "xlm-roberta": "XLM-RoBERTa",
-    "xlm-roberta-xl": "XLM-RoBERTa",
-    "xmod": "X-MOD",
-}
 
 
 @dataclass(frozen=True)
@@ -83,20 +54,23 @@ class ModelFacts:
     rope: dict[str, Any] | None
     fingerprint: str  # of configuration and weights, as hex
     config: dict[str, Any]
+    needs_code: bool = False  # only the repository's own code can build it
+    prequantised: str = ""  # int8, nf4 or fp4 if the files hold such weights
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def inspect_model(path: Path) -> ModelFacts:
+def inspect_model(path: Path, *, allow_code: bool = False) -> ModelFacts:
     """Facts of a Hugging Face folder or a GGUF file, after checking that its files are complete.
 
-    Raises `StudioError` with a sentence for whatever is no usable left-to-right model.
+    With `allow_code`, code of the folder is run if nothing else can build the model. Raises
+    `StudioError` with a sentence for whatever is no usable left-to-right model.
     """
     try:
         if path.is_dir():
-            return _inspect_folder(path)
+            return _inspect_folder(path, allow_code)
         if path.is_file():
             with shared_gguf_reader():
                 return _inspect_gguf(path)
@@ -142,14 +116,14 @@ def shared_gguf_reader() -> Iterator[None]:
             setattr(module, name, function)
 
 
-def _inspect_folder(folder: Path) -> ModelFacts:
-    raw = _read_config(folder)
-    _refuse_unusable(raw)
+def _inspect_folder(folder: Path, allow_code: bool) -> ModelFacts:
+    raw = read_config(folder)
+    refuse_unusable(raw, allow_code=allow_code)
     files = weight_files(folder)
     headers = [check_safetensors(file) for file in files]
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=needs_code(raw))
     except Exception as error:
         raise Unsupported(
             f"The config.json of {folder.name!r} describes no model that is known here.",
@@ -157,7 +131,8 @@ def _inspect_folder(folder: Path) -> ModelFacts:
         ) from error
     shapes = [entry["shape"] for header in headers for entry in header.values()]
     params = sum(element_count(shape) for shape in shapes)
-    return _facts(config, folder.name, "folder", params, files)
+    facts = _facts(config, folder.name, "folder", params, files)
+    return replace(facts, needs_code=needs_code(raw), prequantised=prequantised_format(raw))
 
 
 def _inspect_gguf(path: Path) -> ModelFacts:
@@ -186,7 +161,7 @@ def _inspect_gguf(path: Path) -> ModelFacts:
             "use its Hugging Face folder.",
             details=str(error),
         ) from error
-    _refuse_unusable(config.to_dict())
+    refuse_unusable(config.to_dict())
     return _facts(config, path.stem, "gguf", params, [path])
 
 
@@ -194,7 +169,7 @@ def _damaged_gguf(path: Path, details: str) -> Damaged:
     return Damaged(f"{path.name!r} is damaged or incomplete; get it again.", details=details)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         if next(folder.glob("*.gguf"), None) is not None:
@@ -207,29 +182,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise InvalidInput("The folder's config.json does not describe a model (no model_type).")
     return raw
-
-
-def _refuse_unusable(config: dict[str, Any]) -> None:
-    model_type = config["model_type"]
-    if model_type in _ENCODERS and not config.get("is_decoder"):
-        raise Unsupported(
-            f"{_ENCODERS[model_type]} reads both ways; a left-to-right model is needed.",
-            code="encoder_only",
-        )
-    if config.get("is_encoder_decoder"):
-        raise Unsupported(
-            f"{model_type.upper()} has an encoder and a decoder; a left-to-right model is needed.",
-            code="encoder_decoder",
-        )
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        if "auto_map" in config:
-            raise Unsupported(
-                "This model runs its repository's code, which is not allowed here.",
-                code="remote_code",
-            )
-        raise Unsupported(
-            f"Models of type {model_type!r} are not known as left-to-right language models."
-        )
 
 
 def _facts(config: Any, name: str, origin: str, params: int, files: list[Path]) -> ModelFacts:
@@ -247,7 +199,7 @@ def _facts(config: Any, name: str, origin: str, params: int, files: list[Path]) 
     if not (hidden and layers and vocab):
         raise StudioError("The configuration names no layers, hidden size or vocabulary.")
     classes = getattr(config, "architectures", None) or [
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
     ]
     eos = first("eos_token_id")
     plain = json.loads(config.to_json_string(use_diff=False))

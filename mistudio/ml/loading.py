@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
-from mistudio.core.errors import Damaged, InvalidInput, OutOfMemory, Unsupported
+from mistudio.core.errors import Damaged, InvalidInput, Unsupported
+from mistudio.core.model_configs import format_of
 from mistudio.ml.architecture import Blocks, find_blocks
 from mistudio.ml.device import default_dtype
-from mistudio.ml.facts import ModelFacts, inspect_model, quiet_transformers, shared_gguf_reader
+from mistudio.ml.facts import ModelFacts, inspect_model, shared_gguf_reader
+from mistudio.ml.quantization import memory_bytes, quantised_format, working_format
+from mistudio.ml.read_weights import Step, no_step, quiet_loading, read_weights
+from mistudio.ml.usable import needs_code_error
 
 __all__ = [
     "LoadedModel",
@@ -30,8 +29,6 @@ __all__ = [
     "load_tokenizer",
     "tokenizer_fingerprint",
 ]
-
-transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,9 @@ class LoadedModel:
     facts: ModelFacts
     blocks: Blocks
     path: Path
+    format: str = "fp32"  # of the weights: fp32, bf16, fp16, int8, nf4, fp4
+    memory_bytes: int = 0  # parameters, buffers and quantisation scales
+    note: str = ""  # why the format is not the one asked for, "" if it is
 
     @property
     def num_layers(self) -> int:
@@ -57,118 +57,86 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
-        return next(self.model.parameters()).dtype
+        """Precision of the activations: that of the weights, 16 bit if those are quantised."""
+        parameters = list(self.model.parameters())
+        return next((p.dtype for p in parameters if p.is_floating_point()), parameters[0].dtype)
 
 
-def load_model(path: Path, device: torch.device, dtype: torch.dtype | None = None) -> LoadedModel:
-    """Load a left-to-right model; fp32 on CPU, bf16 (else fp16) on a GPU unless `dtype` is given.
+def load_model(
+    path: Path,
+    device: torch.device,
+    form: str = "auto",
+    *,
+    allow_code: bool = False,
+    step: Step = no_step,
+) -> LoadedModel:
+    """Load a left-to-right model in a format of `core.memory.FORMATS`.
 
-    A GGUF file is dequantised once, here. Code from a repository is never run. Raises a
-    `StudioError` for damaged or unusable files and `OutOfMemory` if the device is too small.
+    "auto" is fp32 on CPU and bf16 (else fp16) on a GPU. INT8, NF4 and FP4 are quantised while
+    loading; where bitsandbytes does not work, `note` of the result says so and 16 bit is used. A
+    GGUF file is dequantised once, here. Code from a repository is run only with `allow_code`.
+    `step` gets the share done and may raise. Raises a `StudioError` for damaged or unusable files
+    and `OutOfMemory` if the device is too small.
     """
     with shared_gguf_reader() if path.is_file() else nullcontext():
-        return _load(path, device, dtype)
+        return _load(path, device, form, allow_code, step)
 
 
-def _load(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
-    facts = inspect_model(path)
-    tokenizer = _read_tokenizer(path)
-    precision = dtype or default_dtype(device)
-    try:
-        model = _read_weights(path, facts, precision)
-        model.requires_grad_(False)
-        model.eval()
-        model.to(device)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(
-            f"{facts.name} needs about {facts.params_count * precision.itemsize / 1e9:.1f} GB in "
-            f"{str(precision).removeprefix('torch.')}; free memory or choose a smaller model.",
-            details=str(error),
-        ) from error
-    return LoadedModel(model, tokenizer, device, facts, find_blocks(model), path)
+def _load(path: Path, device: torch.device, form: str, allow_code: bool, step: Step) -> LoadedModel:
+    facts = inspect_model(path, allow_code=allow_code)
+    tokenizer = _read_tokenizer(path, allow_code)
+    if form == "auto":
+        form = facts.prequantised or str(default_dtype(device)).removeprefix("torch.")
+    form, note = working_format(format_of(form), device)
+    _refuse_other_format(facts, form)
+    model = read_weights(path, facts, form, device, step)
+    found = quantised_format(model)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        facts=facts,
+        blocks=find_blocks(model),
+        path=path,
+        format=found or form,
+        memory_bytes=memory_bytes(model),
+        note=note,
+    )
 
 
-def _read_weights(path: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
-    gguf = facts.origin == "gguf"
-    place: dict[str, Any] = {"gguf_file": path.name} if gguf else {"use_safetensors": True}
-    try:
-        with _quiet_loading():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent if gguf else path,
-                dtype=dtype,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                **place,
-            )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise Damaged(
-            f"The weights of {facts.name} do not fit its configuration; get the model again.",
-            details=str(error),
-        ) from error
-    model, loading_report = loaded
-    missing = sorted(loading_report["missing_keys"])
-    if missing:
-        raise Damaged(
-            f"The weights of {facts.name} are incomplete: {len(missing)} tensors are missing.",
-            details=", ".join(missing[:20]),
+def _refuse_other_format(facts: ModelFacts, form: str) -> None:
+    if facts.prequantised and form != facts.prequantised:
+        raise Unsupported(
+            f"The files of {facts.name} hold weights in {facts.prequantised.upper()}; for another "
+            "format get the repository that they were made from.",
+            code="prequantised",
         )
-    if gguf:
-        _forget_quantisation(model)
-    return model
 
 
-def _forget_quantisation(model: nn.Module) -> None:
-    """The weights are plain floats after loading, although transformers calls them quantised."""
-    for owner, name in (
-        (getattr(model, "config", None), "quantization_config"),
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-    ):
-        if owner is not None and name in vars(owner):
-            delattr(owner, name)
-    vars(model)["is_quantized"] = False
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No advice on the log, no Python warnings, no progress bar on the terminal."""
-    reader: Any = modeling_gguf_pytorch_utils
-    bar = reader.tqdm
-    reader.tqdm = functools.partial(bar, disable=True)
-    try:
-        with quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        reader.tqdm = bar
-
-
-def load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: Path, *, allow_code: bool = False) -> Any:
     """The fast tokenizer of a model folder or GGUF file, without the weights.
 
     Raises `InvalidInput` if there is none and `Unsupported` if it is not of the fast kind, which
     is the one that reports character offsets.
     """
     with shared_gguf_reader() if path.is_file() else nullcontext():
-        return _read_tokenizer(path)
+        return _read_tokenizer(path, allow_code)
 
 
-def _read_tokenizer(path: Path) -> Any:
+def _read_tokenizer(path: Path, allow_code: bool) -> Any:
     gguf = path.is_file()
     place = {"gguf_file": path.name} if gguf else {}
+    if not gguf and not allow_code and _tokenizer_needs_code(path):
+        raise needs_code_error()
     if not gguf and not _has_tokenizer(path):
         raise InvalidInput(
             f"The folder {path.name!r} has no tokenizer (tokenizer.json); add the model's own."
         )
     try:
-        with _quiet_loading():
+        with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(
                 path.parent if gguf else path,
-                trust_remote_code=False,
+                trust_remote_code=allow_code,
                 local_files_only=True,
                 **place,
             )
@@ -188,6 +156,17 @@ def _read_tokenizer(path: Path) -> Any:
 def _has_tokenizer(folder: Path) -> bool:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
     return any((folder / name).is_file() for name in names)
+
+
+def _tokenizer_needs_code(folder: Path) -> bool:
+    """Whether only the folder's own code can make its tokenizer."""
+    if (folder / "tokenizer.json").is_file():
+        return False
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and "AutoTokenizer" in (settings.get("auto_map") or {})
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
