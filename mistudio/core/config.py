@@ -211,11 +211,22 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def names_of(cls: type[Config]) -> tuple[str, ...]:
+    """The names of a config's settings, in declared order."""
+    return tuple(setting.name for setting in settings_of(cls))
+
+
 def add_arguments(
-    parser: argparse.ArgumentParser, cls: type[Config], *, positional: Sequence[str] = ()
+    parser: argparse.ArgumentParser,
+    cls: type[Config],
+    *,
+    positional: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> None:
-    """Add one flag per setting; the names in `positional` become positional arguments."""
+    """Add one flag per setting but those in `without`; `positional` names become arguments."""
     for setting in settings_of(cls):
+        if setting.name in without:
+            continue
         described = setting.option
         text = described.help.replace("%", "%%")
         if described.unit:

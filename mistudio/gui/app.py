@@ -22,6 +22,7 @@ from mistudio.gui.heartbeat import Heartbeat
 from mistudio.gui.main_window import MainWindow
 from mistudio.gui.signals import ProcessSignals
 from mistudio.gui.single_instance import SingleInstance, raise_other
+from mistudio.jobs import hub_pages
 from mistudio.jobs.runner import Studio, interrupt_note
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
         dialog.show()
         app.exec()
         return 1
+    hub_pages.configure(settings.values)
     studio.models.device = settings.values.device
     studio.models.threads = settings.values.threads
     faults = FaultFile(paths.logs)

@@ -19,6 +19,7 @@ from PySide6.QtWidgets import (
 
 from mistudio.core.errors import StudioError
 from mistudio.core.settings import SettingsFile
+from mistudio.core.units import format_bytes
 from mistudio.gui import style
 from mistudio.gui.actions import ACTIONS, make_actions, menus, redraw_icons
 from mistudio.gui.commands import Commands
@@ -36,8 +37,9 @@ from mistudio.gui.tab_pages import TabPages
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
+from mistudio.jobs.storage import is_nearly_full
 from mistudio.store.records import JobRow
-from mistudio.system.monitor import Monitor
+from mistudio.system.monitor import Monitor, Sample
 from mistudio.system.preload import preload_torch
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ class MainWindow(QMainWindow):
         )
         self.query = QueryLane(studio.db, self)
         self.network = QueryLane(studio.db, self)
-        self.monitor = Monitor(studio.paths.home)
+        self.monitor = Monitor(studio.paths.home, settings.values.monitor_period_s)
         self.banners = BannerArea()
         self.tabs = TabPages()
         self.services = Services(
@@ -112,6 +114,7 @@ class MainWindow(QMainWindow):
             open_tab=self.tabs.show_tab,
             banner=self.banners.show_banner,
         )
+        self._warned_of_disk = False
         self._ending = False
         self._forced = False
         self._build()
@@ -193,6 +196,7 @@ class MainWindow(QMainWindow):
     def refresh_readings(self) -> None:
         """Show the newest sample and the loaded model; write settings that wait."""
         sample = self.monitor.latest
+        self._warn_of_disk(sample)
         self.header.strip.show_sample(sample)
         self.status.show_sample(sample)
         self.status.show_model(self.services.studio.models.name)
@@ -201,6 +205,19 @@ class MainWindow(QMainWindow):
         except StudioError as error:
             self.services.settings.dirty = False
             self.banners.show_banner(error.sentence, level="error")
+
+    def _warn_of_disk(self, sample: Sample | None) -> None:
+        """Once per run, when the disk of the data folder is more than 80 % full."""
+        if sample is None or self._warned_of_disk:
+            return
+        if is_nearly_full(sample.disk_free, sample.disk_total):
+            self._warned_of_disk = True
+            self.banners.show_banner(
+                f"The disk is nearly full: {format_bytes(sample.disk_free)} are free.",
+                level="warning",
+                action="Storage",
+                clicked=self.commands.show_storage,
+            )
 
     @Slot()
     def apply_theme(self) -> None:

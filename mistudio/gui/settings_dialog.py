@@ -18,6 +18,7 @@ from mistudio.gui.widgets.editors import (
     NumberEditor,
     TextEditor,
 )
+from mistudio.jobs import hub_pages
 
 CHOICES = {
     "theme": ("Theme", (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop"))),
@@ -93,6 +94,7 @@ class SettingsDialog(Dialog):
                     continue
                 given = int(given)
             setattr(values, name, given)
+        hub_pages.configure(values)
         held = self._services.studio.models
         held.device, held.threads = values.device, values.threads
         self.problem.setText(" ".join(problems))

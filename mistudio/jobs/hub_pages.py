@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mistudio.core.settings import Settings
+
 
 @dataclass(frozen=True)
 class FoundRepo:
@@ -66,3 +68,10 @@ class CachedRepo:
     sha: str
     size_bytes: int
     path: Path
+
+
+def configure(settings: Settings) -> None:
+    """Ask the Hub that the settings name, or none when they say offline."""
+    from mistudio.hub import setup
+
+    setup.configure(settings.hub_address, settings.offline, settings.proxy)

@@ -20,6 +20,9 @@ def recover(studio: Studio) -> list[JobRow]:
     A half-made feature set stays: its harvest goes on from its last checkpoint.
     """
     db = studio.db()
+    from mistudio.jobs import storage  # it needs the studio, which needs this module
+
+    storage.clean_temporary(studio)
     lost = jobs.recover(db)
     for training in TRAININGS.select(
         db, "status IN ('queued', 'initializing', 'training', 'stopping')"

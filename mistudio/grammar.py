@@ -1,0 +1,238 @@
+"""The grammar of the command line: groups, verbs and their flags. Nothing is run from here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import mistudio
+from mistudio.core import configs, dataset_configs, model_configs
+from mistudio.core.config import add_arguments, names_of
+
+if TYPE_CHECKING:
+    from mistudio.core.config import Config
+
+
+class Usage(Exception):
+    """The words of a command make no sense; the message says which."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `Usage` where argparse would print its manual and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message}; `{self.prog} --help` shows what there is.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole grammar. Verbs are named here and looked up in `mistudio.commands` when run."""
+    from mistudio.core.config import add_arguments
+
+    parser = Parser(
+        prog="mistudio",
+        description="Look inside language models. Without a command, the window opens.",
+    )
+    parser.add_argument("--version", action="version", version=f"miStudio {mistudio.__version__}")
+    parser.add_argument("--selftest", action="store_true", help="check this installation and exit")
+    common = Parser(add_help=False)
+    for target, default in ((parser, None), (common, argparse.SUPPRESS)):
+        target.add_argument("--home", metavar="DIR", default=default, help="data folder")
+        target.add_argument(
+            "--json",
+            action="store_true",
+            default=False if default is None else default,
+            help="print JSON lines; the last one is the result or the error",
+        )
+    groups = parser.add_subparsers(metavar="COMMAND", dest="command")
+
+    def command(
+        group: Any, name: str, verb: str, about: str, cls: type[Config] | None = None, *names: str
+    ) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = group.add_parser(
+            name, parents=[common], help=about, description=about
+        )
+        made.set_defaults(verb=verb)
+        if cls is not None:
+            add_arguments(made, cls, positional=names)
+        return made
+
+    def group(name: str, about: str) -> Any:
+        made = groups.add_parser(name, help=about, description=about)
+        return made.add_subparsers(metavar="VERB", dest="subcommand", required=True)
+
+    command(groups, "demo", "demo", "go the whole way on the bundled sample", configs.DemoConfig)
+
+    _dataset_verbs(command, group("dataset", "datasets and their tokenisations"))
+    _model_verbs(command, group("model", "language models"))
+    _activation_verbs(command, group("activations", "stored activations of a model"))
+    storage = command(groups, "storage", "show_storage", "what takes room on the disk")
+    storage.set_defaults(verb="show_storage")
+    templates = group("templates", "named settings")
+    command(templates, "list", "list_templates", "list templates")
+    made = command(templates, "export", "export_templates", "write all templates to a file")
+    made.add_argument("--out", help="JSON file to create; empty makes a name with the time")
+    made = command(templates, "import", "import_templates", "add the templates of a file")
+    made.add_argument("path", help="JSON file written by `templates export`")
+
+    training = command(groups, "train", "train", "train an SAE", configs.TrainConfig)
+    verbs = training.add_subparsers(metavar="[resume]", dest="subcommand")
+    command(
+        verbs,
+        "resume",
+        "train_resume",
+        "go on with a paused or interrupted training",
+        configs.ResumeConfig,
+        "training",
+    )
+
+    saes = group("sae", "the SAE library")
+    command(saes, "list", "list_saes", "list SAEs")
+    command(saes, "show", "show_sae", "show one SAE").add_argument("sae", nargs="?", default="last")
+    command(saes, "eval", "sae_eval", "measure on held-out text", configs.EvaluateConfig, "sae")
+    command(
+        saes, "export", "sae_export", "write for other programs", configs.ExportSaeConfig, "sae"
+    )
+    command(
+        saes, "import", "sae_import", "add from a SAELens folder", configs.ImportSaeConfig, "path"
+    )
+
+    features = group("features", "what the latents of an SAE fire on")
+    command(
+        features,
+        "extract",
+        "features_extract",
+        "find the features of an SAE",
+        configs.HarvestConfig,
+        "sae",
+    )
+    for name, verb, about in (
+        ("list", "list_features", "list features"),
+        ("search", "search_features", "search labels, notes and tokens"),
+    ):
+        made = command(features, name, verb, about)
+        made.add_argument("sae", nargs="?" if name == "list" else None, default="last")
+        if name == "search":
+            made.add_argument("text", help="words; the last one may be unfinished")
+        made.add_argument("--limit", type=int, default=50, help="most rows (default 50)")
+        made.add_argument(
+            "--sort",
+            default="frequency",
+            choices=("frequency", "max", "mean", "index", "label", "samples"),
+        )
+    shown = command(features, "show", "show_feature", "show one feature")
+    shown.add_argument("sae", help="id or name of an SAE, or last")
+    shown.add_argument("index", type=int, help="number of the feature")
+
+    command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
+
+    jobs = groups.add_parser("jobs", parents=[common], help="jobs", description="list and direct")
+    jobs.set_defaults(verb="list_jobs")
+    job_verbs = jobs.add_subparsers(metavar="VERB", dest="subcommand")
+    command(job_verbs, "list", "list_jobs", "list jobs")
+    for name, verb, about in (
+        ("show", "show_job", "show one job"),
+        ("log", "job_log", "print a job's notes"),
+        ("pause", "job_pause", "pause a job"),
+        ("resume", "job_resume", "let a paused or interrupted job go on"),
+        ("cancel", "job_cancel", "cancel a job"),
+        ("retry", "retry_job", "run a finished job again"),
+    ):
+        command(job_verbs, name, verb, about).add_argument("job")
+
+    command(groups, "doctor", "doctor", "check this machine, with advice")
+
+    bench = group("bench", "measurements")
+    step = command(bench, "train-step", "bench_train_step", "one training step against one GEMM")
+    for flag, value in (("--d-in", 576), ("--width", 18432), ("--k", 32), ("--batch", 2048)):
+        step.add_argument(flag, type=int, default=value, help=f"(default {value})")
+    step.add_argument("--steps", type=int, default=15, help="measured steps (default 15)")
+    step.add_argument("--architecture", choices=configs.ARCHITECTURES, default="topk")
+    step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
+    _more_benches(command, bench)
+    return parser
+
+
+def _dataset_verbs(command: Any, datasets: Any) -> None:
+    local, remote = dataset_configs.ImportDatasetConfig, dataset_configs.DownloadDatasetConfig
+    for name, verb, about in (
+        ("import", "import_dataset", "import a file or folder, or download from the Hub"),
+        ("preview", "preview_dataset", "what a file or Hub dataset holds; stores nothing"),
+    ):
+        made = command(datasets, name, verb, about, local, "path")
+        add_arguments(made, remote, without=("repo", *names_of(local)))
+    tokenize = dataset_configs.TokenizeConfig
+    command(datasets, "tokenize", "dataset_tokenize", "tokenise a dataset", tokenize, "dataset")
+    index = dataset_configs.IndexDatasetConfig
+    command(datasets, "index", "dataset_index", "build the word index", index, "dataset")
+    made = command(datasets, "search", "search_samples", "samples that hold every word")
+    made.add_argument("dataset", help="id or name of a dataset")
+    made.add_argument("text", help="words; the last one may be unfinished")
+    made.add_argument("--limit", type=int, default=20, help="most samples (default 20)")
+    command(datasets, "list", "list_datasets", "list datasets")
+    command(datasets, "show", "show_dataset", "show one dataset").add_argument("dataset")
+    _hub_search(command, datasets, "search_hub_datasets")
+    _delete(command, datasets, "dataset", "delete", "delete a dataset and its tokenisations")
+    _delete(command, datasets, "tokenization", "delete-tokenization", "delete one tokenisation")
+
+
+def _model_verbs(command: Any, models: Any) -> None:
+    local, remote = model_configs.ImportModelConfig, model_configs.DownloadModelConfig
+    about = "register a Hugging Face folder or GGUF file, or download from the Hub"
+    made = command(models, "import", "import_model", about, local, "path")
+    add_arguments(made, remote, without=("repo", *names_of(local)))
+    check = model_configs.CheckModelConfig
+    command(
+        models, "format", "change_format", "load in another precision and keep it", check, "model"
+    )
+    report = model_configs.ReportModelConfig
+    about = "compare a quantised form with 16 bit on text"
+    command(models, "report", "model_report", about, report, "model", "dataset")
+    lens = model_configs.PromptLensConfig
+    about = "what each layer would say at each position of a prompt"
+    command(models, "lens", "model_lens", about, lens, "model", "prompt")
+    command(models, "list", "list_models", "list models")
+    command(models, "show", "show_model", "show one model").add_argument("model")
+    _hub_search(command, models, "search_hub_models")
+    _delete(command, models, "model", "delete", "forget a model; copied files go")
+
+
+def _activation_verbs(command: Any, activations: Any) -> None:
+    about = "store activations at layers and hooks"
+    made = command(
+        activations, "extract", "extract", about, model_configs.ExtractConfig, "model", "dataset"
+    )
+    made.add_argument("--plan", action="store_true", help="only say tokens, bytes and room")
+    verify, export = model_configs.VerifyActivationsConfig, model_configs.ExportActivationsConfig
+    about = "read every shard again and compare checksums"
+    command(activations, "verify", "activations_verify", about, verify, "activations")
+    about = "write one layer and hook as .npy"
+    command(activations, "export", "activations_export", about, export, "activations")
+    command(activations, "list", "list_activations", "list activation sets")
+    made = command(activations, "show", "show_activations", "show one with its statistics")
+    made.add_argument("activations", nargs="?", default="last")
+    _delete(command, activations, "activations", "delete", "delete an activation set")
+
+
+def _hub_search(command: Any, group: Any, verb: str) -> None:
+    made = command(group, "find", verb, "search the Hugging Face Hub")
+    made.add_argument("words", help="part of a repository's name")
+    made.add_argument("--limit", type=int, default=20, help="most repositories (default 20)")
+
+
+def _delete(command: Any, group: Any, noun: str, name: str, about: str) -> None:
+    made = command(group, name, f"delete_{noun}", about)
+    made.add_argument(noun, help="id or name")
+    made.add_argument("--yes", action="store_true", help="do it without asking")
+
+
+def _more_benches(command: Any, bench: Any) -> None:
+    made = command(bench, "tokenize", "bench_tokenize", "tokenising against the bare tokenizer")
+    made.add_argument("model", nargs="?", default="sample", help="model (default sample)")
+    made.add_argument("dataset", nargs="?", default="sample", help="dataset (default sample)")
+    made.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    made = command(bench, "extract", "bench_extract", "extraction against a bare forward loop")
+    made.add_argument("model", nargs="?", default="sample", help="model (default sample)")
+    made.add_argument("dataset", nargs="?", default="sample", help="dataset (default sample)")
+    made.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    made = command(bench, "search", "bench_search", "word search over many samples")
+    made.add_argument("--samples", type=int, default=1_000_000, help="(default 1,000,000)")
