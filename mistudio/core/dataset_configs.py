@@ -19,7 +19,7 @@ TEXT_ENDINGS = {
 TEXT_FORMATS = (
     "auto", "txt", "md", "json", "jsonl", "csv", "tsv", "parquet", "arrow", "saved", "folder",
 )  # fmt: skip
-SAMPLE_UNITS = ("paragraph", "line", "file")
+SAMPLE_UNITS = ("auto", "paragraph", "line", "file")
 ENCODINGS = ("auto", "utf-8", "utf-16", "latin-1", "cp1252", "gb18030", "shift_jis", "euc_kr")
 DELIMITERS = {"auto": "", "comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
@@ -28,7 +28,10 @@ def effective_format(config: ImportDatasetConfig) -> str:
     """The format a config means: its own, or what the path's ending says; "" for a folder."""
     if config.format != "auto":
         return config.format
-    suffix = PurePath(config.path.strip()).suffix.lower()
+    name = PurePath(config.path.strip())
+    suffix = name.suffix.lower()
+    if suffix in (".gz", ".bz2"):
+        suffix = PurePath(name.stem).suffix.lower()
     return TEXT_ENDINGS.get(suffix, "txt") if suffix else ""
 
 
@@ -63,7 +66,7 @@ class ImportDatasetConfig(Config):
         "",
         "File or folder",
         "A txt, md, json, jsonl, csv, tsv, parquet or arrow file, a folder written by "
-        "save_to_disk, or a folder of text files.",
+        "save_to_disk, or a folder of text files or of files of one format.",
         required=True,
     )
     name: str = option("", "Name", "How the dataset is called; empty takes the file's name.")
@@ -82,9 +85,11 @@ class ImportDatasetConfig(Config):
         applies=_has_columns,
     )
     sample_unit: str = option(
-        "paragraph",
+        "auto",
         "One sample per",
-        "What one document of a text file is: a paragraph (blank line between), a line, the file.",
+        "What one document of a text file is: a paragraph (blank line between), a line, the file. "
+        "auto takes the whole file for md and folders; for txt paragraphs where the beginning has "
+        "blank lines, else lines.",
         choices=SAMPLE_UNITS,
         applies=_has_units,
     )

@@ -20,13 +20,9 @@ from mistudio.store.tables import DATASETS
 
 def prepare(studio: Studio, config: ImportDatasetConfig) -> None:
     """Refuse a file that is not there before anything is queued."""
-    path = Path(config.path).expanduser()
+    path = Path(config.path.strip()).expanduser()
     if not path.exists():
         raise InvalidInput(f"There is no file {config.path!r}.", code="not_found")
-    if path.is_dir():
-        raise InvalidInput(
-            f"{config.path!r} is a folder; choose a txt, jsonl, csv or parquet file."
-        )
 
 
 def run(ctx: JobContext, config: ImportDatasetConfig) -> Result:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+from mistudio.core.config import validate
 from mistudio.core.dataset_configs import ImportDatasetConfig
+from mistudio.core.errors import InvalidInput, from_os_error
+from mistudio.core.units import format_bytes
 
 _SAMPLES = 10
+_LOOKED_AT = 10_000  # rows, so that blank ones do not lead through a whole file
 LARGE_BYTES = 10_000_000_000
 
 
@@ -33,19 +37,42 @@ def preview_file(config: ImportDatasetConfig) -> ImportPreview:
 
     Raises the `StudioError` that importing it would end with, as far as the beginning shows it.
     """
-    from pathlib import Path
+    from mistudio.ml.data.readers import open_source
 
-    from mistudio.ml.data.import_text import read_documents
-    from mistudio.ml.data.readers import open_source, read_rows
-
-    path = Path(config.path).expanduser()
-    source = open_source(path, config.format)
-    read_rows(source, (*config.text_column, "")[0], config.sample_unit)
-    samples = [row.text for row in itertools.islice(read_documents(config), _SAMPLES)]
+    validate(config)
+    try:
+        source, rows = open_source(config)
+        samples: list[str] = []
+        for _, row in itertools.islice(rows, _LOOKED_AT):
+            if row.text and not row.text.isspace():
+                samples.append(row.text)
+            if len(samples) == _SAMPLES:
+                break
+    except OSError as error:
+        raise from_os_error(error, "read the file") from error
+    if not samples:
+        raise InvalidInput(f"{source.name} holds no text.", code="empty_file")
     return ImportPreview(
         source.format,
-        text_column=(source.text_column,),
-        columns=dict.fromkeys([source.text_column], "text"),
-        samples=samples,
-        bytes=path.stat().st_size,
+        source.encoding,
+        source.delimiter,
+        source.sample_unit,
+        source.kinds,
+        source.text_columns,
+        samples,
+        source.total_bytes,
+        len(source.files),
+        _warning(source.total_bytes, source.bad_bytes, source.warnings),
     )
+
+
+def _warning(size: int, bad_bytes: int, noticed: list[str]) -> str:
+    found = list(noticed)
+    if bad_bytes:
+        found.append(
+            f"{bad_bytes:,} bytes in the beginning do not fit the encoding; choose another one if "
+            "the samples look wrong."
+        )
+    if size > LARGE_BYTES:
+        found.append(f"This is {format_bytes(size)}; the import takes a while and as much room.")
+    return " ".join(found)

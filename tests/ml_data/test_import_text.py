@@ -173,9 +173,13 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.txt", b"", "a.txt is empty."),
         ("a.txt", b" \n\r\n ", "a.txt holds no text."),
         ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a.txt is a binary file, not text."),
-        ("a.csv", bytes(range(128, 256)) * 9, "a.csv is a binary file, not text."),
+        (
+            "a.csv",
+            bytes(range(128, 256)) * 9,
+            "a.csv is a binary file, not text. If it is text, choose its encoding.",
+        ),
         ("a.jsonl", b"\n\n", "a.jsonl holds no rows."),
-        ("a.jsonl", b"[1, 2", "a.jsonl holds one JSON list; save it with one object per line."),
+        ("a.jsonl", b"[1, 2", "Row 3 of a.jsonl is not valid JSON."),
         ("a.jsonl", b"7\n", "No column holds text; found nothing."),
         ("a.csv", b"text\n", "No column holds text; found text (empty)."),
         ("a.csv", b"a,a\nx,y\n", "The header of a.csv names a column twice."),
@@ -194,7 +198,7 @@ def test_wrong_files_leave_a_sentence_and_no_debris(
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(StudioError, match="There is no file"):
         list(read_documents(ImportDatasetConfig(path=str(tmp_path / "none.txt"))))
-    with pytest.raises(InvalidInput, match="is a folder"):
+    with pytest.raises(InvalidInput, match="holds no text files"):
         list(read_documents(ImportDatasetConfig(path=str(tmp_path))))
 
 

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from mistudio.core.errors import InvalidInput
 
+BINARY = "binary"  # pictures, sounds: not kept beside the text
 _PREFERRED = ("text", "content", "document")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ][\d:.+Z-]*)?|\d\d?[./]\d\d?[./]\d{2,4}")
 
 
-def choose_column(kinds: dict[str, str], wanted: str) -> str:
-    """The text column: the wanted one, else text, content, document, else the first with text.
+def choose_columns(kinds: dict[str, str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The text columns: the wanted ones, else text, content, document, else the first with text.
 
     `kinds` maps each column to "text" or a word for what it holds. Raises `InvalidInput`.
     """
     found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "nothing"
+    for name in wanted:
+        if name not in kinds:
+            raise InvalidInput(f"There is no column {name!r}; found {found}.")
+        if kinds[name] != "text":
+            raise InvalidInput(f"The column {name!r} holds no text; found {found}.")
     if wanted:
-        if wanted not in kinds:
-            raise InvalidInput(f"There is no column {wanted!r}; found {found}.")
-        if kinds[wanted] != "text":
-            raise InvalidInput(f"The column {wanted!r} holds no text; found {found}.")
-        return wanted
+        return tuple(dict.fromkeys(wanted))
     textual = [name for name, kind in kinds.items() if kind == "text"]
     for preferred in _PREFERRED:
         for name in textual:
             if name.lower() == preferred:
-                return name
+                return (name,)
     if not textual:
         raise InvalidInput(f"No column holds text; found {found}.", code="no_text_column")
-    return textual[0]
+    return (textual[0],)
 
 
 def kind_of_text(values: list[str]) -> str:
@@ -72,9 +75,28 @@ def kind_of_arrow(kind: pa.DataType) -> str:
         kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "text"
+    if _holds_bytes(kind):
+        return BINARY
     if pa.types.is_boolean(kind):
         return "boolean"
     if pa.types.is_temporal(kind):
         return "date"
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return "object"
+    if pa.types.is_nested(kind):
+        return "list"
     return "number" if numeric else str(kind)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _holds_bytes(kind.value_type)
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )

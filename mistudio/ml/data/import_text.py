@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.events import Reporter
 from mistudio.ml.data.facts import DatasetFacts
-from mistudio.ml.data.readers import open_source, read_rows
+from mistudio.ml.data.readers import open_source
 from mistudio.ml.data.splits import splitter
 from mistudio.ml.data.text_writer import Row
 from mistudio.ml.data.write_dataset import write_dataset
@@ -17,9 +17,9 @@ from mistudio.ml.data.write_dataset import write_dataset
 
 def read_documents(config: ImportDatasetConfig) -> Iterator[Row]:
     """The documents a config describes, streamed, without storing anything."""
-    source = open_source(Path(config.path).expanduser(), config.format)
-    for row in read_rows(source, (*config.text_column, "")[0], config.sample_unit):
-        if row.text.strip():
+    _, rows = open_source(config)
+    for _, row in rows:
+        if row.text and not row.text.isspace():
             yield row
 
 
@@ -30,16 +30,23 @@ def import_text(
 
     Raises `StudioError` with a sentence for what cannot be read; a folder made here goes again.
     """
-    source = open_source(Path(config.path).expanduser(), config.format)
-    rows = read_rows(source, (*config.text_column, "")[0], config.sample_unit)
+    source, rows = open_source(config, control.check)
+    for warning in source.warnings:
+        report.note(warning, level="warning")
     return write_dataset(
         folder,
-        (("train", row) for row in rows),
+        rows,
         columns=source.columns,
         text_column=source.text_column,
         format=source.format,
         state=source,
-        split_of=splitter(config.validation_share, config.test_share),
+        split_of=_splitter(config),
         report=report,
         control=control,
     )
+
+
+def _splitter(config: ImportDatasetConfig) -> Callable[[str], str] | None:
+    if config.validation_share <= 0 and config.test_share <= 0:
+        return None
+    return splitter(config.validation_share, config.test_share)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mistudio.core.errors import Damaged, InvalidInput, NotFound
+from mistudio.ml.data.mapped_file import MappedFile
 
 _OLD = "all"  # name of the only file of datasets stored before there were splits
 _FORGET_BYTES = 1 << 26
@@ -140,9 +140,8 @@ class _Part:
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.stem
         try:
-            with path.open("rb") as stream:
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            self.reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)))
+            self._mapped = MappedFile(path)
+            self.reader = pa.ipc.open_file(self._mapped.source)
             sizes = [
                 self.reader.get_batch(i).num_rows for i in range(self.reader.num_record_batches)
             ]
@@ -192,8 +191,7 @@ class _Part:
 
     def forget(self) -> None:
         """Take the pages that were read out of this process' memory."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        self._mapped.forget()
 
     def _batch(self, number: int) -> pa.RecordBatch:
         if self._open[0] != number or self._open[1] is None:

@@ -33,6 +33,7 @@ class SourceState:
     bytes_read: int = 0
     bad_bytes: int = 0  # did not fit the encoding, replaced by U+FFFD
     skipped_rows: int = 0
+    split_documents: int = 0  # cut by the reader already, as they are longer than the limit
 
     @property
     def done(self) -> float:
@@ -170,7 +171,7 @@ class _Written:
             format=format,
             bad_bytes=state.bad_bytes,
             empty_documents=self.empty,
-            split_documents=self.split,
+            split_documents=self.split + state.split_documents,
             skipped_rows=state.skipped_rows,
             splits=splits,
         )
