@@ -13,13 +13,13 @@ from PySide6.QtWidgets import QApplication, QLabel
 from pytestqt.qtbot import QtBot
 
 from mistudio.core.configs import SteerConfig, TrainConfig
-from mistudio.core.dataset_configs import ImportDatasetConfig
+from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.gui.services import Services
 from mistudio.gui.theme import DARK
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import Card
 from mistudio.gui.widgets.config_form import ConfigForm
-from mistudio.gui.widgets.editors import ChoiceEditor, NumberBox
+from mistudio.gui.widgets.editors import ChoiceEditor, NumberBox, automatic_number
 from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, Collapsible, SearchField
 from mistudio.gui.widgets.plots import MAX_POINTS, CurvePlot, HistogramPlot
 from mistudio.gui.widgets.row_table import LATE, BlockTableModel, Column, RowTable
@@ -356,8 +356,36 @@ def test_a_form_emptied_after_it_was_sent_shows_no_mistake(qtbot: Any) -> None:
     form = ConfigForm(ImportDatasetConfig)
     qtbot.addWidget(form)
     assert form.checked() is None
-    assert form.fields["path"].problem.text() == "File is missing."
+    assert form.fields["path"].problem.text() == "File or folder is missing."
     form.set_values({"path": "/tmp/x.txt"})
     assert form.checked() is not None
     form.set_values({"path": ""})
     assert form.fields["path"].problem.text() == ""
+
+
+def test_settings_that_do_not_apply_are_hidden_and_ignored(qtbot: Any) -> None:
+    form = ConfigForm(ImportDatasetConfig)
+    qtbot.addWidget(form)
+    form.set_values({"path": "/tmp/x.csv", "delimiter": "pipe", "sample_unit": "line"})
+    assert not form.fields["delimiter"].isHidden()
+    assert form.fields["sample_unit"].isHidden()
+    assert form.values().sample_unit == "paragraph"
+    assert form.values().delimiter == "pipe"
+    form.set_values({"path": "/tmp/x.parquet"})
+    assert form.fields["delimiter"].isHidden()
+    assert form.values().delimiter == "auto"
+
+
+def test_a_number_left_to_the_program_reads_automatic(qtbot: Any) -> None:
+    form = ConfigForm(TokenizeConfig, ("context",))
+    qtbot.addWidget(form)
+    box = form.fields["context"].editor.control
+    assert isinstance(box, NumberBox)
+    assert (box.lineEdit().text(), box.lineEdit().placeholderText()) == ("", "automatic")
+    assert form.values().context == 0
+    form.set_values({"context": 64})
+    assert form.values().context == 64
+    form.set_values({"context": "automatic"})
+    assert form.values().context == 0
+    assert automatic_number("Steps of rising rate; -1 takes 1000.") == -1
+    assert automatic_number("Steps between checkpoints; 0 writes only the last.") is None

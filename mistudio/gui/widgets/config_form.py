@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -124,22 +125,30 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         self.advanced = Collapsible("Advanced")
         self.advanced.box.addLayout(self._advanced)
         outer.addWidget(self.advanced)
-        self.advanced.setVisible(any(f.setting.option.advanced for f in self.fields.values()))
         self.general_problem = label("", "error", wrap=True)
         self.general_problem.hide()
         outer.addWidget(self.general_problem)
         self._reset_button = button("Reset to defaults", self.reset, variant="ghost", icon="retry")
         self._copy_button = button("Copy as command", self.copy_command, variant="ghost")
+        self._outer = outer
         self.action_row = row(self._reset_button, self._copy_button, None)  # room for a main button
         outer.addLayout(self.action_row)
         self._copy_button.setVisible(bool(self._command))
 
+    def insert_row(self, widget: QWidget) -> None:
+        """Put something that is no setting below the basic settings."""
+        self._outer.insertWidget(1, widget)
+
     def values(self) -> ConfigT:
-        """The config as edited; raises `InvalidInput` naming text that is no number."""
+        """The config as edited, settings that do not apply at their default.
+
+        Raises `InvalidInput` naming text that is no number.
+        """
         config, problems = self._read()
         if problems:
             raise InvalidInput(" ".join(problem.sentence for problem in problems))
-        return config
+        unused = {s.name: s.default for s in settings_of(config) if not _applies(s, config)}
+        return dataclasses.replace(config, **unused)
 
     def checked(self) -> ConfigT | None:
         """The config if nothing is wrong; else shows every sentence and goes to the first."""
@@ -195,9 +204,8 @@ class ConfigForm(QWidget, Generic[ConfigT]):
 
     def copy_command(self) -> None:
         """Put the command that does the same on the clipboard."""
-        config, problems = self._read()
-        if not problems:
-            text = command_line(self._command, config, positional=self._positional)
+        if not self._read()[1]:
+            text = command_line(self._command, self.values(), positional=self._positional)
             QGuiApplication.clipboard().setText(text)
 
     def is_valid(self) -> bool:
@@ -218,11 +226,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
             except InvalidInput as error:
                 problems.append(Violation(setting.name, error.sentence))
         config = self._class(**known)
-        free = {
-            s.name
-            for s in settings_of(self._class)
-            if s.option.applies is not None and not s.option.applies(config)
-        }
+        free = {s.name for s in settings_of(self._class) if not _applies(s, config)}
         return config, [problem for problem in problems if problem.field not in free]
 
     def _on_edited(self) -> None:
@@ -264,7 +268,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         places = {False: 0, True: 0}
         for field in self.fields.values():
             described = field.setting.option
-            shown = described.applies is None or described.applies(config)
+            shown = _applies(field.setting, config)
             field.setVisible(shown)
             if shown:
                 place = places[described.advanced]
@@ -274,8 +278,14 @@ class ConfigForm(QWidget, Generic[ConfigT]):
                 if field.property("spot") != spot:
                     field.setProperty("spot", spot)
                     grid.addWidget(field, *spot)
+        self.advanced.setVisible(places[True] > 0)
 
     def _keep(self) -> None:
         if self._settings is not None and self._remember:
             kept = {name: field.editor.value() for name, field in self.fields.items()}
             self._settings.remember(self._remember, kept)
+
+
+def _applies(setting: Setting, config: Config) -> bool:
+    """Whether a setting has any effect beside the others."""
+    return setting.option.applies is None or setting.option.applies(config)

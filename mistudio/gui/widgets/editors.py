@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from mistudio.core.config import Setting
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button
 from mistudio.gui.widgets.layout import guard_wheel
+
+AUTOMATIC = "automatic"
+_TAKES = re.compile(r"(?:^|[;.] )(-1|0) takes ")
 
 
 class Editor(QWidget):
@@ -175,18 +179,29 @@ class NumberBox(QAbstractSpinBox):
         whole: bool,
         minimum: float | None = None,
         maximum: float | None = None,
+        automatic: float | None = None,
         parent: QWidget | None = None,
     ) -> None:
+        """`automatic` is the number that stands for a choice by the program: shown as a word."""
         super().__init__(parent)
         self._whole, self._minimum, self._maximum = whole, minimum, maximum
+        self._automatic = automatic
+        self.lineEdit().setPlaceholderText("" if automatic is None else AUTOMATIC)
         guard_wheel(self)
 
     def text_value(self) -> str:
-        """The text without thousands separators."""
-        return self.lineEdit().text().replace(",", "").strip()
+        """The text without thousands separators; left empty, the number for automatic."""
+        text = self.lineEdit().text().replace(",", "").strip()
+        if self._automatic is not None and text.casefold() in ("", AUTOMATIC):
+            return f"{self._automatic:g}"
+        return text
 
     def set_number(self, value: float) -> None:
-        self.lineEdit().setText(f"{int(value)}" if self._whole else f"{value:g}")
+        """Show a number."""
+        if value == self._automatic:
+            self.lineEdit().clear()
+        else:
+            self.lineEdit().setText(f"{int(value)}" if self._whole else f"{value:g}")
 
     def stepBy(self, steps: int) -> None:
         try:
@@ -220,10 +235,11 @@ class NumberEditor(Editor):
         whole: bool,
         minimum: float | None = None,
         maximum: float | None = None,
+        automatic: float | None = None,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
-        self.box = NumberBox(whole=whole, minimum=minimum, maximum=maximum)
+        self.box = NumberBox(whole=whole, minimum=minimum, maximum=maximum, automatic=automatic)
         self.box.lineEdit().textChanged.connect(self._on_changed)
         self._hold(self.box)
 
@@ -240,6 +256,12 @@ class NumberEditor(Editor):
         self.changed.emit()
 
 
+def automatic_number(text: str) -> float | None:
+    """The number that a help text says leaves the choice to the program ("0 takes …")."""
+    found = _TAKES.search(text)
+    return None if found is None else float(found[1])
+
+
 def editor_for(setting: Setting) -> Editor:
     """The control for a setting by its type and choices."""
     described = setting.option
@@ -247,7 +269,10 @@ def editor_for(setting: Setting) -> Editor:
         return CheckEditor(described.label)
     if setting.type in (int, float):
         return NumberEditor(
-            whole=setting.type is int, minimum=described.minimum, maximum=described.maximum
+            whole=setting.type is int,
+            minimum=described.minimum,
+            maximum=described.maximum,
+            automatic=automatic_number(described.help),
         )
     if setting.type is tuple:
         return ListEditor()

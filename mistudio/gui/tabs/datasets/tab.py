@@ -1,27 +1,26 @@
-"""The Datasets tab: import a text file, the datasets there are, one dialog for each."""
+"""The Datasets tab: ways to get text, the datasets there are, one dialog for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from PySide6.QtGui import QDropEvent
 from PySide6.QtWidgets import QWidget
 
-from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets.detail import DatasetDialog
+from mistudio.gui.tabs.datasets.download_card import DownloadCard
+from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
 from mistudio.gui.tabs.library.cards import ObjectCard
-from mistudio.gui.tabs.library.importing import ImportCard
+from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.library.tab import LibraryTab
-from mistudio.gui.widgets.editors import PathEditor
 from mistudio.jobs import library_pages
 from mistudio.jobs.deletion import delete_dataset
 from mistudio.jobs.dependants import of_dataset
 from mistudio.jobs.library_pages import DatasetList, ListedDataset
 from mistudio.store.records import DatasetRow, JobRow
-
-_FILES = "Text (*.txt *.md *.jsonl *.ndjson *.json *.csv *.tsv *.parquet);;All files (*)"
 
 
 class DatasetsTab(LibraryTab):
@@ -34,15 +33,11 @@ class DatasetsTab(LibraryTab):
     columns = 2
 
     def __init__(self, services: Services) -> None:
-        importer = ImportCard(
-            services,
-            "import_dataset",
-            ImportDatasetConfig,
-            title="Import a text file",
-            hint="txt, jsonl, csv or parquet, of any size. Drop a file here or choose one.",
-            editors={"path": PathEditor("file", _FILES)},
-            command="dataset import",
-        )
+        importer = ImportDatasetCard(services)
+        self.download = DownloadCard(services)
+        self.sources = SourceSwitch(services.settings, "get_datasets")
+        self.sources.add("hub", "Download from the Hub", "download", self.download)
+        self.sources.add("files", "Import from this machine", "upload", importer)
         super().__init__(
             services,
             importer,
@@ -50,10 +45,13 @@ class DatasetsTab(LibraryTab):
             delete_dataset,
             title="Datasets",
             subtitle="Text to train on and to look through.",
+            getter=self.sources,
+            every="All sources",
         )
+        self.sources.restore()
         self.empty.sentence.setText(
-            "No datasets yet. Import a text file above, or let the bundled sample show the whole "
-            "way: its text, its small model, a trained SAE and its features."
+            "No datasets yet. Download or import one above, or let the bundled sample show the "
+            "whole way: its text, its small model, a trained SAE and its features."
         )
 
     def load(self, db: Any) -> DatasetList:
@@ -77,6 +75,9 @@ class DatasetsTab(LibraryTab):
     def words(self, entry: ListedDataset) -> str:
         return f"{entry.row.name} {entry.row.source} {entry.row.description or ''}"
 
+    def further(self, entry: ListedDataset) -> str:
+        return entry.row.source
+
     def open_dialog(self, entry: ListedDataset) -> QWidget:
         dialog = DatasetDialog(self.services, entry, self)
         dialog.delete_asked.connect(self.deleter.ask)
@@ -85,3 +86,16 @@ class DatasetsTab(LibraryTab):
     def select(self, **selection: Any) -> None:
         if selection.get("dataset"):
             self.show_object(str(selection["dataset"]))
+        if selection.get("import_file"):
+            self.sources.open("files")
+            self.importer.form.fields["path"].editor.setFocus()
+
+    def run_primary(self) -> None:
+        if self.sources.current() == "hub":
+            self.download.submit()
+        elif self.sources.current() == "files":
+            self.importer.submit()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        self.sources.open("files")
+        super().dropEvent(event)

@@ -116,7 +116,7 @@ class RepositoryEditor(TextEditor):
         """Put the popup below the line, as wide as the window lets it be."""
         window, px = self.window(), appearance().px
         corner = self.line.mapTo(window, QPoint(0, self.line.height() + px(4)))
-        width = max(self.line.width(), min(px(640), window.width() - corner.x() - px(16)))
+        width = max(self.line.width(), min(px(960), window.width() - corner.x() - px(16)))
         left = max(px(8), min(corner.x(), window.width() - width - px(8)))
         height = min(self.popup.wanted_height(), max(px(96), window.height() - corner.y() - px(8)))
         self.popup.setGeometry(left, corner.y(), width, height)
@@ -170,6 +170,7 @@ class HitList(Card):
         self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         header = self.table.horizontalHeader()
         header.setHighlightSections(False)
+        header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         for column in range(1, len(_HEADINGS)):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)

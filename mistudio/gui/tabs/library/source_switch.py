@@ -34,8 +34,9 @@ class SourceSwitch(QWidget):
 
     def add(self, name: str, title: str, icon: str, card: QWidget) -> None:
         """Offer another way; the first one is shown where nothing is remembered."""
-        toggle = button(title, self._on_clicked, variant="toggle", icon=icon)
+        toggle = button(title, variant="toggle", icon=icon)
         toggle.setProperty("source", name)
+        toggle.clicked.connect(self._on_clicked)
         self._line.insertWidget(len(self._cards), toggle)
         card.hide()
         self._place.addWidget(card)

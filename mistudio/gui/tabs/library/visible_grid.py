@@ -96,7 +96,8 @@ class VisibleGrid(QWidget):
         """Scroll to a card and give it the focus."""
         position, gap = self._keys.index(key), appearance().px(16)
         top = (position // self.columns_now()) * (self._row + gap)
-        corner = self.mapTo(self._area.widget(), QPoint(0, top))
+        page = self._area.widget() or self
+        corner = self.mapTo(page, QPoint(0, top))
         self._area.ensureVisible(0, corner.y() + self._row // 2, 0, self._row // 2 + gap)
         self._place(fill=False)
         if key in self._placed:
@@ -134,6 +135,7 @@ class VisibleGrid(QWidget):
         columns, gap = self.columns_now(), appearance().px(16)
         width = (self.width() - gap * (columns - 1)) // columns
         filled: set[str] = set()
+        first, cards = 0, dict[str, QWidget]()
         for _ in range(3):  # a taller card changes which ones are in view
             if self._keys and not self._row:
                 key = self._keys[0]
