@@ -109,7 +109,7 @@ def _check(studio: Studio, path: Path, report: Reporter) -> dict[str, object]:
     import torch
 
     from mistudio.ml.activations.capture import Capture
-    from mistudio.ml.architecture import architecture_tree
+    from mistudio.ml.module_tree import architecture_tree
     from mistudio.ml.device import choose_device
     from mistudio.ml.hooks import hook_path
     from mistudio.ml.loading import load_model, tokenizer_fingerprint

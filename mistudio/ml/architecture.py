@@ -1,4 +1,4 @@
-"""Finds the blocks of any decoder-only model by structure, and describes a model layer by layer."""
+"""Finds the blocks of any decoder-only model by structure."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
         candidates = [entry for entry in outer if len({type(m) for m in entry[1]}) == 1]
     if not candidates:
         raise Unsupported(
-            "No repeated blocks were found in this model; a left-to-right transformer is needed."
+            "No repeated blocks were found in this model; a left-to-right transformer is needed.",
+            code="no_blocks",
         )
     return max(candidates, key=lambda entry: (len(entry[1]), _parameters(entry[1])))
 
@@ -122,37 +123,3 @@ def _final_norm(model: nn.Module, path: str) -> nn.Module | None:
         and "emb" not in name.lower()
     ]
     return norms[-1] if norms else None
-
-
-def architecture_tree(model: nn.Module) -> list[dict[str, Any]]:
-    """Rows for a viewer: index, name, kind, shape, dtype, params, and for blocks their children."""
-    blocks = find_blocks(model)
-    rows: list[dict[str, Any]] = [_row(0, "Embedding", "embedding", blocks.embedding)]
-    for i, block in enumerate(blocks.modules):
-        row = _row(len(rows), f"Block {i}", "block", block)
-        row["children"] = [
-            _row(j, name, type(child).__name__, child)
-            for j, (name, child) in enumerate(block.named_children())
-        ]
-        row["hooks"] = ["resid_post"]
-        row["hooks"] += ["mlp_out"] if blocks.mlp[i] is not None else []
-        row["hooks"] += ["attn_out"] if blocks.attention[i] is not None else []
-        rows.append(row)
-    if blocks.final_norm is not None:
-        rows.append(_row(len(rows), "Final norm", "norm", blocks.final_norm))
-    if blocks.unembedding is not None:
-        rows.append(_row(len(rows), "Output", "unembedding", blocks.unembedding))
-    return rows
-
-
-def _row(index: int, name: str, kind: str, module: nn.Module) -> dict[str, Any]:
-    parameters = list(module.parameters())
-    weight = getattr(module, "weight", None)
-    return {
-        "index": index,
-        "name": name,
-        "kind": kind,
-        "shape": list(weight.shape) if weight is not None else None,
-        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else None,
-        "params": sum(p.numel() for p in parameters),
-    }

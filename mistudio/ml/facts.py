@@ -119,6 +119,21 @@ def shared_gguf_reader() -> Iterator[None]:
 def _inspect_folder(folder: Path, allow_code: bool) -> ModelFacts:
     raw = read_config(folder)
     refuse_unusable(raw, allow_code=allow_code)
+    return _facts_of_folder(folder, raw)
+
+
+def describe_unusable(path: Path) -> ModelFacts:
+    """Facts of a folder whose model `inspect_model` refuses; sizes that it does not name are 0.
+
+    Raises `StudioError` for missing or damaged files.
+    """
+    try:
+        return _facts_of_folder(path, read_config(path), strict=False)
+    except OSError as error:
+        raise from_os_error(error, f"read the model {path.name!r}") from error
+
+
+def _facts_of_folder(folder: Path, raw: dict[str, Any], *, strict: bool = True) -> ModelFacts:
     files = weight_files(folder)
     headers = [check_safetensors(file) for file in files]
     try:
@@ -131,8 +146,10 @@ def _inspect_folder(folder: Path, allow_code: bool) -> ModelFacts:
         ) from error
     shapes = [entry["shape"] for header in headers for entry in header.values()]
     params = sum(element_count(shape) for shape in shapes)
-    facts = _facts(config, folder.name, "folder", params, files)
-    return replace(facts, needs_code=needs_code(raw), prequantised=prequantised_format(raw))
+    facts = _facts(config, folder.name, "folder", params, files, strict=strict)
+    return replace(
+        facts, needs_code=needs_code(raw), prequantised=prequantised_format(raw) if strict else ""
+    )
 
 
 def _inspect_gguf(path: Path) -> ModelFacts:
@@ -184,7 +201,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def _facts(config: Any, name: str, origin: str, params: int, files: list[Path]) -> ModelFacts:
+def _facts(
+    config: Any, name: str, origin: str, params: int, files: list[Path], *, strict: bool = True
+) -> ModelFacts:
     text = config.get_text_config()
 
     def first(*names: str) -> Any:
@@ -196,7 +215,7 @@ def _facts(config: Any, name: str, origin: str, params: int, files: list[Path]) 
     )
     layers = first("num_hidden_layers", "n_layer")
     vocab = first("vocab_size")
-    if not (hidden and layers and vocab):
+    if strict and not (hidden and layers and vocab):
         raise StudioError("The configuration names no layers, hidden size or vocabulary.")
     classes = getattr(config, "architectures", None) or [
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
@@ -211,13 +230,13 @@ def _facts(config: Any, name: str, origin: str, params: int, files: list[Path]) 
         model_type=config.model_type,
         params_count=params,
         weight_bytes=sum(file.stat().st_size for file in files),
-        num_layers=int(layers),
-        hidden_dim=int(hidden),
+        num_layers=int(layers or 0),
+        hidden_dim=int(hidden or 0),
         num_heads=int(heads or 1),
         num_kv_heads=int(first("num_key_value_heads") or heads or 1),
-        head_dim=int(first("head_dim") or hidden // (heads or 1)),
-        intermediate=int(first("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden),
-        vocab_size=int(vocab),
+        head_dim=int(first("head_dim") or (hidden or 0) // (heads or 1)),
+        intermediate=int(first("intermediate_size", "n_inner", "ffn_dim") or 4 * (hidden or 0)),
+        vocab_size=int(vocab or 0),
         max_positions=int(first("max_position_embeddings", "n_positions", "max_seq_len") or 0),
         tie=bool(first("tie_word_embeddings")),
         bos_id=first("bos_token_id"),

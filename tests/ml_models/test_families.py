@@ -13,10 +13,11 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from mistudio.core.errors import InvalidInput, StudioError, Unsupported
 from mistudio.ml.activations.capture import Capture, check_ids, first_tensor
-from mistudio.ml.architecture import architecture_tree, find_blocks
+from mistudio.ml.architecture import find_blocks
 from mistudio.ml.facts import ModelFacts
 from mistudio.ml.hooks import hook_module, hook_path, tl_name
 from mistudio.ml.loading import LoadedModel
+from mistudio.ml.module_tree import architecture_tree
 from tests.helpers.tiny import tiny_llama, tiny_tokenizer
 
 SIZES = {
@@ -211,6 +212,14 @@ def test_tree_accounts_for_every_parameter() -> None:
     assert sum(row["params"] for row in rows) == model.num_parameters()
     assert [row["kind"] for row in rows] == ["embedding", *["block"] * 4, "norm", "unembedding"]
     assert [row["index"] for row in rows] == list(range(7))
-    assert rows[1]["hooks"] == ["resid_post", "mlp_out", "attn_out"]
+    assert rows[1]["hooks"] == {
+        "resid_post": "model.layers.0",
+        "mlp_out": "model.layers.0.mlp",
+        "attn_out": "model.layers.0.self_attn",
+    }
+    assert rows[1]["note"] == "4 heads × 8 (2 key/value), MLP 32 → 64 → 32"
+    tied = architecture_tree(tiny_llama())
+    assert sum(row["params"] for row in tied) == tiny_llama().num_parameters()
+    assert (tied[-1]["params"], tied[-1]["note"]) == (0, "the embedding's weights")
     assert rows[1]["children"][0]["name"] == "self_attn"
     assert rows[0]["shape"] == [400, 32]
