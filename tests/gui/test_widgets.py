@@ -367,7 +367,7 @@ def test_settings_that_do_not_apply_are_hidden_and_ignored(qtbot: Any) -> None:
     form = ConfigForm(ImportDatasetConfig)
     qtbot.addWidget(form)
     form.set_values({"path": "/tmp/x.csv", "delimiter": "pipe", "sample_unit": "line"})
-    assert not form.fields["delimiter"].isHidden()
+    qtbot.waitUntil(lambda: not form.fields["delimiter"].isHidden())
     assert form.fields["sample_unit"].isHidden()
     assert form.values().sample_unit == "paragraph"
     assert form.values().delimiter == "pipe"
