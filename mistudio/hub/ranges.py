@@ -1,0 +1,160 @@
+"""Reads pieces of a file on the Hub without storing it, going on where a connection broke."""
+
+from __future__ import annotations
+
+import time
+
+import httpx2
+
+from mistudio.core.control import JobControl
+from mistudio.core.errors import NoAnswer, RateLimited, StudioError
+from mistudio.core.events import Reporter, SilentReporter
+from mistudio.hub import client, errors, setup
+from mistudio.hub.client import RepoFacts
+from mistudio.hub.errors import Subject
+from mistudio.hub.fetch import Fetch
+
+WAITS_S = (60.0, 120.0, 240.0)
+SILENCE_S = 30.0
+_POLL_S = 0.2
+
+
+class RangeReader:
+    """Pieces of a repository's files; a context manager, for one thread at a time.
+
+    What breaks off after some bytes goes on at once; what brings none is tried again after the
+    waits. A server without ranges is read from the start, and on from there.
+    """
+
+    def __init__(
+        self,
+        facts: RepoFacts,
+        token: str | None,
+        control: JobControl,
+        report: Reporter | None = None,
+        *,
+        waits_s: tuple[float, ...] = WAITS_S,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self.fetched = 0  # bytes taken from the network
+        self._facts = facts
+        self._token = token
+        self._control = control
+        self._report = report or SilentReporter()
+        self._waits_s = waits_s
+        self._silence_s = silence_s
+        self._client = client.open_client()
+        self._fetch: Fetch | None = None  # an answer that is not read to its end
+        self._path = ""
+        self._place = 0  # of the next byte of that answer
+
+    def __enter__(self) -> RangeReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._let_go()
+        self._client.close()
+
+    def read(self, path: str, start: int, end: int) -> bytes:
+        """Bytes start..end-1, which must exist.
+
+        Raises `Cancelled`, `Offline`, `NoAnswer`, or what the Hub's refusal stands for.
+        """
+        if setup.is_offline():
+            raise errors.offline()
+        found = bytearray()
+        failures = 0
+        while len(found) < end - start:
+            self._control.check()
+            before = len(found)
+            try:
+                self._read_on(path, start + len(found), end, found)
+            except NoAnswer as error:
+                self._let_go()
+                failures = 0 if len(found) > before else failures + 1
+                if failures:
+                    self._wait(failures, error)
+            except BaseException:
+                self._let_go()
+                raise
+        return bytes(found)
+
+    def _read_on(self, path: str, start: int, end: int, found: bytearray) -> None:
+        fetch = self._answer(path, start, end)
+        while start < end:
+            block = self._block(fetch)
+            skipped = min(max(0, start - self._place), len(block))
+            kept = block[skipped : skipped + end - start] if len(block) > skipped else b""
+            self._place += len(block)
+            found += kept
+            start += len(kept)
+            if self._place > end:  # more than was asked for: no ranges, and the rest is lost
+                self._let_go()
+        if self._fetch is not None and self._place >= end:
+            self._keep_if_unfinished(fetch)
+
+    def _keep_if_unfinished(self, fetch: Fetch) -> None:
+        response = fetch.response
+        if response is None or response.status_code == 206:
+            self._let_go()
+
+    def _answer(self, path: str, start: int, end: int) -> Fetch:
+        if self._fetch is not None and self._path == path and self._place == start:
+            return self._fetch
+        self._let_go()
+        facts = self._facts
+        headers = client.headers_for(self._token)
+        headers["range"] = f"bytes={start}-{end - 1}"
+        url = client.file_url(facts.kind, facts.id, facts.sha, path)
+        fetch = self._fetch = Fetch(self._client, url, headers, self._silence_s)
+        self._path = path
+        given_up = time.monotonic() + self._silence_s + 10
+        while not fetch.wait_for_answer(_POLL_S):
+            self._control.check()
+            if time.monotonic() > given_up:
+                raise self._silent()
+        if fetch.response is None:
+            raise self._broken(fetch)
+        if fetch.response.status_code >= 400:
+            subject = Subject(facts.kind, facts.id, facts.revision, path)
+            raise errors.refusal(fetch.response, subject, had_token="authorization" in headers)
+        self._place = start if fetch.response.status_code == 206 else 0
+        return fetch
+
+    def _block(self, fetch: Fetch) -> bytes:
+        silent_from = time.monotonic()
+        while True:
+            self._control.check()
+            block = fetch.take(_POLL_S)
+            if block is None:
+                raise self._broken(fetch)
+            if block:
+                self.fetched += len(block)
+                return block
+            if time.monotonic() - silent_from > self._silence_s:
+                raise self._silent()
+
+    def _silent(self) -> NoAnswer:
+        return NoAnswer(f"No answer for {self._silence_s:.0f} s. Check the network and retry.")
+
+    def _broken(self, fetch: Fetch) -> StudioError:
+        if isinstance(fetch.error, (httpx2.HTTPError, httpx2.InvalidURL)):
+            return errors.unreachable(fetch.error, setup.endpoint())
+        return NoAnswer("The connection to the Hub broke off.", details=str(fetch.error or ""))
+
+    def _wait(self, failures: int, error: NoAnswer) -> None:
+        """Hold before the next try; raises the error when all were used up."""
+        if failures > len(self._waits_s):
+            raise error
+        seconds = self._waits_s[failures - 1]
+        if isinstance(error, RateLimited) and error.retry_after_s is not None:
+            seconds = error.retry_after_s
+        self._report.note(f"{error.sentence} Trying again.", level="warning")
+        self._control.sleep(
+            seconds, lambda left: self._report.progress(0.0, f"Waiting {left:.0f} s to try again")
+        )
+
+    def _let_go(self) -> None:
+        fetch, self._fetch = self._fetch, None
+        if fetch is not None:
+            fetch.abort()

@@ -1,0 +1,352 @@
+"""A dataset repository as the `datasets` library reads it: configs, splits, files, rows.
+
+Which files belong to which config and split, and how they are read, is the library's decision;
+the list of files and their bytes come from a `FileSource`.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mistudio.core.errors import Cancelled, Damaged, InvalidInput, StudioError, Unsupported
+from mistudio.ml.data.listed_files import FileSource, Mounted, address, path_of
+
+READABLE = ("arrow", "conll", "csv", "json", "parquet", "text", "xml")  # the library's readers
+_BATCH_ROWS = 1000
+_BATCH_BYTES = 1 << 24  # of rows of a parquet file, decoded
+_CHUNK_BYTES = 1 << 20  # of a json or text file, read at once
+_DESCRIPTION = 500  # characters
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One config of a repository: its splits with their files, and how these are read."""
+
+    configs: list[str]
+    config: str
+    reader: str  # one of READABLE
+    files: dict[str, list[str]]  # split -> paths in the repository, in order
+    rows: dict[str, int | None]  # split -> rows, as far as the card says
+    description: str
+    licence: str
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])  # for the reader
+    info: Any = None  # the library's DatasetInfo from the card, or None
+
+    def chosen(self, split: str) -> list[str]:
+        """The names of the splits that a wish means: "" is all. Raises `InvalidInput`."""
+        if not split:
+            return list(self.files)
+        if split not in self.files:
+            raise InvalidInput(
+                f"There is no split {split!r}; found {', '.join(self.files)}.", code="no_split"
+            )
+        return [split]
+
+
+def read_layout(repo: str, source: FileSource, card: str, config: str = "") -> Layout:
+    """Settle config, splits and files from the list of files and the text of README.md.
+
+    An empty `config` takes the default one, else the first. Raises `Unsupported` for a loading
+    script and for files no reader of text opens, `InvalidInput` for an unknown config.
+    """
+    from datasets import data_files as library
+    from datasets.load import _ALL_ALLOWED_EXTENSIONS as ENDINGS
+    from datasets.utils.metadata import MetadataConfigs
+
+    _refuse_script(repo, source.sizes)
+    facts = _card_facts(card)
+    declared = _declared_configs(facts, MetadataConfigs)
+    names = list(declared) or ["default"]
+    chosen = config or _default_config(declared) or names[0]
+    if chosen not in names:
+        raise InvalidInput(
+            f"There is no config {chosen!r}; found {_listed(names)}.", code="no_config"
+        )
+    wanted = declared.get(chosen, {})
+    mounted = Mounted(source)
+    access = _download_config(mounted)
+    base = address(str(PurePosixPath(wanted.get("data_dir") or "")).strip("./"))
+    try:
+        if wanted.get("data_files") is not None:
+            patterns = library.sanitize_patterns(wanted["data_files"])
+        else:
+            patterns = library.get_data_patterns(base, download_config=access)
+        root = address("") if wanted.get("data_files") is not None else base
+        found = library.DataFilesDict.from_patterns(
+            patterns, base_path=root, allowed_extensions=ENDINGS, download_config=access
+        )
+        reader, parameters = _reader_of(found, access)
+    except FileNotFoundError as error:
+        raise Unsupported(
+            f"{repo!r} has no files that can be read here (csv, json, jsonl, parquet, arrow, txt).",
+            code="no_data_files",
+            details=str(error),
+        ) from error
+    except (ValueError, zipfile.BadZipFile, OSError) as error:
+        if isinstance(failure := mounted.failure(), Exception):
+            raise failure from error
+        if "same data file format" in str(error):
+            raise Unsupported(
+                f"The files of {repo!r} are of several kinds. Choose a config, or import its "
+                "files.",
+                details=str(error),
+            ) from error
+        raise Damaged(f"The files of {repo!r} cannot be opened.", details=str(error)) from error
+    info = _declared_info(facts, chosen)
+    rows = {split: _declared_rows(info, split) for split in found}
+    return Layout(
+        configs=names,
+        config=chosen,
+        reader=reader,
+        files={str(split): [path_of(name) for name in found[split]] for split in found},
+        rows=rows,
+        description=_description(card),
+        licence=_licence(facts),
+        parameters={**parameters, **{k: v for k, v in wanted.items() if k not in _OURS}},
+        info=info,
+    )
+
+
+_OURS = ("data_files", "data_dir", "default", "version", "description")
+
+
+def _refuse_script(repo: str, names: Mapping[str, int]) -> None:
+    if f"{repo.rsplit('/', 1)[-1]}.py" in names:
+        raise Unsupported(
+            "This dataset needs its own loading script, which is not run. Import its files.",
+            code="needs_script",
+        )
+
+
+def _card_facts(card: str) -> dict[str, Any]:
+    """The block of YAML at the start of README.md; a broken one counts as none."""
+    import yaml
+    from datasets.utils.metadata import _split_yaml_from_readme
+
+    block, _ = _split_yaml_from_readme(card)
+    try:
+        facts = yaml.safe_load(block) if block else None
+    except yaml.YAMLError:
+        log.warning("the card of a dataset has a broken head", exc_info=True)
+        facts = None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _declared_configs(facts: dict[str, Any], kind: Any) -> dict[str, dict[str, Any]]:
+    try:
+        return dict(kind.from_dataset_card_data(facts))
+    except (ValueError, TypeError, KeyError) as error:
+        raise Unsupported(
+            "The card of this dataset describes its configs in a way that cannot be read. "
+            "Import its files.",
+            details=str(error),
+        ) from error
+
+
+def _default_config(declared: dict[str, dict[str, Any]]) -> str:
+    marked = [name for name, values in declared.items() if values.get("default")]
+    return marked[0] if marked else ("default" if "default" in declared else "")
+
+
+def _reader_of(found: Any, access: Any) -> tuple[str, dict[str, Any]]:
+    """The library's reader for the files and its parameters; keeps only the files it reads."""
+    from datasets import load
+
+    reader, parameters = load.infer_module_for_data_files(found, download_config=access)
+    if reader not in READABLE:
+        raise Unsupported(
+            f"The files of this dataset hold no text that can be read here ({reader}).",
+            code="no_text_column",
+        )
+    kept = found.filter(extensions=load._MODULE_TO_EXTENSIONS[reader])
+    found.clear()
+    found.update({split: names for split, names in kept.items() if names})
+    return str(reader), dict(parameters)
+
+
+def _declared_info(facts: dict[str, Any], config: str) -> Any:
+    from datasets.info import DatasetInfosDict
+
+    try:
+        declared = DatasetInfosDict.from_dataset_card_data(facts)  # type: ignore[arg-type]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        log.warning("the card of a dataset declares columns that cannot be read", exc_info=True)
+        return None
+    if config in declared:
+        return declared[config]
+    return next(iter(declared.values())) if len(declared) == 1 and config == "default" else None
+
+
+def _declared_rows(info: Any, split: str) -> int | None:
+    known = (getattr(info, "splits", None) or {}).get(split)
+    return int(known.num_examples) if known is not None and known.num_examples else None
+
+
+def _description(card: str) -> str:
+    """The first paragraph of README.md that is no heading, picture, table or comment."""
+    from datasets.utils.metadata import _split_yaml_from_readme
+
+    _, body = _split_yaml_from_readme(card)
+    for paragraph in body.split("\n\n"):
+        text = " ".join(
+            line.strip() for line in paragraph.splitlines() if not line.lstrip().startswith("#")
+        ).strip()
+        if text and not text.startswith(("<", "|", "!", "[!", "```", "-", "*")):
+            return text[:_DESCRIPTION]
+    return ""
+
+
+def _licence(facts: dict[str, Any]) -> str:
+    value = facts.get("license") or facts.get("licence") or ""
+    return ", ".join(str(one) for one in value) if isinstance(value, list) else str(value)
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _download_config(mounted: Mounted) -> Any:
+    from datasets import DownloadConfig
+
+    return DownloadConfig(storage_options=mounted.options, disable_tqdm=True, token=False)
+
+
+class RowStream:
+    """The rows of chosen splits as Arrow tables; a context manager that holds a small folder."""
+
+    def __init__(
+        self, layout: Layout, source: FileSource, splits: Sequence[str], *, peek: bool = False
+    ) -> None:
+        """`peek` reads small pieces, for the first few rows."""
+        self._layout = layout
+        self._splits = list(splits)
+        self._peek = peek
+        self._source = source
+        self._mounted = Mounted(source)
+        self._folder = tempfile.TemporaryDirectory(prefix="mistudio-rows-")
+        self._builder: Any = None
+
+    def __enter__(self) -> RowStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._builder = None
+        self._folder.cleanup()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the files read so far, compressed as they are."""
+        return self._mounted.bytes_read
+
+    def tables(
+        self, rows: int = _BATCH_ROWS, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """(split, up to `rows` rows) in order, with these columns or all.
+
+        Raises `Damaged` where a file cannot be read, and what the source raises.
+        """
+        try:
+            for split in self._splits:
+                for table in self._split_tables(split, rows, columns):
+                    self._source.control.check()
+                    yield split, table
+        except (StudioError, Cancelled):
+            raise
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    def _split_tables(
+        self, split: str, rows: int, columns: Sequence[str] | None
+    ) -> Iterator[pa.Table]:
+        if self._layout.reader == "parquet":
+            # the library takes a whole row group at once, which can be larger than the memory
+            for path in self._layout.files[split]:
+                with self._mounted.open(path) as file:
+                    yield from parquet_tables(file, rows, columns)
+            return
+        yield from (
+            self._open().as_streaming_dataset(split).with_format("arrow").iter(batch_size=rows)
+        )
+
+    def _meaning(self, error: Exception) -> BaseException:
+        """What a failure inside the library is to the user."""
+        kept = self._mounted.failure()
+        if kept is not None:
+            return kept
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        return Damaged(
+            "The files of this dataset cannot be read as its card says "
+            f"({type(error).__name__}). Choose another config, or import its files.",
+            details=str(error)[:4000],
+        )
+
+    def _open(self) -> Any:
+        if self._builder is None:
+            self._builder = self._build()
+        return self._builder
+
+    def _build(self) -> Any:
+        from datasets import load
+        from datasets.data_files import DataFilesDict, DataFilesList
+        from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as MODULES
+
+        layout = self._layout
+        kind = load.import_main_class(MODULES[layout.reader][0])
+        assert kind is not None
+        settings = {
+            name: value
+            for name, value in {**layout.parameters, **self._sizes()}.items()
+            if hasattr(kind.BUILDER_CONFIG_CLASS, name) or name == "features"
+        }
+        files = {
+            split: DataFilesList([address(path) for path in layout.files[split]], [])
+            for split in self._splits
+        }
+        return kind(
+            cache_dir=self._folder.name,
+            config_name=layout.config,
+            dataset_name="dataset",
+            hash="0",
+            base_path=address(""),
+            data_files=DataFilesDict(files),
+            info=layout.info.copy() if layout.info is not None else None,
+            storage_options=self._mounted.options,
+            **settings,
+        )
+
+    def _sizes(self) -> dict[str, Any]:
+        """How much the reader takes at once, so that memory does not grow with the files."""
+        reader = self._layout.reader
+        if reader in ("json", "text"):
+            return {"chunksize": _CHUNK_BYTES // 8 if self._peek else 8 * _CHUNK_BYTES}
+        if reader == "csv":
+            return {"chunksize": _BATCH_ROWS}
+        return {}
+
+
+def parquet_tables(file: Any, rows: int, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    """A parquet file page by page: up to `rows` rows, fewer where rows are large.
+
+    Raises `pa.ArrowException` or what `file` raises.
+    """
+    opened = pq.ParquetFile(file, buffer_size=_CHUNK_BYTES // 4, pre_buffer=False)
+    facts = opened.metadata
+    known = set(opened.schema_arrow.names)
+    wanted = None if columns is None else [name for name in columns if name in known]
+    for group in range(facts.num_row_groups):
+        each = facts.row_group(group).total_byte_size // max(1, facts.row_group(group).num_rows)
+        at_once = max(1, min(rows, _BATCH_BYTES // max(1, each)))
+        for batch in opened.iter_batches(at_once, row_groups=[group], columns=wanted):
+            yield pa.Table.from_batches([batch])
