@@ -369,7 +369,7 @@ def test_settings_that_do_not_apply_are_hidden_and_ignored(qtbot: Any) -> None:
     form.set_values({"path": "/tmp/x.csv", "delimiter": "pipe", "sample_unit": "line"})
     qtbot.waitUntil(lambda: not form.fields["delimiter"].isHidden())
     assert form.fields["sample_unit"].isHidden()
-    assert form.values().sample_unit == "paragraph"
+    assert form.values().sample_unit == ImportDatasetConfig().sample_unit
     assert form.values().delimiter == "pipe"
     form.set_values({"path": "/tmp/x.parquet"})
     assert form.fields["delimiter"].isHidden()
