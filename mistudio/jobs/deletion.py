@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mistudio.core.errors import InUse
 from mistudio.jobs import dependants
+from mistudio.jobs.activation_pages import remove_files
 from mistudio.jobs.dependants import Dependants
 from mistudio.jobs.runner import Studio
 from mistudio.store.tables import (
+    ACTIVATION_SETS,
     DATASETS,
     FEATURE_SETS,
     JOBS,
@@ -52,6 +54,21 @@ def delete_model(studio: Studio, model_id: str) -> None:
         raise InUse(f"The model {row.name!r} is being loaded; try again in a moment.")
     MODELS.delete(studio.db(), model_id)
     _remove(studio.paths.model(model_id))
+
+
+def delete_activation_set(studio: Studio, set_id: str) -> None:
+    """Delete an activation set, finished or not; a waiting job of it is cancelled.
+
+    Raises as `delete_dataset`.
+    """
+    _refuse(dependants.of_activation_set(studio, set_id))
+    waiting = JOBS.select(
+        studio.db(), "target_id = ? AND status IN ('queued', 'interrupted')", [set_id]
+    )
+    for job in waiting:
+        studio.request(job.id, "cancel")
+    ACTIVATION_SETS.delete(studio.db(), set_id)
+    remove_files(studio, set_id)
 
 
 def delete_training(studio: Studio, training_id: str) -> None:

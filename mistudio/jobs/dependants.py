@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mistudio.core.atomic import directory_bytes
+from mistudio.jobs.activation_pages import partial_folder
 from mistudio.jobs.runner import Studio
 from mistudio.store.connection import Db
 from mistudio.store.records import JobRow, TrainingRow
 from mistudio.store.tables import (
+    ACTIVATION_SETS,
     DATASETS,
     FEATURE_SETS,
     JOBS,
@@ -69,7 +71,8 @@ def of_dataset(studio: Studio, dataset_id: str) -> Dependants:
         _jobs_and_trainings(jobs, _reading(db, ids, _UNFINISHED_TRAININGS))
         + _feature_sets_of(db, ids),
         [f"a tokenisation of {t.context:,} tokens per row" for t in tokenizations],
-        _trainings(_reading(db, ids, f"NOT ({_UNFINISHED_TRAININGS})")),
+        _trainings(_reading(db, ids, f"NOT ({_UNFINISHED_TRAININGS})"))
+        + _sets_of(db, "tokenization_id", ids),
     )
 
 
@@ -89,7 +92,8 @@ def of_tokenization(studio: Studio, tokenization_id: str) -> Dependants:
         _jobs_and_trainings(jobs, _reading(db, ids, _UNFINISHED_TRAININGS))
         + _feature_sets_of(db, ids),
         [],
-        _trainings(_reading(db, ids, f"NOT ({_UNFINISHED_TRAININGS})")),
+        _trainings(_reading(db, ids, f"NOT ({_UNFINISHED_TRAININGS})"))
+        + _sets_of(db, "tokenization_id", ids),
     )
 
 
@@ -116,8 +120,43 @@ def of_model(studio: Studio, model_id: str) -> Dependants:
         _jobs_and_trainings(jobs, unfinished) + [f"SAE {sae.name!r}" for sae in saes],
         [],
         _trainings(t for t in trainings if t not in unfinished)
-        + [f"a tokenisation of {t.context:,} tokens per row" for t in tokenizations],
+        + [f"a tokenisation of {t.context:,} tokens per row" for t in tokenizations]
+        + _sets_of(db, "model_id", [model_id]),
     )
+
+
+def of_activation_set(studio: Studio, set_id: str) -> Dependants:
+    """What deleting an activation set means; raises `NotFound`."""
+    db = studio.db()
+    row = ACTIVATION_SETS.get(db, set_id)
+    names = [row.id, row.name]
+    newest = ACTIVATION_SETS.select(db, "status = 'completed'", limit=1)  # what jobs call "last"
+    if newest and newest[0].id == set_id:
+        names.append("last")
+    working = JOBS.select(db, "target_id = ? AND status IN ('running', 'paused')", [set_id])
+    jobs = working + [
+        job for job in _jobs_naming(db, ("activations",), names) if job.target_id != set_id
+    ]
+    reading = TRAININGS.select(db, "activation_set_id = ?", [set_id])
+    unfinished = TRAININGS.select(
+        db, f"activation_set_id = ? AND {_UNFINISHED_TRAININGS}", [set_id]
+    )
+    return Dependants(
+        "activation set",
+        row.name,
+        directory_bytes(studio.paths.activations(set_id))
+        + directory_bytes(partial_folder(studio, set_id)),
+        _jobs_and_trainings(jobs, unfinished),
+        [],
+        _trainings(t for t in reading if t not in unfinished),
+    )
+
+
+def _sets_of(db: Db, column: str, ids: Sequence[str]) -> list[str]:
+    """Activation sets made with a model or from tokenisations: they stay without it."""
+    marks = ", ".join("?" for _ in ids)
+    rows = ACTIVATION_SETS.select(db, f"{column} IN ({marks})", list(ids))
+    return [f"activation set {row.name!r}" for row in rows]
 
 
 def of_training(studio: Studio, training_id: str) -> Dependants:

@@ -18,8 +18,10 @@ from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.extraction_plan import ExtractionPlan, free_room, plan_extraction
 from mistudio.jobs.runner import Studio, as_studio_error
 from mistudio.jobs.tokenize import for_training
+from mistudio.store import jobs
+from mistudio.store.jobs import JobState
 from mistudio.store.records import ActivationSetRow
-from mistudio.store.tables import ACTIVATION_SETS
+from mistudio.store.tables import ACTIVATION_SETS, JOBS
 
 if TYPE_CHECKING:
     from mistudio.ml.activations.extract import ExtractSettings
@@ -42,6 +44,7 @@ def prepare(studio: Studio, config: ExtractConfig) -> str:
     if refusal := no_room(plan.bytes - kept, max(0, free - spare)):
         raise DiskFull(refusal)
     if found is not None:
+        _give_up_waiting(studio, found.id)
         ACTIVATION_SETS.update(
             studio.db(), found.id, status="queued", error_code=None, error_message=None
         )
@@ -215,6 +218,12 @@ def _settle(ctx: JobContext, row: ActivationSetRow, status: str, **why: str) -> 
         ctx.report.note("Nothing was kept: no shard was whole yet.")
         return
     ACTIVATION_SETS.update(ctx.db, row.id, status=status, progress=None, **why)
+
+
+def _give_up_waiting(studio: Studio, set_id: str) -> None:
+    """An interrupted job of the same set is not to be resumed beside the new one."""
+    for job in JOBS.select(studio.db(), "target_id = ? AND status = 'interrupted'", [set_id]):
+        jobs.move(studio.db(), job.id, JobState.INTERRUPTED, JobState.CANCELLED)
 
 
 def _unfinished(studio: Studio, config: ExtractConfig) -> ActivationSetRow | None:

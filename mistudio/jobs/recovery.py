@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 from mistudio.store import jobs
 from mistudio.store.connection import Db
 from mistudio.store.records import JobRow
-from mistudio.store.tables import DATASETS, JOBS, TOKENIZATIONS, TRAININGS
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, JOBS, TOKENIZATIONS, TRAININGS
 
 if TYPE_CHECKING:
     from mistudio.jobs.runner import Studio
+
+_TOKENISING = (
+    "'tokenize', 'train', 'evaluate', 'harvest', 'demo', 'extract_activations', 'probe_extraction'"
+)
 
 
 def recover(studio: Studio) -> list[JobRow]:
     """Make jobs and trainings of ended processes interrupted, and drop what they left half made.
 
-    A half-made feature set stays: its harvest goes on from its last checkpoint.
+    Half-made feature and activation sets stay: their jobs go on from what is whole.
     """
     db = studio.db()
     from mistudio.jobs import storage  # it needs the studio, which needs this module
@@ -29,11 +33,15 @@ def recover(studio: Studio) -> list[JobRow]:
     ):
         if not _active(db, "(target_id = ? OR kind = 'demo')", training.id):
             TRAININGS.update(db, training.id, status="interrupted")
-    if not _active(db, "kind IN ('import_dataset', 'add_sample', 'demo')"):
-        for dataset in DATASETS.select(db, "status = 'ingesting' AND source <> 'sample'"):
+    for found in ACTIVATION_SETS.select(db, "status IN ('queued', 'initializing', 'extracting')"):
+        if not _active(db, "target_id = ?", found.id):
+            ACTIVATION_SETS.update(db, found.id, status="interrupted", progress=None)
+    if not _active(db, "kind IN ('import_dataset', 'download_dataset', 'add_sample', 'demo')"):
+        unfinished = "status IN ('downloading', 'ingesting') AND source <> 'sample'"
+        for dataset in DATASETS.select(db, unfinished):
             DATASETS.delete(db, dataset.id)
             shutil.rmtree(studio.paths.dataset(dataset.id), ignore_errors=True)
-    if not _active(db, "kind IN ('tokenize', 'train', 'evaluate', 'harvest', 'demo')"):
+    if not _active(db, f"kind IN ({_TOKENISING})"):
         for tokens in TOKENIZATIONS.select(db, "status = 'tokenizing'"):
             TOKENIZATIONS.delete(db, tokens.id)
             folder = studio.paths.tokens(tokens.dataset_id, tokens.id)

@@ -34,7 +34,7 @@ from mistudio.store.connection import Db
 from mistudio.store.database import Store
 from mistudio.store.jobs import JobState
 from mistudio.store.records import JobRow
-from mistudio.store.tables import JOBS, TRAININGS
+from mistudio.store.tables import ACTIVATION_SETS, JOBS, TRAININGS
 
 log = logging.getLogger(__name__)
 
@@ -124,12 +124,18 @@ class Studio:
             rows.move(self.db(), job.id, state, JobState.CANCELLED)
             if job.target_id and job.kind == "train":
                 self._settle_cancelled(job.target_id, state)
+            elif job.target_id and job.kind == "extract_activations":
+                from mistudio.jobs.extract_activations import settle_cancelled
+
+                settle_cancelled(self, job.target_id)
         elif what in ("resume", "stop") and state is not JobState.QUEUED:
             stop = what == "stop" and JOB_KINDS[job.kind].early_finish
             request = "stop" if stop else None
             rows.move(self.db(), job.id, state, JobState.QUEUED, request=request)
             if job.target_id and job.kind == "train":
                 TRAININGS.update(self.db(), job.target_id, status="queued")
+            elif job.target_id and job.kind == "extract_activations":
+                ACTIVATION_SETS.update(self.db(), job.target_id, status="queued")
 
     def _settle_cancelled(self, training_id: str, state: JobState) -> None:
         """A cancelled run that never began leaves nothing; another keeps its checkpoints."""
