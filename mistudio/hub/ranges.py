@@ -12,7 +12,7 @@ from mistudio.core.events import Reporter, SilentReporter
 from mistudio.hub import client, errors, setup
 from mistudio.hub.client import RepoFacts
 from mistudio.hub.errors import Subject
-from mistudio.hub.fetch import Fetch
+from mistudio.hub.fetch import Connection, Fetch
 
 WAITS_S = (60.0, 120.0, 240.0)
 SILENCE_S = 30.0
@@ -43,7 +43,7 @@ class RangeReader:
         self._report = report or SilentReporter()
         self._waits_s = waits_s
         self._silence_s = silence_s
-        self._client = client.open_client()
+        self._connection = Connection(client.open_client())
         self._fetch: Fetch | None = None  # an answer that is not read to its end
         self._path = ""
         self._place = 0  # of the next byte of that answer
@@ -53,7 +53,7 @@ class RangeReader:
 
     def __exit__(self, *exception: object) -> None:
         self._let_go()
-        self._client.close()
+        self._connection.close()
 
     def read(self, path: str, start: int, end: int) -> bytes:
         """Bytes start..end-1, which must exist.
@@ -106,7 +106,7 @@ class RangeReader:
         headers = client.headers_for(self._token)
         headers["range"] = f"bytes={start}-{end - 1}"
         url = client.file_url(facts.kind, facts.id, facts.sha, path)
-        fetch = self._fetch = Fetch(self._client, url, headers, self._silence_s)
+        fetch = self._fetch = Fetch(self._connection, url, headers, self._silence_s)
         self._path = path
         given_up = time.monotonic() + self._silence_s + 10
         while not fetch.wait_for_answer(_POLL_S):
