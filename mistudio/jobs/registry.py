@@ -10,6 +10,7 @@ from mistudio.jobs import (
     activation_files,
     check_model,
     demo,
+    download_dataset,
     evaluate,
     extract_activations,
     harvest,
@@ -17,6 +18,8 @@ from mistudio.jobs import (
     import_model,
     index_dataset,
     probe_extraction,
+    prompt_lens,
+    report_model,
     sae_library,
     sample,
     steer,
@@ -47,6 +50,14 @@ JOB_KINDS: dict[str, JobKind] = {
             dataset_configs.IndexDatasetConfig,
             index_dataset.run,
             index_dataset.prepare,
+        ),
+        JobKind(
+            "download_dataset",
+            "io",
+            "Download dataset",
+            dataset_configs.DownloadDatasetConfig,
+            download_dataset.run,
+            download_dataset.prepare,
         ),
         JobKind(
             "tokenize",
@@ -155,7 +166,7 @@ JOB_KINDS: dict[str, JobKind] = {
 
 def title_of(db: Db, known: JobKind, config: Config) -> str:
     """What a job is called in lists: its noun and the name of the thing it works on."""
-    for name in ("name", "path", "sae", "activations", "dataset", "model"):
+    for name in ("name", "path", "repo", "sae", "activations", "dataset", "model"):
         value: Any = getattr(config, name, "")
         if value and value != "last":
             row = TABLES[name].find(db, str(value)) if name in TABLES else None

@@ -148,8 +148,8 @@ def _stored_rows(store: Any, length: int) -> Iterator[torch.Tensor]:
 
     for index in range(len(store)):
         kept_S = np.asarray(store.mask[index]) != PADDING
-        ids_S = np.asarray(store.ids[index])[kept_S].astype(np.int64)
-        yield torch.from_numpy(ids_S[:length])
+        ids_S = np.asarray(store.ids[index])[kept_S]
+        yield torch.tensor(ids_S[:length], dtype=torch.int64)
 
 
 def _fresh_rows(folder: Path, tokenizer: Any, length: int) -> Iterator[torch.Tensor]:
