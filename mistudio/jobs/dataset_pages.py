@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mistudio.core.errors import NotFound
+from mistudio.jobs.index_dataset import index_path
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.sample_search import Wanted, find
 from mistudio.store.records import DatasetRow, TokenizationRow
 
 if TYPE_CHECKING:
@@ -33,14 +35,14 @@ class SamplePage:
     """Some of the documents that were asked for, in their order."""
 
     samples: list[Sample] = field(default_factory=list[Sample])
-    total: int | None = None
-    """how many there are in all; None if only a part was searched"""
+    total: int = 0
+    """how many there are in all"""
     is_minimum: bool = False
-    """there are more than `total`: counting stopped there"""
+    """there may be more than `total`: counting stopped there"""
     has_more: bool = False
     """there is a further page"""
     searched: int | None = None
-    """without a word index a search ends after a while: only the first so many were looked at"""
+    """without a word index a search ends after a second: only the first so many were looked at"""
     seconds: float = 0.0
 
 
@@ -67,30 +69,25 @@ def sample_page(
 ) -> SamplePage:
     """Documents offset..offset+limit-1 of those that hold all words, in one split, of a length.
 
-    `words` are looked for whatever their case; "in quotes" they stand together, wolf* is any word
-    that begins so. Lengths are in characters, 0 sets no limit. Raises `NotFound` or `Damaged` if
-    the text cannot be read.
+    `words` are looked for whatever their case (`core.search_words`): "in quotes" they stand
+    together, wolf* is any word that begins so. Lengths are in characters, 0 sets no limit.
+    Raises `NotFound` or `Damaged` if the text cannot be read.
     """
     began = time.monotonic()
     store = _text(studio, dataset.id)
-    numbers = range(len(store))
-    if split:
-        numbers = store.splits.get(split, range(0))
-    lengths = store.lengths()
-    if words.split():
-        hits = [i for i in find_samples(studio, dataset, words, len(store)) if i in numbers]
-    else:
-        hits = list(numbers)
-    hits = [i for i in hits if lengths[i] >= shortest and (not longest or lengths[i] <= longest)]
-    page = [
-        Sample(i, store.split_of(i), store.text(i), store.metadata(i), int(lengths[i]))
-        for i in hits[offset : offset + limit]
-    ]
+    wanted = Wanted(words, split, shortest, longest)
+    hits = find(store, index_path(studio, dataset.id), wanted, max(0, offset), limit)
+    page: list[Sample] = []
+    for number in hits.numbers:
+        text = store.text(number)
+        page.append(Sample(number, store.split_of(number), text, store.metadata(number), len(text)))
     return SamplePage(
         page,
-        len(hits),
-        has_more=len(hits) > offset + limit,
-        seconds=time.monotonic() - began,
+        hits.total,
+        hits.is_minimum,
+        hits.has_more,
+        hits.searched,
+        time.monotonic() - began,
     )
 
 

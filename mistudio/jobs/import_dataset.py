@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
+from mistudio.core.disk_room import require_room
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id
-from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.context import JobContext, Result, StageReporter
+from mistudio.jobs.index_dataset import index_after
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow
 from mistudio.store.tables import DATASETS
+
+_READING = 0.35  # of the time of an import; the rest goes into the word index
+_UNPACKED = 4  # bytes of text in one of a compressed file
+_WORTH_ASKING = 100_000_000  # bytes; less always goes
 
 
 def prepare(studio: Studio, config: ImportDatasetConfig) -> None:
@@ -26,7 +31,10 @@ def prepare(studio: Studio, config: ImportDatasetConfig) -> None:
 
 
 def run(ctx: JobContext, config: ImportDatasetConfig) -> Result:
-    """Import the file; a failure or a cancel leaves neither row nor files."""
+    """Import and index the file; a failure or a cancel of the import leaves neither row nor files.
+
+    Once the dataset is ready it stays, whatever becomes of its index.
+    """
     row = import_rows(ctx.studio, config, ctx.report, ctx.control, source="local")
     return {"dataset": row.id, "name": row.name, "samples": row.num_samples}
 
@@ -44,10 +52,11 @@ def import_rows(
     from mistudio.ml.data.import_text import import_text
 
     prepare(studio, config)
+    _require_room(studio, config)
     db = studio.db()
     dataset_id = new_id("dataset")
     folder = studio.paths.dataset(dataset_id)
-    name = config.name.strip() or Path(config.path).stem[:255]
+    name = config.name.strip() or Path(config.path.strip()).stem[:255]
     DATASETS.insert(
         db,
         id=dataset_id,
@@ -58,7 +67,7 @@ def import_rows(
         path=studio.paths.relative(folder),
     )
     try:
-        facts = import_text(config, folder, report, control)
+        facts = import_text(config, folder, StageReporter(report, 0.0, _READING), control)
     except BaseException:
         # files first: on a full disk the row cannot change before there is room again
         shutil.rmtree(folder, ignore_errors=True)
@@ -70,7 +79,16 @@ def import_rows(
         status="ready",
         num_samples=facts.num_samples,
         text_column=facts.text_column,
-        statistics=dataclasses.asdict(facts),
+        statistics=facts.to_dict(),
         size_bytes=directory_bytes(folder),
     )
+    row = DATASETS.get(db, dataset_id)
+    index_after(studio, row, StageReporter(report, _READING, 1.0), control)
     return DATASETS.get(db, dataset_id)
+
+
+def _require_room(studio: Studio, config: ImportDatasetConfig) -> None:
+    path = Path(config.path.strip()).expanduser()
+    needed = directory_bytes(path) * (_UNPACKED if path.suffix in (".gz", ".bz2") else 1)
+    if needed > _WORTH_ASKING:
+        require_room(studio.paths.home, needed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,20 @@ class TextStore:
             raise InvalidInput(f"There is no column {name!r}; there are {', '.join(names)}.")
         return self._column(names.index(name), low, high)
 
-    def arrays(self, low: int, high: int) -> list[pa.Array]:
-        """The texts of documents low..high-1 as Arrow arrays, without a copy."""
-        found: list[pa.Array] = []
+    def holding(self, words: Sequence[str], low: int, high: int) -> list[int]:
+        """Which of documents low..high-1 hold every word somewhere, whatever its case."""
+        found: list[int] = []
         for number, part in enumerate(self._parts):
             first = int(self._starts[number])
-            found += part.slices(0, max(low - first, 0), min(high - first, len(part)), self)
+            place = max(low, first)
+            for texts in part.slices(0, place - first, min(high - first, len(part)), self):
+                holds_N = np.ones(len(texts), dtype=bool)
+                for word in words:
+                    options = pc.MatchSubstringOptions(word, ignore_case=True)
+                    held = pc.call_function("match_substring", [texts], options)
+                    holds_N &= held.to_numpy(zero_copy_only=False)
+                found += (place + np.flatnonzero(holds_N)).tolist()
+                place += len(texts)
         return found
 
     def metadata(self, index: int) -> dict[str, str]:
