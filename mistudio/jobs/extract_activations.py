@@ -138,6 +138,7 @@ def _run(ctx: JobContext, row: ActivationSetRow) -> Result:
             db,
             row.id,
             status="extracting",
+            model_format=loaded.format,
             tokenization_id=text.id,
             config=to_dict(dataclasses.replace(config, dataset=text.id)),
         )
