@@ -137,7 +137,7 @@ def architecture(studio: Studio, row: ModelRow) -> Architecture:
         modules=tuple(_module(part) for part in known.get("tree", [])),
         facts=_facts(row, config),
         blocks_path=str(known.get("blocks", "")),
-        hooks=tuple((str(k), str(v)) for k, v in known.get("hooks", {}).items()),
+        hooks=tuple((str(hook), str(path)) for hook, path in known.get("hooks", {}).items()),
         config=config,
         why_not=(row.error_message or "") if row.status == "incompatible" else "",
         lens_why=str(known.get("lens_why", "")),
@@ -146,9 +146,9 @@ def architecture(studio: Studio, row: ModelRow) -> Architecture:
 
 def _module(part: Mapping[str, Any]) -> Module:
     shape = part.get("shape")
-    hooks: Any = part.get("hooks") or {}
-    if not isinstance(hooks, dict):  # rows of earlier versions name the hooks alone
-        hooks = dict.fromkeys(hooks, "")
+    named: Any = part.get("hooks") or {}
+    # rows of earlier versions name the hooks alone
+    hooks: dict[str, str] = dict(named) if hasattr(named, "items") else dict.fromkeys(named, "")
     return Module(
         index=int(part["index"]),
         name=str(part["name"]),
@@ -158,7 +158,7 @@ def _module(part: Mapping[str, Any]) -> Module:
         dtype=part.get("dtype"),
         params=int(part["params"]),
         children=tuple(_module(child) for child in part.get("children", [])),
-        hooks=tuple((str(hook), str(path)) for hook, path in hooks.items()),
+        hooks=tuple(hooks.items()),
     )
 
 
@@ -181,9 +181,9 @@ _FACTS = (
 
 
 def _facts(row: ModelRow, config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    text = dict(config.get("text_config") or config)
-    rope: Any = text.get("rope_parameters")
-    if isinstance(rope, dict) and not any(isinstance(value, dict) for value in rope.values()):
+    text: dict[str, Any] = dict(config.get("text_config") or config)
+    rope: dict[str, Any] = text.get("rope_parameters") or {}
+    if not any(isinstance(value, dict) for value in rope.values()):  # one per kind of layer
         text = {**text, **rope}
     facts: list[tuple[str, str]] = []
     for name, keys in _FACTS:
