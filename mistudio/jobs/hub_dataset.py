@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.core.control import JobControl
-from mistudio.core.errors import InvalidInput, Offline
+from mistudio.core.errors import InvalidInput, Offline, Unsupported
 from mistudio.core.events import Reporter
 from mistudio.core.repositories import from_address, repository_problem
 from mistudio.core.units import format_bytes
@@ -18,13 +19,16 @@ from mistudio.jobs.runner import Studio
 
 if TYPE_CHECKING:
     from mistudio.hub.client import RepoFacts
+    from mistudio.hub.download import DownloadPlan
     from mistudio.hub.ranges import RangeReader
-    from mistudio.ml.data.hub_dataset import Layout, RowStream
+    from mistudio.ml.data.hub_dataset import Layout
+    from mistudio.ml.data.hub_ingest import Beginning
 
 CARD = "README.md"
 WARN_BYTES = 10_000_000_000
 LARGE_BYTES = 100_000_000_000
 _MOST_CARD = 4_000_000
+_RECENT_PIECES = 8  # of a megabyte
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
 
 
@@ -42,6 +46,7 @@ class HubFiles:
         self.control = control
         self._snapshot = snapshot
         self._reader = reader
+        self._recent: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
 
     def local(self, path: str) -> Path | None:
         """The file in the cache if it is there in full."""
@@ -52,10 +57,19 @@ class HubFiles:
             return None
 
     def read(self, path: str, start: int, end: int) -> bytes:
-        """Bytes start..end-1 from the Hub; raises `Offline` where that is not to be asked."""
-        if self._reader is None:
-            raise Offline("Offline mode is on; this dataset is not in the cache in full.")
-        return self._reader.read(path, start, end)
+        """Bytes start..end-1 from the Hub; raises `Offline` where that is not to be asked.
+
+        The last pieces are kept: a beginning is read for the preview, the columns and the rows.
+        """
+        key = (path, start, end)
+        found = self._recent.get(key)
+        if found is None:
+            if self._reader is None:
+                raise Offline("Offline mode is on; this dataset is not in the cache in full.")
+            found = self._recent[key] = self._reader.read(path, start, end)
+            if len(self._recent) > _RECENT_PIECES:
+                self._recent.popitem(last=False)
+        return found
 
     def text(self, path: str, most: int) -> str:
         """The beginning of a small text file, "" if there is none."""
@@ -124,7 +138,12 @@ class HubDataset:
             reader = self._closing.enter_context(self._reader(self.facts))
             self.files = HubFiles(cache.snapshot(self.sha), sizes, reader, self.control)
         card = self.files.text(CARD, _MOST_CARD)
-        self.layout: Layout = read_layout(self.repo, self.files, card, config)
+        try:
+            self.layout: Layout = read_layout(self.repo, self.files, card, config)
+        except Unsupported as error:
+            if self.facts is None and error.code == "no_data_files":
+                raise self._partly() from error
+            raise
         if self.facts is None:
             self._require_whole()
 
@@ -141,9 +160,10 @@ class HubDataset:
             for path in paths:
                 found = _SHARD.search(path)
                 if found and sum(1 for other in paths if _SHARD.search(other)) < int(found[2]):
-                    raise Offline(
-                        f"Offline mode is on, and only a part of '{self.repo}' is on this machine."
-                    )
+                    raise self._partly()
+
+    def _partly(self) -> Offline:
+        return Offline(f"Offline mode is on, and only a part of '{self.repo}' is on this machine.")
 
     @property
     def licence(self) -> str:
@@ -161,27 +181,40 @@ class HubDataset:
         """Bytes of those files."""
         return sum(self.files.sizes[path] for path in self.paths(split))
 
-    @contextmanager
-    def rows(self, split: str, *, peek: bool = False) -> Iterator[RowStream]:
-        """A stream of the rows of one split, or of all for ""."""
-        from mistudio.ml.data.hub_dataset import RowStream
+    def plan(self, split: str) -> DownloadPlan:
+        """What to download: the files of a split, or of all for "", and the card."""
+        from mistudio.hub.download import plan_download
 
-        with RowStream(self.layout, self.files, self.layout.chosen(split), peek=peek) as stream:
-            yield stream
+        assert self.facts is not None, "nothing is missing in offline mode"
+        card = [CARD] if CARD in self.files.sizes else []
+        return plan_download(self.facts, [*self.paths(split), *card])
+
+    def missing_bytes(self, split: str) -> int:
+        """Bytes of those files that are not in the cache."""
+        from mistudio.hub.download import cached_bytes
+
+        if self.facts is None:
+            return 0
+        plan = self.plan(split)
+        return plan.total_bytes - cached_bytes(plan)
+
+    def beginning(self, split: str) -> Beginning:
+        """The first rows of one split, or of all for ""."""
+        from mistudio.ml.data.hub_ingest import read_beginning
+
+        return read_beginning(self.layout, self.files, self.layout.chosen(split))
 
     def preview(self, split: str) -> DatasetPreview:
         """What the download form shows; an empty split means all."""
-        from mistudio.ml.data.hub_rows import first_rows, kinds_of, settle_columns
+        from mistudio.ml.data.hub_ingest import text_columns
 
         layout, chosen = self.layout, self.layout.chosen(split)
-        with self.rows(split, peek=True) as stream:
-            table = next((table for _, table in stream.tables(FIRST_ROWS)), None)
-        kinds = kinds_of(table) if table is not None else {}
+        beginning = self.beginning(split)
         size = self.bytes_of(split)
         rows = [layout.rows[name] for name in chosen]
         warning = ""
         try:
-            text = settle_columns(kinds, ()).text
+            text = text_columns(beginning.kinds, ())
         except InvalidInput as error:
             text, warning = (), error.sentence
         if size >= WARN_BYTES and not warning:
@@ -198,11 +231,11 @@ class HubDataset:
                 SplitInfo(name, layout.rows[name], sum(self.files.sizes[p] for p in paths))
                 for name, paths in layout.files.items()
             ],
-            columns=kinds,
+            columns=beginning.kinds,
             text_column=text,
             rows=sum(count or 0 for count in rows) if all(rows) else None,
             size_bytes=size,
-            first=first_rows(table, FIRST_ROWS) if table is not None else [],
+            first=beginning.rows[:FIRST_ROWS],
             warning=warning,
             suggests_tokens=size >= LARGE_BYTES,
         )

@@ -11,6 +11,7 @@ import pytest
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.paths import Paths
 from mistudio.jobs.runner import Studio
+from tests.helpers.hub import hf_home, hub  # noqa: F401
 from tests.helpers.studio import run, tiny_studio, tiny_training
 
 

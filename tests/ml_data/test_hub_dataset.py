@@ -15,7 +15,7 @@ import pytest
 
 from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, Damaged, InvalidInput, NoAnswer, Unsupported
-from mistudio.ml.data.hub_dataset import RowStream, read_layout
+from mistudio.ml.data.hub_dataset import SMALL_PIECE, RowStream, read_layout
 from mistudio.ml.data.hub_rows import documents, first_rows, kinds_of, settle_columns
 
 ROWS = [
@@ -214,7 +214,7 @@ def test_only_the_beginning_is_fetched_for_the_first_rows() -> None:
             data_page_size=1 << 16, write_batch_size=8)}.items():  # fmt: skip
         source = MemorySource({name: content})
         layout = read_layout("o/name", source, "")
-        with RowStream(layout, source, ["train"], peek=True) as stream:
+        with RowStream(layout, source, ["train"], piece_bytes=SMALL_PIECE) as stream:
             _, table = next(iter(stream.tables(10)))
         assert first_rows(table, 10)[9]["id"] == "9"
         assert len(first_rows(table, 10)[0]["text"]) == 2000

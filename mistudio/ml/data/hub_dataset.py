@@ -23,7 +23,8 @@ from mistudio.ml.data.listed_files import FileSource, Mounted, address, path_of
 READABLE = ("arrow", "conll", "csv", "json", "parquet", "text", "xml")  # the library's readers
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 1 << 24  # of rows of a parquet file, decoded
-_CHUNK_BYTES = 1 << 20  # of a json or text file, read at once
+_BUFFER_BYTES = 1 << 18  # of a column of a parquet file
+SMALL_PIECE, MIDDLE_PIECE, LARGE_PIECE = 1 << 17, 1 << 20, 1 << 23
 _DESCRIPTION = 500  # characters
 log = logging.getLogger(__name__)
 
@@ -226,12 +227,17 @@ class RowStream:
     """The rows of chosen splits as Arrow tables; a context manager that holds a small folder."""
 
     def __init__(
-        self, layout: Layout, source: FileSource, splits: Sequence[str], *, peek: bool = False
+        self,
+        layout: Layout,
+        source: FileSource,
+        splits: Sequence[str],
+        *,
+        piece_bytes: int = LARGE_PIECE,
     ) -> None:
-        """`peek` reads small pieces, for the first few rows."""
+        """`piece_bytes` of a json or text file are read at once; fewer where few rows are needed."""
         self._layout = layout
         self._splits = list(splits)
-        self._peek = peek
+        self._piece_bytes = piece_bytes
         self._source = source
         self._mounted = Mounted(source)
         self._folder = tempfile.TemporaryDirectory(prefix="mistudio-rows-")
@@ -330,7 +336,7 @@ class RowStream:
         """How much the reader takes at once, so that memory does not grow with the files."""
         reader = self._layout.reader
         if reader in ("json", "text"):
-            return {"chunksize": _CHUNK_BYTES // 8 if self._peek else 8 * _CHUNK_BYTES}
+            return {"chunksize": self._piece_bytes}
         if reader == "csv":
             return {"chunksize": _BATCH_ROWS}
         return {}
@@ -341,7 +347,7 @@ def parquet_tables(file: Any, rows: int, columns: Sequence[str] | None) -> Itera
 
     Raises `pa.ArrowException` or what `file` raises.
     """
-    opened = pq.ParquetFile(file, buffer_size=_CHUNK_BYTES // 4, pre_buffer=False)
+    opened = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     facts = opened.metadata
     known = set(opened.schema_arrow.names)
     wanted = None if columns is None else [name for name in columns if name in known]

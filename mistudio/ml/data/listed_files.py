@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +20,6 @@ from mistudio.core.control import JobControl
 
 PROTOCOL = "studiofiles"
 _BLOCK_BYTES = 1 << 20
-_RECENT = 4  # blocks kept for files that are opened again
 _BLOCKS = 32  # kept per open file: columns of a parquet file are read by turns
 
 
@@ -43,12 +41,15 @@ class FileSource(Protocol):
         ...
 
     def read(self, path: str, start: int, end: int) -> bytes:
-        """Bytes start..end-1 of a file that is not here; raises `StudioError` or `Cancelled`."""
+        """Bytes start..end-1 of a file that is not here; raises `StudioError` or `Cancelled`.
+
+        The beginning of a file is asked for two or three times.
+        """
         ...
 
 
 class _Shared:
-    """What all open files have in common: the source, the last blocks, why a read failed.
+    """What all open files have in common: the source, what was read, why a read failed.
 
     The library deep-copies the options of file systems, this object among them: it stays one.
     """
@@ -57,16 +58,12 @@ class _Shared:
         self.source = source
         self.failure: BaseException | None = None
         self.bytes_read = 0
-        self._recent: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
 
     def fetch(self, path: str, start: int, end: int) -> bytes:
-        """Bytes of a remote file; the library opens the same beginning two or three times."""
-        key = (path, start, end)
-        if (known := self._recent.get(key)) is not None:
-            return known
+        """Bytes of a remote file."""
         try:
             self.source.control.check()
             found = self.source.read(path, start, end)
@@ -74,9 +71,6 @@ class _Shared:
             self.failure = error
             raise
         self.bytes_read += len(found)
-        self._recent[key] = found
-        while len(self._recent) > _RECENT:
-            self._recent.popitem(last=False)
         return found
 
 
