@@ -207,14 +207,21 @@ def _add_state(state: Any, add: Callable[[Any], None]) -> None:
     _add_state(getattr(state, "state2", None), add)
 
 
+@torch.no_grad()
 def plain_weight(module: Any) -> torch.Tensor:
-    """The weight of a linear layer as numbers, dequantised if need be."""
+    """The weight [out, in] of a linear layer as numbers, dequantised if need be."""
     weight = module.weight
-    if type(weight).__name__ in ("Int8Params", "Params4bit"):
-        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+    if type(weight).__name__ not in ("Int8Params", "Params4bit"):
+        return weight
+    if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
+        # After a forward pass on a CPU 4-bit weights lie in the order of the processor's kernel,
+        # which alone can read them: it is asked for one column after the other.
+        eye = torch.eye(module.in_features, dtype=torch.bfloat16, device=weight.device)
+        columns = module(eye)
+        return (columns if module.bias is None else columns - module.bias).T
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-        return dequantize_bnb_weight(weight, getattr(module, "state", None))
-    return weight
+    return dequantize_bnb_weight(weight, getattr(module, "state", None))
 
 
 def silence_bitsandbytes() -> None:

@@ -101,7 +101,8 @@ def test_in_place_and_while_loading_agree(loaded: LoadedModel) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             same = loaded.model.get_submodule(name)
-            assert torch.allclose(plain_weight(module), plain_weight(same), atol=1e-6), name
+            first, second = plain_weight(module).float(), plain_weight(same).float()
+            assert (first - second).norm() < 0.01 * second.norm(), name
 
 
 def test_a_failing_kernel_falls_back_to_16_bit(
