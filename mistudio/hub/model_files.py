@@ -101,6 +101,12 @@ def read_config(
     return read if isinstance(read, dict) else fallback
 
 
+def architecture(config: dict[str, Any]) -> str | None:
+    """The first class that a config names, such as LlamaForCausalLM."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
 def count_weights(
     facts: RepoFacts,
     paths: Iterable[str],

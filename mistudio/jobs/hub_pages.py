@@ -151,7 +151,6 @@ def _page(facts: RepoFacts, token: str | None) -> ModelPage:
     online = not setup.is_offline()
     config = model_files.read_config(facts, token) if online else {}
     weights = model_files.count_weights(facts, paths, token) if online else None
-    architectures: object = config.get("architectures")
     return ModelPage(
         id=facts.id,
         sha=facts.sha,
@@ -162,9 +161,7 @@ def _page(facts: RepoFacts, token: str | None) -> ModelPage:
         cached_bytes=RepoCache("model", facts.id).cached_bytes(facts.sha, taken),
         files=[RepoFile(file.path, file.size) for file in facts.files],
         gguf_files=ggufs,
-        architecture=str(architectures[0])
-        if isinstance(architectures, list) and architectures
-        else None,
+        architecture=model_files.architecture(config),
         needs_code=bool(config.get("auto_map")),
         linear_weights=weights.linear if weights else None,
         other_weights=weights.other if weights else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mistudio.store import jobs
 from mistudio.store.connection import Db
 from mistudio.store.records import JobRow
-from mistudio.store.tables import ACTIVATION_SETS, DATASETS, JOBS, TOKENIZATIONS, TRAININGS
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, JOBS, MODELS, TOKENIZATIONS, TRAININGS
 
 if TYPE_CHECKING:
     from mistudio.jobs.runner import Studio
@@ -41,6 +41,12 @@ def recover(studio: Studio) -> list[JobRow]:
         for dataset in DATASETS.select(db, unfinished):
             DATASETS.delete(db, dataset.id)
             shutil.rmtree(studio.paths.dataset(dataset.id), ignore_errors=True)
+    if not _active(db, "kind = 'download_model'"):
+        for model in MODELS.select(db, "status = 'downloading'"):
+            MODELS.delete(db, model.id)  # what has arrived is in the cache; Resume goes on with it
+    for model in MODELS.select(db, "status = 'checking'"):
+        if not _active(db, "target_id = ?", model.id):
+            MODELS.update(db, model.id, status="cancelled")
     if not _active(db, f"kind IN ({_TOKENISING})"):
         for tokens in TOKENIZATIONS.select(db, "status = 'tokenizing'"):
             TOKENIZATIONS.delete(db, tokens.id)

@@ -11,6 +11,7 @@ from mistudio.jobs import (
     check_model,
     demo,
     download_dataset,
+    download_model,
     evaluate,
     extract_activations,
     harvest,
@@ -75,6 +76,14 @@ JOB_KINDS: dict[str, JobKind] = {
             model_configs.ImportModelConfig,
             import_model.run,
             import_model.prepare,
+        ),
+        JobKind(
+            "download_model",
+            "io",
+            "Download model",
+            model_configs.DownloadModelConfig,
+            download_model.run,
+            download_model.prepare,
         ),
         JobKind(
             "check_model",
