@@ -234,7 +234,7 @@ class RowStream:
         *,
         piece_bytes: int = LARGE_PIECE,
     ) -> None:
-        """`piece_bytes` of a json or text file are read at once; fewer where few rows are needed."""
+        """Json and text files are read by `piece_bytes`; small ones fetch less for a few rows."""
         self._layout = layout
         self._splits = list(splits)
         self._piece_bytes = piece_bytes
