@@ -7,9 +7,9 @@ import shutil
 
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.dataset_configs import TokenizeConfig
-from mistudio.core.errors import Mismatch
+from mistudio.core.errors import Mismatch, NotFound
 from mistudio.core.ids import new_id
-from mistudio.jobs import lookup
+from mistudio.jobs import lookup, tokenizers
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow, ModelRow, TokenizationRow
@@ -17,16 +17,19 @@ from mistudio.store.tables import TOKENIZATIONS
 
 
 def prepare(studio: Studio, config: TokenizeConfig) -> None:
-    """Refuse an unknown dataset or model before anything is queued."""
+    """Refuse an unknown dataset, model or local tokenizer before anything is queued."""
     lookup.dataset(studio, config.dataset)
-    lookup.model(studio, config.model)
+    try:
+        tokenizers.find(studio, config)
+    except NotFound as error:
+        if error.code != tokenizers.NOT_HERE:
+            raise
 
 
 def run(ctx: JobContext, config: TokenizeConfig) -> Result:
     """Tokenise; a failure or a cancel leaves neither row nor files."""
     dataset = lookup.dataset(ctx.studio, config.dataset)
-    model = lookup.model(ctx.studio, config.model)
-    row = tokenize(ctx, dataset, model, config)
+    row = tokenize(ctx, dataset, config)
     return {
         "tokenization": row.id,
         "dataset": dataset.id,
@@ -36,23 +39,21 @@ def run(ctx: JobContext, config: TokenizeConfig) -> Result:
     }
 
 
-def tokenize(
-    ctx: JobContext, dataset: DatasetRow, model: ModelRow, config: TokenizeConfig
-) -> TokenizationRow:
+def tokenize(ctx: JobContext, dataset: DatasetRow, config: TokenizeConfig) -> TokenizationRow:
     """The tokenisation with these settings, made now unless it exists."""
     from mistudio.ml.data.text import TextStore
-    from mistudio.ml.data.tokenize import TokenizeSettings, settings_hash, tokenize_dataset
-    from mistudio.ml.loading import load_tokenizer, tokenizer_fingerprint
+    from mistudio.ml.data.token_settings import hash_of
+    from mistudio.ml.data.tokenize import tokenize_dataset
+    from mistudio.ml.data.tokenizer_files import read_tokenizer
+    from mistudio.ml.loading import tokenizer_fingerprint
 
     db, paths = ctx.db, ctx.paths
-    tokenizer = load_tokenizer(paths.absolute(model.path))
-    settings = TokenizeSettings(
-        context=config.context or default_context(model),
-        arrangement=config.arrangement,
-        start_token=config.start_token,
-    )
+    tokenizers.fetch(ctx.studio, config, ctx.control)
+    source = tokenizers.find(ctx.studio, config)
+    tokenizer = read_tokenizer(source.path)
+    settings = tokenizers.settings_for(config, source)
     fingerprint = tokenizer_fingerprint(tokenizer)
-    hashed = settings_hash(settings, tokenizer)
+    hashed = hash_of(settings, fingerprint)
     found = TOKENIZATIONS.select(
         db,
         "dataset_id = ? AND tokenizer_name = ? AND settings_hash = ?",
@@ -68,7 +69,7 @@ def tokenize(
         db,
         id=tokenization_id,
         dataset_id=dataset.id,
-        model_id=model.id,
+        model_id=source.model_id,
         tokenizer_name=fingerprint,
         settings=dataclasses.asdict(settings),
         settings_hash=hashed,
@@ -84,6 +85,8 @@ def tokenize(
             folder,
             ctx.report,
             ctx.control,
+            name=source.name,
+            fingerprint=fingerprint,
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,11 +102,6 @@ def tokenize(
         size_bytes=directory_bytes(folder),
     )
     return TOKENIZATIONS.get(db, tokenization_id)
-
-
-def default_context(model: ModelRow) -> int:
-    """The smaller of 512 and the model's maximum."""
-    return min(512, model.max_positions or 512)
 
 
 def for_training(ctx: JobContext, wanted: str, model: ModelRow, context: int) -> TokenizationRow:
@@ -132,4 +130,4 @@ def for_training(ctx: JobContext, wanted: str, model: ModelRow, context: int) ->
         return found[0]
     ctx.report.note(f"Tokenising {dataset.name!r} for {model.name!r}.")
     config = TokenizeConfig(dataset=dataset.id, model=model.id, context=context)
-    return tokenize(ctx, dataset, model, config)
+    return tokenize(ctx, dataset, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mistudio.core.config import validate
+from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.jobs import lookup, tokenizers
 from mistudio.jobs.runner import Studio
@@ -54,7 +55,7 @@ def fetch_tokenizer(studio: Studio, config: TokenizeConfig) -> None:
 
     Raises what the Hub answers, as a sentence. Does nothing for a model or a local tokenizer.
     """
-    tokenizers.fetch(studio, config)
+    tokenizers.fetch(studio, config, JobControl())
 
 
 def preview(studio: Studio, config: TokenizeConfig, text: str) -> TokenPreview:
@@ -69,7 +70,7 @@ def preview(studio: Studio, config: TokenizeConfig, text: str) -> TokenPreview:
     settings = tokenizers.settings_for(config, source)
     found = token_preview.preview(tokenizers.ready(source), settings, text, _CHIPS)
     chips = [Chip(*chip) for chip in found.chips]
-    return TokenPreview(chips, found.count, found.rows, found.unknown)
+    return TokenPreview(chips, found.tokens, found.rows, found.unknown)
 
 
 def estimate(studio: Studio, config: TokenizeConfig) -> TokenEstimate:

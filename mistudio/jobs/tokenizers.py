@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.core.repositories import repository_problem
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _KEPT = 4
 _DEFAULT_CONTEXT = 512
+NOT_HERE = "tokenizer_not_here"
+"""code of the error for a Hub tokenizer that is not cached yet"""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,13 @@ def find(studio: Studio, config: TokenizeConfig) -> TokenizerSource:
         return TokenizerSource(local, name, max_positions=_max_positions(local))
     raise NotFound(
         f"The tokenizer of {wanted!r} is not on this machine yet; get it first.",
-        code="tokenizer_not_here",
+        code=NOT_HERE,
     )
 
 
-def fetch(studio: Studio, config: TokenizeConfig, check: Callable[[], None] = lambda: None) -> None:
+def fetch(studio: Studio, config: TokenizeConfig, control: JobControl) -> None:
     """Get the tokenizer files of a Hub id into the cache; nothing for any other tokenizer."""
-    check()
+    control.check()
     find(studio, config)
 
 
@@ -134,11 +136,12 @@ def _max_positions(path: Path) -> int | None:
     """What a model config beside the tokenizer allows, if there is one."""
     folder = path if path.is_dir() else path.parent
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        read: Any = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
+    config = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-        value = config.get(name) if isinstance(config, dict) else None
+        value = config.get(name)
         if isinstance(value, int) and value > 0:
             return value
     return None

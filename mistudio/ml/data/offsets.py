@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from mistudio.ml.data.byte_counts import byte_counts
 
 
 class EncodedBatch(NamedTuple):
@@ -36,78 +39,123 @@ class Encoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._bytes_V = _byte_lengths(self._backend)
+        self._counts = byte_counts(self._backend)
 
-    def encode(self, texts: Sequence[str]) -> EncodedBatch:
-        """The tokens of all texts."""
-        if self._bytes_V is not None:
-            # Counting the bytes of each token is several times faster than the library's offsets,
-            # which become one Python tuple per token.
-            batch = self._counting_bytes(texts, self._bytes_V)
-            if batch is not None:
-                return batch
-        return self._from_library(texts)
+    def encode(self, texts: Sequence[str], separator: int | None = None) -> EncodedBatch:
+        """The tokens of all texts; `separator` is put behind each, with an empty span.
 
-    def _counting_bytes(self, texts: Sequence[str], bytes_V: np.ndarray) -> EncodedBatch | None:
-        """None if the tokens' bytes do not add up to the texts, as when one swallows blanks."""
+        Raises what the library raises for a text that it cannot encode.
+        """
+        if self._counts is None:
+            return self._from_library(texts, separator)
+        # Counting the bytes of each token is several times faster than the library's offsets,
+        # which become one Python tuple per token.
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids_T, lengths_N = _gathered_ids(encodings)
-        ends_T = np.cumsum(bytes_V[ids_T])
-        raw = "".join(texts).encode()
-        characters_N = np.fromiter(map(len, texts), np.int64, len(texts))
-        plain = len(raw) == int(characters_N.sum())
-        sizes_N = (
-            characters_N
-            if plain
-            else np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
-        )
-        reached_N = np.concatenate([[0], ends_T])[np.cumsum(lengths_N)]
-        if not np.array_equal(reached_N, np.cumsum(sizes_N)) or not bytes_V[ids_T].all():
-            return None
-        spans_T2 = np.empty((len(ids_T), 2), dtype=np.int64)
-        spans_T2[1:, 0] = ends_T[:-1]
-        spans_T2[:1, 0] = 0
-        spans_T2[:, 1] = ends_T
-        if not plain:
-            leads = np.frombuffer(raw, dtype=np.uint8) & 0xC0 != 0x80
-            character_of_byte = np.cumsum(leads, dtype=np.int64) - 1
-            spans_T2[:, 0] = character_of_byte[spans_T2[:, 0]]
-            spans_T2[:, 1] = character_of_byte[spans_T2[:, 1] - 1] + 1
-        before_N = np.cumsum(characters_N) - characters_N
-        spans_T2 -= np.repeat(before_N, lengths_N)[:, None]
-        return EncodedBatch(ids_T, spans_T2.astype(np.int32), lengths_N, characters_N)
+        batch = _gathered(encodings, texts, separator)
+        del encodings
+        wrong = self._count_bytes(batch, texts, separator)
+        for index in wrong:
+            _put(batch, index, self._from_library([texts[index]], separator))
+        return batch
 
-    def _from_library(self, texts: Sequence[str]) -> EncodedBatch:
+    def _count_bytes(
+        self, batch: EncodedBatch, texts: Sequence[str], separator: int | None
+    ) -> list[int]:
+        """Fill in the spans; returns the documents whose tokens do not add up to their text."""
+        counts, (ids_T, _, lengths_N, characters_N) = self._counts, batch
+        if counts is None or not len(ids_T):
+            return []
+        stops_N = np.cumsum(lengths_N)
+        starts_N = stops_N - lengths_N
+        sizes_T = counts.lengths_V[ids_T]
+        bad = sizes_T == 0
+        if separator is not None:
+            sizes_T[stops_N - 1] = 0
+            bad[stops_N - 1] = False
+        raws = [text.encode() for text in texts]
+        sizes_N = np.fromiter(map(len, raws), np.int64, len(raws))
+        ends_T = np.cumsum(sizes_T, dtype=np.int64)
+        found_N = np.diff(np.concatenate([[0], ends_T])[stops_N], prepend=0)
+        if (found_N == sizes_N).all() and not bad.any() and not counts.composes:
+            _to_characters(batch, ends_T, sizes_T, b"".join(raws))
+            return []
+        wrong_N = np.zeros(len(texts), dtype=bool)
+        wrong_N[np.searchsorted(stops_N, np.flatnonzero(bad), side="right")] = True
+        if counts.prefix:
+            added_N = (found_N == sizes_N + 1) & (sizes_N > 0)
+            sizes_T[starts_N[added_N]] -= 1
+            found_N = found_N - added_N
+        if counts.composes:
+            wrong_N |= np.fromiter(map(_changes, texts), bool, len(texts))
+        wrong_N |= found_N != sizes_N
+        # A wrong document must not shift its neighbours: its bytes go to its last token.
+        for index in np.flatnonzero(wrong_N & (lengths_N > 0)):
+            sizes_T[starts_N[index] : stops_N[index]] = 0
+            sizes_T[stops_N[index] - 1] = sizes_N[index]
+        lost_N = wrong_N & (lengths_N == 0)
+        raws = [b"" if lost else raw for raw, lost in zip(raws, lost_N, strict=True)]
+        kept_N = np.where(lost_N, 0, characters_N)
+        ends_T = np.cumsum(sizes_T, dtype=np.int64)
+        _to_characters(batch._replace(characters_N=kept_N), ends_T, sizes_T, b"".join(raws))
+        return np.flatnonzero(wrong_N & ~lost_N).tolist()
+
+    def _from_library(self, texts: Sequence[str], separator: int | None) -> EncodedBatch:
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        ids_T, lengths_N = _gathered_ids(encodings)
-        spans: list[np.ndarray] = [np.empty((0, 2), dtype=np.int32)]
-        for text, encoding in zip(texts, encodings, strict=True):
+        batch = _gathered(encodings, texts, separator)
+        at = 0
+        for text, encoding, length in zip(texts, encodings, batch.lengths_N.tolist(), strict=True):
             flat = itertools.chain.from_iterable(encoding.offsets)
-            spans_T2 = np.fromiter(flat, np.int32, 2 * len(encoding)).reshape(-1, 2)
-            spans.append(_without_gaps(spans_T2, len(text)))
-        characters_N = np.fromiter(map(len, texts), np.int64, len(texts))
-        return EncodedBatch(ids_T, np.concatenate(spans), lengths_N, characters_N)
+            count = len(encoding)
+            spans_T2 = np.fromiter(flat, np.int32, 2 * count).reshape(-1, 2)
+            batch.spans_T2[at : at + count] = _without_gaps(spans_T2, len(text))
+            batch.spans_T2[at + count : at + length] = len(text)
+            at += length
+        return batch
 
 
-def _gathered_ids(encodings: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    lengths_N = np.fromiter(map(len, encodings), np.int64, len(encodings))
-    flat = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
-    return np.fromiter(flat, np.int32, int(lengths_N.sum())), lengths_N
+def _to_characters(
+    batch: EncodedBatch, ends_T: np.ndarray, sizes_T: np.ndarray, raw: bytes
+) -> None:
+    """Set the spans, from where tokens end in the joined text and their lengths, in bytes."""
+    spans_T2, characters_N = batch.spans_T2, batch.characters_N
+    before_T = np.repeat(np.cumsum(characters_N) - characters_N, batch.lengths_N)
+    if len(raw) == int(characters_N.sum()):
+        np.subtract(ends_T, before_T, out=spans_T2[:, 1], casting="unsafe")
+        np.subtract(spans_T2[:, 1], sizes_T, out=spans_T2[:, 0])
+        return
+    # characters that begin in the first so many bytes
+    begun = np.zeros(len(raw) + 2, dtype=np.int32)
+    leads = np.frombuffer(raw, dtype=np.uint8) & 0xC0 != 0x80
+    np.cumsum(leads, out=begun[1:-1])
+    np.subtract(begun[ends_T], before_T, out=spans_T2[:, 1], casting="unsafe")
+    np.subtract(begun[ends_T - sizes_T + 1], before_T + 1, out=spans_T2[:, 0], casting="unsafe")
+    empty = sizes_T == 0
+    spans_T2[empty, 0] = spans_T2[empty, 1]
 
 
-def _byte_lengths(backend: Any) -> np.ndarray | None:
-    """Bytes of text that each id stands for, or None if the tokenizer is not plainly byte-level."""
-    pre, decoder = backend.pre_tokenizer, backend.decoder
-    plain = "ByteLevel" in str(pre) and "ByteLevel" in str(decoder)
-    if backend.normalizer is not None or not plain or "add_prefix_space=True" in str(pre):
-        return None
-    added = backend.get_added_tokens_decoder()
-    lengths_V = np.zeros(backend.get_vocab_size(with_added_tokens=True) + 1, dtype=np.int64)
-    for token, number in backend.get_vocab(with_added_tokens=True).items():
-        if number >= len(lengths_V):
-            return None
-        lengths_V[number] = len(token.encode()) if number in added else len(token)
-    return lengths_V
+def _changes(text: str) -> bool:
+    return not (text.isascii() or unicodedata.is_normalized("NFC", text))
+
+
+def _gathered(
+    encodings: Sequence[Any], texts: Sequence[str], separator: int | None
+) -> EncodedBatch:
+    """Ids and lengths; the spans are yet to be filled in."""
+    lists = [encoding.ids for encoding in encodings]
+    if separator is not None:
+        for ids in lists:
+            ids.append(separator)
+    lengths_N = np.fromiter(map(len, lists), np.int64, len(lists))
+    total = int(lengths_N.sum())
+    ids_T = np.fromiter(itertools.chain.from_iterable(lists), np.int32, total)
+    characters_N = np.fromiter(map(len, texts), np.int64, len(texts))
+    return EncodedBatch(ids_T, np.empty((total, 2), dtype=np.int32), lengths_N, characters_N)
+
+
+def _put(batch: EncodedBatch, index: int, one: EncodedBatch) -> None:
+    """Overwrite the spans of a document by those of a batch that holds it alone."""
+    _, spans_T2 = batch.document(index)
+    spans_T2[:] = one.spans_T2
 
 
 def _without_gaps(spans_T2: np.ndarray, length: int) -> np.ndarray:

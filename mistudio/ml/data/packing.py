@@ -1,118 +1,45 @@
-"""Packs encoded documents into rows of equal length, writes them and counts their tokens."""
+"""Arranges encoded documents in rows and writes them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 
+from mistudio.ml.data.array_file import ArrayFile
 from mistudio.ml.data.offsets import EncodedBatch
-from mistudio.ml.data.token_store import CONTENT, PADDING, SPECIAL
+from mistudio.ml.data.padded_rows import PaddedRows
+from mistudio.ml.data.token_counts import TokenCounts
+from mistudio.ml.data.token_settings import SpecialTokens, TokenizeSettings
+from mistudio.ml.data.token_store import FLAT_STARTS, SPECIAL, padding_values
 
-if TYPE_CHECKING:
-    from mistudio.ml.data.tokenize import SpecialTokens, TokenizeSettings
-
-_HEADER = 128  # bytes; numpy's own header for these shapes, rewritten once the length is known
-_BLOCK_TOKENS = 1 << 18
-_BINS = 20
-_TOP = 50
+_INT32, _INT64, _UINT8 = np.dtype("<i4"), np.dtype("<i8"), np.dtype("u1")
+_PAD_ROWS = 1024
 
 
-class ArrayFile:
-    """An .npy file that grows by rows; its header gets the final shape at the end."""
+class Tokens(NamedTuple):
+    """A stretch of T tokens; the same four arrays, with a row axis in front, are rows."""
 
-    def __init__(self, path: Path, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> None:
-        self._dtype, self._row_shape = dtype, row_shape
-        self._rows = 0
-        self._stream: BinaryIO = path.open("wb")
-        self._stream.write(b"\0" * _HEADER)
+    ids: np.ndarray  # int32
+    offsets: np.ndarray  # int32, [T, 2]
+    docs: np.ndarray  # int32, -1 for a row start and padding
+    mask: np.ndarray  # uint8
 
-    def append(self, rows: np.ndarray) -> None:
-        """Write rows of the declared shape."""
-        np.ascontiguousarray(rows, dtype=self._dtype).tofile(self._stream)
-        self._rows += len(rows)
-
-    def close(self) -> None:
-        """Write the header and close."""
-        with self._stream as stream:
-            stream.seek(0)
-            header = {
-                "descr": np.lib.format.dtype_to_descr(self._dtype),
-                "fortran_order": False,
-                "shape": (self._rows, *self._row_shape),
-            }
-            np.lib.format.write_array_header_1_0(stream, header)
-            if stream.tell() != _HEADER:
-                raise ValueError("unexpected header length")
+    def between(self, low: int, high: int) -> Tokens:
+        """Tokens low..high-1."""
+        return Tokens(*(array[low:high] for array in self))
 
 
-class TokenCounts:
-    """Running statistics over the tokens that were written."""
-
-    def __init__(self, vocab_size: int, special_ids: frozenset[int]) -> None:
-        self._count_V = np.zeros(vocab_size, dtype=np.int64)
-        self.special_ids = np.array(sorted(special_ids), dtype=np.int32)
-        # what the mask says of each id
-        self.mask_V = np.full(max(vocab_size, *special_ids, 0) + 1, CONTENT, dtype=np.int32)
-        self.mask_V[self.special_ids] = SPECIAL
-        self.encoded = 0  # tokens of all documents, whether or not they end up in a row
-        self.tokens = 0
-        self.content = 0
-        self._lengths: list[np.ndarray] = []
-
-    def add_documents(self, lengths_N: np.ndarray) -> None:
-        """Note the lengths of documents in tokens."""
-        self._lengths.append(lengths_N)
-        self.encoded += int(lengths_N.sum())
-
-    def add_rows(self, ids: np.ndarray, mask: np.ndarray) -> None:
-        """Count rows that were written; padding does not count."""
-        real = ids[mask != PADDING]
-        counts = np.bincount(real, minlength=len(self._count_V))
-        if len(counts) > len(self._count_V):
-            self._count_V = np.pad(self._count_V, (0, len(counts) - len(self._count_V)))
-        self._count_V += counts
-        self.tokens += len(real)
-        self.content += int((mask == CONTENT).sum())
-
-    def summary(self, tokenizer: Any) -> dict[str, Any]:
-        """Totals, top tokens, special tokens and document lengths as plain JSON values."""
-        count_V = self._count_V.copy()
-        special = {
-            str(tokenizer.convert_ids_to_tokens(int(i))): int(count_V[i])
-            for i in self.special_ids
-            if i < len(count_V)
-        }
-        unique = int((count_V > 0).sum())
-        count_V[self.special_ids[self.special_ids < len(count_V)]] = 0
-        top = np.argsort(-count_V, kind="stable")[:_TOP]
-        lengths = np.concatenate(self._lengths)
-        histogram, edges = np.histogram(lengths, bins=_BINS)
-        return {
-            "tokens": self.tokens,
-            "content_tokens": self.content,
-            "unique_tokens": unique,
-            "top_tokens": [
-                {"id": int(i), "text": tokenizer.decode([int(i)]), "count": int(count_V[i])}
-                for i in top
-                if count_V[i]
-            ],
-            "special_tokens": special,
-            "document_tokens": {
-                "min": int(lengths.min()),
-                "median": float(np.median(lengths)),
-                "mean": float(lengths.mean()),
-                "max": int(lengths.max()),
-                "histogram_edges": [float(edge) for edge in edges],
-                "histogram_counts": [int(count) for count in histogram],
-            },
-        }
+def _empty(count: int) -> Tokens:
+    shapes = ((count, _INT32), ((count, 2), _INT32), (count, _INT32), (count, _UINT8))
+    return Tokens(*(np.empty(shape, dtype) for shape, dtype in shapes))
 
 
 class RowWriter:
-    """Collects documents into rows [context] and appends them to the arrays of a tokenisation."""
+    """Collects documents into rows and appends them to the arrays of a tokenisation."""
 
     def __init__(
         self,
@@ -122,24 +49,23 @@ class RowWriter:
         counts: TokenCounts,
     ) -> None:
         context = settings.context
-        int32, uint8 = np.dtype("<i4"), np.dtype("u1")
-        self._files = {
-            "ids": ArrayFile(folder / "ids.npy", int32, (context,)),
-            "offsets": ArrayFile(folder / "offsets.npy", int32, (context, 2)),
-            "docs": ArrayFile(folder / "docs.npy", int32, (context,)),
-            "mask": ArrayFile(folder / "mask.npy", uint8, (context,)),
-        }
-        self._context, self._special, self._counts = context, special, counts
+        self._settings, self._special, self._counts = settings, special, counts
+        self._folder, self._context = folder, context
         self._packed = settings.arrangement == "packed"
-        block = max(1, _BLOCK_TOKENS // context)
-        # columns of a token: id, start, end, document, mask
-        self._block = np.zeros((block, context, 5), dtype=np.int32)
-        self._filled = 0
-        self._stream: list[np.ndarray] = []
-        self._waiting = 0
+        # Rows of unequal length are stored one after the other.
+        self._flat = settings.padding != "max_length"
+        row = () if self._flat else (context,)
+        self._files = (
+            ArrayFile(folder / "ids.npy", _INT32, row),
+            ArrayFile(folder / "offsets.npy", _INT32, (*row, 2)),
+            ArrayFile(folder / "docs.npy", _INT32, row),
+            ArrayFile(folder / "mask.npy", _UINT8, row),
+        )
+        self._carry = _empty(0)
+        self._lengths: list[np.ndarray] = []
         self.rows = 0
-        self._part_start = 0
-        self.dropped = 0  # tokens of last, partial rows and of documents cut at the context
+        self.dropped = 0  # tokens of documents cut at the context or left out
+        self.left_out = 0  # documents longer than a row, where those are not cut
 
     def __enter__(self) -> RowWriter:
         return self
@@ -150,91 +76,186 @@ class RowWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._flush()
-        for file in self._files.values():
+        for file in self._files:
             file.close()
+        if error is None and self._flat:
+            lengths_R = np.concatenate([np.zeros(1, dtype=np.int64), *self._lengths])
+            np.save(self._folder / f"{FLAT_STARTS}.npy", np.cumsum(lengths_R))
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row where rows are of unequal length, else the context."""
+        if not self._flat:
+            return self._context
+        return max((int(lengths_R.max()) for lengths_R in self._lengths), default=1)
 
     def add(self, docs_N: np.ndarray, batch: EncodedBatch) -> None:
-        """Append documents with these numbers."""
-        self._counts.add_documents(batch.lengths_N)
-        separator = self._special.separator if self._packed else None
-        which_T = np.repeat(np.arange(len(docs_N)), batch.lengths_N)
-        extra = 0 if separator is None else 1
-        tokens = np.empty((len(which_T) + extra * len(docs_N), 5), dtype=np.int32)
-        place_T = np.arange(len(which_T)) + extra * which_T
-        tokens[place_T, 0] = batch.ids_T
-        tokens[place_T, 1:3] = batch.spans_T2
-        tokens[place_T, 3] = docs_N[which_T]
-        tokens[place_T, 4] = self._counts.mask_V[batch.ids_T]
-        stops_N = np.cumsum(batch.lengths_N + extra)
+        """Append documents with these numbers; separators, if any, are in the batch already."""
+        separator = self._special.separator
+        self._counts.add_documents(batch.lengths_N - (separator is not None))
+        docs_T = np.repeat(docs_N.astype(np.int32), batch.lengths_N)
+        mask_T = self._counts.mask_V[batch.ids_T]
         if separator is not None:
-            end_N = batch.characters_N
-            tokens[stops_N - 1] = np.stack(
-                [
-                    np.full_like(end_N, separator),
-                    end_N,
-                    end_N,
-                    docs_N,
-                    np.full_like(end_N, SPECIAL),
-                ],
-                axis=1,
-            )
+            mask_T[np.cumsum(batch.lengths_N) - 1] = SPECIAL
+        tokens = Tokens(batch.ids_T, batch.spans_T2, docs_T, mask_T)
         if self._packed:
-            self._stream.append(tokens)
-            self._waiting += len(tokens)
-            if self._waiting >= _BLOCK_TOKENS:
-                self._cut_rows()
-            return
-        for length, stop in zip(batch.lengths_N.tolist(), stops_N.tolist(), strict=True):
-            if length:
-                self.dropped += length - self._row(tokens[stop - length : stop], 0)
+            if len(self._carry.ids):
+                pairs = zip(self._carry, tokens, strict=True)
+                tokens = Tokens(*(np.concatenate(pair) for pair in pairs))
+            self._carry = self._cut(tokens)
+        else:
+            self._documents(tokens, batch.lengths_N)
 
     def end_part(self) -> None:
-        """Close a part: what does not fill a row is dropped, or padded if the part has no row."""
-        self._cut_rows()
-        if self._waiting:
-            rest = np.concatenate(self._stream)
-            if self.rows + self._filled == self._part_start:
-                self._row(rest, 0)
-            else:
-                self.dropped += len(rest)
-        self._stream, self._waiting = [], 0
-        self._flush()
-        self._part_start = self.rows
+        """Close a part: what does not fill a row makes the last one, padded."""
+        rest = self._carry
+        if len(rest.ids):
+            self._write(*self._joined(rest, np.zeros(1, int), np.array([len(rest.ids)])))
+            self._carry = _empty(0)
 
-    def _cut_rows(self) -> None:
-        if not self._stream:
+    def _cut(self, tokens: Tokens) -> Tokens:
+        """Write full rows; returns what is left."""
+        bos, context = self._special.bos, self._context
+        at, total = 0, len(tokens.ids)
+        if bos is None:
+            at = total // context * context
+            self._write_full(Tokens(*(_rows(array[:at], context) for array in tokens)))
+            return Tokens(*(array[at:].copy() for array in tokens))
+        room = context - 1
+        while total - at >= room:
+            # Rows up to one that begins with a start token of the text itself: it gets no other.
+            starts = np.flatnonzero(tokens.ids[at : at + (total - at) // room * room : room] == bos)
+            count = int(starts[0]) if len(starts) else (total - at) // room
+            stop = at + count * room
+            self._write_full(self._with_start(tokens.between(at, stop), room))
+            at = stop
+            if not len(starts) or total - at < context:
+                break
+            self._write_full(
+                Tokens(*(_rows(array[at : at + context], context) for array in tokens))
+            )
+            at += context
+        return Tokens(*(array[at:].copy() for array in tokens))
+
+    def _with_start(self, tokens: Tokens, room: int) -> Tokens:
+        """Rows of `room` tokens with a start token before each."""
+        count = len(tokens.ids) // room
+        starts = (self._special.bos, 0, -1, SPECIAL)
+        rows: list[np.ndarray] = []
+        for array, value in zip(tokens, starts, strict=True):
+            row = np.empty((count, room + 1, *array.shape[1:]), array.dtype)
+            row[:, 0] = value
+            row[:, 1:] = _rows(array, room)
+            rows.append(row)
+        return Tokens(*rows)
+
+    def _documents(self, tokens: Tokens, lengths_N: np.ndarray) -> None:
+        """Rows of one document each; a document without tokens makes none."""
+        starts_N = np.cumsum(lengths_N) - lengths_N
+        some = lengths_N > 0
+        starts_R, lengths_R = starts_N[some], lengths_N[some]
+        own_R = self._own_start(tokens, starts_R)
+        room_R = np.where(own_R, self._context, self._room)
+        long_R = lengths_R > room_R
+        if self._settings.truncation == "longest_first":
+            self.dropped += int((lengths_R - room_R)[long_R].sum())
+            lengths_R = np.minimum(lengths_R, room_R)
+        elif self._settings.truncation == "do_not_truncate":
+            self.dropped += int(lengths_R[long_R].sum())
+            self.left_out += int(long_R.sum())
+            starts_R, lengths_R = starts_R[~long_R], lengths_R[~long_R]
+        elif long_R.any():
+            step_R = np.where(long_R, self._room, lengths_R)
+            starts_R, lengths_R = _pieces(starts_R, lengths_R, step_R)
+        if len(starts_R):
+            self._write(*self._joined(tokens, starts_R, lengths_R))
+
+    @property
+    def _room(self) -> int:
+        return self._context - (self._special.bos is not None)
+
+    def _own_start(self, tokens: Tokens, starts_R: np.ndarray) -> np.ndarray:
+        """Whether rows need no start token, as they begin with one or none is wanted."""
+        if self._special.bos is None:
+            return np.ones(len(starts_R), dtype=bool)
+        return tokens.ids[starts_R] == self._special.bos
+
+    def _joined(
+        self, tokens: Tokens, starts_R: np.ndarray, lengths_R: np.ndarray
+    ) -> tuple[Tokens, np.ndarray]:
+        """The tokens of rows, one row after the other, with start tokens; and the rows' lengths."""
+        own_R = self._own_start(tokens, starts_R)
+        full_R = lengths_R + ~own_R
+        begin_R = np.cumsum(full_R) - full_R
+        at = np.arange(int(full_R.sum())) + np.repeat(starts_R - ~own_R - begin_R, full_R)
+        rows = Tokens(*(array[at] for array in tokens))
+        if self._special.bos is not None:
+            inserted = begin_R[~own_R]
+            for array, value in zip(rows, (self._special.bos, 0, -1, SPECIAL), strict=True):
+                array[inserted] = value
+        return rows, full_R
+
+    def _write(self, tokens: Tokens, lengths_R: np.ndarray) -> None:
+        """Append rows of unequal length."""
+        self._counts.add_tokens(tokens.ids, tokens.mask)
+        self.rows += len(lengths_R)
+        if self._flat:
+            self._lengths.append(lengths_R)
+            self._append(tokens)
             return
-        tokens = np.concatenate(self._stream)
-        at = 0
-        while len(tokens) - at >= self._context:
-            at += self._row(tokens, at)
-        self._stream = [tokens[at:]]
-        self._waiting = len(tokens) - at
+        filled = np.arange(self._context) < lengths_R[:, None]
+        values = padding_values(self._special.padding)
+        rows: list[np.ndarray] = []
+        for array, value in zip(tokens, values, strict=True):
+            row = np.full((*filled.shape, *array.shape[1:]), value, array.dtype)
+            row[filled] = array
+            rows.append(row)
+        self._append(Tokens(*rows))
 
-    def _row(self, tokens: np.ndarray, at: int) -> int:
-        """Fill the next row from `tokens[at:]`, padding it if they run out; returns how many."""
-        row = self._block[self._filled]
-        begin, bos = 0, self._special.bos
-        if bos is not None and tokens[at, 0] != bos:
-            row[0] = (bos, 0, 0, -1, SPECIAL)
-            begin = 1
-        used = min(self._context - begin, len(tokens) - at)
-        row[begin : begin + used] = tokens[at : at + used]
-        row[begin + used :] = (self._special.padding, 0, 0, -1, PADDING)
-        self._filled += 1
-        if self._filled == len(self._block):
-            self._flush()
-        return used
+    def _write_full(self, rows: Tokens) -> None:
+        """Append rows [R, context] without padding."""
+        self._counts.add_tokens(rows.ids.ravel(), rows.mask)
+        self.rows += len(rows.ids)
+        self._append(rows)
 
-    def _flush(self) -> None:
-        rows = self._block[: self._filled]
-        if len(rows):
-            self._files["ids"].append(rows[:, :, 0])
-            self._files["offsets"].append(rows[:, :, 1:3])
-            self._files["docs"].append(rows[:, :, 3])
-            self._files["mask"].append(rows[:, :, 4])
-            self._counts.add_rows(rows[:, :, 0], rows[:, :, 4])
-            self.rows += len(rows)
-        self._filled = 0
+    def _append(self, rows: Tokens) -> None:
+        for file, array in zip(self._files, rows, strict=True):
+            file.append(array)
+
+
+def _rows(array: np.ndarray, width: int) -> np.ndarray:
+    return array.reshape(-1, width, *array.shape[1:])
+
+
+def _pieces(
+    starts_R: np.ndarray, lengths_R: np.ndarray, step_R: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut each row into pieces of at most its step."""
+    counts_R = -(-lengths_R // step_R)
+    first_P = np.repeat(np.cumsum(counts_R) - counts_R, counts_R)
+    step_P = np.repeat(step_R, counts_R)
+    done_P = (np.arange(int(counts_R.sum())) - first_P) * step_P
+    lengths_P = np.minimum(np.repeat(lengths_R, counts_R) - done_P, step_P)
+    return np.repeat(starts_R, counts_R) + done_P, lengths_P
+
+
+def pad_to_longest(
+    folder: Path, width: int, padding: int, check: Callable[[], None] = lambda: None
+) -> None:
+    """Turn arrays of rows of unequal length into arrays [rows, width]."""
+    starts = np.load(folder / f"{FLAT_STARTS}.npy")
+    names = ("ids", "offsets", "docs", "mask")
+    for name, value in zip(names, padding_values(padding), strict=True):
+        flat = folder / f"{name}.flat.npy"
+        (folder / f"{name}.npy").rename(flat)
+        values_T = np.load(flat, mmap_mode="r")
+        rows = PaddedRows(values_T, starts, width, value)
+        file = ArrayFile(folder / f"{name}.npy", values_T.dtype, rows.shape[1:])
+        try:
+            for low in range(0, len(rows), _PAD_ROWS):
+                check()
+                file.append(rows[low : low + _PAD_ROWS])
+        finally:
+            file.close()
+        flat.unlink()
+    (folder / f"{FLAT_STARTS}.npy").unlink()

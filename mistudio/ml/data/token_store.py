@@ -5,15 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from mistudio.core.errors import Damaged, InvalidInput, NotFound
+from mistudio.ml.data.padded_rows import PaddedRows
 from mistudio.ml.data.text import TextStore
 
 CONTENT, SPECIAL, PADDING = 0, 1, 2  # values of the mask
+FLAT_STARTS = "starts"  # the array that tells where rows of unequal length begin
+
+
+def padding_values(padding_id: int) -> tuple[int, int, int, int]:
+    """What fills rows in ids, offsets, docs and mask."""
+    return padding_id, 0, -1, PADDING
 
 
 class Piece(NamedTuple):
@@ -30,6 +38,7 @@ class TokenStore:
 
     `ids` [rows, context] int32; `offsets` [rows, context, 2] int32, characters within the
     document; `docs` [rows, context] int32, -1 for BOS and padding; `mask` [rows, context] uint8.
+    Rows stored without padding are read as if they had it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,11 +46,14 @@ class TokenStore:
         self.folder = folder
         try:
             self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
-            self.ids = np.load(folder / "ids.npy", mmap_mode="r")
-            self.offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-            self.docs = np.load(folder / "docs.npy", mmap_mode="r")
-            self.mask = np.load(folder / "mask.npy", mmap_mode="r")
             shape = (self.meta["rows"], self.meta["context"])
+            arrays = [
+                np.load(folder / f"{name}.npy", mmap_mode="r")
+                for name in ("ids", "offsets", "docs", "mask")
+            ]
+            if (folder / f"{FLAT_STARTS}.npy").is_file():
+                arrays = self._padded(arrays, shape[1])
+            self.ids, self.offsets, self.docs, self.mask = arrays
         except FileNotFoundError as error:
             raise NotFound(
                 "The tokens are gone; tokenise the dataset again.", details=str(error)
@@ -51,8 +63,17 @@ class TokenStore:
                 "The tokens are damaged; tokenise the dataset again.", details=str(error)
             ) from error
         expected = [shape, (*shape, 2), shape, shape]
-        if [a.shape for a in (self.ids, self.offsets, self.docs, self.mask)] != expected:
+        if [array.shape for array in arrays] != expected:
             raise Damaged("The tokens are damaged; tokenise the dataset again.")
+
+    def _padded(self, arrays: list[np.ndarray], width: int) -> list[np.ndarray]:
+        """Views [rows, width, ...] of arrays [tokens, ...]; raises ValueError if they disagree."""
+        starts = np.load(self.folder / f"{FLAT_STARTS}.npy")
+        if {len(array) for array in arrays} != {int(starts[-1])}:
+            raise ValueError("arrays of different lengths")
+        values = padding_values(int(self.meta["pad_id"]))
+        views = [PaddedRows(a, starts, width, v) for a, v in zip(arrays, values, strict=True)]
+        return cast("list[np.ndarray]", views)  # they are indexed the same way
 
     def __len__(self) -> int:
         return int(self.meta["rows"])
@@ -70,12 +91,20 @@ class TokenStore:
             raise InvalidInput(f"There is no part {part!r} of a dataset.")
         return range(*self.meta["parts"][part])
 
+    def reader(self, store: TextStore) -> Callable[[int], str]:
+        """How to read the text of a document that was tokenised: a column of the dataset's."""
+        column = self.meta["settings"].get("column")
+        if not column:
+            return store.text
+        return lambda doc: store.column_texts(column, doc, doc + 1)[0]
+
     def span_text(self, store: TextStore, row: int, start: int, stop: int) -> str:
         """The original text of tokens start..stop-1; a line break between documents."""
+        read = self.reader(store)
         found: list[str] = []
         for doc, _, _, low, high in self._runs(row, start, stop):
             if doc >= 0 and high > low:
-                found.append(store.text(doc)[low:high])
+                found.append(read(doc)[low:high])
         return "\n".join(found)
 
     def pieces(self, store: TextStore, row: int, start: int, stop: int) -> list[Piece]:
@@ -84,17 +113,21 @@ class TokenStore:
         Tokens that share a character, or whose texts form one visible character (a letter and its
         accent, the parts of an emoji), become one piece.
         """
+        return self.pieces_of(self.reader(store), row, start, stop)
+
+    def pieces_of(self, read: Callable[[int], str], row: int, start: int, stop: int) -> list[Piece]:
+        """`pieces` with a function that gives the text of a document."""
         pieces: list[Piece] = []
         for doc, lo, hi, _, _ in self._runs(row, start, stop):
             if doc < 0:
                 pieces += [Piece("", i, i + 1, True) for i in range(lo, hi)]
                 continue
-            text = store.text(doc)
+            text = read(doc)
             begin = len(pieces)
             reach = 0
-            for i in range(lo, hi):
-                first, last = (int(c) for c in self.offsets[row, i])
-                if self.mask[row, i] != CONTENT and first == last:
+            spans, mask = self.offsets[row, lo:hi].tolist(), self.mask[row, lo:hi].tolist()
+            for i, (first, last), kind in zip(range(lo, hi), spans, mask, strict=True):
+                if kind != CONTENT and first == last:
                     pieces.append(Piece("", i, i + 1, True))
                     continue
                 shared = len(pieces) > begin and first < reach

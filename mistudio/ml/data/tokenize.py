@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,47 +14,36 @@ from mistudio.core.atomic import atomic_directory, write_json
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, from_os_error
 from mistudio.core.events import Reporter
-from mistudio.ml.data.offsets import EncodedBatch, Encoder
-from mistudio.ml.data.packing import RowWriter, TokenCounts
-from mistudio.ml.data.parts import PARTS, assign_parts
+from mistudio.ml.data.encoding import encoded
+from mistudio.ml.data.offsets import Encoder
+from mistudio.ml.data.packing import RowWriter, pad_to_longest
+from mistudio.ml.data.parts import PARTS, PartReader, UnevenParts
 from mistudio.ml.data.text import TextStore
+from mistudio.ml.data.token_counts import TokenCounts
+from mistudio.ml.data.token_settings import (
+    SpecialTokens,
+    TokenizeSettings,
+    adds_bos,
+    default_context,
+    hash_of,
+    settings_hash,
+    special_tokens,
+)
 from mistudio.ml.data.token_store import Piece, TokenStore
-from mistudio.ml.facts import ModelFacts
 from mistudio.ml.loading import tokenizer_fingerprint
 
 __all__ = [
     "Piece",
+    "SpecialTokens",
     "TokenFacts",
     "TokenStore",
     "TokenizeSettings",
+    "adds_bos",
     "default_context",
     "settings_hash",
+    "special_tokens",
     "tokenize_dataset",
 ]
-
-ARRANGEMENTS = ("packed", "document")
-START_TOKENS = ("model", "on", "off")
-_BATCH_DOCUMENTS = 1000
-_BATCH_CHARACTERS = 500_000
-
-
-@dataclass(frozen=True)
-class TokenizeSettings:
-    """How text becomes rows."""
-
-    context: int  # tokens per row
-    arrangement: str = "packed"  # or "document": one document per row, cut at the context
-    start_token: str = "model"  # or "on", "off": whether rows start with BOS
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """What surrounds documents: ids, or None where the tokenizer has none or the rule says no."""
-
-    bos: int | None  # at the start of each row
-    separator: int | None  # after each document of a packed row: EOS, else BOS
-    padding: int
-    ids: frozenset[int]  # every special id of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -67,46 +53,30 @@ class TokenFacts:
     rows: int
     tokens: int  # without padding
     content_tokens: int  # without special tokens too
-    context: int
+    context: int  # tokens per row
     meta: dict[str, Any]
 
 
-def default_context(facts: ModelFacts) -> int:
-    """The smaller of 512 and what the model allows."""
-    return min(512, facts.max_positions or 512)
+class ChosenTexts:
+    """The texts of a dataset that a tokenisation reads: one column, one split or all."""
 
+    def __init__(self, store: TextStore, column: str = "", split: str = "") -> None:
+        """Raises `InvalidInput` for a column or split that is not there."""
+        self._store, self._column = store, column
+        splits = store.splits
+        if split and split not in splits:
+            raise InvalidInput(f"There is no split {split!r}; there are {', '.join(splits)}.")
+        chosen = splits[split] if split else range(len(store))
+        self.first, self._count = chosen.start, len(chosen)
+        store.column_texts(column, self.first, self.first)
 
-def settings_hash(settings: TokenizeSettings, tokenizer: Any) -> str:
-    """SHA-256 of the settings and the tokenizer, as hex: equal means equal rows."""
-    return _hash(settings, tokenizer_fingerprint(tokenizer))
+    def __len__(self) -> int:
+        return self._count
 
-
-def _hash(settings: TokenizeSettings, fingerprint: str) -> str:
-    parts = {**asdict(settings), "tokenizer": fingerprint}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def special_tokens(tokenizer: Any, settings: TokenizeSettings) -> SpecialTokens:
-    """Apply the start-token rule. Raises `InvalidInput` if BOS is asked for but does not exist."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if settings.start_token == "on" and bos is None:
-        raise InvalidInput("This tokenizer has no BOS token; choose the start token model or off.")
-    start = settings.start_token == "on" or (
-        settings.start_token == "model" and adds_bos(tokenizer)
-    )
-    padding = next((i for i in (tokenizer.pad_token_id, eos, bos) if i is not None), 0)
-    return SpecialTokens(
-        bos=bos if start else None,
-        separator=eos if eos is not None else bos,
-        padding=padding,
-        ids=frozenset(int(i) for i in tokenizer.all_special_ids),
-    )
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer by itself puts its BOS token before a text."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
+    def texts(self, low: int, high: int) -> list[str]:
+        """Texts low..high-1 of those chosen; the first is document `first` of the dataset."""
+        low, high = low + self.first, min(high, self._count) + self.first
+        return self._store.column_texts(self._column, low, high)
 
 
 def tokenize_dataset(
@@ -116,100 +86,132 @@ def tokenize_dataset(
     folder: Path,
     report: Reporter,
     control: JobControl,
+    *,
+    name: str = "",
+    fingerprint: str = "",
 ) -> TokenFacts:
     """Write ids.npy, offsets.npy, docs.npy, mask.npy and meta.json to `folder`, all or nothing.
 
     Documents are assigned to parts before packing, and rows never mix parts. Memory does not grow
-    with the text. Raises `InvalidInput` for bad settings or too few documents.
+    with the text. `name` is what the tokenizer is called, `fingerprint` its own where it is known.
+    Raises `InvalidInput` for bad settings, too few documents, or a document that the tokenizer
+    refuses.
     """
-    _check(settings)
+    settings = settings.applied()
+    settings.check()
     special = special_tokens(tokenizer, settings)
-    encoder = Encoder(tokenizer)
+    texts = ChosenTexts(store, settings.column, settings.split)
     report.progress(0.0, "Assigning documents")
-    parts = assign_parts(store, control.check)
-    fingerprint = tokenizer_fingerprint(tokenizer)
-    began, done = time.monotonic(), 0
-    counts = TokenCounts(len(tokenizer), special.ids)
+    reader = PartReader(texts, control.check)
+    work = _Work(texts, reader, Encoder(tokenizer), settings, special, report, control.check)
+    called = {
+        "tokenizer": name or _name(tokenizer),
+        "tokenizer_fingerprint": fingerprint or tokenizer_fingerprint(tokenizer),
+    }
     try:
-        with atomic_directory(folder) as temporary:
-            ranges: dict[str, list[int]] = {}
-            with RowWriter(temporary, settings, special, counts) as writer:
-                for number, part in enumerate(PARTS):
-                    first = writer.rows
-                    for docs_N, batch in _encoded(store, np.flatnonzero(parts == number), encoder):
-                        control.check()
-                        writer.add(docs_N, batch)
-                        done += len(docs_N)
-                        rate = counts.encoded / max(1e-3, time.monotonic() - began)
-                        report.progress(
-                            0.02 + 0.96 * done / len(store),
-                            "Tokenising",
-                            rate=f"{rate:,.0f} tokens/s",
-                        )
-                    writer.end_part()
-                    ranges[part] = [first, writer.rows]
-            meta = {
-                "rows": writer.rows,
-                "context": settings.context,
-                "parts": ranges,
-                "documents": len(store),
-                "vocab_size": len(tokenizer),
-                "bos_id": tokenizer.bos_token_id,
-                "eos_id": tokenizer.eos_token_id,
-                "separator_id": special.separator,
-                "row_start_id": special.bos,
-                "pad_id": special.padding,
-                "tokenizer": _name(tokenizer),
-                "tokenizer_fingerprint": fingerprint,
-                "settings": asdict(settings),
-                "settings_hash": _hash(settings, fingerprint),
-                "dropped_tokens": writer.dropped,
-                **counts.summary(tokenizer),
-            }
-            write_json(temporary / "meta.json", meta)
+        try:
+            with atomic_directory(folder) as temporary:
+                return work.write(temporary, tokenizer, called)
+        except UnevenParts:
+            with atomic_directory(folder) as temporary:
+                return work.write(temporary, tokenizer, called)
     except OSError as error:
         raise from_os_error(error, "write the tokens") from error
-    report.progress(1.0, "Ready")
-    return TokenFacts(writer.rows, meta["tokens"], meta["content_tokens"], settings.context, meta)
 
 
-def _check(settings: TokenizeSettings) -> None:
-    if not 2 <= settings.context <= 4096:
-        raise InvalidInput("Context must lie between 2 and 4,096.")
-    if settings.arrangement not in ARRANGEMENTS:
-        raise InvalidInput(f"Arrangement must be one of {', '.join(ARRANGEMENTS)}.")
-    if settings.start_token not in START_TOKENS:
-        raise InvalidInput(f"Start token must be one of {', '.join(START_TOKENS)}.")
+@dataclass
+class _Work:
+    """One tokenisation on its way to a folder."""
 
+    texts: ChosenTexts
+    reader: PartReader
+    encoder: Encoder
+    settings: TokenizeSettings
+    special: SpecialTokens
+    report: Reporter
+    check: Callable[[], None]
 
-def _encoded(
-    store: TextStore, documents: np.ndarray, encoder: Encoder
-) -> Iterator[tuple[np.ndarray, EncodedBatch]]:
-    """Documents in order with their tokens; the next batch is encoded while one is packed."""
-    with ThreadPoolExecutor(1) as ahead:
-        waiting: tuple[np.ndarray, Future[EncodedBatch]] | None = None
-        for docs_N, texts in _batches(store, documents):
-            future = ahead.submit(encoder.encode, texts)
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = (docs_N, future)
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+    def write(self, folder: Path, tokenizer: Any, called: dict[str, str]) -> TokenFacts:
+        """All files of the tokenisation; `called` names the tokenizer in meta.json."""
+        settings, special = self.settings, self.special
+        counts = TokenCounts(len(tokenizer), special.ids)
+        self._refused = 0
+        parts: dict[str, list[int]] = {}
+        with RowWriter(folder, settings, special, counts) as writer:
+            self._began, self._done = time.monotonic(), 0
+            for number, part in enumerate(PARTS):
+                first = writer.rows
+                for _ in self._packed(number, writer, counts):
+                    self.check()
+                writer.end_part()
+                parts[part] = [first, writer.rows]
+        if not writer.rows:
+            raise InvalidInput(
+                "No document is left to tokenise: all are empty or longer than the context. "
+                "Choose a longer context or another column.",
+                code="no_rows",
+            )
+        if settings.padding == "longest":
+            self.report.progress(0.98, "Padding")
+            pad_to_longest(folder, writer.width, special.padding, self.check)
+        meta = {
+            "rows": writer.rows,
+            "context": writer.width,
+            "parts": parts,
+            "documents": len(self.texts),
+            "vocab_size": len(tokenizer),
+            "bos_id": tokenizer.bos_token_id,
+            "eos_id": tokenizer.eos_token_id,
+            "separator_id": special.separator,
+            "row_start_id": special.bos,
+            "pad_id": special.padding,
+            **called,
+            "settings": asdict(settings),
+            "settings_hash": hash_of(settings, called["tokenizer_fingerprint"]),
+            "dropped_tokens": writer.dropped,
+            "long_documents": writer.left_out,
+            "refused_documents": self._refused,
+            **counts.summary(tokenizer),
+        }
+        write_json(folder / "meta.json", meta)
+        self._tell(writer)
+        self.report.progress(1.0, "Ready")
+        return TokenFacts(writer.rows, meta["tokens"], meta["content_tokens"], writer.width, meta)
 
+    def _packed(self, part: int, writer: RowWriter, counts: TokenCounts) -> Iterator[None]:
+        """Encode and write one part, batch by batch."""
+        documents = ((self.texts.first + n, text) for n, text in self.reader.read(part))
+        separator = self.special.separator
+        skip_bad, check = self.settings.skip_bad, self.check
+        for found in encoded(documents, self.encoder, separator, skip_bad, check):
+            self._refused += found.refused
+            if len(found.docs_N):
+                writer.add(found.docs_N, found.batch)
+            self._done += len(found.docs_N) + found.refused
+            rate = counts.encoded / max(1e-3, time.monotonic() - self._began)
+            self.report.progress(
+                0.02 + 0.96 * self._done / len(self.texts),
+                "Tokenising",
+                rate=f"{rate:,.0f} tokens/s",
+            )
+            yield
 
-def _batches(store: TextStore, documents: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
-    texts: list[str] = []
-    first = size = 0
-    for place, number in enumerate(documents.tolist()):
-        text = store.text(number)
-        texts.append(text)
-        size += len(text)
-        if len(texts) >= _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
-            yield documents[first : place + 1], texts
-            first, texts, size = place + 1, [], 0
-    if texts:
-        yield documents[first:], texts
+    def _tell(self, writer: RowWriter) -> None:
+        if writer.left_out:
+            self.report.note(f"{writer.left_out:,} documents are longer than a row: left out.")
+        if self._refused:
+            self.report.note(
+                f"{self._refused:,} samples were refused by the tokenizer and left out.",
+                level="warning",
+            )
 
 
 def _name(tokenizer: Any) -> str:
     return Path(str(tokenizer.name_or_path)).name or type(tokenizer).__name__
+
+
+def padded_width(settings: TokenizeSettings, longest: int) -> int:
+    """Tokens per row as stored, for the longest row in tokens."""
+    if settings.applied().padding == "max_length":
+        return settings.context
+    return int(np.clip(longest, 1, settings.context))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class ExampleText:
 
     def __init__(self, tokens: TokenStore, texts: TextStore) -> None:
         self.tokens = tokens
-        self.text = functools.lru_cache(maxsize=64)(texts.text)
+        self.text = functools.lru_cache(maxsize=64)(tokens.reader(texts))
 
     def window(
         self,
@@ -66,9 +66,8 @@ class ExampleText:
         kept_W: NDArray[np.bool_],
     ) -> tuple[ExamplePiece, ...]:
         """Pieces of tokens start..start+W-1 of a tokenisation row; `position` is the peak's."""
-        store = cast(TextStore, self)  # only `text` is asked of it
         found = []
-        for piece in self.tokens.pieces(store, token_row, start, start + values_W.size):
+        for piece in self.tokens.pieces_of(self.text, token_row, start, start + values_W.size):
             lo, hi = piece.lo - start, piece.hi - start
             found.append(
                 ExamplePiece(
