@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mistudio.jobs import dependants
+from mistudio.jobs.dependants import Dependants
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow, JobRow, ModelRow, TokenizationRow
 from mistudio.store.tables import DATASETS, JOBS, MODELS, TOKENIZATIONS
@@ -19,6 +21,8 @@ class ListedDataset:
     row: DatasetRow
     tokenizations: list[TokenizationRow]
     model_names: dict[str, str]
+    used_by: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """who needs or read it, by id of the dataset or tokenisation; only known of a single dataset"""
 
     @property
     def size_bytes(self) -> int | None:
@@ -64,7 +68,13 @@ def dataset(studio: Studio, dataset_id: str) -> ListedDataset | None:
     if row is None:
         return None
     tokenizations = TOKENIZATIONS.select(studio.db(), "dataset_id = ?", [dataset_id])
-    return ListedDataset(row, tokenizations, _model_names(studio))
+    users = {t.id: _users(dependants.of_tokenization(studio, t.id)) for t in tokenizations}
+    users[row.id] = _users(dependants.of_dataset(studio, row.id))
+    return ListedDataset(row, tokenizations, _model_names(studio), users)
+
+
+def _users(found: Dependants) -> list[str]:
+    return [*found.needed_by, *found.kept]
 
 
 def tokenize_jobs(studio: Studio, row: DatasetRow) -> list[JobRow]:

@@ -18,11 +18,12 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from mistudio.core.units import EM_DASH
+from mistudio.core.units import EM_DASH, format_short
 from mistudio.gui.theme import SERIES, appearance
 from mistudio.gui.widgets.cards import button, label, row
 
 MAX_POINTS = 20_000
+_WRITTEN_BARS = 24  # a histogram of more bars has no room for its counts
 
 pg.setConfigOptions(antialias=False, useOpenGL=False)
 
@@ -261,6 +262,7 @@ class HistogramPlot(_Chart):
         self._edges = np.empty(0)
         self._counts = np.empty(0)
         self._bars: pg.BarGraphItem | None = None
+        self._written: list[pg.TextItem] = []  # the counts, where there are few bars
         self._recolor()
 
     def set_counts(
@@ -281,6 +283,9 @@ class HistogramPlot(_Chart):
         if self._bars is not None:
             self.plot.removeItem(self._bars)
             self._bars = None
+        for text in self._written:
+            self.plot.removeItem(text)
+        self._written = []
         if len(self._counts):
             colors = appearance().colors
             fill = QColor(colors.fill(self._color))
@@ -292,6 +297,23 @@ class HistogramPlot(_Chart):
                 pen=pg.mkPen(colors.card_settings, width=1),
             )
             self.plot.addItem(self._bars)
+        if 0 < len(self._counts) <= _WRITTEN_BARS:
+            self._write_counts()
+            # room for the highest bar's count
+            self.plot.getPlotItem().getViewBox().setYRange(
+                0, 1.12 * max(1.0, float(self._counts.max())), padding=0
+            )
+
+    def _write_counts(self) -> None:
+        """Put each count on top of its bar."""
+        for low, high, count in zip(self._edges, self._edges[1:], self._counts, strict=False):
+            if count:
+                text = pg.TextItem(
+                    format_short(count), color=appearance().colors.label, anchor=(0.5, 1.0)
+                )
+                text.setPos((low + high) / 2, count)
+                self.plot.getPlotItem().addItem(text, ignoreBounds=True)
+                self._written.append(text)
 
     def _fill_table(self) -> None:
         if len(self._counts):

@@ -30,7 +30,7 @@ class DatasetDialog(Dialog):
         self._services = services
         self.dataset_id = listed.row.id
         self.overview = OverviewPage(services)
-        self.samples = SamplesPage(services, listed.row)
+        self.samples = SamplesPage(services, listed)
         self.tokenization = TokenizationPage(services, listed.row)
         self.statistics = StatisticsPage()
         self.pages = QTabWidget()
@@ -48,6 +48,7 @@ class DatasetDialog(Dialog):
         services.lanes.started.connect(self._on_job)
         services.lanes.finished.connect(self._on_job)
         self._show(listed)
+        self.refresh()
 
     def _all_pages(self) -> tuple[QWidget, QWidget, QWidget, QWidget]:
         return self.overview, self.samples, self.tokenization, self.statistics
@@ -74,6 +75,7 @@ class DatasetDialog(Dialog):
 
     def _show(self, listed: ListedDataset) -> None:
         self.overview.show_dataset(listed)
+        self.samples.show_dataset(listed)
         self.tokenization.show_dataset(listed)
         self.statistics.show_dataset(listed)
 

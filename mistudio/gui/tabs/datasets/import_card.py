@@ -28,7 +28,7 @@ _FORMATS = (
     ("saved", "save_to_disk folder"),
     ("folder", "folder of text files"),
 )
-_UNITS = (("paragraph", "Paragraph"), ("line", "Line"), ("file", "File"))
+_UNITS = (("auto", "Automatic"), ("paragraph", "Paragraph"), ("line", "Line"), ("file", "File"))
 _WAIT_MS = 300
 
 

@@ -25,7 +25,7 @@ from mistudio.core.units import (
     format_percent,
 )
 from mistudio.gui.style import mono_font
-from mistudio.gui.tabs.datasets.tokenization import title_of
+from mistudio.gui.tabs.datasets.titles import title_of
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, label, row
 from mistudio.gui.widgets.layout import guard_wheel
@@ -39,8 +39,9 @@ _TILES = (
     ("Samples", "emerald"),
     ("Tokens", "blue"),
     ("Mean per sample", "purple"),
-    ("Distinct tokens", "yellow"),
+    ("Unique tokens", "yellow"),
 )
+_LINES = 10  # of a table before it scrolls
 
 
 class StatisticsPage(QScrollArea):
@@ -69,18 +70,23 @@ class StatisticsPage(QScrollArea):
         self._box.addWidget(self.lengths)
         self._place = QVBoxLayout()
         self._box.addLayout(self._place)
-        self.parts = _table(("Part", "Rows", "Share"), 0)
+        self.parts = _table(("Split", "Rows", "Share"), 0)
+        self.storage = _table(("Storage", "Size"), 0)
         self.tokens = _table(("Token", "Id", "Count", "Share"), 0)
-        self._tables = QGridLayout()
-        self._tables.setSpacing(px(12))
-        for column, (name, table) in enumerate(
-            (("Parts", self.parts), ("Most frequent tokens", self.tokens))
-        ):
-            self._tables.addWidget(label(name, "label"), 0, column)
-            self._tables.addWidget(table, 1, column, Qt.AlignmentFlag.AlignTop)
-        self._box.addLayout(self._tables)
-        self.storage = label("", "muted", wrap=True)
-        self._box.addWidget(self.storage)
+        tables = QGridLayout()
+        tables.setSpacing(px(12))
+        self._parts_title = label("Splits", "label")
+        self._tokens_title = label("50 most frequent tokens, then special ones", "label")
+        tables.addWidget(self._parts_title, 0, 0)
+        tables.addWidget(self.parts, 1, 0, Qt.AlignmentFlag.AlignTop)
+        tables.addWidget(label("On disk", "label"), 2, 0)
+        tables.addWidget(self.storage, 3, 0, Qt.AlignmentFlag.AlignTop)
+        tables.addWidget(self._tokens_title, 0, 1)
+        tables.addWidget(self.tokens, 1, 1, 4, 1)
+        tables.setRowStretch(4, 1)
+        tables.setColumnStretch(0, 1)
+        tables.setColumnStretch(1, 1)
+        self._box.addLayout(tables)
         self._box.addStretch(1)
         self.setWidget(content)
 
@@ -111,23 +117,25 @@ class StatisticsPage(QScrollArea):
             self._draw_text(self._listed)
         else:
             self._draw_tokens(self._listed, found)
-        text, total = self._listed.row.size_bytes, self._listed.size_bytes
-        tokens = None if text is None or total is None else total - text
-        self.storage.setText(
-            f"On disk: text {format_bytes(text)}, tokenisations {format_bytes(tokens)}, "
-            f"together {format_bytes(total)}."
-        )
+        _fill(self.storage, storage_lines(self._listed))
 
     def _draw_text(self, listed: ListedDataset) -> None:
         found: Mapping[str, Any] = listed.row.statistics or {}
-        values = (listed.row.num_samples, None, found.get("length_mean"), None)
-        self._set_tiles(values)
+        values = (
+            listed.row.num_samples,
+            found.get("estimated_tokens"),
+            found.get("length_mean"),
+            None,
+        )
+        self._set_tiles(values, "estimate", "characters")
         names = ("length_min", "length_median", "length_mean", "length_max")
         self._set_lengths("characters", [found.get(name) for name in names])
         self._histogram(
             "characters", found.get("histogram_edges", []), found.get("histogram_counts", [])
         )
-        self._show_tables(False)
+        _fill(self.parts, part_lines(found.get("splits", {}), listed.row.num_samples or 0))
+        self.parts.setHorizontalHeaderLabels(["Split", "Samples", "Share"])
+        self._show_tokens(False)
 
     def _draw_tokens(self, listed: ListedDataset, row_: TokenizationRow) -> None:
         found: Mapping[str, Any] = row_.statistics or {}
@@ -138,21 +146,23 @@ class StatisticsPage(QScrollArea):
             lengths.get("mean"),
             found.get("unique_tokens"),
         )
-        self._set_tiles(values)
+        self._set_tiles(values, "", "tokens")
         self._set_lengths(
             "tokens", [lengths.get(name) for name in ("min", "median", "mean", "max")]
         )
         self._histogram(
             "tokens", lengths.get("histogram_edges", []), lengths.get("histogram_counts", [])
         )
-        self._show_tables(True)
+        self._show_tokens(True)
+        self.parts.setHorizontalHeaderLabels(["Split", "Rows", "Share"])
         rows, total = row_.rows or 0, row_.tokens or 0
         _fill(self.parts, part_lines(found.get("parts", {}), rows))
         _fill(self.tokens, token_lines(found, total))
 
-    def _set_tiles(self, values: Sequence[float | None]) -> None:
-        for tile, value in zip(self.tiles.values(), values, strict=True):
-            tile.set_value(format_count(value))
+    def _set_tiles(self, values: Sequence[float | None], tokens: str, unit: str) -> None:
+        details = ("", tokens, unit, "")
+        for tile, value, detail in zip(self.tiles.values(), values, details, strict=True):
+            tile.set_value(format_count(value), "" if value is None else detail)
 
     def _set_lengths(self, unit: str, values: Sequence[float | None]) -> None:
         names = ("shortest", "median", "mean", "longest")
@@ -173,12 +183,20 @@ class StatisticsPage(QScrollArea):
         self._place.addWidget(self.plot)
         self.plot.set_counts(edges, counts)
 
-    def _show_tables(self, shown: bool) -> None:
-        for index in range(self._tables.count()):
-            item = self._tables.itemAt(index)
-            widget = item.widget() if item is not None else None
-            if widget is not None:
-                widget.setVisible(shown)
+    def _show_tokens(self, shown: bool) -> None:
+        for part in (self._tokens_title, self.tokens):
+            part.setVisible(shown)
+
+
+def storage_lines(listed: ListedDataset) -> list[tuple[str, ...]]:
+    """Bytes of the text, of all tokenisations, of both."""
+    text, total = listed.row.size_bytes, listed.size_bytes
+    tokens = None if text is None or total is None else total - text
+    return [
+        ("Text", format_bytes(text)),
+        ("Tokenisations", format_bytes(tokens)),
+        ("Total", format_bytes(total)),
+    ]
 
 
 def part_lines(parts: Mapping[str, Sequence[int]], rows: int) -> list[tuple[str, ...]]:
@@ -235,4 +253,5 @@ def _fill(table: QTableWidget, lines: Sequence[Sequence[str]]) -> None:
                 item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             table.setItem(number, column, item)
     high = table.horizontalHeader().sizeHint().height() + 4
-    table.setMinimumHeight(high + min(len(lines), 10) * table.verticalHeader().defaultSectionSize())
+    lines_shown = min(max(1, len(lines)), _LINES)
+    table.setMinimumHeight(high + lines_shown * table.verticalHeader().defaultSectionSize())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import (
@@ -22,10 +23,20 @@ from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 from mistudio.gui.style import mono_font
 from mistudio.gui.theme import appearance, mix
 from mistudio.gui.widgets.token_layout import MARKS
-from mistudio.jobs.dataset_pages import Chip
 
 _TINTS = ("blue", "purple", "emerald", "yellow")
 _WIDEST = 60  # characters shown of one chip
+
+
+class ChipLike(Protocol):
+    """A token, or several that share a character: of a stored row, or of a preview."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_id(self) -> int: ...
+    @property
+    def special(self) -> bool: ...
 
 
 class TokenChips(QWidget):
@@ -33,7 +44,7 @@ class TokenChips(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._chips: tuple[Chip, ...] = ()
+        self._chips: tuple[ChipLike, ...] = ()
         self._boxes: list[QRectF] = []
         self._height = 0
         policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
@@ -42,7 +53,7 @@ class TokenChips(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         appearance().changed.connect(self._lay_out)
 
-    def set_chips(self, chips: Sequence[Chip]) -> None:
+    def set_chips(self, chips: Sequence[ChipLike]) -> None:
         """Show other tokens."""
         self._chips = tuple(chips)
         self.setAccessibleName("Tokens: " + self.text())
@@ -74,7 +85,7 @@ class TokenChips(QWidget):
         self._boxes, self._height = self._places(max(self.width(), 80))
         self.update()
 
-    def chip_at(self, place: QPointF) -> Chip | None:
+    def chip_at(self, place: QPointF) -> ChipLike | None:
         """The chip under a point."""
         for chip, box in zip(self._chips, self._boxes, strict=True):
             if box.contains(place):
@@ -134,7 +145,7 @@ class TokenChips(QWidget):
             super().keyPressEvent(event)
 
 
-def shown(chip: Chip) -> str:
+def shown(chip: ChipLike) -> str:
     """The chip's text with visible line ends and spaces; a special token shows its id."""
     if chip.special or not chip.text:
         return f"#{chip.token_id}"
@@ -143,7 +154,7 @@ def shown(chip: Chip) -> str:
     return "·" * (len(text) - len(stripped)) + stripped
 
 
-def described(chip: Chip) -> str:
+def described(chip: ChipLike) -> str:
     """The tooltip: id, and what kind of token it is."""
     kind = "special token" if chip.special else "token"
     return f"{kind} {chip.token_id:,}" + (f"  “{chip.text}”" if chip.text else "")

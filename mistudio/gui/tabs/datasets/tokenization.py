@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
-from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.datasets.titles import facts_of, title_of
 from mistudio.gui.tabs.datasets.token_view import TokenView
 from mistudio.gui.tabs.datasets.tokenize_form import TokenizeForm
 from mistudio.gui.tabs.library.cards import JobCard, ObjectCard
 from mistudio.gui.tabs.library.deleting import Deleter
-from mistudio.gui.tabs.library.jobs import LiveProgress
+from mistudio.gui.tabs.library.jobs import LiveProgress, act_on_job
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import label
 from mistudio.jobs import library_pages
@@ -32,6 +32,7 @@ class TokenizationPage(QScrollArea):
         self._services, self._dataset = services, dataset
         self._rows: dict[str, TokenizationRow] = {}
         self._model_names: Mapping[str, str] = {}
+        self._used_by: Mapping[str, list[str]] = {}
         self._jobs: dict[str, JobRow] = {}
         self._cards: dict[str, ObjectCard] = {}
         self._wanted = ""  # made just now, to be shown once it has been read
@@ -54,7 +55,7 @@ class TokenizationPage(QScrollArea):
         box = QVBoxLayout(content)
         box.setContentsMargins(0, px(16), px(8), 0)
         box.setSpacing(px(12))
-        self.none = label("Not tokenised yet; the form below does it for a model.", "muted")
+        self.none = label("Not tokenised yet; the form below does it.", "muted")
         self._list = QVBoxLayout()
         self._list.setSpacing(px(8))
         box.addWidget(self.none)
@@ -67,12 +68,14 @@ class TokenizationPage(QScrollArea):
 
     def show_dataset(self, listed: ListedDataset) -> None:
         """Take over the tokenisations, and ask for the jobs that make more."""
+        self._used_by = listed.used_by
         self._rows = {row.id: row for row in listed.tokenizations}
         self._model_names = listed.model_names
         studio, dataset = self._services.studio, self._dataset
         self._services.query.ask(
             lambda _: library_pages.tokenize_jobs(studio, dataset), self._on_jobs, key="jobs"
         )
+        self.form.show_dataset(listed.row)
         self.form.read_models()
 
     def _on_jobs(self, jobs: list[JobRow]) -> None:
@@ -93,7 +96,7 @@ class TokenizationPage(QScrollArea):
         card = self._cards.get(job.id)
         if not isinstance(card, JobCard):
             card = JobCard(job.id, "table", "blue")
-            card.delete_asked.connect(self._cancel)
+            card.asked.connect(self._act)
             self._cards[job.id] = card
             self._list.insertWidget(0, card)
         card.show_job(job, self._live.of(job.id))
@@ -109,15 +112,16 @@ class TokenizationPage(QScrollArea):
             self._list.addWidget(card)
         # while one is being made, its job's card stands for it
         card.setVisible(row.status == "ready" or not self._jobs)
-        card.show_object(title_of(row, self._model_names), facts_of(row), row.status)
+        users = ", ".join(self._used_by.get(row.id, []))
+        extra = f"Used by {users}" if users else ""
+        card.show_object(title_of(row, self._model_names), facts_of(row), row.status, extra=extra)
 
     def _on_moved(self, job_id: str) -> None:
         if job_id in self._jobs and job_id in self._cards:
             self._job_card(self._jobs[job_id])
 
-    def _cancel(self, job_id: str) -> None:
-        self._services.lanes.request(job_id, "cancel")
-        self._services.publisher.publish("jobs", job_id)
+    def _act(self, job_id: str, verb: str) -> None:
+        act_on_job(self._services, job_id, verb)
 
     def show_tokens(self, tokenization_id: str) -> None:
         """Show the rows of a tokenisation as tokens."""
@@ -126,23 +130,3 @@ class TokenizationPage(QScrollArea):
         self._wanted = "" if ready else tokenization_id
         if row is not None and ready:
             self.view.show_tokenization(row, title_of(row, self._model_names))
-
-
-def title_of(row: TokenizationRow, model_names: Mapping[str, str]) -> str:
-    """What a tokenisation is called: the model it was made for and its row length."""
-    known = model_names.get(row.model_id or "")
-    name = f"For {known}" if known else "For a model that is gone"
-    return f"{name}, {row.context:,} tokens per row"
-
-
-def facts_of(row: TokenizationRow) -> str:
-    """Arrangement, rows, tokens and size."""
-    packed = row.settings.get("arrangement") != "document"
-    return " · ".join(
-        (
-            "packed" if packed else "one document per row",
-            f"{format_count(row.rows)} rows",
-            f"{format_count(row.tokens)} tokens",
-            format_bytes(row.size_bytes),
-        )
-    )

@@ -7,6 +7,7 @@ from typing import Any
 from PySide6.QtCore import QObject, Signal
 
 from mistudio.core.config import Config
+from mistudio.core.errors import StudioError
 from mistudio.core.units import format_duration
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
@@ -66,3 +67,18 @@ class LiveProgress(QObject):
 
     def _on_finished(self, job_id: str, state: str) -> None:
         self._newest.pop(job_id, None)
+
+
+def act_on_job(services: Services, job_id: str, verb: str) -> None:
+    """Do what a button of a job's card asks for; what is refused becomes a banner."""
+    try:
+        if verb == "retry":
+            services.studio.retry(job_id)
+        elif verb == "dismiss":
+            library_pages.hide_job(services.studio, job_id)
+        else:
+            services.lanes.request(job_id, verb)
+    except StudioError as error:
+        services.banner(error.sentence, level="error", details=error.details)
+    services.lanes.nudge()
+    services.publisher.publish("jobs", job_id)

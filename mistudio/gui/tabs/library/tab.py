@@ -17,11 +17,10 @@ from mistudio.gui.tabs.library.cards import JobCard, ObjectCard
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.library.filters import Filters, state_group
 from mistudio.gui.tabs.library.importing import ImportCard, dropped_path
-from mistudio.gui.tabs.library.jobs import LiveProgress
+from mistudio.gui.tabs.library.jobs import LiveProgress, act_on_job
 from mistudio.gui.tabs.library.visible_grid import VisibleGrid
 from mistudio.gui.widgets.cards import EmptyState
 from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, heading
-from mistudio.jobs import library_pages
 from mistudio.jobs.dependants import Dependants
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import JobRow, WorkRow
@@ -222,18 +221,7 @@ class LibraryTab(Tab):
     # Acting.
 
     def _act(self, job_id: str, verb: str) -> None:
-        """Do what a button of a job's card asks for."""
-        try:
-            if verb == "retry":
-                self.services.studio.retry(job_id)
-            elif verb == "dismiss":
-                library_pages.hide_job(self.services.studio, job_id)
-            else:
-                self.services.lanes.request(job_id, verb)
-        except StudioError as error:
-            self.services.banner(error.sentence, level="error", details=error.details)
-        self.services.lanes.nudge()
-        self.services.publisher.publish("jobs", job_id)
+        act_on_job(self.services, job_id, verb)
 
     def _run_sample(self) -> None:
         try:
