@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import directory_bytes, fsync_path
 from mistudio.core.config import from_dict, to_dict
-from mistudio.core.errors import Cancelled, DiskFull, NotFound
+from mistudio.core.errors import Cancelled, DiskFull, Left, NotFound
 from mistudio.core.ids import new_id
 from mistudio.core.model_configs import ExtractConfig
 from mistudio.core.units import format_bytes
@@ -84,6 +84,9 @@ def run(ctx: JobContext, config: ExtractConfig) -> Result:
         return _result(ctx.studio, row)
     try:
         return _run(ctx, row)
+    except Left:
+        ACTIVATION_SETS.update(ctx.db, row.id, status="interrupted", progress=None)
+        raise
     except Cancelled:
         _settle(ctx, row, "cancelled")
         raise

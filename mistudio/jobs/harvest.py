@@ -9,7 +9,7 @@ from typing import Any
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.config import to_dict
 from mistudio.core.configs import HarvestConfig
-from mistudio.core.errors import Mismatch
+from mistudio.core.errors import Left, Mismatch
 from mistudio.core.ids import new_id
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
@@ -80,6 +80,8 @@ def find_features(
         ctx.report.progress(0.97, "writing the table")
         store = FeatureStore(folder)
         features.add_statistics(ctx.db, pending.id, store.table_rows())
+    except Left:
+        raise  # the job is left interrupted and goes on from what is whole
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         FEATURE_SETS.delete(ctx.db, pending.id)

@@ -59,6 +59,7 @@ JOB_KINDS: dict[str, JobKind] = {
             dataset_configs.DownloadDatasetConfig,
             download_dataset.run,
             download_dataset.prepare,
+            resumable=True,
         ),
         JobKind(
             "tokenize",
@@ -84,6 +85,7 @@ JOB_KINDS: dict[str, JobKind] = {
             model_configs.DownloadModelConfig,
             download_model.run,
             download_model.prepare,
+            resumable=True,
         ),
         JobKind(
             "check_model",
@@ -116,6 +118,7 @@ JOB_KINDS: dict[str, JobKind] = {
             model_configs.ExtractConfig,
             extract_activations.run,
             extract_activations.prepare,
+            resumable=True,
         ),
         JobKind(
             "probe_extraction",
@@ -157,7 +160,13 @@ JOB_KINDS: dict[str, JobKind] = {
         JobKind("export_sae", "io", "Export SAE", configs.ExportSaeConfig, sae_library.run_export),
         JobKind("import_sae", "io", "Import SAE", configs.ImportSaeConfig, sae_library.run_import),
         JobKind(
-            "harvest", "gpu", "Find features", configs.HarvestConfig, harvest.run, harvest.prepare
+            "harvest",
+            "gpu",
+            "Find features",
+            configs.HarvestConfig,
+            harvest.run,
+            harvest.prepare,
+            resumable=True,
         ),
         JobKind(
             "steer",
