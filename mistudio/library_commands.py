@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,10 +328,8 @@ def bench_extract(studio: Studio, console: Console, arguments: Arguments) -> Non
 
 def bench_search(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Word search and paging over a synthetic text of many samples."""
-    from mistudio.store.bench_search import bench_search as measure
+    from mistudio.jobs.bench_search import bench_search as measure
 
     if arguments.samples < 1000:
         raise InvalidInput("--samples must be at least 1,000.", code="invalid_config")
-    began = time.perf_counter()
-    found = measure(studio.paths.tmp, arguments.samples)
-    console.result({**found, "seconds": time.perf_counter() - began})
+    console.result(measure(arguments.samples))

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from mistudio.core.errors import InvalidInput
+from mistudio.jobs import lookup
+
+if TYPE_CHECKING:
+    from mistudio.jobs.runner import Studio
 
 
 def bench_step(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -24,3 +30,25 @@ def bench_step(arguments: argparse.Namespace) -> dict[str, Any]:
         device=choose_device(),
     )
     return {**figures, "threads": torch.get_num_threads()}
+
+
+def bench_tokenize(studio: Studio, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Tokenising a dataset as a job does it against the bare tokenizer, in turn."""
+    from mistudio.ml.data.bench_tokenize import bench_tokenize as measure
+    from mistudio.ml.data.text import TextStore
+    from mistudio.ml.loading import load_tokenizer
+
+    model = lookup.model(studio, arguments.model)
+    dataset = lookup.dataset(studio, arguments.dataset)
+    return measure(
+        TextStore(studio.paths.dataset(dataset.id)),
+        load_tokenizer(studio.paths.absolute(model.path)),
+        studio.paths.tmp,
+        rounds=_rounds(arguments),
+    )
+
+
+def _rounds(arguments: argparse.Namespace) -> int:
+    if arguments.rounds < 1:
+        raise InvalidInput("--rounds must be at least 1.", code="invalid_config")
+    return int(arguments.rounds)
