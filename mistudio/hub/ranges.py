@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import httpx2
 
-from mistudio.core.control import JobControl
+from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import NoAnswer, RateLimited, StudioError
-from mistudio.core.events import Reporter, SilentReporter
 from mistudio.hub import client, errors, setup
 from mistudio.hub.client import RepoFacts
 from mistudio.hub.errors import Subject
@@ -17,6 +17,10 @@ from mistudio.hub.fetch import Connection, Fetch
 WAITS_S = (60.0, 120.0, 240.0)
 SILENCE_S = 30.0
 _POLL_S = 0.2
+
+
+class _PausedHere(Exception):
+    """The connection is given up for the time of a pause."""
 
 
 class RangeReader:
@@ -31,16 +35,17 @@ class RangeReader:
         facts: RepoFacts,
         token: str | None,
         control: JobControl,
-        report: Reporter | None = None,
         *,
         waits_s: tuple[float, ...] = WAITS_S,
         silence_s: float = SILENCE_S,
+        waiting: Callable[[StudioError, float], object] = lambda error, left: None,
     ) -> None:
+        """`waiting` hears why and for how many seconds yet, twice a second between two tries."""
         self.fetched = 0  # bytes taken from the network
         self._facts = facts
         self._token = token
         self._control = control
-        self._report = report or SilentReporter()
+        self._waiting = waiting
         self._waits_s = waits_s
         self._silence_s = silence_s
         self._connection = Connection(client.open_client())
@@ -69,6 +74,8 @@ class RangeReader:
             before = len(found)
             try:
                 self._read_on(path, start + len(found), end, found)
+            except _PausedHere:
+                self._let_go()
             except NoAnswer as error:
                 self._let_go()
                 failures = 0 if len(found) > before else failures + 1
@@ -124,6 +131,8 @@ class RangeReader:
     def _block(self, fetch: Fetch) -> bytes:
         silent_from = time.monotonic()
         while True:
+            if self._control.requested() is Request.PAUSE:
+                raise _PausedHere
             self._control.check()
             block = fetch.take(_POLL_S)
             if block is None:
@@ -149,10 +158,7 @@ class RangeReader:
         seconds = self._waits_s[failures - 1]
         if isinstance(error, RateLimited) and error.retry_after_s is not None:
             seconds = error.retry_after_s
-        self._report.note(f"{error.sentence} Trying again.", level="warning")
-        self._control.sleep(
-            seconds, lambda left: self._report.progress(0.0, f"Waiting {left:.0f} s to try again")
-        )
+        self._control.sleep(seconds, lambda left: self._waiting(error, left))
 
     def _let_go(self) -> None:
         fetch, self._fetch = self._fetch, None

@@ -14,7 +14,7 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id
 from mistudio.core.units import format_bytes
 from mistudio.jobs.context import JobContext, Result
-from mistudio.jobs.hub_dataset import LARGE_BYTES, WARN_BYTES, HubDataset
+from mistudio.jobs.hub_dataset import LARGE_BYTES, WARN_BYTES, HubDataset, LastProgress
 from mistudio.jobs.index_dataset import index_after
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow
@@ -22,6 +22,7 @@ from mistudio.store.tables import DATASETS, JOBS
 
 _PACKED = (".gz", ".zip", ".xz", ".bz2", ".zst", ".parquet")
 _UNPACKED_TIMES = 3  # text per byte of those
+_BYTES_PER_TOKEN = 4
 _LOOK_FIRST_BYTES = 50_000_000
 _DOWNLOAD_SHARE = 0.7  # of the job's progress
 _STORE_SHARE = 0.95
@@ -36,11 +37,13 @@ def run(ctx: JobContext, config: DownloadDatasetConfig) -> Result:
 
     A job that was interrupted goes on with the files that are in the cache.
     """
+    report = LastProgress(ctx.report)
+    ctx = dataclasses.replace(ctx, report=report)
     done = DATASETS.find(ctx.db, ctx.job.target_id) if ctx.job.target_id else None
     if done is None or done.status != "ready":
         ctx.report.progress(0.0, "Asking the Hub")
         with HubDataset(
-            ctx.studio, config.repo, config.config, config.revision, "", ctx.control, ctx.report
+            ctx.studio, config.repo, config.config, config.revision, "", ctx.control, report
         ) as found:
             done = _Download(ctx, config, found).run()
     index_after(ctx.studio, done, ctx.part(_STORE_SHARE, 1.0).report, ctx.control)
@@ -66,6 +69,8 @@ class _Download:
             self._require_room()
             if self.found.missing_bytes(self.config.split) > _LOOK_FIRST_BYTES:
                 self._kinds()  # no long download without a text
+        elif self.config.amount == "tokens":
+            require_room(self.ctx.paths.home, self.config.count * _BYTES_PER_TOKEN)
         self._insert("downloading" if whole else "ingesting")
         try:
             at = 0.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.core.control import JobControl
-from mistudio.core.errors import InvalidInput, Offline, Unsupported
+from mistudio.core.errors import InvalidInput, Offline, StudioError, Unsupported
 from mistudio.core.events import Reporter
 from mistudio.core.repositories import from_address, repository_problem
 from mistudio.core.units import format_bytes
@@ -30,6 +30,38 @@ LARGE_BYTES = 100_000_000_000
 _MOST_CARD = 4_000_000
 _RECENT_PIECES = 8  # of a megabyte
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
+
+
+class LastProgress:
+    """Passes events on and remembers how far the job was, for phases of waiting."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+        self._fraction = 0.0
+        self._told = ""
+
+    def progress(
+        self, fraction: float, phase: str, *, rate: str = "", eta_s: float | None = None
+    ) -> None:
+        self._fraction = fraction
+        self._told = ""
+        self._inner.progress(fraction, phase, rate=rate, eta_s=eta_s)
+
+    def metric(self, name: str, values: Mapping[str, float | int | str | None]) -> None:
+        self._inner.metric(name, values)
+
+    def note(self, sentence: str, *, level: str = "info") -> None:
+        self._inner.note(sentence, level=level)
+
+    def partial(self, name: str, value: object) -> None:
+        self._inner.partial(name, value)
+
+    def waiting(self, error: StudioError, left: float) -> None:
+        """Say that the Hub is asked again in `left` seconds, and once why."""
+        if self._told != error.sentence:
+            self._told = error.sentence
+            self._inner.note(f"{error.sentence} It is asked again.", level="warning")
+        self._inner.progress(self._fraction, f"Waiting {left:.0f} s to try again")
 
 
 class HubFiles:
@@ -92,7 +124,7 @@ class HubDataset:
         revision: str,
         token: str,
         control: JobControl,
-        report: Reporter | None = None,
+        report: LastProgress | None = None,
     ) -> None:
         """Asks the Hub, or the cache in offline mode; with a `report` waits and tries again.
 
@@ -152,7 +184,9 @@ class HubDataset:
 
         if self._report is None:  # someone looks at the preview: no long waits
             return RangeReader(facts, self.token, self.control, waits_s=(), silence_s=10.0)
-        return RangeReader(facts, self.token, self.control, self._report, waits_s=WAITS_S)
+        return RangeReader(
+            facts, self.token, self.control, waits_s=WAITS_S, waiting=self._report.waiting
+        )
 
     def _require_whole(self) -> None:
         """In offline mode, refuse a split of which only some files were ever downloaded."""

@@ -324,6 +324,51 @@ def test_a_stream_that_breaks_is_taken_up_again(hub: LocalHub, studio: Studio) -
     assert texts(studio, whole) == [one["text"] for one in made]
 
 
+def test_a_stream_waits_where_the_server_has_a_problem(
+    hub: LocalHub, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mistudio.hub import ranges
+
+    monkeypatch.setattr(ranges, "WAITS_S", (0.01, 0.02, 0.03))
+    made = rows(500)
+    hub.add("datasets", "o/set", {"train.jsonl": jsonl(made)})
+    hub.retry_after_s = 0
+    hub.faults("train.jsonl").statuses = [500, 503, 429]
+    report = RecordingReporter()
+    config = DownloadDatasetConfig(repo="o/set", amount="rows", count=400)
+    result = run(studio, "download_dataset", config, report)
+    assert result["samples"] == 400
+    told = [str(event.values["sentence"]) for event in report.events if event.kind == "note"]
+    assert "The Hub has a problem (500). Try again later. It is asked again." in told
+    phases = [str(event.values["phase"]) for event in report.events if event.kind == "progress"]
+    assert "Waiting 0 s to try again" in phases
+    hub.faults("train.jsonl").statuses = [500] * 4
+    with pytest.raises(StudioError, match="has a problem"):
+        run(studio, "download_dataset", config, report)
+    assert len(DATASETS.select(studio.db())) == 1
+
+
+def test_a_pause_gives_up_the_connection_of_a_stream(hub: LocalHub, studio: Studio) -> None:
+    made = rows(30_000)
+    hub.add("datasets", "o/set", {"train.jsonl": jsonl(made)})
+    hub.faults("train.jsonl").stall_after = 700_000
+    hub.faults("train.jsonl").stalls = 1
+    config = DownloadDatasetConfig(repo="o/set", amount="rows", count=29_000)
+    job, control = studio.submit("download_dataset", config), JobControl()
+    worker = threading.Thread(target=studio.execute, args=(job, RecordingReporter(), control))
+    worker.start()
+    wait_until(lambda: hub.sent.get("train.jsonl", 0) >= 700_000)
+    before = len(hub.requests("train.jsonl"))
+    control.pause()
+    worker.join(0.6)
+    assert worker.is_alive()
+    assert len(hub.requests("train.jsonl")) == before
+    control.resume()
+    worker.join(20)
+    assert JOBS.get(studio.db(), job).status == "completed"
+    assert texts(studio, DATASETS.select(studio.db())[0]) == [r["text"] for r in made[:29_000]]
+
+
 def cancelled_while(
     studio: Studio, config: DownloadDatasetConfig, ready: Callable[[], bool]
 ) -> RecordingReporter:

@@ -202,6 +202,17 @@ def test_what_cannot_be_read_is_said(files: dict[str, bytes], kind: type, words:
         rows_of(MemorySource(files))
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["/etc/passwd", "file:///etc/hosts", "https://example.org/a.csv", "../../x.csv", "~/a"],
+)
+@pytest.mark.parametrize("key", ["data_files", "data_dir"])
+def test_a_card_reaches_no_file_outside_its_repository(pattern: str, key: str) -> None:
+    card = f"---\nconfigs:\n- config_name: a\n  {key}: '{pattern}'\n---\n"
+    with pytest.raises(Unsupported, match="outside its repository"):
+        read_layout("o/name", MemorySource({"a.csv": b"a,b"}), card)
+
+
 def test_a_broken_head_of_the_card_counts_as_none() -> None:
     source = MemorySource({"README.md": b"---\na: [\n---\n", "train.jsonl": jsonl(ROWS)})
     assert len(rows_of(source)["train"]) == 60

@@ -74,6 +74,8 @@ def read_layout(repo: str, source: FileSource, card: str, config: str = "") -> L
             f"There is no config {chosen!r}; found {_listed(names)}.", code="no_config"
         )
     wanted = declared.get(chosen, {})
+    _refuse_outside(wanted)
+    quiet_library()
     mounted = Mounted(source)
     access = _download_config(mounted)
     base = address(str(PurePosixPath(wanted.get("data_dir") or "")).strip("./"))
@@ -93,7 +95,7 @@ def read_layout(repo: str, source: FileSource, card: str, config: str = "") -> L
             code="no_data_files",
             details=str(error),
         ) from error
-    except (ValueError, zipfile.BadZipFile, OSError) as error:
+    except (ValueError, TypeError, AttributeError, zipfile.BadZipFile, OSError) as error:
         if isinstance(failure := mounted.failure(), Exception):
             raise failure from error
         if "same data file format" in str(error):
@@ -127,6 +129,35 @@ def _refuse_script(repo: str, names: Mapping[str, int]) -> None:
             "This dataset needs its own loading script, which is not run. Import its files.",
             code="needs_script",
         )
+
+
+def _refuse_outside(wanted: Mapping[str, Any]) -> None:
+    """Files are taken from the repository only, whatever its card names."""
+
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        for inner in value.values() if isinstance(value, dict) else ():
+            yield from texts(inner)
+        for inner in value if isinstance(value, list) else ():
+            yield from texts(inner)
+
+    for key in ("data_files", "data_dir"):
+        for pattern in texts(wanted.get(key)):
+            if ":" in pattern or pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
+                raise Unsupported(
+                    "The card of this dataset names files outside its repository. "
+                    "Import its files.",
+                    details=pattern,
+                )
+
+
+def quiet_library() -> None:
+    """No bars and no messages of the library: errors are told as sentences."""
+    import datasets
+
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
 
 
 def _card_facts(card: str) -> dict[str, Any]:
