@@ -1,17 +1,18 @@
-"""The architecture viewer: a model's sizes, modules, hook points and raw configuration."""
+"""The architecture viewer: a model's sizes, modules, hook points, facts and raw configuration."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import (
     QGridLayout,
     QHeaderView,
     QPlainTextEdit,
+    QScrollArea,
+    QSplitter,
     QTabWidget,
     QTreeWidget,
     QTreeWidgetItem,
@@ -22,149 +23,167 @@ from PySide6.QtWidgets import (
 from mistudio.core.units import EM_DASH, format_count, format_short
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.style import mono_font
+from mistudio.gui.tabs.models.layer_grid import HOOK_TEXTS
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import MetricTile, label, row
+from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
+from mistudio.jobs.model_pages import Architecture, Module
 from mistudio.store.records import ModelRow
 
-_HOOK_MEANING = {
-    "resid_post": "the block's output",
-    "mlp_out": "what the MLP adds to the stream",
-    "attn_out": "what attention adds to the stream",
-}
-# What a configuration calls the things worth reading first; families differ in their names.
-_FACTS = (
-    ("Type", ("model_type",)),
-    ("Context", ("max_position_embeddings", "n_positions")),
-    ("Vocabulary", ("vocab_size",)),
-    ("MLP width", ("intermediate_size", "n_inner", "ffn_dim")),
-    ("Head size", ("head_dim",)),
-    ("Activation", ("hidden_act", "activation_function", "hidden_activation")),
-    ("Norm epsilon", ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")),
-    ("RoPE base", ("rope_theta",)),
-    ("Tied embeddings", ("tie_word_embeddings",)),
-)
+_HEADINGS = ("#", "Module", "Kind", "Shape", "Type", "Parameters")
+_NAME, _FIGURES = 1, (3, 4, 5)
 
 
 class ArchitectureViewer(Dialog):
     """What a model is made of, from its row; nothing is loaded."""
 
-    def __init__(self, model: ModelRow, path: Path, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, model: ModelRow, found: Architecture, path: Path, parent: QWidget | None = None
+    ) -> None:
         super().__init__(model.name, parent, width=896, height_share=0.8, scroll=False)
-        heads = format_count(model.num_heads)
-        if model.num_kv_heads and model.num_kv_heads != model.num_heads:
-            heads += f" / {model.num_kv_heads:,}"
-        tiles = row(
-            MetricTile("Layers", format_count(model.num_layers), "emerald"),
-            MetricTile("Hidden size", format_count(model.hidden_dim), "purple"),
+        self.box.setSpacing(appearance().px(12))
+        heads = format_count(found.heads)
+        if found.kv_heads and found.kv_heads != found.heads:
+            heads += f" / {found.kv_heads:,}"
+        self.tiles = (
+            MetricTile("Layers", format_count(found.layers), "emerald"),
+            MetricTile("Hidden size", format_count(found.hidden_dim), "purple"),
             MetricTile("Heads / key-value heads", heads, "blue"),
-            MetricTile("Parameters", format_short(model.params_count), "yellow"),
-            spacing=12,
+            MetricTile("Parameters", format_short(found.params), "yellow"),
         )
-        self.box.addLayout(tiles)
-        place = label(str(path), "mono", wrap=True, selectable=True)
-        place.setAccessibleName("Where the files are")
-        self.box.addWidget(place)
-        pages = QTabWidget()
-        layer_map = model.layer_map or {}
-        self.tree = module_tree(layer_map.get("tree", []))
-        pages.addTab(self.tree, "Modules")
-        pages.addTab(_hook_page(layer_map), "Hook points")
-        pages.addTab(_facts_page(model.architecture_config or {}), "Facts")
-        self.raw = QPlainTextEdit(
-            json.dumps(model.architecture_config or {}, indent=2, ensure_ascii=False)
-        )
+        self.box.addLayout(row(*self.tiles, spacing=12))
+        if found.why_not:
+            card = Card("info", padding=12)
+            card.box.addWidget(
+                label(f"This model can only be looked at: {found.why_not}", "warning", wrap=True)
+            )
+            self.box.addWidget(card)
+        self.tree = module_tree(found.modules)
+        self.raw = QPlainTextEdit(json.dumps(dict(found.config), indent=2, ensure_ascii=False))
         self.raw.setReadOnly(True)
         self.raw.setFont(mono_font())
         self.raw.setAccessibleName("Configuration as JSON")
-        pages.addTab(self.raw, "Configuration")
+        pages = QTabWidget()
+        pages.addTab(self._parts_page(found), "Modules")
+        pages.addTab(hook_page(found), "Hook points")
+        pages.addTab(self.raw, "Configuration as JSON")
         self.box.addWidget(pages, 1)
+        place = label(str(path), "small", wrap=True, selectable=True)
+        place.setAccessibleName("Where the files are")
+        self.box.addWidget(place)
         self.add_close()
 
+    def _parts_page(self, found: Architecture) -> QWidget:
+        """The tree, and the panel of facts beside it."""
+        self.expand_button = button("Expand all", self._expand, variant="ghost")
+        self.collapse_button = button("Collapse all", self._collapse, variant="ghost")
+        left = QWidget()
+        box = QVBoxLayout(left)
+        box.setContentsMargins(0, appearance().px(8), 0, 0)
+        box.setSpacing(appearance().px(4))
+        box.addWidget(self.tree, 1)
+        box.addLayout(row(self.expand_button, self.collapse_button, None))
+        page = QSplitter(Qt.Orientation.Horizontal)
+        page.addWidget(left)
+        page.addWidget(facts_panel(found))
+        page.setStretchFactor(0, 1)
+        page.setStretchFactor(1, 0)
+        page.setChildrenCollapsible(False)
+        return page
 
-def module_tree(rows: list[dict[str, Any]]) -> QTreeWidget:
-    """Embedding, blocks (opened to their modules), norms and output with shapes and sizes."""
+    def _expand(self) -> None:
+        self.tree.expandAll()
+
+    def _collapse(self) -> None:
+        self.tree.collapseAll()
+
+
+def module_tree(modules: Sequence[Module]) -> QTreeWidget:
+    """Embedding, blocks (opened to their modules and hook points), norms, output."""
     tree = QTreeWidget()
     tree.setAccessibleName("Modules")
-    tree.setHeaderLabels(["Module", "Kind", "Shape", "Type", "Parameters"])
+    tree.setHeaderLabels(list(_HEADINGS))
     tree.setAlternatingRowColors(True)
     tree.setUniformRowHeights(True)
-    for described in rows:
-        item = _item(described)
-        for child in described.get("children", []):
-            item.addChild(_item(child))
-        tree.addTopLevelItem(item)
+    tree.addTopLevelItems([_item(module) for module in modules])
     header = tree.header()
     header.setStretchLastSection(False)
-    header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-    for column in range(1, 5):
+    for column in range(len(_HEADINGS)):
         header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionResizeMode(_NAME, QHeaderView.ResizeMode.Stretch)
+    tree.headerItem().setTextAlignment(
+        _FIGURES[-1], Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+    )
     return tree
 
 
-def _item(described: Mapping[str, Any]) -> QTreeWidgetItem:
-    shape = described.get("shape")
-    item = QTreeWidgetItem(
-        [
-            str(described.get("name", "")),
-            str(described.get("kind", "")),
-            " × ".join(f"{side:,}" for side in shape) if shape else EM_DASH,
-            str(described.get("dtype") or EM_DASH),
-            format_count(described.get("params")),
-        ]
-    )
-    for column in (2, 3, 4):
-        item.setFont(column, mono_font())
-    item.setTextAlignment(4, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+def _item(module: Module) -> QTreeWidgetItem:
+    shape = " × ".join(f"{side:,}" for side in module.shape) if module.shape else EM_DASH
+    words = f"{module.kind} · {module.note}" if module.note else module.kind
+    texts = [str(module.index), module.name, words, shape, module.dtype or EM_DASH]
+    item = QTreeWidgetItem([*texts, format_count(module.params)])
+    item.setToolTip(_NAME, module.name)
+    item.setToolTip(2, words)
+    for column in _FIGURES:
+        item.setFont(column, mono_font(13))
+    item.setTextAlignment(_FIGURES[-1], Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    item.addChildren([_item(child) for child in module.children])
+    item.addChildren([_hook_item(hook, path) for hook, path in module.hooks])
     return item
 
 
-def _hook_page(layer_map: Mapping[str, Any]) -> QWidget:
+def _hook_item(hook: str, path: str) -> QTreeWidgetItem:
+    name, meaning = HOOK_TEXTS.get(hook, (hook, ""))
+    item = QTreeWidgetItem(["", hook, f"hook point · {name}", EM_DASH, EM_DASH, EM_DASH])
+    item.setToolTip(_NAME, path)
+    item.setToolTip(2, meaning)
+    item.setFont(_NAME, mono_font(13))
+    return item
+
+
+def facts_panel(found: Architecture) -> QWidget:
+    """Type, context, vocabulary and so on, one above the other."""
+    panel = QWidget()
+    panel.setObjectName("column")
+    grid = QGridLayout(panel)
+    px = appearance().px
+    grid.setContentsMargins(px(16), px(12), px(8), px(8))
+    grid.setHorizontalSpacing(px(16))
+    grid.setVerticalSpacing(px(6))
+    line = 0
+    for name, value in found.facts:
+        grid.addWidget(label(name, "muted"), line, 0)
+        grid.addWidget(label(value, "mono", selectable=True), line, 1)
+        line += 1
+    lens = "ready" if not found.lens_why else f"not available: {found.lens_why}"
+    if not found.why_not:
+        grid.addWidget(label("Logit lens", "muted"), line, 0, Qt.AlignmentFlag.AlignTop)
+        grid.addWidget(label(lens, "label", wrap=True), line, 1)
+        line += 1
+    grid.setRowStretch(line, 1)
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(panel)
+    area.setMinimumWidth(px(230))
+    return area
+
+
+def hook_page(found: Architecture) -> QWidget:
     """Each hook of the last block with the path of its module."""
-    blocks = str(layer_map.get("blocks") or EM_DASH)
-    page, grid = _grid()
-    grid.addWidget(
-        label(f"The blocks are {blocks}; the paths are those of the last one.", "muted", wrap=True),
-        0,
-        0,
-        1,
-        3,
-    )
-    for line, (hook, path) in enumerate(layer_map.get("hooks", {}).items(), start=1):
-        grid.addWidget(label(hook, "mono", selectable=True), line, 0)
-        grid.addWidget(label(str(path), "mono", selectable=True), line, 1)
-        grid.addWidget(label(_HOOK_MEANING.get(hook, ""), "muted", wrap=True), line, 2)
-    return page
-
-
-def _facts_page(config: Mapping[str, Any]) -> QWidget:
-    """What the configuration says, under the names that people use."""
-    page, grid = _grid()
-    text = config.get("text_config") or config
-    text = {**text, **(text.get("rope_parameters") or {})}
-    found = [(name, next((text[k] for k in keys if k in text), None)) for name, keys in _FACTS]
-    for line, (name, value) in enumerate(found):
-        grid.addWidget(label(name, "label"), line, 0)
-        shown = EM_DASH if value is None else format_fact(value)
-        grid.addWidget(label(shown, "mono", selectable=True), line, 1)
-    return page
-
-
-def format_fact(value: Any) -> str:
-    """A configuration value as people read it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _grid() -> tuple[QWidget, QGridLayout]:
     page = QWidget()
     outer = QVBoxLayout(page)
     grid = QGridLayout()
     grid.setHorizontalSpacing(appearance().px(24))
     grid.setVerticalSpacing(appearance().px(8))
-    grid.setColumnStretch(grid.columnCount() + 1, 1)
+    grid.setColumnStretch(3, 1)
+    where = f"The blocks are {found.blocks_path or EM_DASH}; the paths are those of the last one."
+    if not found.hooks:
+        where = "No hook points are known: the layers of this model were not found."
+    grid.addWidget(label(where, "muted", wrap=True), 0, 0, 1, 4)
+    for line, (hook, path) in enumerate(found.hooks, start=1):
+        grid.addWidget(label(hook, "mono", selectable=True), line, 0)
+        grid.addWidget(label(path, "mono", selectable=True), line, 1)
+        grid.addWidget(label(HOOK_TEXTS.get(hook, ("", ""))[1], "muted", wrap=True), line, 2, 1, 2)
     outer.addLayout(grid)
     outer.addStretch(1)
-    return page, grid
+    return page

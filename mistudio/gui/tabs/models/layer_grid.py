@@ -1,0 +1,127 @@
+"""Choosing blocks of a model: a grid of toggles, all or none, and how many are chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QCheckBox, QGridLayout, QPushButton, QVBoxLayout, QWidget
+
+from mistudio.core.model_configs import EXTRACTION_HOOKS, chosen_layers
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.editors import Editor
+
+_COLUMNS = 6
+HOOK_TEXTS = {
+    "resid_post": ("Residual", "the block's output, the residual stream after it"),
+    "mlp_out": ("MLP", "what the MLP adds to the residual stream"),
+    "attn_out": ("Attention", "what attention adds to the residual stream, before it is added"),
+    "mlp_in": ("MLP input", "what the MLP reads, after the norm before it"),
+}
+
+
+class LayerGrid(QWidget):
+    """Toggles L0, L1, … in six columns; `value()` is "0,6,11", "all" or ""."""
+
+    changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        px = appearance().px
+        self.title = label("Layers (0 selected)", "label")
+        self.all_button = button("All", self._take_all, variant="link")
+        self.none_button = button("None", self._take_none, variant="link")
+        self._grid = QGridLayout()
+        self._grid.setSpacing(px(6))
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(px(4))
+        box.addLayout(row(self.title, None, self.all_button, self.none_button))
+        box.addLayout(self._grid)
+        self.toggles: list[QPushButton] = []
+        self._wanted = ""
+        self._quiet = False
+
+    def set_layers(self, count: int) -> None:
+        """Offer the blocks of a model; what was chosen stays as far as there are such blocks."""
+        wanted = self.value() if self.toggles else self._wanted
+        for toggle in self.toggles:
+            self._grid.removeWidget(toggle)
+            toggle.deleteLater()
+        self.toggles = []
+        for layer in range(count):
+            toggle = button(f"L{layer}", self._on_toggled, variant="toggle")
+            toggle.setAccessibleName(f"Layer {layer}")
+            self._grid.addWidget(toggle, *divmod(layer, _COLUMNS))
+            self.toggles.append(toggle)
+        self.set_value(wanted)
+
+    def chosen(self) -> list[int]:
+        """The numbers of the blocks that are on."""
+        return [layer for layer, toggle in enumerate(self.toggles) if toggle.isChecked()]
+
+    def value(self) -> str:
+        on = self.chosen()
+        if self.toggles and len(on) == len(self.toggles):
+            return "all"
+        return ",".join(map(str, on))
+
+    def set_value(self, text: str) -> list[int]:
+        """Choose "0,6,11", "0-3", "all" or ""; returns the blocks that the model lacks."""
+        self._wanted = text
+        count = len(self.toggles)
+        try:
+            asked = chosen_layers(text, count if text == "all" else 4097) if text else []
+        except ValueError:
+            asked = []
+        self._quiet = True
+        for layer, toggle in enumerate(self.toggles):
+            toggle.setChecked(layer in asked)
+        self._quiet = False
+        self._on_toggled()
+        return [layer for layer in asked if layer >= count]
+
+    def _take_all(self) -> None:
+        self.set_value("all")
+
+    def _take_none(self) -> None:
+        self.set_value("")
+
+    def _on_toggled(self) -> None:
+        if not self._quiet:
+            self.title.setText(f"Layers ({len(self.chosen()):,} selected)")
+            self.changed.emit()
+
+
+class HooksEditor(Editor):
+    """A tick for each kind of hook point."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        holder = QWidget()
+        grid = QGridLayout(holder)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(appearance().px(4))
+        self.ticks: dict[str, QCheckBox] = {}
+        for position, hook in enumerate(EXTRACTION_HOOKS):
+            name, meaning = HOOK_TEXTS[hook]
+            tick = QCheckBox(name)
+            tick.setToolTip(f"{hook}: {meaning}")
+            tick.setAccessibleDescription(meaning)
+            tick.toggled.connect(self._on_toggled)
+            grid.addWidget(tick, *divmod(position, 2))
+            self.ticks[hook] = tick
+        self._hold(holder)
+        self.setFocusProxy(self.ticks[EXTRACTION_HOOKS[0]])
+
+    def value(self) -> list[str]:
+        return [hook for hook, tick in self.ticks.items() if tick.isChecked()]
+
+    def set_value(self, value: Any) -> None:
+        wanted = [value] if isinstance(value, str) else list(value or ())
+        for hook, tick in self.ticks.items():
+            tick.setChecked(hook in wanted)
+
+    def _on_toggled(self) -> None:
+        self.changed.emit()

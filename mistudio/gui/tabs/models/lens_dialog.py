@@ -1,0 +1,155 @@
+"""The prompt lens: what a model would say after each layer, at each position of a prompt."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QModelIndex, Qt
+from PySide6.QtGui import QGuiApplication, QKeyEvent
+from PySide6.QtWidgets import QPlainTextEdit, QWidget
+
+from mistudio.core.config import violations
+from mistudio.core.errors import StudioError
+from mistudio.core.model_configs import PromptLensConfig
+from mistudio.gui.dialog import Dialog
+from mistudio.gui.reporting import Drained
+from mistudio.gui.services import Services
+from mistudio.gui.style import mono_font
+from mistudio.gui.tabs.library.jobs import JobWatch
+from mistudio.gui.tabs.models.lens_grid import LensGrid, LensModel
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.store.records import JobRow, ModelRow
+
+_EXAMPLE = "The capital of France is"
+
+
+class PromptBox(QPlainTextEdit):
+    """A prompt of a few lines; Ctrl+Return runs it, Tab leaves it."""
+
+    def __init__(self, run: object, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._run = run
+        self.setTabChangesFocus(True)
+        self.setFont(mono_font())
+        self.setAccessibleName("Prompt")
+        self.setFixedHeight(appearance().px(84))
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        control = event.modifiers() & Qt.KeyboardModifier.ControlModifier
+        if control and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self._run()  # type: ignore[operator]
+        else:
+            super().keyPressEvent(event)
+
+
+class PromptLensDialog(Dialog):
+    """A prompt, Run, and the grid; the current cell is spelled out below it."""
+
+    def __init__(self, services: Services, model: ModelRow, parent: QWidget | None = None) -> None:
+        super().__init__(
+            f"Prompt lens: {model.name}", parent, width=1152, height_share=0.9, scroll=False
+        )
+        self._services, self._model = services, model
+        self._job = ""
+        self._grid_model: LensModel | None = None
+        self.prompt = PromptBox(self.run)
+        self.prompt.setPlainText(str(services.settings.recall("prompt_lens", _EXAMPLE)))
+        self.run_button = button("Run", self.run, variant="primary", icon="play", tip="Ctrl+Return")
+        self.cancel_button = button("Cancel", self.cancel, icon="close")
+        self.cancel_button.hide()
+        self.state = label("", "muted", wrap=True)
+        self.problem = label("", "error", wrap=True, selectable=True)
+        self.problem.hide()
+        self.grid = LensGrid()
+        self.details = label("", "mono", wrap=True, selectable=True)
+        self.copy_button = button("Copy as table", self.copy, icon="copy")
+        self._build()
+        self._watch = JobWatch(services, self)
+        self._watch.ended.connect(self._on_ended)
+        services.lanes.drained.connect(self._on_drained)
+        self.prompt.setFocus()
+
+    def _build(self) -> None:
+        self.box.setSpacing(appearance().px(10))
+        self.box.addWidget(
+            label(
+                "Each cell is the token that the model would say next if it ended after that "
+                "layer, read with its own final norm and output matrix. The stronger the colour, "
+                "the more probable; the top row is the model's own prediction.",
+                "muted",
+                wrap=True,
+            )
+        )
+        self.box.addWidget(self.prompt)
+        self.box.addLayout(row(self.run_button, self.cancel_button, self.state, None))
+        self.box.addWidget(self.problem)
+        self.box.addWidget(self.grid, 1)
+        self.below = Card("nested", padding=12)
+        self.below.box.addWidget(self.details)
+        self.box.addWidget(self.below)
+        self.buttons.insertWidget(0, self.copy_button)
+        self.add_close()
+        for part in (self.grid, self.below):
+            part.hide()
+        self.box.addStretch(0)
+        self.copy_button.setEnabled(False)
+
+    def run(self) -> None:
+        """Queue the prompt, or show what is wrong."""
+        config = PromptLensConfig(model=self._model.id, prompt=self.prompt.toPlainText())
+        if found := violations(config):
+            self._say(" ".join(violation.sentence for violation in found))
+            return
+        try:
+            self._job = self._watch.submit("prompt_lens", config)
+        except StudioError as error:
+            self._say(error.sentence)
+            return
+        self._services.settings.remember("prompt_lens", config.prompt)
+        self._say("")
+        self._wait(True)
+
+    def cancel(self) -> None:
+        """End the job under way."""
+        self.state.setText("Cancelling…")
+        self._services.lanes.request(self._job, "cancel")
+
+    def copy(self) -> None:
+        """Put the grid on the clipboard, tab-separated."""
+        if self._grid_model is not None:
+            QGuiApplication.clipboard().setText(self._grid_model.as_text())
+
+    def _on_drained(self, job_id: str, drained: Drained) -> None:
+        if job_id == self._job and drained.progress is not None:
+            self.state.setText(drained.progress.phase)
+
+    def _on_ended(self, job: JobRow) -> None:
+        if job.id != self._job:
+            return
+        self._wait(False)
+        if job.status == "completed" and job.result:
+            self._show(job.result)
+        elif job.status == "failed":
+            self._say(job.error_message or "The prompt lens failed.")
+
+    def _show(self, result: dict[str, object]) -> None:
+        self.grid.show()
+        self.below.show()
+        self._grid_model = self.grid.show_result(result)
+        self.grid.selectionModel().currentChanged.connect(self._on_current)
+        self._on_current(self.grid.currentIndex())
+        self.copy_button.setEnabled(True)
+        self.grid.setFocus()
+
+    def _on_current(self, current: QModelIndex, previous: QModelIndex | None = None) -> None:
+        if self._grid_model is not None and current.isValid():
+            lines = self._grid_model.describe(current).splitlines()
+            self.details.setText(lines[0] + ":   " + "    ".join(x.strip() for x in lines[1:]))
+
+    def _wait(self, waiting: bool) -> None:
+        self.run_button.setDisabled(waiting)
+        self.cancel_button.setVisible(waiting)
+        self.state.setText("Waits for its turn" if waiting else "")
+
+    def _say(self, sentence: str) -> None:
+        self.problem.setText(sentence)
+        self.problem.setVisible(bool(sentence))

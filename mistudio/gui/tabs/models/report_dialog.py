@@ -1,0 +1,207 @@
+"""The quantisation report: how far a quantised form is from the 16-bit form, on a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QWidget
+
+from mistudio.core.errors import StudioError
+from mistudio.core.model_configs import ReportModelConfig
+from mistudio.core.units import format_count, format_decimal, format_percent
+from mistudio.gui.dialog import Dialog
+from mistudio.gui.reporting import Drained
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.jobs import JobWatch
+from mistudio.gui.tabs.models.formats import QUANTISED, format_name
+from mistudio.gui.tabs.models.tables import FigureTable
+from mistudio.gui.tabs.models.texts import all_texts
+from mistudio.gui.tabs.training.fields import LibraryChoice
+from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
+from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.editors import ChoiceEditor
+from mistudio.gui.widgets.progress import ProgressBar
+from mistudio.store.records import JobRow, ModelRow
+from mistudio.store.tables import MODELS
+
+_HEADINGS = (
+    "Format",
+    "Against",
+    "Agreement",
+    "KL (nats)",
+    "Perplexity",
+    "16-bit perplexity",
+    "Tokens",
+)
+_MEANING = (
+    "Agreement: how often both forms hold the same token for the likeliest next one. KL: mean "
+    "divergence of the quantised form's distribution from the 16-bit one's, per token; 0 is equal. "
+    "Perplexity: of both on the same text; lower is better."
+)
+
+
+class ReportDialog(Dialog):
+    """Runs the comparison and shows every one that is stored with the model."""
+
+    def __init__(self, services: Services, model: ModelRow, parent: QWidget | None = None) -> None:
+        super().__init__(f"Quantisation report: {model.name}", parent, width=820)
+        self._services, self._model = services, model
+        self._job = ""
+        self.texts = LibraryChoice("Choose a text")
+        self.form = ConfigForm(
+            ReportModelConfig,
+            ("format", "tokens", "dataset"),
+            editors={
+                "dataset": self.texts,
+                "format": ChoiceEditor([(form, format_name(form)) for form in QUANTISED]),
+            },
+            columns=3,
+            settings=services.settings,
+            remember="report_model",
+            command="model report",
+        )
+        first = model.format if model.format in QUANTISED else ""
+        kept = {"format": first} if first else {}
+        self.form.set_values({"model": model.id, **kept})
+        self.button = button("Run report", self.submit, variant="primary", icon="play")
+        self.form.action_row.addWidget(self.button)
+        self.state = label("", "muted", wrap=True)
+        self.bar = ProgressBar("purple")
+        self.problem = label("", "error", wrap=True, selectable=True)
+        self._tiles()
+        self.table = FigureTable(_HEADINGS, "Stored reports", numeric=range(2, len(_HEADINGS)))
+        self.none = label("No report is stored yet.", "muted")
+        self._build()
+        self._watch = JobWatch(services, self)
+        self._watch.ended.connect(self._on_ended)
+        services.lanes.drained.connect(self._on_drained)
+        services.query.ask(lambda db: all_texts(db, model), self._on_texts)
+        self.show_reports(model.report or {}, first)
+
+    def _tiles(self) -> None:
+        self.agreement = MetricTile("Next-token agreement", color="emerald")
+        self.kl = MetricTile("KL divergence, nats per token", color="blue")
+        self.perplexity = MetricTile("Perplexity", color="purple")
+        self.reference = MetricTile("Perplexity in 16 bit", color="yellow")
+        self.tiles = QWidget()
+        tiles = (self.agreement, self.kl, self.perplexity, self.reference)
+        self.tiles.setLayout(row(*tiles, spacing=12))
+
+    def _build(self) -> None:
+        card = Card("list", padding=16)
+        for part in (self.form, self.state, self.bar, self.problem):
+            card.box.addWidget(part)
+        for part in (self.state, self.bar, self.problem):
+            part.hide()
+        self.box.addWidget(label(_MEANING, "muted", wrap=True))
+        self.box.addWidget(card)
+        self.box.addWidget(self.tiles)
+        self.box.addWidget(label("Stored reports", "card"))
+        self.box.addWidget(self.none)
+        self.box.addWidget(self.table)
+        self.box.addStretch(1)
+        self.copy_button = button("Copy as table", self.copy, icon="copy")
+        self.cancel_button = button("Cancel the run", self.cancel, icon="close")
+        self.cancel_button.hide()
+        self.buttons.insertWidget(0, self.copy_button)
+        self.buttons.insertWidget(1, self.cancel_button)
+        self.add_close()
+
+    def _on_texts(self, pairs: list[tuple[str, str]]) -> None:
+        self.texts.offer(pairs, pairs[0][0] if len(pairs) == 1 else "")
+        if not pairs:
+            self._say("There is no text yet; get a dataset on the Datasets tab first.")
+
+    # Running.
+
+    def submit(self) -> None:
+        """Queue the comparison, or show what is wrong."""
+        config = self.form.checked()
+        if config is None:
+            return
+        try:
+            self._job = self._watch.submit("report_model", config)
+        except StudioError as error:
+            self._say(error.sentence)
+            return
+        self._say("")
+        self._wait(True)
+
+    def cancel(self) -> None:
+        """End the job under way."""
+        self.state.setText("Cancelling…")
+        self._services.lanes.request(self._job, "cancel")
+
+    def _on_drained(self, job_id: str, drained: Drained) -> None:
+        if job_id == self._job and drained.progress is not None:
+            self.state.setText(drained.progress.phase)
+            self.bar.set_value(100 * drained.progress.fraction)
+
+    def _on_ended(self, job: JobRow) -> None:
+        if job.id != self._job:
+            return
+        self._job = ""
+        self._wait(False)
+        if job.status == "failed":
+            self._say(job.error_message or "The report failed.")
+        elif job.status == "completed" and job.result:
+            newest, model_id = str(job.result["format"]), self._model.id
+            self._services.query.ask(
+                lambda db: (MODELS.get(db, model_id).report or {}, newest), self._on_stored
+            )
+
+    def _on_stored(self, found: tuple[Mapping[str, Any], str]) -> None:
+        self.show_reports(*found)
+
+    def _wait(self, waiting: bool) -> None:
+        self.button.setDisabled(waiting)
+        self.cancel_button.setVisible(waiting)
+        self.state.setText("Waits for its turn")
+        self.bar.set_value(0.0)
+        for part in (self.state, self.bar):
+            part.setVisible(waiting)
+
+    def _say(self, sentence: str) -> None:
+        self.problem.setText(sentence)
+        self.problem.setVisible(bool(sentence))
+
+    # Showing.
+
+    def show_reports(self, reports: Mapping[str, Any], newest: str = "") -> None:
+        """List what is stored; the tiles show `newest`, else the last one."""
+        lines = [report_cells(values) for values in reports.values()]
+        self.table.set_rows(lines)
+        self.table.setVisible(bool(lines))
+        self.copy_button.setEnabled(bool(lines))
+        self.none.setVisible(not lines)
+        self.tiles.setVisible(bool(lines))
+        if lines:
+            self._show_tiles(reports.get(newest) or list(reports.values())[-1])
+
+    def _show_tiles(self, values: Mapping[str, Any]) -> None:
+        form = format_name(values["format"])
+        counted = f"{form}, n = {format_count(values['tokens'])}"
+        self.agreement.set_value(format_percent(values["agreement"], 2), counted)
+        self.kl.set_value(format_decimal(values["kl"]), counted)
+        self.perplexity.set_value(format_decimal(values["perplexity"], 2), counted)
+        reference = f"{format_name(values['reference'])}, n = {format_count(values['tokens'])}"
+        self.reference.set_value(format_decimal(values["reference_perplexity"], 2), reference)
+
+    def copy(self) -> None:
+        """Put the table on the clipboard, tab-separated."""
+        QGuiApplication.clipboard().setText(self.table.as_text())
+
+
+def report_cells(values: Mapping[str, Any]) -> list[str]:
+    """A stored report as a line of the table."""
+    return [
+        format_name(values["format"]),
+        format_name(values["reference"]),
+        format_percent(values["agreement"], 2),
+        format_decimal(values["kl"]),
+        format_decimal(values["perplexity"], 2),
+        format_decimal(values["reference_perplexity"], 2),
+        format_count(values["tokens"]),
+    ]

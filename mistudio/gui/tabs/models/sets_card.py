@@ -1,0 +1,255 @@
+"""The activation sets there are: state and progress, and what can be done with each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PySide6.QtCore import QTimer, Signal
+from PySide6.QtWidgets import QWidget
+
+from mistudio.core.errors import StudioError
+from mistudio.core.model_configs import VerifyActivationsConfig
+from mistudio.core.units import EM_DASH, format_bytes, format_count
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import Deleter
+from mistudio.gui.tabs.library.jobs import JobWatch, LiveProgress
+from mistudio.gui.tabs.models.tables import FigureTable
+from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.jobs import activation_pages
+from mistudio.jobs.deletion import delete_activation_set
+from mistudio.jobs.dependants import of_activation_set
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import ActivationSetRow, JobRow
+from mistudio.store.tables import JOBS, MODELS
+
+_HEADINGS = ("Name", "Model", "Layers", "Hooks", "Tokens", "Size", "State")
+_LISTED = 8  # lines before the table scrolls
+_HELD = ("paused", "interrupted")
+
+
+class _List(NamedTuple):
+    sets: Sequence[ActivationSetRow]
+    models: dict[str, str]
+    jobs: dict[str, JobRow]  # the newest extraction of each set
+
+
+def read_sets(studio: Studio) -> _List:
+    """Every set, the names of the models, and the newest job of each set."""
+    db = studio.db()
+    names = {row_.id: row_.name for row_ in MODELS.select(db)}
+    jobs = JOBS.select(db, "kind = 'extract_activations' AND target_id IS NOT NULL")
+    newest: dict[str, JobRow] = {}
+    for job in jobs:
+        newest.setdefault(job.target_id or "", job)
+    return _List(activation_pages.sets(studio), names, newest)
+
+
+class ActivationSets(Card):
+    """A table of sets with a row of actions on the chosen one."""
+
+    opened = Signal(str)  # id of a completed set
+    export_asked = Signal(str)
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__("list", parent)
+        self._services = services
+        self._found = _List([], {}, {})
+        self.table = FigureTable(_HEADINGS, "Activation sets", numeric=(4, 5), most=_LISTED)
+        self.none = label(
+            "No activation sets yet. “Extract activations” on a model's card makes one.", "muted"
+        )
+        self.problem = label("", "muted", wrap=True, selectable=True)
+        self.open_button = button("Open", self._open, icon="curve", tip="Statistics and plots")
+        self.verify_button = button("Verify", self._verify, icon="check", tip="Compare checksums")
+        self.export_button = button("Export .npy", self._export, icon="upload")
+        self.go_button = button("Resume", self._go_on, icon="play")
+        self.cancel_button = button("Cancel", self._cancel, icon="close")
+        self.delete_button = button("Delete", self._delete, icon="trash")
+        self._actions = (
+            self.open_button,
+            self.verify_button,
+            self.export_button,
+            self.go_button,
+            self.cancel_button,
+            self.delete_button,
+        )
+        self.box.addWidget(label("Activation sets", "card"))
+        for part in (self.none, self.table, self.problem):
+            self.box.addWidget(part)
+        self.box.addLayout(row(*self._actions, None))
+        self._connect()
+        self.read()
+
+    def _connect(self) -> None:
+        services = self._services
+        self.deleter = Deleter(
+            services, "activation_sets", of_activation_set, delete_activation_set, self
+        )
+        self.deleter.deleted.connect(self._on_change)
+        self._live = LiveProgress(services, self)
+        self._live.moved.connect(self._on_moved)
+        self._watch = JobWatch(services, self)
+        self._watch.ended.connect(self._on_ended)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(60)
+        self._soon.timeout.connect(self.read)
+        services.lanes.started.connect(self._on_change)
+        services.lanes.finished.connect(self._on_change)
+        services.publisher.changed.connect(self._on_published)
+        self.table.itemSelectionChanged.connect(self._on_selected)
+        self.table.cellDoubleClicked.connect(self._on_double)
+
+    # Reading.
+
+    def read(self) -> None:
+        """Read the list again."""
+        studio = self._services.studio
+        self._services.query.ask(lambda _: read_sets(studio), self._on_list, key="sets")
+
+    def chosen(self) -> ActivationSetRow | None:
+        """The set of the current line."""
+        line = self.table.currentRow()
+        return self._found.sets[line] if 0 <= line < len(self._found.sets) else None
+
+    def _on_change(self, *told: object) -> None:
+        self._soon.start()
+
+    def _on_published(self, kind: str, object_id: str) -> None:
+        if kind in ("activation_sets", "jobs", "models"):
+            self._soon.start()
+
+    def _on_list(self, found: _List) -> None:
+        kept = self.chosen()
+        self._found = found
+        self.table.blockSignals(True)
+        self.table.set_rows([self._cells(row_) for row_ in found.sets])
+        ids = [row_.id for row_ in found.sets]
+        if ids:
+            self.table.selectRow(ids.index(kept.id) if kept and kept.id in ids else 0)
+        self.table.blockSignals(False)
+        self.table.setVisible(bool(ids))
+        self.none.setVisible(not ids)
+        for part in self._actions:
+            part.setVisible(bool(ids))
+        self._on_selected()
+
+    def _cells(self, row_: ActivationSetRow) -> list[str]:
+        return [
+            row_.name,
+            self._found.models.get(row_.model_id or "", EM_DASH),
+            row_.layers or EM_DASH,
+            (row_.hooks or EM_DASH).replace(",", ", "),
+            format_count(row_.n_tokens),
+            format_bytes(row_.size_bytes),
+            self._state(row_),
+        ]
+
+    def _state(self, row_: ActivationSetRow) -> str:
+        job = self._found.jobs.get(row_.id)
+        if job is not None and job.status in ("running", "paused"):
+            percent = (self._live.of(job.id) or (job.progress or 0.0, ""))[0]
+            word = "Paused" if job.status == "paused" else row_.status.capitalize()
+            return f"{word} {percent:.1f} %"
+        return row_.status.capitalize()
+
+    def _on_moved(self, job_id: str) -> None:
+        for line, row_ in enumerate(self._found.sets):
+            job = self._found.jobs.get(row_.id)
+            item = self.table.item(line, len(_HEADINGS) - 1)
+            if job is not None and job.id == job_id and item is not None:
+                item.setText(self._state(row_))
+                if line == self.table.currentRow():
+                    self._tell(row_)
+
+    # Acting.
+
+    def _on_selected(self) -> None:
+        row_ = self.chosen()
+        if row_ is None:
+            self._tell(None)
+            return
+        job = self._found.jobs.get(row_.id)
+        state = job.status if job is not None else ""
+        complete, works = row_.status == "completed", state in ("running", "paused", "queued")
+        for part in (self.open_button, self.verify_button, self.export_button):
+            part.setEnabled(complete)
+        self.go_button.setText("Pause" if state == "running" else "Resume")
+        self.go_button.setVisible(not complete and state != "queued")
+        self.cancel_button.setVisible(works)
+        self.delete_button.setEnabled(not works)
+        self._tell(row_)
+
+    def _tell(self, row_: ActivationSetRow | None) -> None:
+        """Say below the table what the chosen set's job does, or why it failed."""
+        text = ""
+        if row_ is not None and row_.status != "completed":
+            job = self._found.jobs.get(row_.id)
+            live = self._live.of(job.id) if job is not None else None
+            text = live[1] if live else row_.error_message or ""
+        self.problem.setText(text)
+        self.problem.setVisible(bool(text))
+
+    def _on_double(self, line: int, column: int) -> None:
+        self._open()
+
+    def _open(self) -> None:
+        row_ = self.chosen()
+        if row_ is not None and row_.status == "completed":
+            self.opened.emit(row_.id)
+
+    def _verify(self) -> None:
+        row_ = self.chosen()
+        if row_ is None:
+            return
+        try:
+            self._watch.submit("verify_activations", VerifyActivationsConfig(activations=row_.id))
+        except StudioError as error:
+            self._services.banner(error.sentence, level="warning")
+
+    def _export(self) -> None:
+        row_ = self.chosen()
+        if row_ is not None:
+            self.export_asked.emit(row_.id)
+
+    def _go_on(self) -> None:
+        """Pause the running job, resume a held one, or start one that had ended again."""
+        row_ = self.chosen()
+        job = self._found.jobs.get(row_.id) if row_ is not None else None
+        if job is None:
+            return
+        try:
+            if job.status == "running":
+                self._services.lanes.request(job.id, "pause")
+            elif job.status in _HELD:
+                self._services.lanes.request(job.id, "resume")
+            else:
+                self._services.studio.retry(job.id)
+                self._services.lanes.nudge()
+        except StudioError as error:
+            self._services.banner(error.sentence, level="warning")
+        self._services.publisher.publish("jobs", job.id)
+
+    def _cancel(self) -> None:
+        row_ = self.chosen()
+        job = self._found.jobs.get(row_.id) if row_ is not None else None
+        if job is not None:
+            self.problem.setText("Cancelling…")
+            self.problem.show()
+            self._services.lanes.request(job.id, "cancel")
+            self._services.publisher.publish("jobs", job.id)
+
+    def _delete(self) -> None:
+        row_ = self.chosen()
+        if row_ is not None:
+            self.deleter.ask(row_.id)
+
+    def _on_ended(self, job: JobRow) -> None:
+        if job.status == "completed" and job.result:
+            self._services.banner(
+                f"Every file is as it was written: {job.result['files']:,} files, "
+                f"{format_bytes(job.result['bytes'])}."
+            )
+        elif job.status == "failed":
+            self._services.banner(job.error_message or "Verifying failed.", level="error")
