@@ -98,6 +98,14 @@ def delete_sae(studio: Studio, sae_id: str) -> None:
     _remove(studio.paths.sae(sae_id))
 
 
+def delete_feature_set(studio: Studio, feature_set_id: str) -> None:
+    """Delete one feature set; labels belong to the SAE and stay. Raises as `delete_dataset`."""
+    FEATURE_SETS.get(studio.db(), feature_set_id)
+    _refuse(dependants.of_feature_set(studio, feature_set_id))
+    FEATURE_SETS.delete(studio.db(), feature_set_id)
+    _remove(studio.paths.feature_set(feature_set_id))
+
+
 def _refuse(found: Dependants) -> None:
     if found.refusal:
         raise InUse(found.refusal)

@@ -203,6 +203,26 @@ def of_sae(studio: Studio, sae_id: str) -> Dependants:
     )
 
 
+def of_feature_set(studio: Studio, feature_set_id: str) -> Dependants:
+    """What deleting a feature set means; its labels belong to the SAE. Raises `NotFound`."""
+    db = studio.db()
+    row = FEATURE_SETS.get(db, feature_set_id)
+    sae = SAES.get(db, row.sae_id)
+    jobs = [
+        job
+        for job in _unfinished_of_kind(db, ("harvest",))
+        if row.status != "ready" and job.config.get("sae") in (sae.id, sae.name, "last")
+    ]
+    return Dependants(
+        "feature set",
+        f"Features of {sae.name}",
+        directory_bytes(studio.paths.feature_set(feature_set_id)),
+        [_job(job) for job in jobs],
+        [],
+        [],
+    )
+
+
 def _jobs_naming(db: Db, settings: Sequence[str], names: Sequence[str]) -> list[JobRow]:
     """Unfinished jobs whose named settings hold one of `names`, or that fill one of them."""
     return [

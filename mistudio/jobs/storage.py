@@ -111,6 +111,7 @@ def dependants_of(studio: Studio, key: str) -> Dependants:
         "activation_set": dependants.of_activation_set,
         "training": dependants.of_training,
         "sae": dependants.of_sae,
+        "feature_set": dependants.of_feature_set,
     }
     if kind in known:
         return known[kind](studio, object_id)
@@ -174,7 +175,9 @@ def _datasets(studio: Studio) -> Iterable[StoredItem]:
     )
     for row in DATASETS.select(studio.db()):
         used = _used((made.get(row.id, 0), "tokenisation"))
-        yield StoredItem("dataset", row.id, row.name, row.size_bytes or 0, used, row.created_at)
+        folder = studio.paths.dataset(row.id)
+        size = directory_bytes(folder) - directory_bytes(folder / "tokens")
+        yield StoredItem("dataset", row.id, row.name, size, used, row.created_at)
 
 
 def _tokenizations(studio: Studio) -> Iterable[StoredItem]:
@@ -260,7 +263,7 @@ def _saes(studio: Studio) -> Iterable[StoredItem]:
         studio, "SELECT sae_id AS owner, COUNT(*) AS n FROM feature_sets GROUP BY sae_id"
     )
     for row in SAES.select(studio.db()):
-        size = row.size_bytes or directory_bytes(studio.paths.sae(row.id))
+        size = directory_bytes(studio.paths.sae(row.id))
         used = _used((sets.get(row.id, 0), "feature set"))
         yield StoredItem("sae", row.id, row.name, size, used, row.created_at)
 
