@@ -18,12 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mistudio.core.errors import Cancelled, Damaged, InvalidInput, StudioError, Unsupported
+from mistudio.ml.data.json_tables import holds_one_value, json_tables
 from mistudio.ml.data.listed_files import FileSource, Mounted, address, path_of
 
 READABLE = ("arrow", "conll", "csv", "json", "parquet", "text", "xml")  # the library's readers
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 1 << 24  # of rows of a parquet file, decoded
 _BUFFER_BYTES = 1 << 18  # of a column of a parquet file
+_SHAPED = ("field", "encoding", "features")  # settings of json that only the library knows
 SMALL_PIECE, MIDDLE_PIECE, LARGE_PIECE = 1 << 17, 1 << 20, 1 << 23
 _DESCRIPTION = 500  # characters
 log = logging.getLogger(__name__)
@@ -312,6 +314,16 @@ class RowStream:
                 with self._mounted.open(path) as file:
                     yield from parquet_tables(file, rows, columns)
             return
+        if self._layout.reader == "json" and not set(_SHAPED) & set(self._layout.parameters):
+            # the library holds a file that is one list in memory
+            first = self._layout.files[split][0]
+            with self._mounted.open(first) as file:
+                whole = holds_one_value(file, first)
+            if whole:
+                for path in self._layout.files[split]:
+                    with self._mounted.open(path) as file:
+                        yield from json_tables(file, path, rows, self._source.control.check)
+                return
         yield from (
             self._open().as_streaming_dataset(split).with_format("arrow").iter(batch_size=rows)
         )

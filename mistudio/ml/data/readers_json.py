@@ -33,7 +33,7 @@ _BLANK = re.compile(r"\s*")
 
 def read_json(source: Source, file: SourceFile) -> Iterator[Row]:
     """The rows of a JSON file of any of the three shapes; settles the columns first."""
-    rows = _values(source, file)
+    rows = json_values(source, file, decoded_blocks(source, file))
     head: list[Any] = []
     size = 0
     for row in itertools.islice(rows, PEEK_ROWS):
@@ -72,8 +72,8 @@ def _documents(source: Source, file: SourceFile, rows: Iterable[Any]) -> Iterato
         yield Row(joined(texts), [as_text(row.get(name)) for name in others])
 
 
-def _values(source: Source, file: SourceFile) -> Iterator[Any]:
-    blocks = decoded_blocks(source, file)
+def json_values(source: Source, file: SourceFile, blocks: Iterator[str]) -> Iterator[Any]:
+    """The rows in a file's text, as Python values, whichever of the three shapes it has."""
     head = ""
     for block in blocks:
         head += block
