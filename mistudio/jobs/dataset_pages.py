@@ -15,8 +15,6 @@ from mistudio.store.records import DatasetRow, TokenizationRow
 if TYPE_CHECKING:
     from mistudio.ml.data.text import TextStore
 
-_SCAN = 1000  # documents per read of a search
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -97,32 +95,6 @@ def samples(studio: Studio, dataset: DatasetRow, start: int, count: int) -> list
     Raises `NotFound` or `Damaged` if the text cannot be read.
     """
     return _text(studio, dataset.id).texts(max(0, start), max(0, start) + count)
-
-
-def samples_at(studio: Studio, dataset: DatasetRow, indices: list[int]) -> list[str]:
-    """The documents with these indices, in this order; raises as `samples`."""
-    store = _text(studio, dataset.id)
-    return [store.text(index) for index in indices]
-
-
-def find_samples(studio: Studio, dataset: DatasetRow, words: str, limit: int) -> list[int]:
-    """Indices of the first `limit` documents that hold every word, whatever its case.
-
-    Reads the text from its beginning; raises as `samples`.
-    """
-    wanted = words.casefold().split()
-    if not wanted:
-        return []
-    store = _text(studio, dataset.id)
-    found: list[int] = []
-    for low in range(0, len(store), _SCAN):
-        for index, text in enumerate(store.texts(low, low + _SCAN), start=low):
-            folded = text.casefold()
-            if all(word in folded for word in wanted):
-                found.append(index)
-                if len(found) == limit:
-                    return found
-    return found
 
 
 def token_chips(studio: Studio, tokenization: TokenizationRow, row: int) -> list[Chip]:
