@@ -60,6 +60,7 @@ def of_dataset(studio: Studio, dataset_id: str) -> Dependants:
     tokenizations = TOKENIZATIONS.select(db, "dataset_id = ?", [dataset_id])
     ids = [t.id for t in tokenizations]
     jobs = _jobs_naming(db, ("dataset",), [row.id, row.name, *ids])
+    jobs += JOBS.select(db, f"target_id = ? AND {_UNFINISHED_JOBS}", [row.id])
     if row.status != "ready":
         jobs += _unfinished_of_kind(db, ("import_dataset", "add_sample", "demo"))
     if row.source == "sample":

@@ -27,6 +27,7 @@ from mistudio.core.errors import (
     Cancelled,
     DiskFull,
     Gated,
+    InUse,
     InvalidInput,
     NeedsToken,
     NoAnswer,
@@ -38,6 +39,7 @@ from mistudio.core.errors import (
 from mistudio.core.events import RecordingReporter
 from mistudio.hub import setup
 from mistudio.jobs.dataset_preview import preview
+from mistudio.jobs.deletion import delete_dataset
 from mistudio.jobs.runner import Studio
 from mistudio.ml.data.text import TextStore
 from mistudio.store.records import DatasetRow
@@ -434,6 +436,42 @@ def test_a_cancel_acts_at_once_even_when_the_server_is_silent(
         assert hub.sent["train.jsonl"] <= 1.1 * len(content)
     else:
         assert not [path for path in hf_home.rglob("*") if path.is_file()]
+
+
+def test_a_cancel_of_the_index_leaves_the_dataset(
+    hub: LocalHub, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mistudio.jobs import download_dataset
+
+    def cancelled(*_: object) -> bool:
+        row = DATASETS.select(studio.db())[0]
+        with pytest.raises(InUse, match="Download dataset two"):
+            delete_dataset(studio, row.id)
+        raise Cancelled
+
+    languages(hub)
+    monkeypatch.setattr(download_dataset, "index_after", cancelled)
+    with pytest.raises(Cancelled):
+        download(studio, "o/two")
+    row = DATASETS.select(studio.db())[0]
+    assert (row.status, texts(studio, row)) == ("ready", ["Guten Tag", "Hallo", "Ja"])
+    delete_dataset(studio, row.id)
+    assert nothing_is_stored(studio)
+
+
+def test_a_job_that_was_killed_while_indexing_asks_for_nothing_again(
+    hub: LocalHub, studio: Studio
+) -> None:
+    languages(hub)
+    row = download(studio, "o/two")
+    DATASETS.update(studio.db(), row.id, is_indexed=0)
+    job = JOBS.select(studio.db())[0]
+    JOBS.update(studio.db(), job.id, status="interrupted")
+    asked = len(hub.log)
+    studio.request(job.id, "resume")
+    assert studio.execute(job.id) == "completed"
+    assert [one.is_indexed for one in DATASETS.select(studio.db())] == [True]
+    assert len(hub.log) == asked
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(
