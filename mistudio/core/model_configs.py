@@ -96,9 +96,7 @@ class ReportModelConfig(Config):
         "The form to judge; empty takes the model's own.",
         choices=("", *MODEL_FORMATS),
     )
-    tokens: int = option(
-        8192, "Tokens", "Most tokens read.", unit="tokens", minimum=64, maximum=10_000_000
-    )
+    tokens: int = option(8192, "Tokens", "Most tokens read.", minimum=64, maximum=10_000_000)
 
 
 @dataclass(frozen=True)
@@ -129,14 +127,11 @@ class ExtractConfig(Config):
         choices=EXTRACTION_HOOKS,
         required=True,
     )
-    rows: int = option(
-        1000, "Rows", "First rows to read; 0 reads all.", unit="rows", minimum=0, maximum=10**9
-    )
+    rows: int = option(1000, "Rows", "First rows to read; 0 reads all.", minimum=0, maximum=10**9)
     tokens: int = option(
         0,
         "Tokens",
         "End after this many tokens; 0 sets no limit.",
-        unit="tokens",
         minimum=0,
         maximum=10**12,
         advanced=True,

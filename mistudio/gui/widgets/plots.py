@@ -153,9 +153,11 @@ class CurvePlot(_Chart):
         *,
         digits: int = 4,
         log_y: bool = False,
+        tells_last: bool = True,
     ) -> None:
+        """`tells_last`: the newest value of each curve stands beside the title."""
         super().__init__(title, x_label, parent)
-        self._digits = digits
+        self._digits, self._tells_last = digits, tells_last
         self._series: dict[str, _Series] = {}
         self.log_button = button("log", variant="ghost", tip="Logarithmic y axis")
         self.log_button.setCheckable(True)
@@ -218,6 +220,8 @@ class CurvePlot(_Chart):
             self._fill_table()
 
     def _write_legend(self) -> None:
+        if not self._tells_last:
+            return
         colors = appearance().colors
         parts = []
         for name, series in self._series.items():
@@ -300,7 +304,7 @@ class HistogramPlot(_Chart):
         if 0 < len(self._counts) <= _WRITTEN_BARS:
             self._write_counts()
             # room for the highest bar's count
-            self.plot.getPlotItem().getViewBox().setYRange(
+            self.plot.plotItem.getViewBox().setYRange(
                 0, 1.12 * max(1.0, float(self._counts.max())), padding=0
             )
 
@@ -312,7 +316,7 @@ class HistogramPlot(_Chart):
                     format_short(count), color=appearance().colors.label, anchor=(0.5, 1.0)
                 )
                 text.setPos((low + high) / 2, count)
-                self.plot.getPlotItem().addItem(text, ignoreBounds=True)
+                self.plot.plotItem.addItem(text, ignoreBounds=True)
                 self._written.append(text)
 
     def _fill_table(self) -> None:

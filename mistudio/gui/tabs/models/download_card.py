@@ -32,7 +32,7 @@ CODE_WARNING = (
     "that you can. Allow it only for authors you trust."
 )
 NEEDS_CODE = "This model runs its repository's code; without the tick below it cannot be used."
-_FIELDS = ("repo", "format", "revision", "name", "file", "allow_code")
+_FIELDS = ("repo", "format", "name", "revision", "file", "allow_code")
 _NO_FILE = ("", "safetensors, or the only GGUF")
 _KEPT = ("format",)  # settings that are kept for the next download
 
@@ -75,7 +75,7 @@ class DownloadModelCard(Card):
                 "file": self.files,
                 "allow_code": self.code,
             },
-            columns=2,
+            columns=3,
             settings=services.settings,
             remember="download_model",
             command="model import",

@@ -34,7 +34,7 @@ class ExportDialog(Dialog):
     def __init__(
         self, services: Services, row_: ActivationSetRow, parent: QWidget | None = None
     ) -> None:
-        super().__init__(f"Export {row_.name}", parent, width=640, height_share=0.5)
+        super().__init__(f"Export {row_.name}", parent, width=640, height_share=0.62)
         self._services = services
         layers = [(layer, f"Layer {layer}") for layer in (row_.layers or "").split(",")]
         hooks = [
@@ -48,7 +48,7 @@ class ExportDialog(Dialog):
                 "hook": ChoiceEditor(hooks),
                 "out": NewFileEditor("file"),
             },
-            columns=2,
+            columns=1,
             command="activations export",
         )
         self.form.set_values({"activations": row_.id})

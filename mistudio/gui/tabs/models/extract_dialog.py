@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from PySide6.QtCore import QTimer, Signal
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.config import to_dict
 from mistudio.core.errors import InvalidInput, StudioError
@@ -19,6 +19,7 @@ from mistudio.gui.tabs.models.layer_grid import HooksEditor, LayerGrid
 from mistudio.gui.tabs.models.template_panel import TemplatePanel
 from mistudio.gui.tabs.models.texts import matching_texts
 from mistudio.gui.tabs.training.fields import LibraryChoice
+from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
@@ -81,9 +82,10 @@ class ExtractDialog(Dialog):
         self.estimate = EstimateCard()
         self.note = label("", "warning", wrap=True)
         self.problem = label("", "error", wrap=True, selectable=True)
-        for part in (self.templates, self.form, self.note, self.estimate, self.problem):
+        for part in (self.templates, self.form):
             self.box.addWidget(part)
         self.box.addStretch(1)
+        self._add_below()
         self.note.hide()
         self.problem.hide()
         self.button = button("Extract", self.submit, variant="primary", icon="download")
@@ -92,6 +94,19 @@ class ExtractDialog(Dialog):
         self._connect()
         services.query.ask(lambda db: matching_texts(db, model), self._on_texts)
         self.measure_size()
+
+    def _add_below(self) -> None:
+        """What it will take stays in view, below what scrolls."""
+        px = appearance().px
+        below = QWidget()
+        box = QVBoxLayout(below)
+        box.setContentsMargins(px(24), px(8), px(24), 0)
+        box.setSpacing(px(8))
+        for part in (self.note, self.estimate, self.problem):
+            box.addWidget(part)
+        outer = self.layout()
+        assert isinstance(outer, QVBoxLayout)
+        outer.insertWidget(1, below)
 
     def _connect(self) -> None:
         self._watch = JobWatch(self._services, self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from PySide6.QtCore import QSignalBlocker, Signal
 from PySide6.QtWidgets import QButtonGroup, QGridLayout, QRadioButton, QWidget
@@ -112,12 +111,12 @@ class FormatList(QWidget):
             size = label(f"about {format_bytes(choice.bytes)}", "mono")
             role = _ROLES[choice.level]
             fits = label(LEVELS[choice.level], f"text-{role}")
-            best = label("Recommended" if choice.recommended else "", "text-emerald")
-            parts: tuple[Any, ...] = (mark, size, IconLabel("dot", role, 14), fits, best)
+            note = label(choice.note, "small", wrap=True)
+            if choice.recommended:
+                note = label(f"Recommended. {choice.note}".strip(), "text-emerald", wrap=True)
+            parts = (mark, size, IconLabel("dot", role, 24), fits, note)
             for column, part in enumerate(parts):
-                self._grid.addWidget(part, 2 * line, column)
-            if choice.note:
-                self._grid.addWidget(label(choice.note, "small", wrap=True), 2 * line + 1, 1, 1, 4)
+                self._grid.addWidget(part, line, column)
 
     def value(self) -> str:
         """The marked format, "" if none is."""

@@ -34,6 +34,8 @@ class LayerGrid(QWidget):
         self.none_button = button("None", self._take_none, variant="link")
         self._grid = QGridLayout()
         self._grid.setSpacing(px(6))
+        for column in range(_COLUMNS):
+            self._grid.setColumnStretch(column, 1)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(4))

@@ -132,6 +132,7 @@ class LensGrid(QTableView):
         self.horizontalHeader().setDefaultSectionSize(px(96))
         self.verticalHeader().setDefaultSectionSize(px(30))
         self.verticalHeader().setMinimumSectionSize(px(20))
+        self.verticalHeader().setMinimumWidth(px(128))
         self.horizontalHeader().setFont(mono_font(13))
 
     def show_result(self, result: Mapping[str, Any]) -> LensModel:

@@ -32,7 +32,7 @@ _HEADINGS = (
     "Agreement",
     "KL (nats)",
     "Perplexity",
-    "16-bit perplexity",
+    "In 16 bit",
     "Tokens",
 )
 _MEANING = (
@@ -46,7 +46,7 @@ class ReportDialog(Dialog):
     """Runs the comparison and shows every one that is stored with the model."""
 
     def __init__(self, services: Services, model: ModelRow, parent: QWidget | None = None) -> None:
-        super().__init__(f"Quantisation report: {model.name}", parent, width=820)
+        super().__init__(f"Quantisation report: {model.name}", parent, width=900, height_share=0.9)
         self._services, self._model = services, model
         self._job = ""
         self.texts = LibraryChoice("Choose a text")

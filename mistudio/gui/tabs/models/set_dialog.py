@@ -79,14 +79,22 @@ class ActivationSetDialog(Dialog):
 
         self.plots = SetPlots()
         self.strongest = FigureTable(
-            _STRONGEST, "Strongest tokens", numeric=(0, 3, 4, 5), stretch=2
+            _STRONGEST, "Strongest tokens", numeric=(0, 3, 4, 5), stretch=2, fills=True
         )
-        self.outliers = FigureTable(_OUTLIERS, "Outlier dimensions", numeric=range(4), stretch=3)
-        self.sinks = FigureTable(_SINKS, "Sink positions", numeric=range(3), stretch=2)
+        self.outliers = FigureTable(_OUTLIERS, "Outlier dimensions", numeric=range(4), stretch=-1)
+        self.sinks = FigureTable(_SINKS, "Sink positions", numeric=range(3), stretch=-1)
+        self.no_outliers = label("No dimension stands out here.", "label")
+        self.no_sinks = label("No position stands out here.", "label")
         self.pages.addTab(self.plots, "Plots")
-        self.pages.addTab(_page("", self.strongest), "Strongest tokens")
-        self.pages.addTab(_page(_OUTLIER_NOTE, self.outliers), "Outlier dimensions")
-        self.pages.addTab(_page(_SINK_NOTE, self.sinks), "Sink positions")
+        self.pages.addTab(_page(self.strongest), "Strongest tokens")
+        self.pages.addTab(
+            _page(label(_OUTLIER_NOTE, "muted", wrap=True), self.no_outliers, self.outliers),
+            "Outlier dimensions",
+        )
+        self.pages.addTab(
+            _page(label(_SINK_NOTE, "muted", wrap=True), self.no_sinks, self.sinks),
+            "Sink positions",
+        )
 
     def current(self) -> HookStatistics | None:
         """The layer and hook shown."""
@@ -116,6 +124,12 @@ class ActivationSetDialog(Dialog):
         self.sinks.set_rows(
             [(f"{s.position:,}", f"{s.median_norm:.4g}", f"{s.times:,.1f}") for s in found.sinks]
         )
+        for table, note, lines in (
+            (self.outliers, self.no_outliers, found.outliers),
+            (self.sinks, self.no_sinks, found.sinks),
+        ):
+            table.setVisible(bool(lines))
+            note.setVisible(not lines)
         self.strongest.set_rows([])
         studio, page = self._services.studio, self._page
         self._services.query.ask(
@@ -125,7 +139,8 @@ class ActivationSetDialog(Dialog):
         )
 
     def _show_tiles(self, found: HookStatistics) -> None:
-        odd = [f"{found.non_finite:,} not finite"] if found.non_finite else []
+        odd = [f"{found.width:,} dimensions"]
+        odd += [f"{found.non_finite:,} not finite"] if found.non_finite else []
         odd += [f"{found.clipped:,} values clipped"] if found.clipped else []
         self.tiles["tokens"].set_value(format_count(found.tokens), ", ".join(odd))
         self.tiles["mean"].set_value(f"{found.norm_mean:.4g}", f"median {found.norm_median:.4g}")
@@ -141,7 +156,7 @@ class ActivationSetDialog(Dialog):
 def _strong_cells(token: StrongToken) -> list[str]:
     place = token.place
     text = f"{token.text} (special)" if token.special else token.text
-    around = f"{token.before[-60:]}⟦{token.text}⟧{token.after[:60]}"
+    around = f"{token.before[-60:].lstrip()}⟦{token.text}⟧{token.after[:60]}"
     return [
         f"{place.norm:.4g}",
         _plain(text) or EM_DASH,
@@ -174,12 +189,12 @@ def summary(page: SetPage) -> str:
     return " · ".join(parts)
 
 
-def _page(note: str, table: FigureTable) -> QWidget:
+def _page(*parts: QWidget) -> QWidget:
     made = QWidget()
     box = QVBoxLayout(made)
     box.setContentsMargins(0, appearance().px(8), 0, 0)
-    if note:
-        box.addWidget(label(note, "muted", wrap=True))
-    box.addWidget(table)
-    box.addStretch(1)
+    for part in parts:
+        box.addWidget(part, int(isinstance(part, FigureTable)))
+    if len(parts) > 1:
+        box.addStretch(1)
     return made

@@ -16,8 +16,10 @@ class SetPlots(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.norms = HistogramPlot("Tokens by norm", "log10 of the norm", color="emerald")
-        self.means = CurvePlot("Mean per dimension", "dimension")
-        self.variances = CurvePlot("Variance per dimension", "dimension", log_y=True)
+        self.means = CurvePlot("Mean per dimension", "dimension", tells_last=False)
+        self.variances = CurvePlot(
+            "Variance per dimension", "dimension", log_y=True, tells_last=False
+        )
         self.means.add_series("mean", "blue")
         self.variances.add_series("variance", "purple")
         grid = QGridLayout(self)

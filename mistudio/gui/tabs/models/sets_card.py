@@ -139,7 +139,7 @@ class ActivationSets(Card):
         return [
             row_.name,
             self._found.models.get(row_.model_id or "", EM_DASH),
-            row_.layers or EM_DASH,
+            layer_words(row_.layers),
             (row_.hooks or EM_DASH).replace(",", ", "),
             format_count(row_.n_tokens),
             format_bytes(row_.size_bytes),
@@ -253,3 +253,16 @@ class ActivationSets(Card):
             )
         elif job.status == "failed":
             self._services.banner(job.error_message or "Verifying failed.", level="error")
+
+
+def layer_words(layers: str | None) -> str:
+    """ "0,1,2,5" as "0–2, 5"; none as an em-dash."""
+    if not layers:
+        return EM_DASH
+    runs: list[list[int]] = []
+    for layer in map(int, layers.split(",")):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -9,6 +9,9 @@ from PySide6.QtWidgets import QWidget
 
 from mistudio.gui.style import mono_font
 from mistudio.gui.tabs.training.facts_table import FactsTable
+from mistudio.gui.theme import appearance
+
+_ANY_HEIGHT = (1 << 24) - 1
 
 
 class FigureTable(FactsTable):
@@ -23,8 +26,11 @@ class FigureTable(FactsTable):
         numeric: Collection[int] = (),
         most: int = 12,
         stretch: int = 0,
+        fills: bool = False,
     ) -> None:
+        """`fills`: takes the height there is, instead of that of its rows."""
         super().__init__(titles, name, parent, most=most, stretch=stretch)
+        self._fills = fills
         self._titles, self._numeric = tuple(titles), tuple(numeric)
         self._right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         self.setWordWrap(False)
@@ -36,6 +42,9 @@ class FigureTable(FactsTable):
 
     def set_rows(self, rows: Sequence[Sequence[str]], tips: Sequence[str] = ()) -> None:
         super().set_rows(rows, tips)
+        if self._fills:
+            self.setMinimumHeight(appearance().px(120))
+            self.setMaximumHeight(_ANY_HEIGHT)
         for line, texts in enumerate(rows):
             for column, text in enumerate(texts):
                 item = self.item(line, column)

@@ -37,7 +37,7 @@ class TemplatePanel(Collapsible):
         self._list.setSpacing(appearance().px(4))
         self.box.addLayout(self._list)
         self.name = QLineEdit()
-        self.name.setPlaceholderText("Name; empty makes one from the settings")
+        self.name.setPlaceholderText("Name (made from the settings)")
         self.name.setAccessibleName("Name of the template")
         self.name.setMaxLength(255)
         self.description = QLineEdit()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.core.units import format_count
+from mistudio.core.units import format_count, format_short
 from mistudio.store.records import ModelRow
 from mistudio.store.tables import DATASETS, TOKENIZATIONS
 
@@ -17,8 +17,8 @@ def matching_texts(db: Any, model: ModelRow) -> list[tuple[str, str]]:
     return [
         (
             row.id,
-            f"{names.get(row.dataset_id, '')} · {format_count(row.rows)} rows of "
-            f"{format_count(row.context)} · {format_count(row.tokens)} tokens",
+            f"{names.get(row.dataset_id, '')} · {format_short(row.tokens)} tokens · "
+            f"{format_count(row.rows)} rows",
         )
         for row in found
     ]

@@ -30,7 +30,7 @@ from mistudio.jobs.model_pages import Architecture, Module
 from mistudio.store.records import ModelRow
 
 _HEADINGS = ("#", "Module", "Kind", "Shape", "Type", "Parameters")
-_NAME, _FIGURES = 1, (3, 4, 5)
+_NAME, _KIND, _FIGURES = 1, 2, (3, 4, 5)
 
 
 class ArchitectureViewer(Dialog):
@@ -88,6 +88,7 @@ class ArchitectureViewer(Dialog):
         page.setStretchFactor(0, 1)
         page.setStretchFactor(1, 0)
         page.setChildrenCollapsible(False)
+        page.setSizes([appearance().px(660), appearance().px(200)])
         return page
 
     def _expand(self) -> None:
@@ -104,12 +105,16 @@ def module_tree(modules: Sequence[Module]) -> QTreeWidget:
     tree.setHeaderLabels(list(_HEADINGS))
     tree.setAlternatingRowColors(True)
     tree.setUniformRowHeights(True)
+    tree.setIndentation(appearance().px(16))
     tree.addTopLevelItems([_item(module) for module in modules])
     header = tree.header()
     header.setStretchLastSection(False)
-    for column in range(len(_HEADINGS)):
+    tree.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    for column in _FIGURES:
         header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
-    header.setSectionResizeMode(_NAME, QHeaderView.ResizeMode.Stretch)
+    header.resizeSection(0, appearance().px(72))
+    header.resizeSection(_NAME, appearance().px(168))
+    header.setSectionResizeMode(_KIND, QHeaderView.ResizeMode.Stretch)
     tree.headerItem().setTextAlignment(
         _FIGURES[-1], Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
     )
@@ -122,7 +127,7 @@ def _item(module: Module) -> QTreeWidgetItem:
     texts = [str(module.index), module.name, words, shape, module.dtype or EM_DASH]
     item = QTreeWidgetItem([*texts, format_count(module.params)])
     item.setToolTip(_NAME, module.name)
-    item.setToolTip(2, words)
+    item.setToolTip(_KIND, words)
     for column in _FIGURES:
         item.setFont(column, mono_font(13))
     item.setTextAlignment(_FIGURES[-1], Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
@@ -135,7 +140,7 @@ def _hook_item(hook: str, path: str) -> QTreeWidgetItem:
     name, meaning = HOOK_TEXTS.get(hook, (hook, ""))
     item = QTreeWidgetItem(["", hook, f"hook point · {name}", EM_DASH, EM_DASH, EM_DASH])
     item.setToolTip(_NAME, path)
-    item.setToolTip(2, meaning)
+    item.setToolTip(_KIND, meaning)
     item.setFont(_NAME, mono_font(13))
     return item
 
@@ -146,8 +151,8 @@ def facts_panel(found: Architecture) -> QWidget:
     panel.setObjectName("column")
     grid = QGridLayout(panel)
     px = appearance().px
-    grid.setContentsMargins(px(16), px(12), px(8), px(8))
-    grid.setHorizontalSpacing(px(16))
+    grid.setContentsMargins(px(12), px(12), 0, px(8))
+    grid.setHorizontalSpacing(px(12))
     grid.setVerticalSpacing(px(6))
     line = 0
     for name, value in found.facts:
@@ -164,7 +169,7 @@ def facts_panel(found: Architecture) -> QWidget:
     area.setWidgetResizable(True)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setWidget(panel)
-    area.setMinimumWidth(px(230))
+    area.setMinimumWidth(px(190))
     return area
 
 
