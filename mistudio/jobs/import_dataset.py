@@ -8,7 +8,6 @@ from pathlib import Path
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
-from mistudio.core.disk_room import require_room
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id
@@ -19,8 +18,6 @@ from mistudio.store.records import DatasetRow
 from mistudio.store.tables import DATASETS
 
 _READING = 0.35  # of the time of an import; the rest goes into the word index
-_UNPACKED = 4  # bytes of text in one of a compressed file
-_WORTH_ASKING = 100_000_000  # bytes; less always goes
 
 
 def prepare(studio: Studio, config: ImportDatasetConfig) -> None:
@@ -52,7 +49,6 @@ def import_rows(
     from mistudio.ml.data.import_text import import_text
 
     prepare(studio, config)
-    _require_room(studio, config)
     db = studio.db()
     dataset_id = new_id("dataset")
     folder = studio.paths.dataset(dataset_id)
@@ -85,10 +81,3 @@ def import_rows(
     row = DATASETS.get(db, dataset_id)
     index_after(studio, row, StageReporter(report, _READING, 1.0), control)
     return DATASETS.get(db, dataset_id)
-
-
-def _require_room(studio: Studio, config: ImportDatasetConfig) -> None:
-    path = Path(config.path.strip()).expanduser()
-    needed = directory_bytes(path) * (_UNPACKED if path.suffix in (".gz", ".bz2") else 1)
-    if needed > _WORTH_ASKING:
-        require_room(studio.paths.home, needed)

@@ -14,10 +14,10 @@ from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.core.paths import Paths
-from mistudio.jobs import import_dataset
 from mistudio.jobs.dataset_pages import sample_page
 from mistudio.jobs.import_preview import preview_file
 from mistudio.jobs.runner import Studio
+from mistudio.ml.data import import_text
 from mistudio.store.tables import DATASETS
 from mistudio.store.text_index import TextIndex
 from tests.helpers.studio import run
@@ -162,7 +162,7 @@ def test_a_failing_index_is_only_a_note(
 
 def test_no_room(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = lines(tmp_path)
-    monkeypatch.setattr(import_dataset, "_WORTH_ASKING", 0)
+    monkeypatch.setattr(import_text, "_WORTH_ASKING", 0)
     monkeypatch.setattr(disk_room, "free_bytes", lambda path: 8_100_000_000)
     monkeypatch.setattr(disk_room, "reserved_bytes", lambda path: 8_100_000_000)
     with pytest.raises(StudioError, match=r"^Needs .* kB, 0 B are free \(8.1 GB of the disk"):

@@ -277,6 +277,14 @@ def test_folder_of_text(tmp_path: Path) -> None:
     assert stored(root) == ["one", "two", "# B", "more"]
 
 
+def test_a_folder_of_everything_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mistudio.ml.data.source_files._MOST_ENTRIES", 3)
+    for i in range(4):
+        file(tmp_path / "much", f"{i}.txt", "x")
+    with pytest.raises(InvalidInput, match="'much' holds more than 3 files"):
+        run(tmp_path / "much")
+
+
 def test_folder_of_shards(tmp_path: Path) -> None:
     root = tmp_path / "shards"
     root.mkdir()

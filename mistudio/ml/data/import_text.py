@@ -7,12 +7,18 @@ from pathlib import Path
 
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
+from mistudio.core.disk_room import require_room
 from mistudio.core.events import Reporter
 from mistudio.ml.data.facts import DatasetFacts
 from mistudio.ml.data.readers import open_source
+from mistudio.ml.data.readers_text import COMPRESSED
+from mistudio.ml.data.source import Source
 from mistudio.ml.data.splits import splitter
 from mistudio.ml.data.text_writer import Row
 from mistudio.ml.data.write_dataset import write_dataset
+
+_UNPACKED = 4  # bytes of text in one of a compressed file
+_WORTH_ASKING = 100_000_000  # bytes; less always goes
 
 
 def read_documents(config: ImportDatasetConfig) -> Iterator[Row]:
@@ -33,6 +39,7 @@ def import_text(
     source, rows = open_source(config, control.check)
     for warning in source.warnings:
         report.note(warning, level="warning")
+    _require_room(source, folder)
     return write_dataset(
         folder,
         rows,
@@ -44,6 +51,14 @@ def import_text(
         report=report,
         control=control,
     )
+
+
+def _require_room(source: Source, folder: Path) -> None:
+    """Raises `DiskFull` if a copy of the text would not fit."""
+    packed = source.files[0].path.suffix.lower() in COMPRESSED
+    needed = source.total_bytes * (_UNPACKED if packed else 1)
+    if needed > _WORTH_ASKING:
+        require_room(folder, needed)
 
 
 def _splitter(config: ImportDatasetConfig) -> Callable[[str], str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -14,6 +15,7 @@ from mistudio.ml.data.readers_text import COMPRESSED
 from mistudio.ml.data.source import SourceFile
 
 _SHARD = re.compile(r"(train|validation|test)-\d+-of-\d+")
+_MOST_ENTRIES = 200_000
 _ONLY_FOLDERS = ("saved", "folder")
 
 
@@ -54,7 +56,7 @@ def _format(path: Path) -> str:
 
 def _folder_files(folder: Path, wanted: str) -> FoundFiles:
     by_format: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
+    for path in _below(folder):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not hidden and path.stat().st_size and (kind := _format(path)):
             by_format["folder" if kind in ("txt", "md") else kind].append(path)
@@ -73,6 +75,17 @@ def _folder_files(folder: Path, wanted: str) -> FoundFiles:
         named = [SourceFile(p, name=p.relative_to(folder).as_posix()) for p in paths]
         return FoundFiles(chosen, named, warning)
     return FoundFiles(chosen, [SourceFile(p, _split_of(p)) for p in paths], warning)
+
+
+def _below(folder: Path) -> list[Path]:
+    """Everything below a folder, sorted; refuses one that was surely chosen by mistake."""
+    found = list(itertools.islice(folder.rglob("*"), _MOST_ENTRIES + 1))
+    if len(found) > _MOST_ENTRIES:
+        raise InvalidInput(
+            f"The folder {folder.name!r} holds more than {_MOST_ENTRIES:,} files; choose one below "
+            "it."
+        )
+    return sorted(found)
 
 
 def _split_of(path: Path) -> str:
