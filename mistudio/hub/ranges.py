@@ -52,6 +52,7 @@ class RangeReader:
         self._fetch: Fetch | None = None  # an answer that is not read to its end
         self._path = ""
         self._place = 0  # of the next byte of that answer
+        self._rest = b""  # of its last block
 
     def __enter__(self) -> RangeReader:
         return self
@@ -89,20 +90,14 @@ class RangeReader:
     def _read_on(self, path: str, start: int, end: int, found: bytearray) -> None:
         fetch = self._answer(path, start, end)
         while start < end:
-            block = self._block(fetch)
+            block = self._rest or self._block(fetch)
             skipped = min(max(0, start - self._place), len(block))
-            kept = block[skipped : skipped + end - start] if len(block) > skipped else b""
-            self._place += len(block)
+            kept = block[skipped : skipped + end - start]
+            self._place += skipped + len(kept)
+            self._rest = block[skipped + len(kept) :]
             found += kept
             start += len(kept)
-            if self._place > end:  # more than was asked for: no ranges, and the rest is lost
-                self._let_go()
-        if self._fetch is not None and self._place >= end:
-            self._keep_if_unfinished(fetch)
-
-    def _keep_if_unfinished(self, fetch: Fetch) -> None:
-        response = fetch.response
-        if response is None or response.status_code == 206:
+        if fetch.response is None or fetch.response.status_code == 206:
             self._let_go()
 
     def _answer(self, path: str, start: int, end: int) -> Fetch:
@@ -161,6 +156,6 @@ class RangeReader:
         self._control.sleep(seconds, lambda left: self._waiting(error, left))
 
     def _let_go(self) -> None:
-        fetch, self._fetch = self._fetch, None
+        fetch, self._fetch, self._rest = self._fetch, None, b""
         if fetch is not None:
             fetch.abort()

@@ -14,8 +14,9 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id
 from mistudio.core.units import format_bytes
 from mistudio.jobs.context import JobContext, Result
-from mistudio.jobs.hub_dataset import LARGE_BYTES, WARN_BYTES, HubDataset, LastProgress
+from mistudio.jobs.hub_dataset import LARGE_BYTES, WARN_BYTES, HubDataset
 from mistudio.jobs.index_dataset import index_after
+from mistudio.jobs.last_progress import LastProgress
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow
 from mistudio.store.tables import DATASETS, JOBS

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.core.control import JobControl
-from mistudio.core.errors import InvalidInput, Offline, StudioError, Unsupported
-from mistudio.core.events import Reporter
+from mistudio.core.errors import InvalidInput, Offline, Unsupported
 from mistudio.core.repositories import from_address, repository_problem
 from mistudio.core.units import format_bytes
 from mistudio.jobs.dataset_preview import FIRST_ROWS, DatasetPreview, SplitInfo
+from mistudio.jobs.hub_files import HubFiles, sizes_below
+from mistudio.jobs.last_progress import LastProgress
 from mistudio.jobs.runner import Studio
 
 if TYPE_CHECKING:
@@ -28,89 +26,7 @@ CARD = "README.md"
 WARN_BYTES = 10_000_000_000
 LARGE_BYTES = 100_000_000_000
 _MOST_CARD = 4_000_000
-_RECENT_PIECES = 8  # of a megabyte
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
-
-
-class LastProgress:
-    """Passes events on and remembers how far the job was, for phases of waiting."""
-
-    def __init__(self, inner: Reporter) -> None:
-        self._inner = inner
-        self._fraction = 0.0
-        self._told = ""
-
-    def progress(
-        self, fraction: float, phase: str, *, rate: str = "", eta_s: float | None = None
-    ) -> None:
-        self._fraction = fraction
-        self._told = ""
-        self._inner.progress(fraction, phase, rate=rate, eta_s=eta_s)
-
-    def metric(self, name: str, values: Mapping[str, float | int | str | None]) -> None:
-        self._inner.metric(name, values)
-
-    def note(self, sentence: str, *, level: str = "info") -> None:
-        self._inner.note(sentence, level=level)
-
-    def partial(self, name: str, value: object) -> None:
-        self._inner.partial(name, value)
-
-    def waiting(self, error: StudioError, left: float) -> None:
-        """Say that the Hub is asked again in `left` seconds, and once why."""
-        if self._told != error.sentence:
-            self._told = error.sentence
-            self._inner.note(f"{error.sentence} It is asked again.", level="warning")
-        self._inner.progress(self._fraction, f"Waiting {left:.0f} s to try again")
-
-
-class HubFiles:
-    """The files of a commit as a `FileSource`: those in the cache from there, others by pieces."""
-
-    def __init__(
-        self,
-        snapshot: Path,
-        sizes: Mapping[str, int],
-        reader: RangeReader | None,
-        control: JobControl,
-    ) -> None:
-        self.sizes = sizes
-        self.control = control
-        self._snapshot = snapshot
-        self._reader = reader
-        self._recent: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
-
-    def local(self, path: str) -> Path | None:
-        """The file in the cache if it is there in full."""
-        place = self._snapshot / path
-        try:
-            return place if place.stat().st_size == self.sizes[path] else None
-        except OSError:
-            return None
-
-    def read(self, path: str, start: int, end: int) -> bytes:
-        """Bytes start..end-1 from the Hub; raises `Offline` where that is not to be asked.
-
-        The last pieces are kept: a beginning is read for the preview, the columns and the rows.
-        """
-        key = (path, start, end)
-        found = self._recent.get(key)
-        if found is None:
-            if self._reader is None:
-                raise Offline("Offline mode is on; this dataset is not in the cache in full.")
-            found = self._recent[key] = self._reader.read(path, start, end)
-            if len(self._recent) > _RECENT_PIECES:
-                self._recent.popitem(last=False)
-        return found
-
-    def text(self, path: str, most: int) -> str:
-        """The beginning of a small text file, "" if there is none."""
-        size = min(self.sizes.get(path, 0), most)
-        if not size:
-            return ""
-        place = self.local(path)
-        content = place.read_bytes()[:size] if place else self.read(path, 0, size)
-        return content.decode("utf-8", "replace")
 
 
 class HubDataset:
@@ -160,7 +76,7 @@ class HubDataset:
             snapshot = cache.snapshot(self.sha) if self.sha else None
             if snapshot is None or not snapshot.is_dir():
                 raise Offline(f"Offline mode is on, and '{self.repo}' is not on this machine.")
-            self.files = HubFiles(snapshot, _sizes_below(snapshot), None, self.control)
+            self.files = HubFiles(snapshot, sizes_below(snapshot), None, self.control)
         else:
             self.facts = client.repo_facts(
                 "dataset", self.repo, self.revision, self.token, self.control.check
@@ -240,12 +156,13 @@ class HubDataset:
 
     def preview(self, split: str) -> DatasetPreview:
         """What the download form shows; an empty split means all."""
-        from mistudio.ml.data.hub_ingest import text_columns
+        from mistudio.ml.data.hub_ingest import count_rows, text_columns
 
         layout, chosen = self.layout, self.layout.chosen(split)
         beginning = self.beginning(split)
         size = self.bytes_of(split)
-        rows = [layout.rows[name] for name in chosen]
+        counts = count_rows(layout, self.files)
+        rows = [counts[name] for name in chosen]
         warning = ""
         try:
             text = text_columns(beginning.kinds, ())
@@ -262,12 +179,12 @@ class HubDataset:
             configs=layout.configs,
             config=layout.config,
             splits=[
-                SplitInfo(name, layout.rows[name], sum(self.files.sizes[p] for p in paths))
+                SplitInfo(name, counts[name], sum(self.files.sizes[p] for p in paths))
                 for name, paths in layout.files.items()
             ],
             columns=beginning.kinds,
             text_column=text,
-            rows=sum(count or 0 for count in rows) if all(rows) else None,
+            rows=None if None in rows else sum(count or 0 for count in rows),
             size_bytes=size,
             first=beginning.rows[:FIRST_ROWS],
             warning=warning,
@@ -282,11 +199,3 @@ def _named(repo: str, revision: str) -> tuple[str, str]:
         raise InvalidInput(problem)
     wanted = revision.strip()
     return name, pasted if pasted and wanted in ("", "main") else (wanted or "main")
-
-
-def _sizes_below(folder: Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }

@@ -12,7 +12,7 @@ from mistudio.core.configs import HarvestConfig
 from mistudio.core.paths import Paths
 from mistudio.jobs.runner import Studio
 from tests.helpers.hub import hf_home, hub  # noqa: F401
-from tests.helpers.studio import run, tiny_studio, tiny_training
+from tests.helpers.studio import new_studio, run, tiny_studio, tiny_training
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +33,11 @@ def trained(trained_home: Path, tmp_path: Path) -> Iterator[Studio]:
     studio = Studio(Paths.at(tmp_path / "data"))
     yield studio
     studio.close()
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    """A studio on an empty data folder."""
+    made = new_studio(tmp_path / "data")
+    yield made
+    made.close()

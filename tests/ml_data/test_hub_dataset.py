@@ -15,8 +15,9 @@ import pytest
 
 from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, Damaged, InvalidInput, NoAnswer, Unsupported
-from mistudio.ml.data.hub_dataset import SMALL_PIECE, RowStream, read_layout
+from mistudio.ml.data.hub_dataset import read_layout
 from mistudio.ml.data.hub_rows import documents, first_rows, kinds_of, settle_columns
+from mistudio.ml.data.hub_stream import SMALL_PIECE, RowStream
 
 ROWS = [
     {"id": i, "text": f"Row {i} tells a story.", "day": f"2024-01-0{i % 9 + 1}"} for i in range(60)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mistudio.core.control import JobControl
 from mistudio.core.events import Reporter
 from mistudio.ml.data.facts import DatasetFacts
-from mistudio.ml.data.hub_dataset import LARGE_PIECE, MIDDLE_PIECE, SMALL_PIECE, Layout, RowStream
+from mistudio.ml.data.hub_dataset import Layout
 from mistudio.ml.data.hub_rows import (
     CHARACTERS_PER_TOKEN,
     Columns,
@@ -18,10 +18,12 @@ from mistudio.ml.data.hub_rows import (
     kinds_of,
     settle_columns,
 )
+from mistudio.ml.data.hub_stream import LARGE_PIECE, MIDDLE_PIECE, SMALL_PIECE, RowStream
 from mistudio.ml.data.listed_files import FileSource
 from mistudio.ml.data.text_writer import Row
 from mistudio.ml.data.write_dataset import SourceState, write_dataset
 
+_MOST_COUNTED = 4  # files that are opened to count their rows
 _JUDGED = 100  # rows that tell what a column holds
 
 
@@ -42,6 +44,18 @@ def read_beginning(
             if len(table):
                 return Beginning(kinds_of(table), first_rows(table, count))
     return Beginning({}, [])
+
+
+def count_rows(layout: Layout, source: FileSource) -> dict[str, int | None]:
+    """Rows per split: as the card says, else from the ends of parquet files, if these are few."""
+    counts = dict(layout.rows)
+    unknown = [split for split, count in counts.items() if count is None]
+    if layout.reader != "parquet" or sum(len(layout.files[s]) for s in unknown) > _MOST_COUNTED:
+        return counts
+    with RowStream(layout, source, unknown) as stream:
+        for split in unknown:
+            counts[split] = stream.parquet_rows(split)
+    return counts
 
 
 def text_columns(kinds: dict[str, str], wanted: Sequence[str]) -> tuple[str, ...]:
