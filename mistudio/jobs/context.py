@@ -142,6 +142,8 @@ class JobKind:
     config_class: type[Config]
     run: JobFunction
     prepare: Prepare | None = None
+    subject: str = ""
+    """the setting that names what the job works on, "" for the first that names anything"""
     ends_turn_on_pause: bool = False
     """a pause ends the run at a checkpoint and frees the lane, instead of waiting in place"""
     resumable: bool = False

@@ -98,10 +98,11 @@ JOB_KINDS: dict[str, JobKind] = {
         JobKind(
             "report_model",
             "gpu",
-            "Judge quantisation of",
+            "Quantisation report of",
             model_configs.ReportModelConfig,
             report_model.run,
             report_model.prepare,
+            subject="model",
         ),
         JobKind(
             "prompt_lens",
@@ -110,23 +111,26 @@ JOB_KINDS: dict[str, JobKind] = {
             model_configs.PromptLensConfig,
             prompt_lens.run,
             prompt_lens.prepare,
+            subject="model",
         ),
         JobKind(
             "extract_activations",
             "gpu",
-            "Extract activations",
+            "Extract activations of",
             model_configs.ExtractConfig,
             extract_activations.run,
             extract_activations.prepare,
+            subject="model",
             resumable=True,
         ),
         JobKind(
             "probe_extraction",
             "gpu",
-            "Probe an extraction",
+            "Time an extraction from",
             model_configs.ExtractConfig,
             probe_extraction.run,
             probe_extraction.prepare,
+            subject="model",
         ),
         JobKind(
             "verify_activations",
@@ -182,10 +186,13 @@ JOB_KINDS: dict[str, JobKind] = {
 }
 
 
+_SUBJECTS = ("name", "path", "repo", "sae", "activations", "dataset", "model")
+
+
 def title_of(db: Db, known: JobKind, config: Config) -> str:
     """What a job is called in lists: its noun and the name of the thing it works on."""
-    for name in ("name", "path", "repo", "sae", "activations", "dataset", "model"):
-        value: Any = getattr(config, name, "")
+    for name in (known.subject, *_SUBJECTS):
+        value: Any = getattr(config, name, "") if name else ""
         if value and value != "last":
             row = TABLES[name].find(db, str(value)) if name in TABLES else None
             if row is None and name == "dataset":
