@@ -20,6 +20,7 @@ _SYNC_CHARACTERS = 1 << 26
 _HASH_BYTES = 1 << 25  # of words kept in memory before they are written
 _MERGE_PAGES = 500
 _MOST_COUNTED = 2_000_000
+_AT_ONCE = 20_000
 # Scripts written without blanks: each character is a word of its own, so that any part is found.
 _UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -95,7 +96,7 @@ class TextIndex:
     ) -> Iterator[list[int]]:
         """All documents that hold all terms, in order, some thousands at a time."""
         while True:
-            found = self.search(terms, 0, 20_000, low=low, high=high)
+            found = self.search(terms, 0, _AT_ONCE, low=low, high=high)
             if not found:
                 return
             yield found
@@ -203,6 +204,8 @@ def _fill(
             # bit by bit: one sync of a large file at the end would hold up a cancel
             written = 0
             atomic.fsync_path(path)
+    db.execute("COMMIT")  # writes the words that are still in memory
+    db.execute("BEGIN")
     _merge(db, check)
     db.execute("INSERT INTO facts VALUES (?, ?)", [_VERSION, count])
     db.execute("COMMIT")

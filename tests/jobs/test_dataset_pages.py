@@ -19,6 +19,7 @@ from mistudio.jobs.index_dataset import build_index, index_path
 from mistudio.jobs.runner import Studio
 from mistudio.ml.data.text_writer import Row
 from mistudio.ml.data.write_dataset import write_dataset, write_text_store
+from mistudio.store import text_index
 from mistudio.store.records import DatasetRow, TokenizationRow
 from mistudio.store.tables import DATASETS, TOKENIZATIONS
 from tests.helpers.studio import run
@@ -103,7 +104,10 @@ def many() -> list[tuple[str, Row]]:
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_pages_agree_with_a_plain_search(studio: Studio, indexed: bool) -> None:
+def test_pages_agree_with_a_plain_search(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, indexed: bool
+) -> None:
+    monkeypatch.setattr(text_index, "_AT_ONCE", 40)
     row = stored(studio, many(), indexed=indexed)
     order = [r for s, r in many() if s == "train"] + [r for s, r in many() if s == "test"]
     splits = ["train"] * 1500 + ["test"] * 500

@@ -258,6 +258,11 @@ def test_save_to_disk_folders(tmp_path: Path) -> None:
     next((tmp_path / "both" / "test").glob("*.arrow")).unlink()
     with pytest.raises(Damaged, match=r"lacks data-00000-of-00001\.arrow"):
         run(tmp_path / "both")
+    state = tmp_path / "one" / "state.json"
+    (secret := tmp_path / "secret.arrow").write_bytes(b"x")
+    state.write_text(json.dumps({"_data_files": [{"filename": str(secret)}]}))
+    with pytest.raises(Damaged, match=r"lacks secret\.arrow"):
+        run(tmp_path / "one")
     with pytest.raises(InvalidInput, match="was not written by save_to_disk"):
         run(tmp_path / "ds", format="saved")
 

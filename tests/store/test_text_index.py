@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def test_agrees_with_reading_the_text(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(text_index, "_INSERT_CHARACTERS", 500)
     monkeypatch.setattr(text_index, "_HASH_BYTES", 2000)  # many parts to be merged
     monkeypatch.setattr(text_index, "_MERGE_PAGES", 3)
+    monkeypatch.setattr(text_index, "_AT_ONCE", 7)
     chance = random.Random(3)
     words = ["".join(chance.choices("abc", k=chance.randint(1, 4))) for _ in range(60)]
     texts = [" ".join(chance.choices(words, k=chance.randint(0, 12))) for _ in range(2000)]
@@ -94,6 +96,15 @@ def test_agrees_with_reading_the_text(tmp_path: Path, monkeypatch: pytest.Monkey
             assert index.search(search_terms(f'"{first} {second}"'), 0, 5000) == held
         found = [n for some in index.matches(search_terms(words[0])) for n in some]
         assert found == [i for i, text in enumerate(texts) if words[0] in text.split()]
+
+
+def test_the_parts_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    monkeypatch.setattr(text_index, "_HASH_BYTES", 2000)
+    TextIndex.build(tmp_path / "search.db", [[f"word{i} and {i}" for i in range(3000)]])
+    with closing(sqlite3.connect(tmp_path / "search.db")) as db:
+        assert db.execute("SELECT COUNT(DISTINCT segid) FROM words_idx").fetchone() == (1,)
 
 
 def test_counting_ends(index: TextIndex, monkeypatch: pytest.MonkeyPatch) -> None:
