@@ -74,6 +74,8 @@ class ExtractDialog(Dialog):
         self._rate_of: dict[str, Any] = {}  # the settings that it was measured with
         self._probe = ""
         self.texts = LibraryChoice("Choose a text")
+        self.texts.combo.view().setMinimumWidth(appearance().px(480))
+        self.texts.combo.currentTextChanged.connect(self.texts.combo.setToolTip)
         self.grid = LayerGrid()
         self.grid.set_layers(model.num_layers or 0)
         self.templates = TemplatePanel(services, "extraction")

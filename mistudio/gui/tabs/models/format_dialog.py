@@ -49,8 +49,8 @@ class FormatDialog(Dialog):
             self.box.addWidget(part)
         self.box.addWidget(
             label(
-                "The model is loaded and checked in the new format at once; if that fails, it stays as "
-                "it is. The format is recorded in all that is made with the model.",
+                "The model is loaded and checked in the new format at once; if that fails, it "
+                "stays as it is. The format is recorded in all that is made with the model.",
                 "muted",
                 wrap=True,
             )

@@ -38,7 +38,7 @@ class LensModel(QAbstractTableModel):
         super().__init__(parent)
         self._tokens: Sequence[Mapping[str, Any]] = result["tokens"]
         self._layers: list[str] = [
-            "Embedding" if layer == "embedding" else f"L{layer}" for layer in result["layers"]
+            "Embed" if layer == "embedding" else f"L{layer}" for layer in result["layers"]
         ][::-1]
         self._cells: list[list[list[tuple[str, float]]]] = list(result["cells"])[::-1]
 
@@ -132,7 +132,6 @@ class LensGrid(QTableView):
         self.horizontalHeader().setDefaultSectionSize(px(96))
         self.verticalHeader().setDefaultSectionSize(px(30))
         self.verticalHeader().setMinimumSectionSize(px(20))
-        self.verticalHeader().setMinimumWidth(px(128))
         self.horizontalHeader().setFont(mono_font(13))
 
     def show_result(self, result: Mapping[str, Any]) -> LensModel:

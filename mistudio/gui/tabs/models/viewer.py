@@ -29,8 +29,11 @@ from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
 from mistudio.jobs.model_pages import Architecture, Module
 from mistudio.store.records import ModelRow
 
-_HEADINGS = ("#", "Module", "Kind", "Shape", "Type", "Parameters")
-_NAME, _KIND, _FIGURES = 1, 2, (3, 4, 5)
+_HEADINGS = ("#", "Module", "Shape", "Type", "Parameters")
+_NAME, _FIGURES = 1, (2, 3, 4)
+_TOP = ("embedding", "block", "norm", "unembedding")  # kinds that the name says already
+
+_RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class ArchitectureViewer(Dialog):
@@ -113,24 +116,21 @@ def module_tree(modules: Sequence[Module]) -> QTreeWidget:
     for column in _FIGURES:
         header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
     header.resizeSection(0, appearance().px(72))
-    header.resizeSection(_NAME, appearance().px(168))
-    header.setSectionResizeMode(_KIND, QHeaderView.ResizeMode.Stretch)
-    tree.headerItem().setTextAlignment(
-        _FIGURES[-1], Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-    )
+    header.setSectionResizeMode(_NAME, QHeaderView.ResizeMode.Stretch)
+    tree.headerItem().setTextAlignment(_FIGURES[-1], _RIGHT)
     return tree
 
 
 def _item(module: Module) -> QTreeWidgetItem:
     shape = " × ".join(f"{side:,}" for side in module.shape) if module.shape else EM_DASH
-    words = f"{module.kind} · {module.note}" if module.note else module.kind
-    texts = [str(module.index), module.name, words, shape, module.dtype or EM_DASH]
-    item = QTreeWidgetItem([*texts, format_count(module.params)])
-    item.setToolTip(_NAME, module.name)
-    item.setToolTip(_KIND, words)
+    kind = "" if module.kind in _TOP else module.kind
+    words = " · ".join(part for part in (module.name, kind, module.note) if part)
+    texts = [str(module.index), words, shape, module.dtype or EM_DASH, format_count(module.params)]
+    item = QTreeWidgetItem(texts)
+    item.setToolTip(_NAME, words)
     for column in _FIGURES:
         item.setFont(column, mono_font(13))
-    item.setTextAlignment(_FIGURES[-1], Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    item.setTextAlignment(_FIGURES[-1], _RIGHT)
     item.addChildren([_item(child) for child in module.children])
     item.addChildren([_hook_item(hook, path) for hook, path in module.hooks])
     return item
@@ -138,10 +138,9 @@ def _item(module: Module) -> QTreeWidgetItem:
 
 def _hook_item(hook: str, path: str) -> QTreeWidgetItem:
     name, meaning = HOOK_TEXTS.get(hook, (hook, ""))
-    item = QTreeWidgetItem(["", hook, f"hook point · {name}", EM_DASH, EM_DASH, EM_DASH])
-    item.setToolTip(_NAME, path)
-    item.setToolTip(_KIND, meaning)
-    item.setFont(_NAME, mono_font(13))
+    item = QTreeWidgetItem(["", f"{hook} · hook point, {name}", EM_DASH, EM_DASH, EM_DASH])
+    item.setToolTip(_NAME, f"{path}: {meaning}" if path else meaning)
+    item.setTextAlignment(_FIGURES[-1], _RIGHT)
     return item
 
 
