@@ -98,6 +98,8 @@ class RangeReader:
             found += kept
             start += len(kept)
         if fetch.response is None or fetch.response.status_code == 206:
+            if fetch.take(_POLL_S) is None and fetch.error is None:
+                self._fetch = None  # read to its end: the connection serves the next piece
             self._let_go()
 
     def _answer(self, path: str, start: int, end: int) -> Fetch:

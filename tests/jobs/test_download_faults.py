@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,23 @@ def test_a_stream_that_breaks_is_taken_up_again(hub: LocalHub, studio: Studio) -
     whole = download(studio, "o/set", amount="rows", count=20_000)
     assert texts(studio, whole) == [one["text"] for one in made]
     assert hub.sent["train.jsonl"] < 2.5 * len(jsonl(made))
+
+
+def test_a_stream_uses_one_connection_for_its_pieces(
+    hub: LocalHub, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("datasets", "o/set", {"train.jsonl": jsonl(rows(60_000))})
+    opened: list[object] = []
+    accept = hub.process_request
+
+    def counted(request: Any, address: Any) -> None:
+        opened.append(address)
+        accept(request, address)
+
+    monkeypatch.setattr(hub, "process_request", counted)
+    download(studio, "o/set", amount="rows", count=59_000)
+    assert len(hub.requests("resolve")) >= 8
+    assert len(opened) <= 2
 
 
 def test_a_stream_waits_where_the_server_has_a_problem(
