@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -150,9 +151,50 @@ def test_a_json_list_is_fetched_only_as_far_as_needed() -> None:
     assert source.fetched < 0.25 * len(content)
 
 
+def test_files_and_rows_of_a_split_need_not_agree(place: Path | None) -> None:
+    files = {
+        "a.jsonl": jsonl([{"text": "one", "n": 1}]),
+        "b.jsonl": jsonl([{"text": "two", "n": "x", "more": [1]}, {"text": "three"}]),
+    }
+    assert [row["text"] for row in rows_of(MemorySource(files, place))["train"]] == [
+        "one", "two", "three"]  # fmt: skip
+    files = {"a.csv": b"n,text\n1,one\n", "b.csv": b"text,n,m\ntwo,x,2\n"}
+    assert [row["text"] for row in rows_of(MemorySource(files, place))["train"]] == ["one", "two"]
+    files = {"a.parquet": parquet([{"text": "one"}]), "b.parquet": parquet([{"n": 1}])}
+    source = MemorySource(files, place)
+    with RowStream(read_layout("o/n", source, ""), source, ["train"]) as stream:
+        columns = settle_columns({"n": "number", "text": "text"}, ())
+        found = list(documents(stream.tables(columns=columns.read), columns))
+    assert found == [("train", ("one", [""])), ("train", ("", ["1"]))]
+
+
+def test_bytes_that_are_no_text_are_replaced(place: Path | None) -> None:
+    for name, content in {"a.txt": b"caf\xe9", "a.csv": b"n,text\n1,caf\xe9\n",
+                          "a.jsonl": b'{"text": "caf\xe9"}'}.items():  # fmt: skip
+        assert rows_of(MemorySource({name: content}, place))["train"][-1]["text"] == "caf\ufffd"
+
+
+def test_the_card_names_another_encoding(place: Path | None) -> None:
+    card = b"---\nconfigs:\n- config_name: a\n  encoding: latin-1\n---\n"
+    for name, content in {"a.txt": b"caf\xe9", "a.csv": b"n,text\n1,caf\xe9\n"}.items():
+        found = rows_of(MemorySource({"README.md": card, name: content}, place))
+        assert found["train"][-1]["text"] == "caf\xe9"
+
+
+def test_many_files_are_sorted_out_soon() -> None:
+    names = [f"data/train-{i:05d}-of-05000.parquet" for i in range(5000)]
+    began = time.monotonic()
+    layout = read_layout("o/name", MemorySource(dict.fromkeys(names, b"")), "")
+    assert layout.files == {"train": names}
+    assert time.monotonic() - began < 2.0
+
+
 def test_a_broken_row_of_a_json_list_is_named() -> None:
     source = MemorySource({"train.json": b'[{"text": "a"}, {"text": ]'})
     with pytest.raises(InvalidInput, match=r"Row 2 of train.json is not valid JSON"):
+        rows_of(source)
+    source = MemorySource({"data/x.jsonl": b'{"text": "a"}\n{"text": "b"}\n{oops\n'})
+    with pytest.raises(InvalidInput, match=r"Row 3 of x.jsonl is not valid JSON"):
         rows_of(source)
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from fsspec.core import has_magic
+
 from mistudio.core.errors import Damaged, InvalidInput, Unsupported
 from mistudio.ml.data.listed_files import FileSource, Mounted, address, path_of
 
@@ -52,9 +54,6 @@ def read_layout(repo: str, source: FileSource, card: str, config: str = "") -> L
     An empty `config` takes the default one, else the first. Raises `Unsupported` for a loading
     script and for files no reader of text opens, `InvalidInput` for an unknown config.
     """
-    from datasets import DownloadConfig
-    from datasets import data_files as library
-    from datasets.load import _ALL_ALLOWED_EXTENSIONS as ENDINGS
     from datasets.utils.metadata import MetadataConfigs
 
     _refuse_script(repo, source.sizes)
@@ -70,18 +69,8 @@ def read_layout(repo: str, source: FileSource, card: str, config: str = "") -> L
     _refuse_outside(wanted)
     quiet_library()
     mounted = Mounted(source)
-    access = DownloadConfig(storage_options=mounted.options, disable_tqdm=True, token=False)
-    base = address(str(PurePosixPath(wanted.get("data_dir") or "")).strip("./"))
     try:
-        if wanted.get("data_files") is not None:
-            patterns = library.sanitize_patterns(wanted["data_files"])
-        else:
-            patterns = library.get_data_patterns(base, download_config=access)
-        root = address("") if wanted.get("data_files") is not None else base
-        found = library.DataFilesDict.from_patterns(
-            patterns, base_path=root, allowed_extensions=ENDINGS, download_config=access
-        )
-        reader, parameters = _reader_of(found, access)
+        found, reader, parameters = _resolve(wanted, mounted)
     except FileNotFoundError as error:
         raise Unsupported(
             f"{repo!r} has no files that can be read here (csv, json, jsonl, parquet, arrow, txt).",
@@ -183,10 +172,28 @@ def _default_config(declared: dict[str, dict[str, Any]]) -> str:
     return marked[0] if marked else ("default" if "default" in declared else "")
 
 
-def _reader_of(found: Any, access: Any) -> tuple[str, dict[str, Any]]:
-    """The library's reader for the files and its parameters; keeps only the files it reads."""
-    from datasets import load
+def _resolve(wanted: dict[str, Any], mounted: Mounted) -> tuple[Any, str, dict[str, Any]]:
+    """The library's files by split, its reader for them, and this reader's parameters."""
+    from datasets import DownloadConfig, load
+    from datasets import data_files as library
 
+    access = DownloadConfig(storage_options=mounted.options, disable_tqdm=True, token=False)
+    base = address(str(PurePosixPath(wanted.get("data_dir") or "")).strip("./"))
+    if wanted.get("data_files") is not None:
+        base, patterns = address(""), library.sanitize_patterns(wanted["data_files"])
+    else:
+        patterns = library.get_data_patterns(base, download_config=access)
+    found = library.DataFilesDict()
+    for split, texts in patterns.items():
+        names: list[str] = []
+        for text in texts:
+            try:
+                names += library.resolve_pattern(text, base, load._ALL_ALLOWED_EXTENSIONS, access)
+            except FileNotFoundError:
+                if not has_magic(text):
+                    raise
+        # without the origin of every file, which the library would ask for one by one
+        found[split] = library.DataFilesList(names, [])
     reader, parameters = load.infer_module_for_data_files(found, download_config=access)
     if reader not in READABLE:
         raise Unsupported(
@@ -194,9 +201,7 @@ def _reader_of(found: Any, access: Any) -> tuple[str, dict[str, Any]]:
             code="no_text_column",
         )
     kept = found.filter(extensions=load._MODULE_TO_EXTENSIONS[reader])
-    found.clear()
-    found.update({split: names for split, names in kept.items() if names})
-    return str(reader), dict(parameters)
+    return {split: names for split, names in kept.items() if names}, str(reader), dict(parameters)
 
 
 def _declared_info(facts: dict[str, Any], config: str) -> Any:

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 
 from mistudio.core.errors import Cancelled, Damaged, StudioError
 from mistudio.ml.data.hub_dataset import Layout
-from mistudio.ml.data.json_tables import holds_one_value, json_tables
+from mistudio.ml.data.json_tables import is_plain, json_tables
 from mistudio.ml.data.listed_files import FileSource, Mounted, address
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 1 << 24  # of rows of a parquet file, decoded
 _BUFFER_BYTES = 1 << 18  # of a column of a parquet file
-_SHAPED = ("field", "encoding", "features")  # settings of json that only the library knows
+_SHAPED = {"field", "encoding"}  # settings of json that only the library knows
 SMALL_PIECE, MIDDLE_PIECE, LARGE_PIECE = 1 << 17, 1 << 20, 1 << 23
 
 
@@ -32,20 +32,18 @@ class RowStream:
         *,
         piece_bytes: int = LARGE_PIECE,
     ) -> None:
-        """Json and text files are read by `piece_bytes`; small ones fetch less for a few rows."""
+        """Text files are read by `piece_bytes`; small pieces fetch less for a few rows."""
         self._layout = layout
         self._splits = list(splits)
         self._piece_bytes = piece_bytes
         self._source = source
-        self._mounted = Mounted(source)
+        self._mounted = Mounted(source, str(layout.parameters.get("encoding") or "utf-8"))
         self._folder = tempfile.TemporaryDirectory(prefix="mistudio-rows-")
-        self._builder: Any = None
 
     def __enter__(self) -> RowStream:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._builder = None
         self._folder.cleanup()
 
     @property
@@ -86,25 +84,21 @@ class RowStream:
     def _split_tables(
         self, split: str, rows: int, columns: Sequence[str] | None
     ) -> Iterator[pa.Table]:
-        if self._layout.reader == "parquet":
-            # the library takes a whole row group at once, which can be larger than the memory
-            for path in self._layout.files[split]:
+        """File by file: the library wants all files of a split to have the same columns."""
+        layout = self._layout
+        as_library = bool(_SHAPED & set(layout.parameters))
+        for path in layout.files[split]:
+            if layout.reader == "parquet":
+                # the library takes a whole row group at once, which can be larger than the memory
                 with self._mounted.open(path) as file:
                     yield from parquet_tables(file, rows, columns)
-            return
-        if self._layout.reader == "json" and not set(_SHAPED) & set(self._layout.parameters):
-            # the library holds a file that is one list in memory
-            first = self._layout.files[split][0]
-            with self._mounted.open(first) as file:
-                whole = holds_one_value(file, first)
-            if whole:
-                for path in self._layout.files[split]:
-                    with self._mounted.open(path) as file:
-                        yield from json_tables(file, path, rows, self._source.control.check)
-                return
-        yield from (
-            self._open().as_streaming_dataset(split).with_format("arrow").iter(batch_size=rows)
-        )
+            elif layout.reader == "json" and is_plain(path) and not as_library:
+                # the library holds a file that is one list, and rows must agree about kinds
+                with self._mounted.open(path) as file:
+                    yield from json_tables(file, path, rows, self._source.control.check)
+            else:
+                stream = self._build(split, path).as_streaming_dataset(split)
+                yield from stream.with_format("arrow").iter(batch_size=rows)
 
     def _meaning(self, error: Exception) -> BaseException:
         """What a failure inside the library is to the user."""
@@ -119,12 +113,8 @@ class RowStream:
             details=str(error)[:4000],
         )
 
-    def _open(self) -> Any:
-        if self._builder is None:
-            self._builder = self._build()
-        return self._builder
-
-    def _build(self) -> Any:
+    def _build(self, split: str, path: str) -> Any:
+        """The library's builder for one file."""
         from datasets import load
         from datasets.data_files import DataFilesDict, DataFilesList
         from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as MODULES
@@ -134,12 +124,8 @@ class RowStream:
         assert kind is not None
         settings = {
             name: value
-            for name, value in {**layout.parameters, **self._sizes()}.items()
+            for name, value in {**self._defaults(), **layout.parameters}.items()
             if hasattr(kind.BUILDER_CONFIG_CLASS, name) or name == "features"
-        }
-        files = {
-            split: DataFilesList([address(path) for path in layout.files[split]], [])
-            for split in self._splits
         }
         return kind(
             cache_dir=self._folder.name,
@@ -147,20 +133,20 @@ class RowStream:
             dataset_name="dataset",
             hash="0",
             base_path=address(""),
-            data_files=DataFilesDict(files),
+            data_files=DataFilesDict({split: DataFilesList([address(path)], [])}),
             info=layout.info.copy() if layout.info is not None else None,
             storage_options=self._mounted.options,
             **settings,
         )
 
-    def _sizes(self) -> dict[str, Any]:
+    def _defaults(self) -> dict[str, Any]:
         """How much the reader takes at once, so that memory does not grow with the files."""
-        reader = self._layout.reader
-        if reader in ("json", "text"):
+        replaced = {"encoding_errors": "replace"}
+        if self._layout.reader == "text":
+            return {"chunksize": self._piece_bytes, **replaced}
+        if self._layout.reader == "json":
             return {"chunksize": self._piece_bytes}
-        if reader == "csv":
-            return {"chunksize": _BATCH_ROWS}
-        return {}
+        return {"chunksize": _BATCH_ROWS, **replaced} if self._layout.reader == "csv" else {}
 
 
 def parquet_tables(file: Any, rows: int, columns: Sequence[str] | None) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""Tables of a JSON file that is one list, or one object around it, read piece by piece."""
+"""Tables of a JSON file, one row per line or one list, read piece by piece; rows may differ."""
 
 from __future__ import annotations
 
@@ -15,21 +15,13 @@ import pyarrow as pa
 from mistudio.ml.data.readers_json import json_values
 from mistudio.ml.data.source import Source, SourceFile, as_text
 
-_HEAD = 1 << 16
 _BLOCK = 1 << 18
 _FOREIGN = (".xz", ".zst", ".zip", ".lz4")  # unpacked by the library only
 
 
-def holds_one_value(file: IO[bytes], name: str) -> bool:
-    """Whether a JSON file is one list or one object over several lines, not one row per line."""
-    if PurePath(name).suffix.lower() in _FOREIGN:
-        return False
-    head = _unpacked(file, name).read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
-    if head.startswith(b"["):
-        return True
-    first, _, others = head.partition(b"\n")
-    # an object that ends with its line is a row
-    return head.startswith(b"{") and bool(others.strip()) and not first.rstrip().endswith(b"}")
+def is_plain(name: str) -> bool:
+    """Whether a file can be read here: not packed, or in a way that Python unpacks."""
+    return PurePath(name).suffix.lower() not in _FOREIGN
 
 
 def json_tables(

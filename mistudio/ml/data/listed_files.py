@@ -54,8 +54,9 @@ class _Shared:
     The library deep-copies the options of file systems, this object among them: it stays one.
     """
 
-    def __init__(self, source: FileSource) -> None:
+    def __init__(self, source: FileSource, encoding: str) -> None:
         self.source = source
+        self.encoding = encoding
         self.failure: BaseException | None = None
         self.bytes_read = 0
 
@@ -138,6 +139,15 @@ class ListedFiles(AbstractFileSystem):
             if depth is None or len(parts) <= depth:
                 found[name] = {"name": name, "size": size, "type": "file"}
         return found
+
+    def open(self, path: str, mode: str = "rb", *args: Any, **options: Any) -> Any:
+        """As fsspec's; text is read with the encoding of the mount, and bad bytes are replaced.
+
+        The library drops both settings on the way to a file system that is not the disk's.
+        """
+        if "b" in mode:
+            return super().open(path, mode, *args, **options)
+        return io.TextIOWrapper(self._open(path), self._shared.encoding, errors="replace")
 
     def _open(
         self,
@@ -222,10 +232,10 @@ def path_of(name: str) -> str:
 class Mounted:
     """A source made readable for the library: the options that its calls take."""
 
-    def __init__(self, source: FileSource) -> None:
+    def __init__(self, source: FileSource, encoding: str = "utf-8") -> None:
         with _registered:
             fsspec.register_implementation(PROTOCOL, ListedFiles, clobber=True)
-        self._shared = _Shared(source)
+        self._shared = _Shared(source, encoding)
         self.options: dict[str, dict[str, Any]] = {PROTOCOL: {"shared": self._shared}}
 
     def open(self, path: str) -> Any:
