@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PySide6.QtCore import Qt
@@ -14,41 +13,18 @@ from pytestqt.qtbot import QtBot
 
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models import ModelsTab
-from mistudio.gui.tabs.models.tab import ModelCard, facts_of
+from mistudio.gui.tabs.models.card import ModelCard, facts_of
 from mistudio.gui.tabs.models.viewer import ArchitectureViewer
-from mistudio.store.records import ModelRow
 from mistudio.store.tables import JOBS, MODELS
+from tests.gui.model_world import add_model, answer_jobs, open_tab, settle
 from tests.helpers.tiny import save_tiny_llama
 
 
 @pytest.fixture
 def tab(qtbot: QtBot, services: Services) -> ModelsTab:
-    services.lanes.start()
-    made = ModelsTab(services)
-    qtbot.addWidget(made)
-    made.resize(1240, 560)
-    made.show()
-    settle(qtbot, services)
+    made = open_tab(qtbot, services)
+    made.sources.open("files")
     return made
-
-
-def settle(qtbot: QtBot, services: Services, until: Callable[[], bool] = lambda: True) -> None:
-    """Wait until jobs and questions are done and a condition holds."""
-
-    def done() -> bool:
-        waiting = JOBS.select(services.studio.db(), "status IN ('queued', 'running')")
-        return not waiting and services.lanes.is_idle() and services.query.is_idle() and until()
-
-    qtbot.waitUntil(done, timeout=60_000)
-    qtbot.wait(80)
-    qtbot.waitUntil(services.query.is_idle, timeout=5000)
-
-
-def add_model(services: Services, **values: Any) -> ModelRow:
-    return MODELS.insert(
-        services.studio.db(),
-        **{"name": "tiny", "origin": "folder", "path": "/nowhere", "status": "ready", **values},
-    )
 
 
 def test_importing_a_folder_and_looking_into_it(
@@ -62,20 +38,28 @@ def test_importing_a_folder_and_looking_into_it(
     card = tab._cards[row.id]
     assert card.name.text() == "my model"
     assert card.facts.text() == facts_of(row)
-    assert card.facts.text().startswith("50.0k parameters · float32 · 199.8 kB")
+    assert card.facts.text().startswith("50.0k parameters · FP32 · 199.8 kB")
     tab.open(row.id)
     viewer = tab._dialogs[row.id]
     assert isinstance(viewer, ArchitectureViewer)
     tree = viewer.tree
-    names = [tree.topLevelItem(i).text(0) for i in range(tree.topLevelItemCount())]
-    assert names == ["Embedding", *(f"Block {i}" for i in range(4)), "Final norm", "Output"]
+    names = [tree.topLevelItem(i).text(1) for i in range(tree.topLevelItemCount())]
+    assert [name.split(" · ")[0] for name in names] == [
+        "Embedding",
+        *(f"Block {i}" for i in range(4)),
+        "Final norm",
+        "Output",
+    ]
     assert tree.topLevelItem(0).text(2) == "400 × 32"
     block = tree.topLevelItem(1)
-    assert [block.child(i).text(0) for i in range(2)] == ["self_attn", "mlp"]
+    inside = [block.child(i).text(1) for i in range(block.childCount())]
+    assert inside[:2] == ["self_attn · LlamaAttention", "mlp · LlamaMLP"]
+    assert [text.split(" · ")[0] for text in inside[-3:]] == ["resid_post", "mlp_out", "attn_out"]
+    assert "4 heads × 8" in block.text(1)
     assert block.text(4) == f"{row.layer_map['tree'][1]['params']:,}"
     assert json.loads(viewer.raw.toPlainText())["num_hidden_layers"] == 4
     texts = {found.text() for found in viewer.findChildren(QLabel)}
-    assert {"model.layers.3", "model.layers.3.mlp", "4 / 2"} <= texts
+    assert {"model.layers.3", "model.layers.3.mlp", "4 / 2", "llama", "MLP ratio"} <= texts
     qtbot.keyClick(viewer, Qt.Key.Key_Escape)
     assert not viewer.isVisible()
 
@@ -84,7 +68,7 @@ def folder_without_config(folder: Path) -> None:
     (folder / "notes.txt").write_text("nothing here")
 
 
-def encoder_only(folder: Path) -> None:
+def encoder_without_weights(folder: Path) -> None:
     config = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 8}
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -99,7 +83,7 @@ def truncated(folder: Path) -> None:
     ("make", "words"),
     [
         (folder_without_config, "no config.json"),
-        (encoder_only, "a left-to-right model is needed"),
+        (encoder_without_weights, "a left-to-right model is needed"),
         (truncated, "model.safetensors"),
     ],
 )
@@ -133,16 +117,16 @@ def test_only_the_loaded_model_can_be_unloaded(
     qtbot: QtBot, tab: ModelsTab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, other = add_model(tab.services), add_model(tab.services, name="other")
-    monkeypatch.setattr(tab.services.studio.models, "_name", "tiny")
+    monkeypatch.setattr(tab.services.studio.models, "_id", held.id)
     tab.refresh()
     settle(qtbot, tab.services, lambda: len(tab._cards) == 2)
     cards = {key: card for key, card in tab._cards.items() if isinstance(card, ModelCard)}
-    assert cards[held.id].unload.isVisible()
+    assert cards[held.id].load.text() == "Unload"
     assert cards[held.id].pill.state() == "loaded"
-    assert not cards[other.id].unload.isVisible()
-    cards[held.id].unload.click()
-    settle(qtbot, tab.services, lambda: not cards[held.id].unload.isVisible())
-    assert tab.services.studio.models.name == ""
+    assert cards[other.id].load.text() == "Load"
+    cards[held.id].load.click()
+    settle(qtbot, tab.services, lambda: cards[held.id].load.text() == "Load")
+    assert tab.services.studio.models.model_id == ""
     assert cards[held.id].pill.state() == "ready"
 
 
@@ -174,3 +158,84 @@ def test_select_opens_the_viewer(qtbot: QtBot, tab: ModelsTab) -> None:
     tab.open(row.id)
     assert tab._dialogs[row.id] is viewer
     viewer.close()
+
+
+def test_an_encoder_can_only_be_looked_at(qtbot: QtBot, tab: ModelsTab, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 20}
+    folder = tmp_path / "bert"
+    BertModel(BertConfig(**sizes, intermediate_size=16)).save_pretrained(folder)
+    tab.importer.form.set_values({"path": str(folder)})
+    tab.importer.submit()
+    settle(qtbot, tab.services, lambda: len(tab._rows) == 1)
+    row = MODELS.select(tab.services.studio.db())[0]
+    card = tab._cards[row.id]
+    assert isinstance(card, ModelCard)
+    assert card.pill.state() == "incompatible"
+    assert "a left-to-right model is needed" in card.extra.text()
+    assert not card.extract.isVisible()
+    assert card.load.text() == "Check again"
+    tab.open(row.id)
+    viewer = tab._dialogs[row.id]
+    texts = " ".join(found.text() for found in viewer.findChildren(QLabel))
+    assert "can only be looked at" in texts
+    viewer.close()
+
+
+def test_filters_by_state_architecture_and_text(qtbot: QtBot, tab: ModelsTab) -> None:
+    add_model(tab.services, name="one", architecture="GPT2LMHeadModel")
+    add_model(tab.services, name="two", architecture="LlamaForCausalLM", format="nf4")
+    add_model(tab.services, name="bad", architecture="LlamaForCausalLM", status="error")
+    tab.refresh()
+    settle(qtbot, tab.services, lambda: len(tab._rows) == 3)
+
+    def names() -> set[str]:
+        shown = tab.grid.keys()
+        return {tab._by_id[key].name for key in shown}
+
+    further = tab.filters.further
+    further.setCurrentIndex(further.findData("LlamaForCausalLM"))
+    assert names() == {"two", "bad"}
+    tab.filters.state.setCurrentIndex(tab.filters.state.findData("failed"))
+    assert names() == {"bad"}
+    tab.filters.clear()
+    tab.filters.search.setText("nf4")
+    tab._arrange()
+    assert names() == {"two"}
+
+
+def test_a_model_that_needs_code_asks_first(
+    qtbot: QtBot, tab: ModelsTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = answer_jobs(monkeypatch, "check_model", {})
+    row = add_model(
+        tab.services, status="error", error_code="needs_code", error_message="It runs code."
+    )
+    tab.refresh()
+    settle(qtbot, tab.services, lambda: row.id in tab._cards)
+    card = tab._cards[row.id]
+    assert isinstance(card, ModelCard)
+    assert card.extra.text() == "It runs code."
+    answers = [False, True]
+    monkeypatch.setattr("mistudio.gui.tabs.models.tab.confirm", lambda *a, **k: answers.pop(0))
+    card.allow.click()
+    assert JOBS.select(tab.services.studio.db()) == []
+    card.allow.click()
+    settle(qtbot, tab.services, lambda: len(asked) == 1)
+    assert (asked[0].model, asked[0].allow_code) == (row.id, True)
+
+
+def test_two_hundred_models_make_only_the_cards_in_view(qtbot: QtBot, tab: ModelsTab) -> None:
+    with tab.services.studio.db().atomic():
+        for number in range(200):
+            add_model(tab.services, name=f"model {number:03}", params_count=number)
+    tab.refresh()
+    settle(qtbot, tab.services, lambda: len(tab.grid.keys()) == 200)
+    assert 0 < len(tab._cards) < 20
+    bar = tab.page.verticalScrollBar()
+    bar.setValue(bar.maximum())
+    qtbot.wait(20)
+    last = tab.grid.keys()[-1]
+    assert last in tab.grid.in_view()
+    assert tab._cards[last].name.text() == "model 000"
