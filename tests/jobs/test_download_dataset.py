@@ -167,3 +167,24 @@ def test_more_than_a_hundred_gigabytes_are_confirmed(
     with pytest.raises(StudioError, match="Take the first rows or tokens"):
         download(studio, "o/two")
     assert download(studio, "o/two", accept_large=True).num_samples == 3
+
+
+@pytest.mark.parametrize(("repo", "config"), [("o/two", "en"), ("o/shards", "default")])
+def test_the_library_asked_directly_gives_the_same_rows(
+    hub: LocalHub, studio: Studio, repo: str, config: str
+) -> None:
+    import datasets
+
+    languages(hub)
+    hub.add("datasets", "o/shards", {
+        "data/validation-00000-of-00001.parquet": parquet(rows(7)),
+        "data/train-00000-of-00002.parquet": parquet(rows(30)),
+        "data/train-00001-of-00002.parquet": parquet(rows(12)),
+    })  # fmt: skip
+    row = download(studio, repo, config=config)
+    sha = hub.listing("datasets", repo)[0]
+    expected = datasets.load_dataset(repo, config, revision=sha)
+    store = TextStore(studio.paths.dataset(row.id))
+    assert list(store.splits) == list(expected)
+    for split, part in store.splits.items():
+        assert store.texts(part.start, part.stop) == list(expected[split]["text"])
