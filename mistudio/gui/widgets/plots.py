@@ -131,6 +131,9 @@ class _Chart(QWidget):
             axis = self.plot.getAxis(side)
             axis.setPen(pg.mkPen(colors.border, width=1))
             axis.setTextPen(pg.mkPen(colors.muted))
+        # pyqtgraph gives the labels four fifths of their height, which cuts large ones off
+        look = appearance()
+        self.plot.getAxis("bottom").setHeight(round(1.3 * look.font_px) + look.px(8))
         self.plot.showGrid(x=True, y=True, alpha=0.15)
 
 

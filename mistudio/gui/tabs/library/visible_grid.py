@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import QEvent, QObject, QPoint, Qt
-from PySide6.QtGui import QKeyEvent, QResizeEvent
+from PySide6.QtGui import QKeyEvent, QMoveEvent, QResizeEvent
 from PySide6.QtWidgets import QApplication, QScrollArea, QSizePolicy, QWidget
 
 from mistudio.gui.theme import appearance
@@ -75,6 +75,11 @@ class VisibleGrid(QWidget):
         if event.size().width() != event.oldSize().width():
             self._row = 0
             self._place(fill=False)
+
+    def moveEvent(self, event: QMoveEvent) -> None:
+        """What stands above it grew or shrank: other cards are in view."""
+        super().moveEvent(event)
+        self._place(fill=False)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() == QEvent.Type.Resize:
