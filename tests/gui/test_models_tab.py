@@ -163,9 +163,15 @@ def test_select_opens_the_viewer(qtbot: QtBot, tab: ModelsTab) -> None:
 def test_an_encoder_can_only_be_looked_at(qtbot: QtBot, tab: ModelsTab, tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 20}
     folder = tmp_path / "bert"
-    BertModel(BertConfig(**sizes, intermediate_size=16)).save_pretrained(folder)
+    config = BertConfig(
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=20,
+        intermediate_size=16,
+    )
+    BertModel(config).save_pretrained(folder)
     tab.importer.form.set_values({"path": str(folder)})
     tab.importer.submit()
     settle(qtbot, tab.services, lambda: len(tab._rows) == 1)

@@ -19,6 +19,11 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.store.records import JobRow, ModelRow
 
+_MEANING = (
+    "Each cell is the token that the model would say next if it ended after that layer, read with "
+    "its own final norm and output matrix. The stronger the colour, the more probable; the top row "
+    "is the model's own prediction."
+)
 _EXAMPLE = "The capital of France is"
 
 
@@ -31,7 +36,7 @@ class PromptBox(QPlainTextEdit):
         self.setTabChangesFocus(True)
         self.setFont(mono_font())
         self.setAccessibleName("Prompt")
-        self.setFixedHeight(appearance().px(84))
+        self.setFixedHeight(appearance().px(60))
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         control = event.modifiers() & Qt.KeyboardModifier.ControlModifier
@@ -70,15 +75,8 @@ class PromptLensDialog(Dialog):
 
     def _build(self) -> None:
         self.box.setSpacing(appearance().px(10))
-        self.box.addWidget(
-            label(
-                "Each cell is the token that the model would say next if it ended after that "
-                "layer, read with its own final norm and output matrix. The stronger the colour, "
-                "the more probable; the top row is the model's own prediction.",
-                "muted",
-                wrap=True,
-            )
-        )
+        self.meaning = label(_MEANING, "muted", wrap=True)
+        self.box.addWidget(self.meaning)
         self.box.addWidget(self.prompt)
         self.box.addLayout(row(self.run_button, self.cancel_button, self.state, None))
         self.box.addWidget(self.problem)
@@ -132,6 +130,8 @@ class PromptLensDialog(Dialog):
             self._say(job.error_message or "The prompt lens failed.")
 
     def _show(self, result: dict[str, object]) -> None:
+        self.meaning.hide()  # the grid needs the room
+        self.grid.setToolTip(_MEANING)
         self.grid.show()
         self.below.show()
         self._grid_model = self.grid.show_result(result)

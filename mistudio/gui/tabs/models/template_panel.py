@@ -78,6 +78,7 @@ class TemplatePanel(Collapsible):
         self.problem.emit(sentence)
 
     def _on_rows(self, rows: Sequence[TemplateRow]) -> None:
+        starred = next((line.row.id for line in self.lines if line.star.hasFocus()), "")
         for line in self.lines:
             self._list.removeWidget(line)
             line.hide()
@@ -88,6 +89,8 @@ class TemplatePanel(Collapsible):
             line.asked.connect(self._act)
             self._list.addWidget(line)
             self.lines.append(line)
+            if row_.id == starred:
+                line.star.setFocus()
         self.set_title(f"Templates ({len(rows):,})")
 
     def _act(self, row_: TemplateRow, what: str) -> None:
@@ -96,7 +99,8 @@ class TemplatePanel(Collapsible):
             if what == "load":
                 found: Loaded = templates.load(studio, row_.id)
                 self.loaded.emit(found)
-            elif what == "star":
+                return
+            if what == "star":
                 templates.star(studio, row_.id, not row_.is_favorite)
             elif confirm(self, f"Delete template “{row_.name}”?", "Its settings are lost."):
                 templates.delete(studio, row_.id)
