@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
@@ -75,6 +76,7 @@ class _Chart(QWidget):
         super().__init__(parent)
         self.x_label = x_label
         self.plot = pg.PlotWidget(enableMenu=False)
+        self._plot_item: Any = self.plot.getPlotItem()  # never None, though its type says so
         self.plot.setMouseEnabled(x=True, y=False)
         self.plot.hideButtons()
         self.plot.setMinimumHeight(appearance().px(140))
@@ -307,7 +309,7 @@ class HistogramPlot(_Chart):
         if 0 < len(self._counts) <= _WRITTEN_BARS:
             self._write_counts()
             # room for the highest bar's count
-            self.plot.plotItem.getViewBox().setYRange(
+            self._plot_item.getViewBox().setYRange(
                 0, 1.12 * max(1.0, float(self._counts.max())), padding=0
             )
 
@@ -319,7 +321,7 @@ class HistogramPlot(_Chart):
                     format_short(count), color=appearance().colors.label, anchor=(0.5, 1.0)
                 )
                 text.setPos((low + high) / 2, count)
-                self.plot.plotItem.addItem(text, ignoreBounds=True)
+                self._plot_item.addItem(text, ignoreBounds=True)
                 self._written.append(text)
 
     def _fill_table(self) -> None:

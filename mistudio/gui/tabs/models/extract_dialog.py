@@ -18,11 +18,11 @@ from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.gui.tabs.models.layer_grid import HooksEditor, LayerGrid
 from mistudio.gui.tabs.models.template_panel import TemplatePanel
 from mistudio.gui.tabs.models.texts import matching_texts
-from mistudio.gui.tabs.training.fields import LibraryChoice
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
+from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.jobs import activation_pages
 from mistudio.jobs.activation_pages import ExtractEstimate
 from mistudio.jobs.templates import Loaded

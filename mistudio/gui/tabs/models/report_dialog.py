@@ -18,10 +18,10 @@ from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.gui.tabs.models.formats import QUANTISED, format_name
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.tabs.models.texts import all_texts
-from mistudio.gui.tabs.training.fields import LibraryChoice
 from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
+from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.store.records import JobRow, ModelRow
 from mistudio.store.tables import MODELS

@@ -8,8 +8,8 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QWidget
 
 from mistudio.gui.style import mono_font
-from mistudio.gui.tabs.training.facts_table import FactsTable
 from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.facts_table import FactsTable
 
 _ANY_HEIGHT = (1 << 24) - 1
 

@@ -7,9 +7,9 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.units import format_bytes, format_count, format_decimal
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.training.facts_table import FactsTable
 from mistudio.gui.tabs.training.reads import Run, local_time, read_checkpoints
 from mistudio.gui.widgets.cards import label
+from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.store.records import CheckpointRow
 
 

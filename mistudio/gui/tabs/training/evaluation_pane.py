@@ -10,11 +10,11 @@ from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.training.facts_table import FactsTable
 from mistudio.gui.tabs.training.figures import figure_rows, figure_tips
 from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.plots import HistogramPlot
 from mistudio.store.records import SaeRow
 

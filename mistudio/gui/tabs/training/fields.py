@@ -10,7 +10,7 @@ from mistudio.core.configs import HOOKS
 from mistudio.gui.tabs.training.choices import Pairs
 from mistudio.gui.tabs.training.summary import depth_hint
 from mistudio.gui.widgets.cards import label
-from mistudio.gui.widgets.editors import ChoiceEditor, Editor
+from mistudio.gui.widgets.editors import Editor
 from mistudio.gui.widgets.layout import guard_wheel
 
 MOST_LAYERS = 512
@@ -25,25 +25,6 @@ ARCHITECTURE_TEXTS = {"batch_topk": "BatchTopK", "topk": "TopK", "jumprelu": "Ju
 def hook_pairs() -> Pairs:
     """(value, text) of every hook."""
     return [(hook, HOOK_TEXTS.get(hook, hook)) for hook in HOOKS]
-
-
-class LibraryChoice(ChoiceEditor):
-    """A combo whose entries come later: a value that is not offered yet is taken once it is."""
-
-    def __init__(self, prompt: str, parent: QWidget | None = None) -> None:
-        self._wanted = ""
-        self._prompt = prompt
-        super().__init__([("", prompt)], parent)
-
-    def offer(self, pairs: Pairs, default: str = "") -> None:
-        """Offer these values; `default` is taken if none was chosen."""
-        wanted = self.value() or self._wanted or default
-        self.set_choices([("", self._prompt), *pairs])
-        self.set_value(wanted)
-
-    def set_value(self, value: Any) -> None:
-        self._wanted = str(value)
-        super().set_value(value)
 
 
 class LayerEditor(Editor):

@@ -15,7 +15,6 @@ from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
 from mistudio.gui.tabs.training.fields import (
     ARCHITECTURE_TEXTS,
     LayerEditor,
-    LibraryChoice,
     hook_pairs,
 )
 from mistudio.gui.tabs.training.summary import summary
@@ -24,6 +23,7 @@ from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.gui.widgets.layout import Collapsible
+from mistudio.gui.widgets.library_choice import LibraryChoice
 
 FIELDS = (
     "model",

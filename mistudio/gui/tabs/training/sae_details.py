@@ -9,10 +9,10 @@ from mistudio.core.units import EM_DASH, format_bytes, format_count
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.evaluation_pane import EvaluationPane
-from mistudio.gui.tabs.training.facts_table import FactsTable
 from mistudio.gui.tabs.training.reads import local_time
 from mistudio.gui.tabs.training.sae_rows import place_text
 from mistudio.gui.widgets.cards import label
+from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
 

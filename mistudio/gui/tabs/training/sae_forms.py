@@ -15,11 +15,11 @@ from mistudio.core.errors import StudioError
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.choices import Choices, read_choices
-from mistudio.gui.tabs.training.fields import LibraryChoice
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import Editor, PathEditor
+from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.store.records import SaeRow
 
 

@@ -11,9 +11,9 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 from mistudio.core.config import command_line, from_dict, settings_of
 from mistudio.core.configs import TrainConfig
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.training.facts_table import FactsTable
 from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.widgets.cards import button, row
+from mistudio.gui.widgets.facts_table import FactsTable
 
 
 class SettingsPane(QWidget):
