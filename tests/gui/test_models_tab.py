@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
+from mistudio.core.errors import OutOfMemory
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models import ModelsTab
 from mistudio.gui.tabs.models.card import ModelCard, facts_of
 from mistudio.gui.tabs.models.viewer import ArchitectureViewer
+from mistudio.jobs.registry import JOB_KINDS
 from mistudio.store.tables import JOBS, MODELS
 from tests.gui.model_world import add_model, answer_jobs, open_tab, settle
 from tests.helpers.tiny import save_tiny_llama
@@ -245,3 +249,33 @@ def test_two_hundred_models_make_only_the_cards_in_view(qtbot: QtBot, tab: Model
     last = tab.grid.keys()[-1]
     assert last in tab.grid.in_view()
     assert tab._cards[last].name.text() == "model 000"
+
+
+def test_out_of_memory_offers_the_next_smaller_format(
+    qtbot: QtBot, tab: ModelsTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = add_model(tab.services, format="bf16")
+    asked: list[Any] = []
+
+    def run(ctx: Any, config: Any) -> dict[str, Any]:
+        asked.append(config)
+        raise OutOfMemory("BF16 needs 9.1 GB, 6.0 GB are free.")
+
+    known = dataclasses.replace(JOB_KINDS["check_model"], run=run, prepare=None)
+    monkeypatch.setitem(JOB_KINDS, "check_model", known)
+    shown: list[dict[str, Any]] = []
+
+    def banner(sentence: str, **more: Any) -> None:
+        shown.append({"sentence": sentence, **more})
+
+    object.__setattr__(tab.services, "banner", banner)
+    tab.refresh()
+    settle(qtbot, tab.services, lambda: row.id in tab._cards)
+    tab.act_on(row.id, "load")
+    settle(qtbot, tab.services, lambda: len(shown) == 1)
+    assert shown[0]["sentence"] == "BF16 needs 9.1 GB, 6.0 GB are free."
+    assert shown[0]["action"] == "Use INT8"
+    assert len(asked) == 1  # nothing switches by itself
+    shown[0]["clicked"]()
+    settle(qtbot, tab.services, lambda: len(asked) == 2)
+    assert (asked[1].model, asked[1].format) == (row.id, "int8")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QWidget
 
+from mistudio.core import memory
 from mistudio.core.errors import StudioError
 from mistudio.core.model_configs import CheckModelConfig
 from mistudio.core.units import format_bytes
@@ -111,9 +112,17 @@ class FormatDialog(Dialog):
         self.state.setText("")
         if job.status == "failed":
             self._say(job.error_message or "The format could not be changed.")
+            self._propose(job)
         elif job.status == "completed" and job.result:
             self._take(job.result)
         self._on_picked()
+
+    def _propose(self, job: JobRow) -> None:
+        """After running out of memory mark the next smaller format; nothing switches by itself."""
+        smaller = memory.next_smaller(str(job.config.get("format") or ""))
+        if job.error_code == "out_of_memory" and smaller in self.formats.buttons:
+            self.formats.buttons[smaller].setChecked(True)
+            self.state.setText(f"{format_name(smaller)} takes less and is marked now.")
 
     def _take(self, result: dict[str, object]) -> None:
         from dataclasses import replace

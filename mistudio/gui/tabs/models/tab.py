@@ -9,12 +9,14 @@ from PySide6.QtGui import QDropEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 from shiboken6 import isValid
 
+from mistudio.core import memory
 from mistudio.core.errors import StudioError
 from mistudio.core.model_configs import CheckModelConfig, DownloadModelConfig, ImportModelConfig
 from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.cards import ObjectCard
 from mistudio.gui.tabs.library.importing import ImportCard
+from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.library.tab import LibraryTab
 from mistudio.gui.tabs.models.cached_card import CachedModels
@@ -84,6 +86,9 @@ class ModelsTab(LibraryTab):
         self.cached.add_asked.connect(self._add_cached)
         self.sets.opened.connect(self._read_set)
         self.sets.export_asked.connect(self._export_set)
+        self._watch = JobWatch(services, self)
+        self._watch.ended.connect(self._on_checked)
+        self._offer: CheckModelConfig | None = None
         self.cached.read()
 
     def _hub_page(self) -> QWidget:
@@ -185,6 +190,26 @@ class ModelsTab(LibraryTab):
             return
         self._submit("check_model", CheckModelConfig(model=entry.id, allow_code=allow_code))
 
+    def _on_checked(self, job: JobRow) -> None:
+        """Tell why a model could not be loaded; after running out of memory offer less."""
+        if job.status != "failed" or job.kind != "check_model":
+            return
+        said = job.error_message or f"{job.title} failed."
+        model = self._by_id.get(str(job.config.get("model")))
+        form = str(job.config.get("format") or (model.format if model else "") or "")
+        smaller = memory.next_smaller(form) if job.error_code == "out_of_memory" else ""
+        if model is None or not smaller:
+            self.services.banner(said, level="error", details=job.error_details or "")
+            return
+        self._offer = CheckModelConfig(model=model.id, format=smaller)
+        self.services.banner(
+            said, level="error", action=f"Use {format_name(smaller)}", clicked=self._use_smaller
+        )
+
+    def _use_smaller(self) -> None:
+        if self._offer is not None:
+            self._submit("check_model", self._offer)
+
     def _add_cached(self, repo: str, revision: str) -> None:
         form = str(self.download.formats.value())
         self._submit(
@@ -193,7 +218,7 @@ class ModelsTab(LibraryTab):
 
     def _submit(self, kind: str, config: Any) -> None:
         try:
-            self.services.submit(kind, config)
+            self._watch.submit(kind, config)
         except StudioError as error:
             self.services.banner(error.sentence, level="warning", details=error.details)
 
