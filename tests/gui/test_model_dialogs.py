@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from mistudio.gui.tabs.models.sets_card import layer_words
 from mistudio.jobs import model_pages
 from mistudio.jobs.model_pages import DeviceMemory
 from mistudio.jobs.runner import Studio
+from mistudio.store.jobs import add_job
 from mistudio.store.tables import ACTIVATION_SETS, JOBS, MODELS, TEMPLATES
 from tests.gui.model_world import add_model, answer_jobs, open_tab, settle
 from tests.helpers.studio import run, tiny_studio
@@ -273,6 +275,7 @@ def test_a_set_that_ended_early_says_why_and_can_go_on(qtbot: QtBot, tab: Models
     tab.sources.open("sets")
     tab.sets.read()
     settle(qtbot, tab.services, lambda: tab.sets.table.rowCount() == 1)
+    assert not tab.sets.bar.isVisible()
     assert tab.sets.table.texts()[0][2] == "0–2, 5"
     assert tab.sets.problem.text() == "The disk is full."
     assert not tab.sets.open_button.isEnabled()
@@ -291,3 +294,38 @@ def test_a_model_without_a_lens_says_why(qtbot: QtBot, tab: ModelsTab) -> None:
     card: Any = tab._cards[row.id]
     assert not card.lens.isEnabled()
     assert "It has no output." in card.lens.toolTip()
+
+
+def test_a_new_extraction_is_chosen_and_pauses(
+    qtbot: QtBot, tab: ModelsTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tab.services.studio.db()
+    older = ACTIVATION_SETS.insert(
+        db, name="older", layers="0", hooks="mlp_out", status="completed"
+    )
+    tab.sources.open("sets")
+    tab.sets.read()
+    settle(qtbot, tab.services, lambda: tab.sets.chosen() is not None)
+    running = ACTIVATION_SETS.insert(
+        db,
+        name="newer",
+        layers="0",
+        hooks="mlp_out",
+        status="extracting",
+        created_at="2000-01-01T00:00:00",
+    )
+    job = add_job(db, "extract_activations", "gpu", "Extract", {}, target_id=running.id)
+    JOBS.update(db, job.id, status="running", progress=40.0, pid=os.getpid())
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(tab.services.lanes, "request", lambda *what: asked.append(what))
+    tab.sets.choose_of(job.id)
+    qtbot.waitUntil(lambda: (row := tab.sets.chosen()) is not None and row.id == running.id)
+    assert tab.sets.table.texts()[1][-1] == "Extracting 40.0 %"
+    assert tab.sets.bar.value() == 40.0
+    assert tab.sets.go_button.text() == "Pause"
+    assert not tab.sets.delete_button.isEnabled()
+    tab.sets.go_button.click()
+    tab.sets.cancel_button.click()
+    assert asked == [(job.id, "pause"), (job.id, "cancel")]
+    JOBS.delete(db, job.id)
+    assert older.id == tab.sets._found.sets[0].id

@@ -8,7 +8,7 @@ from mistudio.core.units import EM_DASH, format_bytes, format_short
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.cards import ObjectCard
 from mistudio.gui.tabs.models.formats import QUANTISED, format_name
-from mistudio.gui.widgets.cards import button, row
+from mistudio.gui.widgets.cards import button, row, set_icon
 from mistudio.store.records import ModelRow
 
 _CHECKABLE = ("error", "cancelled", "incompatible")
@@ -66,6 +66,7 @@ class ModelCard(ObjectCard):
             words = ("Unload", "Give the model's memory back")
         elif not ready:
             words = ("Check again", "Load it once more and look for its layers")
+        set_icon(self.load, "unload" if words[0] == "Unload" else "bolt")
         self.load.setText(words[0])
         self.load.setToolTip(words[1])
         self.load.setAccessibleName(f"{words[0]} {model.name}")

@@ -16,6 +16,7 @@ from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.library.jobs import JobWatch, LiveProgress
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.jobs import activation_pages
 from mistudio.jobs.deletion import delete_activation_set
 from mistudio.jobs.dependants import of_activation_set
@@ -55,6 +56,7 @@ class ActivationSets(Card):
         super().__init__("list", parent)
         self._services = services
         self._found = _List([], {}, {})
+        self._wanted = ""  # the job whose set is to be chosen once it is listed
         self.table = FigureTable(_HEADINGS, "Activation sets", numeric=(4, 5), most=_LISTED)
         self.none = label(
             "No activation sets yet. “Extract activations” on a model's card makes one.", "muted"
@@ -75,7 +77,8 @@ class ActivationSets(Card):
             self.delete_button,
         )
         self.box.addWidget(label("Activation sets", "card"))
-        for part in (self.none, self.table, self.problem):
+        self.bar = ProgressBar("purple")
+        for part in (self.none, self.table, self.bar, self.problem):
             self.box.addWidget(part)
         self.box.addLayout(row(*self._actions, None))
         self._connect()
@@ -108,6 +111,11 @@ class ActivationSets(Card):
         studio = self._services.studio
         self._services.query.ask(lambda _: read_sets(studio), self._on_list, key="sets")
 
+    def choose_of(self, job_id: str) -> None:
+        """Choose the set that a job fills, as soon as it is listed."""
+        self._wanted = job_id
+        self._soon.start()
+
     def chosen(self) -> ActivationSetRow | None:
         """The set of the current line."""
         line = self.table.currentRow()
@@ -123,6 +131,9 @@ class ActivationSets(Card):
     def _on_list(self, found: _List) -> None:
         kept = self.chosen()
         self._found = found
+        wanted = [row_ for row_ in found.sets if self._job_id(row_) == self._wanted]
+        if self._wanted and wanted:
+            kept, self._wanted = wanted[0], ""
         self.table.blockSignals(True)
         self.table.set_rows([self._cells(row_) for row_ in found.sets])
         ids = [row_.id for row_ in found.sets]
@@ -134,6 +145,10 @@ class ActivationSets(Card):
         for part in self._actions:
             part.setVisible(bool(ids))
         self._on_selected()
+
+    def _job_id(self, row_: ActivationSetRow) -> str:
+        job = self._found.jobs.get(row_.id)
+        return job.id if job is not None else ""
 
     def _cells(self, row_: ActivationSetRow) -> list[str]:
         return [
@@ -183,11 +198,15 @@ class ActivationSets(Card):
 
     def _tell(self, row_: ActivationSetRow | None) -> None:
         """Say below the table what the chosen set's job does, or why it failed."""
-        text = ""
+        text, percent = "", None
         if row_ is not None and row_.status != "completed":
             job = self._found.jobs.get(row_.id)
             live = self._live.of(job.id) if job is not None else None
             text = live[1] if live else row_.error_message or ""
+            if job is not None and job.status in ("running", "paused"):
+                percent = live[0] if live else job.progress or 0.0
+        self.bar.setVisible(percent is not None)
+        self.bar.set_value(percent)
         self.problem.setText(text)
         self.problem.setVisible(bool(text))
 

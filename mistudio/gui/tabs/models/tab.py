@@ -226,6 +226,7 @@ class ModelsTab(LibraryTab):
 
     def _on_extraction(self, job_id: str) -> None:
         self.sources.open("sets")
+        self.sets.choose_of(job_id)
         self.page.ensureWidgetVisible(self.sets)
 
     def _read_set(self, set_id: str) -> None:
