@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,19 @@ from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent, QGuiApplication
 from pytestqt.qtbot import QtBot
 
+from mistudio.core.dataset_configs import TokenizeConfig
+from mistudio.core.errors import NotFound
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets import DatasetsTab
 from mistudio.gui.tabs.datasets.detail import DatasetDialog
+from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
 from mistudio.gui.tabs.datasets.sample_card import excerpt, marked
 from mistudio.gui.tabs.datasets.statistics import part_lines, token_lines
 from mistudio.gui.tabs.datasets.token_chips import described, shown
+from mistudio.jobs import tokenize_preview
 from mistudio.jobs.dataset_pages import Chip
+from mistudio.jobs.tokenize_preview import Chip as TokenChip
+from mistudio.jobs.tokenize_preview import TokenEstimate, TokenPreview
 from mistudio.store import jobs
 from mistudio.store.records import DatasetRow
 from mistudio.store.tables import DATASETS, JOBS, MODELS, TOKENIZATIONS
@@ -31,6 +38,7 @@ def tab(qtbot: QtBot, services: Services) -> DatasetsTab:
     made = DatasetsTab(services)
     qtbot.addWidget(made)
     made.resize(1240, 560)
+    made.sources.open("files")
     made.show()
     settle(qtbot, services)
     return made
@@ -41,11 +49,15 @@ def settle(qtbot: QtBot, services: Services, until: Callable[[], bool] = lambda:
 
     def done() -> bool:
         waiting = JOBS.select(services.studio.db(), "status IN ('queued', 'running')")
-        return not waiting and services.lanes.is_idle() and services.query.is_idle() and until()
+        return not waiting and services.lanes.is_idle() and is_quiet(services) and until()
 
     qtbot.waitUntil(done, timeout=30_000)
     qtbot.wait(80)  # the views gather announcements for a moment before they read again
-    qtbot.waitUntil(services.query.is_idle, timeout=5000)
+    qtbot.waitUntil(lambda: is_quiet(services), timeout=30_000)
+
+
+def is_quiet(services: Services) -> bool:
+    return services.query.is_idle() and services.network.is_idle()
 
 
 def story_file(folder: Path) -> Path:
@@ -134,7 +146,7 @@ def test_wrong_files_are_sentences_without_debris(
 
 def test_missing_values_and_missing_files_are_told_at_once(tab: DatasetsTab) -> None:
     tab.importer.submit()
-    assert tab.importer.form.fields["path"].problem.text() == "File is missing."
+    assert tab.importer.form.fields["path"].problem.text() == "File or folder is missing."
     tab.importer.form.set_values({"path": "/no/such/file.txt"})
     tab.importer.submit()
     assert tab.importer.problem.text() == "There is no file '/no/such/file.txt'."
@@ -153,30 +165,57 @@ def add_rows(services: Services, count: int) -> None:
         )
 
 
-def test_two_hundred_cards(qtbot: QtBot, tab: DatasetsTab) -> None:
-    add_rows(tab.services, 200)
+def test_a_thousand_datasets_make_only_the_cards_in_view(qtbot: QtBot, tab: DatasetsTab) -> None:
+    add_rows(tab.services, 1000)
     began = time.perf_counter()
     tab.refresh()
-    cards = tab._cards
-    qtbot.waitUntil(lambda: sum(c.isVisible() for c in cards.values()) == 200, timeout=20_000)
-    assert time.perf_counter() - began < 10.0  # a quarter of it where nothing else runs
-    qtbot.wait(50)
+    qtbot.waitUntil(lambda: len(tab.grid.keys()) == 1000, timeout=20_000)
+    assert time.perf_counter() - began < 2.0  # 0.1 s where nothing else runs
+    assert 0 < len(tab._cards) < 40
     bar = tab.page.verticalScrollBar()
+    qtbot.waitUntil(lambda: bar.maximum() > 20_000, timeout=5000)
+    assert list(tab._cards) == [entry.row.id for entry in tab._rows[: len(tab._cards)]]
+    bar.setValue(bar.maximum())
+    last = tab._rows[-1].row
+    qtbot.waitUntil(lambda: last.id in tab.grid.in_view(), timeout=5000)
+    assert tab._cards[last.id].name.text() == last.name
     bar.setValue(bar.maximum() // 2)
-    place, first = bar.value(), tab._cards[tab._rows[0].row.id]
-    DATASETS.update(tab.services.studio.db(), tab._rows[0].row.id, name="renamed")
+    place, key = bar.value(), tab.grid.in_view()[0]
+    DATASETS.update(tab.services.studio.db(), key, name="renamed")
     tab.services.publisher.publish("datasets")
-    qtbot.waitUntil(lambda: first.name.text() == "renamed", timeout=5000)
+    qtbot.waitUntil(lambda: tab._cards[key].name.text() == "renamed", timeout=5000)
     assert bar.value() == place
+    assert len(tab._cards) < 250
+
+
+def shown_names(tab: DatasetsTab) -> list[str]:
+    keys = tab.grid.keys()
+    return [tab._by_id[key].row.name for key in keys]
+
+
+def test_filters(qtbot: QtBot, tab: DatasetsTab) -> None:
+    add_rows(tab.services, 30)
+    db = tab.services.studio.db()
+    DATASETS.insert(db, name="from afar", source="huggingface", status="ready", num_samples=1)
+    DATASETS.insert(db, name="broken", source="local", status="error")
+    tab.refresh()
+    settle(qtbot, tab.services, lambda: len(tab._rows) == 32)
     tab.filters.search.setText("text 01")
     tab.filters.search.returnPressed.emit()
-    assert sum(card.isVisible() for card in tab._cards.values()) == 12
-    assert tab.filters.count.text() == "12 of 200"
+    assert tab.filters.count.text() == "11 of 32"  # 001, and 010 to 019
+    tab.filters.clear()
+    sources = tab.filters.further
+    assert [sources.itemText(i) for i in range(3)] == ["All sources", "huggingface", "local"]
+    sources.setCurrentIndex(1)
+    assert shown_names(tab) == ["from afar"]
+    tab.filters.clear()
+    tab.filters.state.setCurrentIndex(tab.filters.state.findData("failed"))
+    assert shown_names(tab) == ["broken"]
     tab.filters.search.setText("nothing like it")
     tab.filters.search.returnPressed.emit()
     assert tab.nothing.isVisible()
     qtbot.mouseClick(tab.nothing.button, Qt.MouseButton.LeftButton)
-    assert sum(card.isVisible() for card in tab._cards.values()) == 200
+    assert len(tab.grid.keys()) == 32
 
 
 def test_samples_page_by_page_and_searched(qtbot: QtBot, tab: DatasetsTab, tmp_path: Path) -> None:
@@ -219,7 +258,7 @@ def test_tokenising_shows_original_text(qtbot: QtBot, tab: DatasetsTab, tmp_path
     page.form.submit()
     settle(qtbot, tab.services, page.view.isVisible)
     made = TOKENIZATIONS.select(studio.db())[0]
-    assert page._cards[made.id].name.text() == "For tiny, 32 tokens per row"
+    assert page._cards[made.id].name.text() == "tiny, 32 tokens per row"
     assert (
         f"packed · {made.rows:,} rows · {made.tokens:,} tokens" in page._cards[made.id].facts.text()
     )
@@ -239,15 +278,154 @@ def test_tokenising_shows_original_text(qtbot: QtBot, tab: DatasetsTab, tmp_path
     dialog.close()
 
 
-def test_tokenising_needs_a_model(
+def test_without_a_model_a_tokenizer_is_named(
     qtbot: QtBot, tab: DatasetsTab, tmp_path: Path, window_stub: Any
 ) -> None:
     row = import_stories(qtbot, tab, tmp_path)
+    folder = save_tiny_llama(tmp_path / "tiny")
     form = open_details(qtbot, tab, row.id).tokenization.form
-    assert not form.button.isEnabled()
     form.to_models.click()
     assert window_stub.opened == [("Models", {})]
+    assert form.form.fields["tokenizer"].isVisibleTo(form)
+    assert form.form.fields["truncation"].isHidden()
+    form.submit()
+    assert form.form.fields["model"].problem.text().startswith("Choose a model, or write")
+    form.form.set_values({"tokenizer": str(folder), "context": 16})
+    trial = form.trial
+    settle(qtbot, tab.services, lambda: bool(trial.estimate.text()))
+    trial.text.setPlainText("the fox")
+    settle(qtbot, tab.services, lambda: "tokens" in trial.count.text())
+    assert "".join(chip.text for chip in trial.chips._chips).strip() == "the fox"
+    assert trial.estimate.text().startswith("Estimate from 80 samples: about ")
+    said = int(trial.estimate.text().split(" rows, ")[1].split(" tokens")[0].replace(",", ""))
+    form.submit()
+    settle(qtbot, tab.services)
+    made = TOKENIZATIONS.select(tab.services.studio.db())[0]
+    assert made.model_id is None
+    assert made.tokens == pytest.approx(said, rel=0.1)
+    assert tab._dialogs[row.id].tokenization._cards[made.id].name.text().startswith("tiny, 16")
+    kept = tab.services.settings.recall("tokenize")
+    assert kept["tokenizer"] == str(folder)
+    assert "column" not in kept
     tab._dialogs[row.id].close()
+
+
+def test_a_tokenizer_of_the_hub_is_asked_for_first(
+    qtbot: QtBot, tab: DatasetsTab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = import_stories(qtbot, tab, tmp_path)
+    got: list[str] = []
+
+    def preview(_: object, config: TokenizeConfig, text: str) -> TokenPreview:
+        if not got:
+            raise NotFound("It is not on this machine yet.", code="tokenizer_not_here")
+        return TokenPreview([TokenChip(text, 7, text, False)], 1, 1, 0)
+
+    monkeypatch.setattr(tokenize_preview, "preview", preview)
+    monkeypatch.setattr(tokenize_preview, "estimate", lambda *_: TokenEstimate(2, 3, 4, 5))
+    monkeypatch.setattr(
+        tokenize_preview, "fetch_tokenizer", lambda _, config: got.append(config.tokenizer)
+    )
+    form = open_details(qtbot, tab, row.id).tokenization.form
+    form.form.set_values({"tokenizer": "some/model"})
+    settle(qtbot, tab.services, lambda: not form.trial.get.isHidden())
+    assert form.trial.count.text() == "It is not on this machine yet."
+    form.trial.get.click()
+    settle(qtbot, tab.services, lambda: form.trial.count.text().startswith("1 token, 1 row"))
+    assert got == ["some/model"]
+    tab._dialogs[row.id].close()
+
+
+def test_samples_by_split_length_and_as_tokens(
+    qtbot: QtBot, tab: DatasetsTab, tmp_path: Path
+) -> None:
+    rows = [{"text": f"{'long ' * (i % 7)}story {i}", "title": f"T{i}"} for i in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    tab.importer.take_path(path)
+    tab.importer.form.set_values({"test_share": "0.3"})
+    tab.importer.submit()
+    settle(qtbot, tab.services, lambda: len(tab._rows) == 1)
+    db = tab.services.studio.db()
+    row = DATASETS.select(db)[0]
+    folder = save_tiny_llama(tmp_path / "tiny")
+    model = MODELS.insert(db, name="tiny", origin="folder", path=str(folder), status="ready")
+    TOKENIZATIONS.insert(
+        db, dataset_id=row.id, model_id=model.id, tokenizer_name="t", settings_hash="h",
+        context=8, status="ready", settings={"context": 8},
+    )  # fmt: skip
+    tab.refresh()
+    settle(qtbot, tab.services)
+    page = open_details(qtbot, tab, row.id).samples
+    splits = (row.statistics or {})["splits"]
+    first, behind = splits["test"]
+    page.split.setCurrentIndex(page.split.findData("test"))
+    settle(qtbot, tab.services)
+    assert page.place.text() == f"1–{behind - first} of {behind - first}"
+    assert page._cards[0].title.text() == f"Sample {first + 1} · test"
+    assert page._cards[0].metadata.text().startswith("title: T")
+    page.split.setCurrentIndex(0)
+    page.longest.lineEdit().setText("10")
+    page.longest.editingFinished.emit()
+    settle(qtbot, tab.services)
+    short = sum(len(r["text"]) <= 10 for r in rows)
+    assert page.place.text() == f"1–{short} of {short}"
+    page.view.setCurrentIndex(1)
+    settle(qtbot, tab.services)
+    card = page._cards[0]
+    assert card.chips is not None
+    assert card.chips.isVisibleTo(page)
+    assert card.chips.text().strip() == card.token_text()
+    page.view.setCurrentIndex(0)
+    assert not card.chips.isVisibleTo(page)
+    tab._dialogs[row.id].close()
+
+
+def test_the_word_index_is_built_on_request(qtbot: QtBot, tab: DatasetsTab, tmp_path: Path) -> None:
+    row = import_stories(qtbot, tab, tmp_path)
+    db = tab.services.studio.db()
+    (tab.services.studio.paths.dataset(row.id) / "search.db").unlink(missing_ok=True)
+    DATASETS.update(db, row.id, is_indexed=0)
+    tab.refresh()
+    settle(qtbot, tab.services)
+    page = open_details(qtbot, tab, row.id).samples
+    assert not page.build_index.isVisibleTo(page)
+    page.search.setText("fox")
+    page.search.returnPressed.emit()
+    settle(qtbot, tab.services)
+    found = page.place.text()
+    assert page.build_index.isVisibleTo(page)
+    page.build_index.click()
+    settle(qtbot, tab.services)
+    assert DATASETS.get(db, row.id).is_indexed
+    assert not page.build_index.isVisibleTo(page)
+    assert page.place.text() == found
+    tab._dialogs[row.id].close()
+
+
+def test_the_first_samples_show_before_the_import(
+    qtbot: QtBot, tab: DatasetsTab, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.csv"
+    lines = "\n".join(f"T{i};story {i}" for i in range(20))
+    path.write_text(f"title;body\n{lines}\n", encoding="utf-8")
+    card = tab.importer
+    assert isinstance(card, ImportDatasetCard)
+    card.take_path(path)
+    settle(qtbot, tab.services, card.preview.isVisible)
+    assert card.preview.table.rowCount() == 10
+    assert card.preview.facts.text().startswith("csv")
+    assert "semicolon" in card.preview.facts.text()
+    assert card.preview.table.item(0, 0).text() == "T0"  # the first column that holds text
+    card.columns.menu.aboutToShow.emit()
+    body = next(a for a in card.columns.menu.actions() if a.data() == "body")
+    body.trigger()
+    settle(qtbot, tab.services, lambda: card.preview.table.item(0, 0).text() == "story 0")
+    assert card.form.values().text_column == ("body",)
+    card.form.set_values({"path": str(tmp_path / "gone.csv")})
+    settle(qtbot, tab.services, card.notice.isVisible)
+    assert "gone.csv" in card.notice.text()
+    assert not card.preview.isVisible()
 
 
 def test_deleting_asks_and_closes_the_window(

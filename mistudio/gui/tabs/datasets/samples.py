@@ -263,8 +263,14 @@ def place_text(page: SamplePage, start: int) -> str:
 def bare_config(row_: TokenizationRow) -> TokenizeConfig:
     """The settings of a tokenisation for the bare tokens of a text."""
     made = from_dict(TokenizeConfig, {**row_.settings, "dataset": row_.dataset_id})
+    named = "" if row_.model_id else str((row_.statistics or {}).get("tokenizer", ""))
     return dataclasses.replace(
-        made, model=row_.model_id or "", context=4096, arrangement="packed", special_tokens=False
+        made,
+        model=row_.model_id or "",
+        tokenizer=named,
+        context=4096,
+        arrangement="packed",
+        special_tokens=False,
     )
 
 

@@ -86,15 +86,15 @@ class AccessTokenField(QWidget):
         self._say("")
 
     def _remember(self, token: str) -> None:
-        def store(_: object) -> None:
+        def store(_: object) -> str:
             from mistudio.jobs import hub_pages
 
-            hub_pages.remember_token(token)
+            return hub_pages.remember_token(token)
 
         self._services.network.ask(store, self._on_kept, on_error=self._on_not_kept)
 
-    def _on_kept(self, _: object) -> None:
-        self._services.banner("The access token is in your Hugging Face token store.")
+    def _on_kept(self, user: str) -> None:
+        self._services.banner(f"The access token of {user} is in your Hugging Face token store.")
 
     def _on_not_kept(self, sentence: str, details: str) -> None:
         self._services.banner(sentence, level="warning")

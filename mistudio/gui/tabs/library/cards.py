@@ -107,8 +107,8 @@ class JobCard(ObjectCard):
         self._cancelling = False
         self._status = ""
 
-    def show_job(self, job: JobRow, progress: tuple[float, str] | None) -> None:
-        """Show the job's state and what it told last."""
+    def show_job(self, job: JobRow, progress: tuple[float, str] | None, note: str = "") -> None:
+        """Show the job's state and what it told last; `note` is its last sentence."""
         self._status = job.status
         percent, phase = progress or (job.progress, job.phase or "Starting")
         ended = job.status in ("failed", "cancelled")
@@ -116,7 +116,7 @@ class JobCard(ObjectCard):
         waits = job.status == "queued"
         self.show_object(job.title, "Waits for its turn" if waits else phase, job.status)
         if ended:
-            self.facts.setText(job.error_message or _KEPT[job.status])
+            self.facts.setText(job.error_message or note or _KEPT[job.status])
         elif job.status == "interrupted":
             self.facts.setText("The program had ended; it can go on.")
         if self._cancelling:

@@ -50,6 +50,7 @@ class LiveProgress(QObject):
     def __init__(self, services: Services, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._newest: dict[str, tuple[float, str]] = {}
+        self._notes: dict[str, str] = {}
         services.lanes.drained.connect(self._on_drained)
         services.lanes.finished.connect(self._on_finished)
 
@@ -57,7 +58,13 @@ class LiveProgress(QObject):
         """Percent, and phase with rate and time left; None before the job told any."""
         return self._newest.get(job_id)
 
+    def note_of(self, job_id: str) -> str:
+        """The last sentence that the job told, also after its end; "" if it told none."""
+        return self._notes.get(job_id, "")
+
     def _on_drained(self, job_id: str, drained: Drained) -> None:
+        if drained.notes:
+            self._notes[job_id] = drained.notes[-1].sentence
         if drained.progress is not None:
             told = drained.progress
             left = "" if told.eta_s is None else f"{format_duration(told.eta_s)} left"

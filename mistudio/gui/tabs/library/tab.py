@@ -209,14 +209,14 @@ class LibraryTab(Tab):
             card = JobCard(job.id, self.icon, self.color)
             card.asked.connect(self._act)
             self._cards[job.id] = card
-        card.show_job(job, self._live.of(job.id))
+        card.show_job(job, self._live.of(job.id), self._live.note_of(job.id))
         return card
 
     def _on_moved(self, job_id: str) -> None:
         card = self._cards.get(job_id)
         job = next((job for job in self._jobs if job.id == job_id), None)
         if isinstance(card, JobCard) and job is not None:
-            card.show_job(job, self._live.of(job_id))
+            card.show_job(job, self._live.of(job_id), self._live.note_of(job_id))
 
     # Acting.
 
