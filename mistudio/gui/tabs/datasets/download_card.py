@@ -23,6 +23,7 @@ from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.jobs.dataset_preview import DatasetPreview
+from mistudio.jobs.runner import Studio
 from mistudio.store.records import JobRow
 
 LARGE_BYTES = 100_000_000_000  # from here "everything" is confirmed twice
@@ -257,7 +258,7 @@ class DownloadCard(Card):
         self.notice.setVisible(bool(sentence))
 
 
-def _room(studio: object, size: int | None) -> str:
+def _room(studio: Studio, size: int | None) -> str:
     """How much of the disk a download leaves, "" if its size is unknown."""
     from mistudio.jobs import hub_pages
 

@@ -53,6 +53,7 @@ class ImportDatasetCard(ImportCard):
                 "sample_unit": ChoiceEditor(_UNITS),
             },
             command="dataset import",
+            columns=2,
             parent=parent,
         )
         self.preview = ImportPreviewPanel()

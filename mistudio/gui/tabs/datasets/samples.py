@@ -65,6 +65,7 @@ class SamplesPage(QWidget):
             box.editingFinished.connect(self._on_lengths)
         self._lengths = ("", "")
         self.view = _combo("Show as", [("", "Text")])
+        self.view.setFixedWidth(px(220))
         self.view.currentIndexChanged.connect(self._show_cards)
         line = row(self.search, self.split, label("Characters", "muted"), self.shortest)
         for part in (label("to", "muted"), self.longest, self.view):

@@ -146,7 +146,7 @@ class StatisticsPage(QScrollArea):
             lengths.get("mean"),
             found.get("unique_tokens"),
         )
-        self._set_tiles(values, "", "tokens")
+        self._set_tiles(values, "counted", "tokens")
         self._set_lengths(
             "tokens", [lengths.get(name) for name in ("min", "median", "mean", "max")]
         )
@@ -160,9 +160,9 @@ class StatisticsPage(QScrollArea):
         _fill(self.tokens, token_lines(found, total))
 
     def _set_tiles(self, values: Sequence[float | None], tokens: str, unit: str) -> None:
-        details = ("", tokens, unit, "")
+        details = ("in all", tokens, unit, "different ones")
         for tile, value, detail in zip(self.tiles.values(), values, details, strict=True):
-            tile.set_value(format_count(value), "" if value is None else detail)
+            tile.set_value(format_count(value), "not known" if value is None else detail)
 
     def _set_lengths(self, unit: str, values: Sequence[float | None]) -> None:
         names = ("shortest", "median", "mean", "longest")
@@ -177,6 +177,8 @@ class StatisticsPage(QScrollArea):
         from mistudio.gui.widgets.plots import HistogramPlot
 
         if self.plot is not None:
+            self._place.removeWidget(self.plot)
+            self.plot.hide()
             self.plot.deleteLater()
         self.plot = HistogramPlot("Samples by length", unit, color="blue")
         self.plot.setMinimumHeight(appearance().px(280))
@@ -254,4 +256,4 @@ def _fill(table: QTableWidget, lines: Sequence[Sequence[str]]) -> None:
             table.setItem(number, column, item)
     high = table.horizontalHeader().sizeHint().height() + 4
     lines_shown = min(max(1, len(lines)), _LINES)
-    table.setMinimumHeight(high + lines_shown * table.verticalHeader().defaultSectionSize())
+    table.setFixedHeight(high + lines_shown * table.verticalHeader().defaultSectionSize())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QPushButton, QWidget
 
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import StudioError
@@ -50,6 +50,10 @@ class TokenizeForm(Card):
         self.models = ChoiceEditor([_OTHER])
         self.columns, self.splits = ChoiceEditor(), ChoiceEditor()
         tokenizer = PathEditor("either", "Tokenizers (tokenizer.json);;All files (*)")
+        for found in tokenizer.findChildren(QPushButton):  # the field needs the room
+            found.setToolTip(found.text())
+            found.setAccessibleName(f"Tokenizer {found.text()}")
+            found.setText("")
         tokenizer.line.setPlaceholderText("gpt2, a folder or a tokenizer.json")
         self.form = ConfigForm(
             TokenizeConfig,
@@ -64,7 +68,7 @@ class TokenizeForm(Card):
                 "column": self.columns,
                 "split": self.splits,
             },
-            columns=4,
+            columns=3,
             settings=services.settings,
             remember="tokenize",
             command="dataset tokenize",

@@ -184,9 +184,9 @@ class LibraryTab(Tab):
 
     def _entry_passes(self, entry: Any) -> bool:
         row_ = self.work_row(entry)
-        if row_.status != "ready" and any(job.status in _MADE_BY_JOBS for job in self._jobs):
-            return False  # the job's own card stands for it
         state = state_group(row_.status)
+        if state == "work" and any(job.status in _MADE_BY_JOBS for job in self._jobs):
+            return False  # the job's own card stands for it
         return self.filters.passes(self.words(entry), state, self.further(entry))
 
     def _card_of(self, object_id: str) -> ObjectCard:
