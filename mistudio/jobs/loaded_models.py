@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ class LoadedModels:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._key: tuple[str, str] | None = None
+        self._place: tuple[str, str] | None = None
+        self._asked = ""  # the format asked for; the held one may differ ("auto", no 4 bit here)
         self._loaded: Any = None
         self._name = ""
+        self._id = ""
         self.device = "auto"
         """where models are loaded: auto, cuda or cpu"""
         self.threads: int | None = None
@@ -37,22 +40,55 @@ class LoadedModels:
         """Name of the held model, "" if none."""
         return self._name
 
-    def get(self, model: ModelRow, path: Path) -> LoadedModel:
-        """The model, loaded if it is not the one held; another one is let go first."""
+    @property
+    def model_id(self) -> str:
+        """Id of the held model's row, "" if none."""
+        return self._id
+
+    @property
+    def format(self) -> str:
+        """Format of the held model, "" if none."""
+        loaded = self._loaded
+        return loaded.format if loaded is not None else ""
+
+    def get(self, model: ModelRow, path: Path, form: str = "") -> LoadedModel:
+        """The model in its row's format, or in `form`; another model is let go first."""
+        return self.load(
+            model.id,
+            model.name,
+            path,
+            form or model.format or "auto",
+            allow_code=model.trust_remote_code,
+        )
+
+    def load(
+        self,
+        model_id: str,
+        name: str,
+        path: Path,
+        form: str,
+        *,
+        allow_code: bool = False,
+        step: Callable[[float], None] = lambda _done: None,
+    ) -> LoadedModel:
+        """A model by its files, loaded if it is not the one held.
+
+        `step` gets the share done and may raise; then no model is held.
+        """
         from mistudio.ml.device import check_room, choose_device, set_threads
         from mistudio.ml.loading import load_model
 
         with self._lock:
             if self.threads is not None:
                 set_threads(self.threads or None)
-            key = (str(path), self.device)
-            if self._key != key:
+            held = (str(path), self.device) == self._place and form in (self._asked, self.format)
+            if not held:
                 self._forget()
                 device = choose_device(self.device)
                 check_room(device)
-                self._loaded = load_model(path, device)
-                self._key = key
-                self._name = model.name
+                self._loaded = load_model(path, device, form, allow_code=allow_code, step=step)
+                self._place, self._asked = (str(path), self.device), form
+            self._name, self._id = name, model_id
             return self._loaded
 
     def unload(self) -> bool:
@@ -67,8 +103,8 @@ class LoadedModels:
 
     def _forget(self) -> None:
         self._loaded = None
-        self._key = None
-        self._name = ""
+        self._place = None
+        self._name = self._id = ""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mistudio.core.control import JobControl
 from mistudio.core.errors import StudioError, Unsupported
 from mistudio.core.events import Reporter
+from mistudio.core.memory import QUANTISED
 from mistudio.jobs.runner import Studio
 
 if TYPE_CHECKING:
@@ -66,7 +67,20 @@ def check_files(
         )
     if loaded.note:
         report.note(loaded.note, level="warning")
-    found = check_model(loaded, step("checking hooks", 0.8, 0.2))
+    try:
+        found = check_model(loaded, step("checking hooks", 0.8, 0.2))
+    except RuntimeError as error:
+        # a kernel may refuse the shapes of this very model, which no probe can know
+        if loaded.format not in QUANTISED:
+            raise
+        if keep:
+            studio.models.unload()
+        raise Unsupported(
+            f"{loaded.format.upper()} does not work with the layers of {name} on this device. "
+            "Choose another format.",
+            details=str(error),
+            code="format_failed",
+        ) from error
     for reason in found.hooks_why.values():
         report.note(reason)
     if found.lens_why:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from mistudio.core.errors import InvalidInput, Unsupported
 from mistudio.core.model_configs import PromptLensConfig
@@ -52,14 +53,15 @@ def run(ctx: JobContext, config: PromptLensConfig) -> Result:
             names[token] = str(loaded.tokenizer.decode([token]))
         return names[token]
 
+    tensors: Any = found  # tolist is untyped
+    ids_LSK: list[list[list[int]]] = tensors.top_ids_LSK.tolist()
+    shares_LSK: list[list[list[float]]] = tensors.probabilities_LSK.tolist()
     cells = [
         [
             [[text(token), round(share, 6)] for token, share in zip(tokens, shares, strict=True)]
             for tokens, shares in zip(layer_ids, layer_shares, strict=True)
         ]
-        for layer_ids, layer_shares in zip(
-            found.top_ids_LSK.tolist(), found.probabilities_LSK.tolist(), strict=True
-        )
+        for layer_ids, layer_shares in zip(ids_LSK, shares_LSK, strict=True)
     ]
     return {
         "model": row.id,

@@ -126,7 +126,8 @@ def load_tokenizer(path: Path, *, allow_code: bool = False) -> Any:
 def _read_tokenizer(path: Path, allow_code: bool) -> Any:
     gguf = path.is_file()
     place = {"gguf_file": path.name} if gguf else {}
-    if not gguf and not allow_code and _tokenizer_needs_code(path):
+    own_code = not gguf and _tokenizer_needs_code(path)
+    if own_code and not allow_code:
         raise needs_code_error()
     if not gguf and not _has_tokenizer(path):
         raise InvalidInput(
@@ -136,7 +137,7 @@ def _read_tokenizer(path: Path, allow_code: bool) -> Any:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(
                 path.parent if gguf else path,
-                trust_remote_code=allow_code,
+                trust_remote_code=own_code,
                 local_files_only=True,
                 **place,
             )

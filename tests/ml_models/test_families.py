@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,70 +13,20 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from mistudio.core.errors import InvalidInput, StudioError, Unsupported
 from mistudio.ml.activations.capture import Capture, check_ids, first_tensor
 from mistudio.ml.architecture import find_blocks
-from mistudio.ml.facts import ModelFacts
 from mistudio.ml.hooks import hook_module, hook_path, tl_name
 from mistudio.ml.loading import LoadedModel
+from mistudio.ml.model_check import check_model
 from mistudio.ml.module_tree import architecture_tree
-from tests.helpers.tiny import tiny_llama, tiny_tokenizer
+from tests.helpers.families import FAMILIES, SIZES, family_model, loaded_from
+from tests.helpers.tiny import tiny_llama
 
-SIZES = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
-GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 400}
-NEOX = {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")}
-OPT = {**NEOX, "ffn_dim": 48, "word_embed_proj_dim": 32}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": GPT2,
-    "gpt_neox": NEOX,
-    "opt": OPT,
-    "llama": SIZES,
-    "mistral": SIZES,
-    "qwen2": SIZES,
-    "qwen3": SIZES,
-    "gemma2": {**SIZES, "query_pre_attn_scalar": 8},
-    "gemma3_text": {**SIZES, "query_pre_attn_scalar": 8},
-    "phi3": SIZES,
-    "olmo2": SIZES,
-}
 PATHS = {"gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers", "opt": "model.decoder.layers"}
 IDS = torch.arange(2, 26).view(2, 12)
 
 
-def loaded_from(model: Any) -> LoadedModel:
-    """A `LoadedModel` around a model that never was on disk."""
-    config = model.config
-    facts = ModelFacts(
-        name=config.model_type, origin="folder", architecture=type(model).__name__,
-        model_type=config.model_type, params_count=0, weight_bytes=0,
-        num_layers=config.num_hidden_layers, hidden_dim=config.hidden_size, num_heads=4,
-        num_kv_heads=2, head_dim=8, intermediate=48, vocab_size=400, max_positions=64, tie=True,
-        bos_id=0, eos_id=1, activation="", norm_eps=None, rope=None, fingerprint="", config={},
-    )  # fmt: skip
-    return LoadedModel(
-        model, tiny_tokenizer(), torch.device("cpu"), facts, find_blocks(model), Path()
-    )
-
-
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, **FAMILIES[request.param])
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "emb" not in name and "wte" not in name:
-                parameter.normal_(0, 0.2)
-    return loaded_from(model)
+    return family_model(request.param)
 
 
 def streams(loaded: LoadedModel) -> list[torch.Tensor]:
@@ -158,6 +107,19 @@ def test_padding_behind_a_row_does_not_reach_it(loaded: LoadedModel) -> None:
     padded = IDS.clone()
     padded[:, 8:] = 0
     assert torch.allclose(capture(padded)[:, :8], capture(IDS)[:, :8], atol=1e-5)
+
+
+def test_every_family_passes_its_check(loaded: LoadedModel) -> None:
+    found = check_model(loaded)
+    assert set(found.hooks) == {"resid_post", "mlp_out", "attn_out"}
+    assert (found.hooks_why, found.lens_why) == ({}, "")
+    total = sum(p.numel() for p in loaded.model.parameters())
+    assert found.params == sum(found.weights.values()) == total
+    assert found.weights["linear"] > 0
+    wide = "wpe" in dict(loaded.model.base_model.named_children())  # positions have no row
+    assert sum(row["params"] for row in found.tree) <= total
+    if not wide and loaded.facts.name != "opt":
+        assert sum(row["params"] for row in found.tree) == total
 
 
 def test_names_of_hooks() -> None:

@@ -15,24 +15,22 @@ from mistudio.core.errors import Cancelled, InvalidInput, Unsupported
 from mistudio.ml import lens
 from mistudio.ml.lens import prompt_lens, residual_streams, why_no_lens
 from mistudio.ml.loading import LoadedModel
+from tests.helpers.families import FAMILIES, SIZES, family_model, loaded_from
 from tests.helpers.tiny import tiny_loaded
-from tests.ml_models.test_families import FAMILIES, SIZES, loaded_from
 
 IDS_S = torch.arange(2, 14)
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, **FAMILIES[request.param])
-    model = AutoModelForCausalLM.from_config(config).eval()
+    found = family_model(request.param)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2 and "wpe" not in name:
-                parameter.normal_(0, 0.3)
-            elif "norm" in name or "ln_" in name:
+        for name, parameter in found.model.named_parameters():
+            if "norm" in name or "ln_" in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    return loaded_from(model)
+            elif "emb" in name or "wte" in name:
+                parameter.normal_(0, 0.3)
+    return found
 
 
 def test_last_layer_is_the_models_own_distribution(loaded: LoadedModel) -> None:

@@ -15,7 +15,9 @@ class SetPlots(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.norms = HistogramPlot("Tokens by log10 of the norm", "log10 of the norm", color="emerald")
+        self.norms = HistogramPlot(
+            "Tokens by log10 of the norm", "log10 of the norm", color="emerald"
+        )
         self.means = CurvePlot("Mean per dimension", "dimension", tells_last=False)
         self.variances = CurvePlot(
             "Variance per dimension", "dimension", log_y=True, tells_last=False
