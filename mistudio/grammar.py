@@ -234,5 +234,8 @@ def _more_benches(command: Any, bench: Any) -> None:
     made.add_argument("model", nargs="?", default="sample", help="model (default sample)")
     made.add_argument("dataset", nargs="?", default="sample", help="dataset (default sample)")
     made.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    made.add_argument("--layers", default="1,3", help="such as 0,6,11 or all (default 1,3)")
+    made.add_argument("--hooks", action="append", help="repeat for several (default resid_post)")
+    made.add_argument("--rows", type=int, default=200, help="(default 200)")
     made = command(bench, "search", "bench_search", "word search over many samples")
     made.add_argument("--samples", type=int, default=1_000_000, help="(default 1,000,000)")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mistudio.core.config import validate
 from mistudio.core.errors import InvalidInput
+from mistudio.core.model_configs import ExtractConfig
 from mistudio.jobs import lookup
 
 if TYPE_CHECKING:
@@ -46,6 +48,37 @@ def bench_tokenize(studio: Studio, arguments: argparse.Namespace) -> dict[str, A
         studio.paths.tmp,
         rounds=_rounds(arguments),
     )
+
+
+def bench_extract(studio: Studio, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Extracting activations as a job does it against bare truncated forward passes, in turn."""
+    import torch
+
+    from mistudio.jobs.extract_activations import settings_of
+    from mistudio.jobs.extraction_plan import plan_extraction
+    from mistudio.ml.activations.bench_extract import bench_extract as measure
+    from mistudio.ml.data.token_store import TokenStore
+
+    config = ExtractConfig(
+        model=arguments.model,
+        dataset=arguments.dataset,
+        layers=arguments.layers,
+        hooks=tuple(arguments.hooks or ("resid_post",)),
+        rows=arguments.rows,
+    )
+    validate(config)
+    plan = plan_extraction(studio, config)
+    if plan.tokenization is None:
+        raise InvalidInput("This text is not tokenised for the model yet; do that first.")
+    loaded = studio.models.get(plan.model, studio.paths.absolute(plan.model.path))
+    figures = measure(
+        loaded,
+        TokenStore(studio.paths.absolute(plan.tokenization.path or "")),
+        settings_of(plan, config),
+        studio.paths.tmp,
+        _rounds(arguments),
+    )
+    return {**figures, "threads": torch.get_num_threads()}
 
 
 def _rounds(arguments: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ from mistudio.core.errors import (
 )
 from mistudio.core.events import RecordingReporter, SilentReporter
 from mistudio.ml.activations import extract as extraction
+from mistudio.ml.activations.bench_extract import bench_extract
 from mistudio.ml.activations.export_npy import export_npy, exported_bytes
 from mistudio.ml.activations.extract import ExtractSettings, calm_batch, extract
 from mistudio.ml.activations.multi_capture import MultiCapture
@@ -407,3 +408,14 @@ def test_a_killed_process_loses_no_whole_shard(world: World, tmp_path: Path) -> 
     stored = made(world, folder)
     assert len(stored) == 1000
     assert bytes_of(folder) == bytes_of(tmp_path / "whole")
+
+
+def test_the_benchmark_reads_the_same_tokens_and_leaves_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    settings = ExtractSettings(layers=(0, 1), hooks=("resid_post",), rows=4, batch=2)
+    found = bench_extract(world.loaded, world.tokens, settings, tmp_path / "scratch", 2)
+    assert found["tokens"] == int((world.tokens.mask[:4] != 2).sum())
+    assert found["ratio"] > 0
+    assert found["tokens_per_s"] > 0
+    assert list((tmp_path / "scratch").iterdir()) == []
