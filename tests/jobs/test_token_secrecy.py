@@ -11,7 +11,7 @@ import pytest
 
 from mistudio.core.config import Config
 from mistudio.core.control import JobControl
-from mistudio.core.dataset_configs import DownloadDatasetConfig
+from mistudio.core.dataset_configs import DownloadDatasetConfig, TokenizeConfig
 from mistudio.core.errors import StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.core.logs import start_log
@@ -77,6 +77,7 @@ def test_downloads_leave_no_token_behind(
             else:
                 run(studio, kind, config)
     assert any(seen.authorization == f"Bearer {PLANTED}" for seen in hub.log)
+    templates.save(studio, "tokenization", TokenizeConfig(dataset="two", model="llama"))
     templates.export(studio, studio.paths.exports / "templates.json")
     assert PLANTED not in repr(studio.tokens)
     assert holders(studio.paths.home) == []
