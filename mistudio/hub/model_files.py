@@ -20,6 +20,11 @@ _PLAIN = re.compile(
     r"|preprocessor_config|model\.safetensors\.index)\.json"
     r"|merges\.txt|vocab\.txt|.+\.(model|tiktoken)|chat_template\.(jinja|json)|LICENSE(\..+)?"
 )
+_TOKENIZER = re.compile(
+    r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|merges\.txt|vocab\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model"
+    r"|chat_template\.(jinja|json)"
+)
 _TABLE = re.compile(r"(^|[._])(embed\w*|wte|wpe|lm_head|embed_out)([._]|$)")
 _HEADER_GUESS = 65_536
 _MOST_HEADER = 100_000_000
@@ -34,6 +39,12 @@ class WeightCount:
 
     linear: int
     other: int
+
+
+def tokenizer_files(facts: RepoFacts) -> list[str]:
+    """What a tokenizer is made of, and the config that names its class; [] if there is none."""
+    found = [file.path for file in facts.files if _TOKENIZER.fullmatch(file.path)]
+    return found if any(path != "config.json" for path in found) else []
 
 
 def gguf_files(facts: RepoFacts) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound
+from mistudio.core.events import SilentReporter
 from mistudio.core.repositories import repository_problem
 from mistudio.jobs import lookup
 from mistudio.jobs.runner import Studio
@@ -53,6 +54,9 @@ def find(studio: Studio, config: TokenizeConfig) -> TokenizerSource:
     if local is not None:
         name = local.parent.name if local.name == "tokenizer.json" else local.name
         return TokenizerSource(local, name, max_positions=_max_positions(local))
+    cached = _cached(wanted)
+    if cached is not None:
+        return TokenizerSource(cached, wanted, max_positions=_max_positions(cached))
     raise NotFound(
         f"The tokenizer of {wanted!r} is not on this machine yet; get it first.",
         code=NOT_HERE,
@@ -60,9 +64,42 @@ def find(studio: Studio, config: TokenizeConfig) -> TokenizerSource:
 
 
 def fetch(studio: Studio, config: TokenizeConfig, control: JobControl) -> None:
-    """Get the tokenizer files of a Hub id into the cache; nothing for any other tokenizer."""
+    """Get the tokenizer files of a Hub id into the cache; nothing for any other tokenizer.
+
+    Raises what the Hub answers as a sentence, `NotFound` for a repository without a tokenizer.
+    """
     control.check()
-    find(studio, config)
+    try:
+        find(studio, config)
+    except NotFound as error:
+        if error.code != NOT_HERE:
+            raise
+        _download(config.tokenizer.strip(), studio.tokens.of(config.tokenizer.strip()), control)
+
+
+def _download(repo: str, token: str | None, control: JobControl) -> None:
+    from mistudio.hub import client, model_files
+    from mistudio.hub.download import download, plan_download
+    from mistudio.hub.transfer import Patience
+
+    facts = client.repo_facts("model", repo, "main", token, control.check)
+    paths = model_files.tokenizer_files(facts)
+    if not paths:
+        raise NotFound(f"'{repo}' has no tokenizer. Choose another repository.")
+    # a few small files: whoever waits for them tries again by hand
+    patience = Patience(waits_s=())
+    download(plan_download(facts, paths), token, SilentReporter(), control, patience=patience)
+
+
+def _cached(repo: str) -> Path | None:
+    """The snapshot of a repository whose tokenizer is in the cache."""
+    from mistudio.hub import model_files, offline
+    from mistudio.hub.repo_cache import RepoCache
+
+    facts = offline.cached_facts("model", repo)
+    if facts is None or not model_files.tokenizer_files(facts):
+        return None
+    return RepoCache("model", repo).snapshot(facts.sha)
 
 
 def settings_for(config: TokenizeConfig, source: TokenizerSource) -> TokenizeSettings:
