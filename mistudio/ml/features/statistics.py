@@ -182,7 +182,8 @@ def _numbers(part: _Bucket, tables: FeatureTables, kept_tokens: int) -> None:
 
 def _log_bins() -> NDArray[np.int64]:
     """The bin of each fp16 bit pattern: half octaves, 2^-16 .. 2^16, clipped at both ends."""
-    with np.errstate(divide="ignore"):
+    # signalling NaNs among the patterns warn, on some processors only
+    with np.errstate(divide="ignore", invalid="ignore"):
         values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
         bins = np.floor(2 * np.log2(np.abs(values))) + LOG_BINS // 2
     return np.clip(np.nan_to_num(bins), 0, LOG_BINS - 1).astype(np.int64)
