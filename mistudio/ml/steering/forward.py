@@ -40,7 +40,10 @@ class Stepper:
         self._rule = rule
         self._special = special
         self._cache: Any = None
-        self._last_only = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+        parameters = inspect.signature(loaded.model.forward).parameters
+        self._last_only = "logits_to_keep" in parameters
+        # transformers 5.24 renamed the argument and the field of the output
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self.consumed = 0
 
     @torch.inference_mode()
@@ -54,13 +57,14 @@ class Stepper:
             may_BS = allowed(ids_BS, self.consumed, self._prompt_length, self._rule, self._special)
             self._hook.expect(may_BS & self.steered_B[:, None])
         self.consumed += ids_BS.shape[1]
-        extra = {"logits_to_keep": 1} if self._last_only and not all_logits else {}
+        extra: dict[str, Any] = {self._cache_name: self._cache}
+        if self._last_only and not all_logits:
+            extra["logits_to_keep"] = 1
         mask_BS = torch.ones(len(ids_BS), self.consumed, dtype=torch.long, device=ids_BS.device)
         try:
             output = self._loaded.model(
                 input_ids=ids_BS,
                 attention_mask=mask_BS,
-                past_key_values=self._cache,
                 use_cache=True,
                 **extra,
             )
@@ -71,7 +75,7 @@ class Stepper:
             ) from error
         if self._hook is not None:
             self._hook.confirm()
-        self._cache = output.past_key_values
+        self._cache = output[self._cache_name]
         logits = output.logits if all_logits else output.logits[:, -1]
         if not torch.isfinite(logits).all():
             raise StudioError(
