@@ -43,9 +43,10 @@ class JobsPanel(QDockWidget):
         self._filter = "Active"
         self._cards: dict[str, JobCard] = {}
         self._states: dict[str, str] | None = None
+        self._begun_here: set[str] = set()  # before the first look
         self._jobs: list[JobRow] = []
         self._build()
-        services.lanes.started.connect(self.refresh)
+        services.lanes.started.connect(self._on_started)
         services.lanes.finished.connect(self.refresh)
         services.lanes.drained.connect(self._on_drained)
         services.publisher.changed.connect(self._on_changed)
@@ -95,6 +96,12 @@ class JobsPanel(QDockWidget):
         """Read the jobs again."""
         self._services.query.ask(rows.list_jobs, self._on_rows, key="jobs")
 
+    @Slot(str)
+    def _on_started(self, job_id: str) -> None:
+        if self._states is None:
+            self._begun_here.add(job_id)
+        self.refresh()
+
     @Slot(str, str)
     def _on_changed(self, kind: str, _object_id: str) -> None:
         if kind == "jobs":
@@ -102,12 +109,13 @@ class JobsPanel(QDockWidget):
 
     @Slot(object)
     def _on_rows(self, jobs: list[JobRow]) -> None:
-        first = self._states is None
-        before = self._states or {}
+        before = self._states
+        if before is None:  # what this window began is news even if it ended before the first look
+            before = {job.id: job.status for job in jobs if job.id not in self._begun_here}
         self._jobs = jobs
         self._states = {job.id: job.status for job in jobs}
         for job in jobs:
-            if not first and before.get(job.id) != job.status:
+            if before.get(job.id) != job.status:
                 self.moved.emit(job)
         self._show_counts()
         self._show_cards()

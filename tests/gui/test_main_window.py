@@ -31,6 +31,7 @@ from mistudio.gui.theme import appearance
 from mistudio.jobs import registry
 from mistudio.jobs.context import JobContext, JobKind
 from mistudio.jobs.runner import Studio
+from mistudio.store import jobs as job_rows
 from mistudio.store.tables import JOBS
 
 
@@ -204,6 +205,26 @@ def test_a_failed_job_tells_why_in_a_banner(
     qtbot.waitUntil(lambda: any(sentence in b.sentence for b in window.banners.banners()))
     window.jobs_panel.show_filter("Failed")
     assert window.jobs_panel._cards[job].line.text() == sentence
+
+
+def test_a_job_that_fails_before_the_first_look_at_the_list_tells_too(
+    window: MainWindow,
+    studio: Studio,
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, go_on = job_rows.list_jobs, threading.Event()
+    qtbot.waitUntil(window.query.is_idle)
+    window.jobs_panel._states = None
+    monkeypatch.setattr(job_rows, "list_jobs", lambda db: read(db) if go_on.wait(30) else [])
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    job = window.services.submit("import_dataset", ImportDatasetConfig(path=str(empty)))
+    qtbot.waitUntil(lambda: state_of(studio, job) == "failed")
+    go_on.set()
+    sentence = JOBS.get(studio.db(), job).error_message or ""
+    qtbot.waitUntil(lambda: any(sentence in b.sentence for b in window.banners.banners()))
 
 
 def test_the_log_of_a_job_can_be_read(
