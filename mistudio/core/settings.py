@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mistudio.core.atomic import write_json
 from mistudio.core.errors import from_os_error
@@ -31,6 +32,13 @@ class Settings:
     remembered: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+class Snapshot(NamedTuple):
+    """The settings at one moment, to be written in any thread."""
+
+    number: int  # a later one is higher
+    content: dict[str, Any]
+
+
 class SettingsFile:
     """The settings in force and the file they live in; unknown keys of the file are kept."""
 
@@ -40,6 +48,8 @@ class SettingsFile:
         self.problem = ""
         self.dirty = False
         self._unknown: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._taken = self._written = 0
         self.values = Settings()
         if path.exists():
             self._read()
@@ -65,23 +75,34 @@ class SettingsFile:
 
     def save(self) -> None:
         """Write the file now; raises `StudioError` if the disk refuses."""
-        try:
-            write_json(self.path, {"schema": SCHEMA, **asdict(self.values), **self._unknown})
-        except OSError as error:
-            raise from_os_error(error, "save the settings") from error
-        self.dirty = False
+        self.write(self.snapshot())
 
-    def flush(self) -> None:
-        """Write the file if something was remembered since the last time."""
-        if self.dirty:
-            self.save()
+    def snapshot(self) -> Snapshot:
+        """A copy for `write`; what is changed from now on is dirty again."""
+        self.dirty = False
+        self._taken += 1
+        return Snapshot(self._taken, {"schema": SCHEMA, **asdict(self.values), **self._unknown})
+
+    def write(self, taken: Snapshot) -> None:
+        """Write a snapshot from any thread, unless a later one is written.
+
+        Raises `StudioError` if the disk refuses.
+        """
+        with self._lock:
+            if taken.number < self._written:
+                return
+            try:
+                write_json(self.path, taken.content)
+            except OSError as error:
+                raise from_os_error(error, "save the settings") from error
+            self._written = taken.number
 
     def recall(self, name: str, default: Any = None) -> Any:
         """What `remember` last kept under a name."""
         return self.values.remembered.get(name, default)
 
     def remember(self, name: str, value: Any) -> None:
-        """Keep a JSON value under a name, such as a form's last values; `flush` writes it."""
+        """Keep a JSON value under a name, such as a form's last values; `save` writes it."""
         if self.values.remembered.get(name) != value:
             self.values.remembered[name] = value
             self.dirty = True

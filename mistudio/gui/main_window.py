@@ -117,6 +117,7 @@ class MainWindow(QMainWindow):
         self._warned_of_disk = False
         self._ending = False
         self._forced = False
+        self._writing = False  # settings on their way to the disk
         self._build()
         self._connect()
         self._restore()
@@ -200,11 +201,25 @@ class MainWindow(QMainWindow):
         self.header.strip.show_sample(sample)
         self.status.show_sample(sample)
         self.status.show_model(self.services.studio.models.name)
-        try:
-            self.services.settings.flush()
-        except StudioError as error:
-            self.services.settings.dirty = False
-            self.banners.show_banner(error.sentence, level="error")
+        if self.services.settings.dirty and not self._writing:
+            self._write_settings()
+
+    def _write_settings(self) -> None:
+        """In the query thread: a disk under load may take a second to take the file."""
+        settings, self._writing = self.services.settings, True
+        taken = settings.snapshot()
+        self.query.ask(
+            lambda _: settings.write(taken),
+            self._on_settings_written,
+            on_error=self._on_settings_refused,
+        )
+
+    def _on_settings_written(self, _: object) -> None:
+        self._writing = False
+
+    def _on_settings_refused(self, sentence: str, details: str) -> None:
+        self._writing = False
+        self.banners.show_banner(sentence, level="error", details=details)
 
     def _warn_of_disk(self, sample: Sample | None) -> None:
         """Once per run, when the disk of the data folder is more than 80 % full."""
@@ -360,7 +375,8 @@ class MainWindow(QMainWindow):
         self.network.join()
         self.query.join()
         try:
-            self.services.settings.flush()
+            if self._writing or self.services.settings.dirty:
+                self.services.settings.save()
         except StudioError:
             log.warning("the settings were not saved", exc_info=True)
         self.ended.emit()

@@ -18,7 +18,7 @@ from pytestqt.qtbot import QtBot
 from mistudio.core.config import Config
 from mistudio.core.control import Request
 from mistudio.core.dataset_configs import ImportDatasetConfig
-from mistudio.core.settings import SettingsFile
+from mistudio.core.settings import SettingsFile, Snapshot
 from mistudio.gui import main_window, tab_pages
 from mistudio.gui.actions import ACTIONS, TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
@@ -279,13 +279,37 @@ def test_a_signal_ends_the_window_without_asking(
     assert state_of(studio, job) == "paused"
 
 
-def test_theme_toggle_restyles_and_is_kept(window: MainWindow, studio: Studio) -> None:
+def test_theme_toggle_restyles_and_is_kept(
+    window: MainWindow, studio: Studio, qtbot: QtBot
+) -> None:
     window.actions_by_name["toggle_theme"].trigger()
     assert appearance().colors.name == "light"
     window.refresh_readings()
+    qtbot.waitUntil(window.query.is_idle)
     assert SettingsFile(studio.paths.settings).values.theme == "light"
     window.actions_by_name["toggle_theme"].trigger()
     assert appearance().colors.name == "dark"
+
+
+def test_remembered_values_are_written_by_another_thread(
+    window: MainWindow, studio: Studio, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, writers = window.services.settings, list[bool]()
+    write = settings.write
+
+    def watched(taken: Snapshot) -> None:
+        writers.append(threading.current_thread() is threading.main_thread())
+        write(taken)
+
+    monkeypatch.setattr(settings, "write", watched)
+    settings.remember("form", {"rows": 3})
+    window.refresh_readings()
+    qtbot.waitUntil(lambda: len(writers) == 1 and window.query.is_idle())
+    assert writers == [False]
+    settings.remember("form", {"rows": 4})
+    window.refresh_readings()  # closing does not lose what is under way
+    window.close()
+    assert SettingsFile(studio.paths.settings).recall("form") == {"rows": 4}
 
 
 def test_settings_name_what_is_out_of_range(window: MainWindow) -> None:
