@@ -45,20 +45,20 @@ class TokenChips(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._chips: tuple[ChipLike, ...] = ()
+        self._widths: list[float] = []  # of the chips' boxes, measured once
         self._boxes: list[QRectF] = []
-        self._height = 0
+        self._heights: dict[int, int] = {}  # by width: a layout asks many times
         policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        appearance().changed.connect(self._lay_out)
+        appearance().changed.connect(self._measure)
 
     def set_chips(self, chips: Sequence[ChipLike]) -> None:
         """Show other tokens."""
         self._chips = tuple(chips)
         self.setAccessibleName("Tokens: " + self.text())
-        self._lay_out()
-        self.updateGeometry()
+        self._measure()
 
     def text(self) -> str:
         """The original text of the row."""
@@ -67,14 +67,21 @@ class TokenChips(QWidget):
     def _font(self) -> QFont:
         return mono_font(14)
 
+    def _measure(self) -> None:
+        metrics, pad = QFontMetricsF(self._font()), appearance().px(4)
+        self._widths = [metrics.horizontalAdvance(shown(c)) + 2 * pad for c in self._chips]
+        self._heights.clear()
+        self._lay_out()
+        self.updateGeometry()
+
     def _places(self, width: int) -> tuple[list[QRectF], int]:
         """The box of each chip when wrapped to a width, and the height that takes."""
         px, metrics = appearance().px, QFontMetricsF(self._font())
-        tall, gap, pad = metrics.height() + px(6), px(3), px(4)
+        tall, gap = metrics.height() + px(6), px(3)
         boxes: list[QRectF] = []
         left = top = 0.0
-        for chip in self._chips:
-            wide = min(metrics.horizontalAdvance(shown(chip)) + 2 * pad, float(width))
+        for wanted in self._widths:
+            wide = min(wanted, float(width))
             if left and left + wide > width:
                 left, top = 0.0, top + tall + gap
             boxes.append(QRectF(left, top, wide, tall))
@@ -82,7 +89,8 @@ class TokenChips(QWidget):
         return boxes, round(top + tall) if boxes else round(tall)
 
     def _lay_out(self) -> None:
-        self._boxes, self._height = self._places(max(self.width(), 80))
+        width = max(self.width(), 80)
+        self._boxes, self._heights[width] = self._places(width)
         self.update()
 
     def chip_at(self, place: QPointF) -> ChipLike | None:
@@ -96,7 +104,10 @@ class TokenChips(QWidget):
         return True
 
     def heightForWidth(self, width: int) -> int:
-        return self._height if width == self.width() else self._places(max(width, 80))[1]
+        width = max(width, 80)
+        if width not in self._heights:
+            self._heights[width] = self._places(width)[1]
+        return self._heights[width]
 
     def sizeHint(self) -> QSize:
         return QSize(320, self.heightForWidth(max(self.width(), 320)))
