@@ -9,6 +9,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.jobs import lookup, tokenizers
 from mistudio.jobs.runner import Studio
+from mistudio.system.preload import preload_torch
 
 _CHIPS = 2000
 
@@ -64,6 +65,7 @@ def preview(studio: Studio, config: TokenizeConfig, text: str) -> TokenPreview:
     Raises `InvalidInput` for settings that cannot be used, `NotFound` if the tokenizer is not
     there; its code is "tokenizer_not_here" where `fetch_tokenizer` would get it.
     """
+    preload_torch()
     from mistudio.ml.data import token_preview
 
     source = tokenizers.find(studio, config)
@@ -78,6 +80,7 @@ def estimate(studio: Studio, config: TokenizeConfig) -> TokenEstimate:
 
     Takes a fraction of a second for a dataset of any size.
     """
+    preload_torch()
     from mistudio.ml.data import token_preview
     from mistudio.ml.data.text import TextStore
 
