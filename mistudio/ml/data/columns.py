@@ -11,7 +11,7 @@ import pyarrow as pa
 from mistudio.core.errors import InvalidInput
 
 BINARY = "binary"  # pictures, sounds: not kept beside the text
-_PREFERRED = ("text", "content", "document")
+PREFERRED = ("text", "content", "document")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ][\d:.+Z-]*)?|\d\d?[./]\d\d?[./]\d{2,4}")
 
 
@@ -29,7 +29,7 @@ def choose_columns(kinds: dict[str, str], wanted: Sequence[str]) -> tuple[str, .
     if wanted:
         return tuple(dict.fromkeys(wanted))
     textual = [name for name, kind in kinds.items() if kind == "text"]
-    for preferred in _PREFERRED:
+    for preferred in PREFERRED:
         for name in textual:
             if name.lower() == preferred:
                 return (name,)

@@ -8,6 +8,7 @@ from pathlib import Path
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.disk_room import require_room
+from mistudio.core.errors import from_os_error
 from mistudio.core.events import Reporter
 from mistudio.ml.data.facts import DatasetFacts
 from mistudio.ml.data.readers import open_source
@@ -36,7 +37,10 @@ def import_text(
 
     Raises `StudioError` with a sentence for what cannot be read; a folder made here goes again.
     """
-    source, rows = open_source(config, control.check)
+    try:
+        source, rows = open_source(config, control.check)
+    except OSError as error:
+        raise from_os_error(error, "read the file") from error
     for warning in source.warnings:
         report.note(warning, level="warning")
     _require_room(source, folder)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mistudio.core.dataset_configs import ImportDatasetConfig
+from mistudio.core.errors import InvalidInput
 from mistudio.ml.data.readers_arrow import read_arrow, read_parquet
 from mistudio.ml.data.readers_csv import read_csv
 from mistudio.ml.data.readers_json import read_json
@@ -54,15 +56,31 @@ def open_files(
         settings=settings,
         check=check,
     )
-    first = _READERS[format](source, files[0])
-    return source, _rows(source, first)
+    opened = _opened(source)
+    first = next(opened)
+    return source, _rows(source, itertools.chain([first], opened))
 
 
-def _rows(source: Source, first: Iterator[Row]) -> Iterator[tuple[str, Row]]:
-    ends = 0
-    for number, file in enumerate(source.files):
-        rows = _READERS[source.format](source, file) if number else first
+def _opened(source: Source) -> Iterator[tuple[SourceFile, Iterator[Row]]]:
+    """The files with their rows; of several, those without any row are passed over."""
+    ends, found, last = 0, False, len(source.files)
+    for number, file in enumerate(source.files, 1):
+        source.bytes_read = ends
+        try:
+            rows = _READERS[source.format](source, file)
+        except InvalidInput as error:
+            if error.code != "empty_file" or (number == last and not found):
+                raise
+        else:
+            found = True
+            yield file, rows
+        ends += file.path.stat().st_size
+    source.bytes_read = ends
+
+
+def _rows(
+    source: Source, opened: Iterator[tuple[SourceFile, Iterator[Row]]]
+) -> Iterator[tuple[str, Row]]:
+    for file, rows in opened:
         for row in rows:
             yield file.split, row
-        ends += file.path.stat().st_size
-        source.bytes_read = ends

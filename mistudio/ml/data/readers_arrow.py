@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from mistudio.core.errors import Damaged, InvalidInput
 from mistudio.ml.data.columns import kind_of_arrow
 from mistudio.ml.data.mapped_file import MappedFile
+from mistudio.ml.data.readers_text import reading
 from mistudio.ml.data.source import Source, SourceFile, as_text, joined
 from mistudio.ml.data.text_writer import Row
 
@@ -21,6 +22,8 @@ _BUFFER = 1 << 22
 
 def read_parquet(source: Source, file: SourceFile) -> Iterator[Row]:
     """The rows of a parquet file; settles the columns first."""
+    with reading(file.path), file.path.open("rb"):
+        pass  # a file that may not be read is not a damaged one
     try:
         # with a buffer, column chunks are read page by page instead of whole
         opened = pq.ParquetFile(file.path, buffer_size=_BUFFER, pre_buffer=False)
@@ -50,6 +53,8 @@ def _parquet_slices(source: Source, file: SourceFile, opened: Any) -> Iterator[p
 
 def read_arrow(source: Source, file: SourceFile) -> Iterator[Row]:
     """The rows of an Arrow IPC file or stream; settles the columns first."""
+    with reading(file.path), file.path.open("rb"):
+        pass
     try:
         mapped = MappedFile(file.path)
         try:
@@ -94,6 +99,8 @@ def _rows_at_once(held: int, rows: int) -> int:
 
 
 def _settle(source: Source, file: SourceFile, schema: pa.Schema) -> None:
+    if len(set(schema.names)) != len(schema.names):
+        raise InvalidInput(f"{file.path.name} names a column twice.")
     source.settle({field.name: kind_of_arrow(field.type) for field in schema})
     for name in source.text_columns:
         if name not in schema.names or kind_of_arrow(schema.field(name).type) != "text":

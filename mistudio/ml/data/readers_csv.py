@@ -28,12 +28,13 @@ csv.field_size_limit(MAX_ROW)
 
 def read_csv(source: Source, file: SourceFile) -> Iterator[Row]:
     """The rows of a csv or tsv file; settles delimiter and columns first."""
-    text_lines = unbounded_lines(decoded_blocks(source, file))
-    first = next(text_lines, "")
-    delimiter = _delimiter(source, first)
+    text_lines = _short(unbounded_lines(decoded_blocks(source, file)), file)
+    beginning = _beginning(text_lines)
+    delimiter = _delimiter(source, beginning[0] if beginning else "")
     source.delimiter = next(name for name, mark in DELIMITERS.items() if mark == delimiter)
-    reader = csv.reader(itertools.chain([first], _short(text_lines, file)), delimiter=delimiter)
-    rows = _fields(source, file, reader)
+    lines = _Lines(itertools.chain(beginning, text_lines))
+    quoting = csv.QUOTE_NONE if _has_bare_quotes(beginning, delimiter) else csv.QUOTE_MINIMAL
+    rows = _fields(source, file, csv.reader(lines, delimiter=delimiter, quoting=quoting), lines)
     header = [name or f"column {i}" for i, name in enumerate(next(rows, []), 1)]
     if len(set(header)) != len(header):
         raise InvalidInput(f"The header of {file.path.name} names a column twice.")
@@ -65,6 +66,50 @@ def _delimiter(source: Source, first: str) -> str:
     return max(",;\t|", key=re.sub(r'"[^"]*"', "", first).count)
 
 
+def _beginning(text_lines: Iterator[str]) -> list[str]:
+    """The lines that are looked at to tell how the file is written."""
+    found: list[str] = []
+    size = 0
+    for line in itertools.islice(text_lines, PEEK_ROWS):
+        found.append(line)
+        size += len(line)
+        if size > PEEK_CHARACTERS:
+            break
+    return found
+
+
+def _has_bare_quotes(beginning: list[str], delimiter: str) -> bool:
+    """Whether quotes are part of the text: usual in tsv, where a lone one would swallow rows.
+
+    So it is if every line has all its fields as it stands, but not where quotes enclose them.
+    """
+    widths = {line.count(delimiter) + 1 for line in beginning if line.strip()}
+    if delimiter != "\t" or len(widths) != 1 or 1 in widths:
+        return False
+    try:
+        rows = list(csv.reader(beginning, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return True
+    return any(len(row) not in widths for row in rows if row)
+
+
+class _Lines:
+    """Lines, and whether more of them were asked for than there are."""
+
+    def __init__(self, text_lines: Iterator[str]) -> None:
+        self._lines = text_lines
+        self.ended = False
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        for line in self._lines:
+            return line
+        self.ended = True
+        raise StopIteration
+
+
 def _short(text_lines: Iterable[str], file: SourceFile) -> Iterator[str]:
     for line in text_lines:
         if len(line) > MAX_ROW:
@@ -81,7 +126,9 @@ def _documents(source: Source, header: list[str], rows: Iterable[list[str]]) -> 
         yield Row(joined([padded[i] for i in texts]), [padded[i] for i in others])
 
 
-def _fields(source: Source, file: SourceFile, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+def _fields(
+    source: Source, file: SourceFile, reader: Iterator[list[str]], text_lines: _Lines
+) -> Iterator[list[str]]:
     width, number = 0, 0
     while True:
         try:
@@ -90,14 +137,12 @@ def _fields(source: Source, file: SourceFile, reader: Iterator[list[str]]) -> It
             return
         except csv.Error as error:
             if "field larger" in str(error):
-                raise InvalidInput(
-                    f"A quote that opens in row {number:,} of {file.path.name} or soon after it "
-                    "does not close.",
-                    details=str(error),
-                ) from error
+                raise _unclosed(file, number, str(error)) from error
             source.bad_row(file, number, "is not valid csv", str(error))
             number += 1
             continue
+        if text_lines.ended:  # within the row: everything from the quote on would be one field
+            raise _unclosed(file, number)
         if not row:
             continue
         width = width or len(row)
@@ -111,3 +156,11 @@ def _fields(source: Source, file: SourceFile, reader: Iterator[list[str]]) -> It
         else:
             yield row
         number += 1
+
+
+def _unclosed(file: SourceFile, number: int, details: str = "") -> InvalidInput:
+    return InvalidInput(
+        f"A quote that opens in row {number:,} of {file.path.name} or soon after it does not "
+        "close.",
+        details=details,
+    )

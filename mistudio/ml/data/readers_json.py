@@ -10,6 +10,7 @@ from typing import Any
 
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.data.columns import kind_of_values
+from mistudio.ml.data.json_table import table_rows
 from mistudio.ml.data.readers_text import decoded_blocks
 from mistudio.ml.data.source import (
     MAX_ROW,
@@ -41,6 +42,7 @@ def read_json(source: Source, file: SourceFile) -> Iterator[Row]:
         size += len(str(row))
         if size > PEEK_CHARACTERS:
             break
+    head += _expanded(source, head, rows)
     seen = [{"text": row} if isinstance(row, str) else row for row in head]
     objects = [row for row in seen if isinstance(row, dict)]
     if not head:
@@ -48,6 +50,18 @@ def read_json(source: Source, file: SourceFile) -> Iterator[Row]:
     names = list(dict.fromkeys(key for row in objects for key in row))
     source.settle({name: kind_of_values([row.get(name) for row in objects]) for name in names})
     return _documents(source, file, itertools.chain(head, rows))
+
+
+def _expanded(source: Source, head: list[Any], rows: Iterator[Any]) -> list[Any]:
+    """Rows to add to a head of one object: its own if it is a whole table (then it goes)."""
+    if source.format != "json" or len(head) != 1 or not isinstance(head[0], dict):
+        return []
+    following = list(itertools.islice(rows, 1))
+    table = None if following else table_rows(head[0])
+    if table is None:
+        return following
+    head.clear()
+    return table
 
 
 def _documents(source: Source, file: SourceFile, rows: Iterable[Any]) -> Iterator[Row]:
@@ -84,17 +98,20 @@ def json_values(source: Source, file: SourceFile, blocks: Iterator[str]) -> Iter
     rest = itertools.chain([text], blocks)
     if text.startswith("["):
         return _list_items(source, file, rest)
-    if source.format == "json" and text.startswith("{") and not _is_one_per_line(text):
+    if text.startswith("{") and not _is_by_line(source, text):
         wrapped = _WRAPPED.match(text)
         if wrapped:
-            return _list_items(source, file, itertools.chain([text[wrapped.end() - 1 :]], blocks))
+            inner = itertools.chain([text[wrapped.end() - 1 :]], blocks)
+            return _list_items(source, file, inner, wrapped=True)
         return _list_items(source, file, rest, bare=True)
     return _by_line(source, file, rest)
 
 
-def _is_one_per_line(text: str) -> bool:
-    """Whether the first line is a whole object and another one follows."""
+def _is_by_line(source: Source, text: str) -> bool:
+    """Whether the first line is a whole object and another one follows; jsonl may be indented."""
     first, _, others = text.partition("\n")
+    if source.format != "json":
+        return first.strip() != "{"
     if not others.lstrip().startswith("{"):
         return False
     try:
@@ -138,10 +155,16 @@ def unbounded_lines(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _list_items(
-    source: Source, file: SourceFile, blocks: Iterable[str], *, bare: bool = False
+    source: Source,
+    file: SourceFile,
+    blocks: Iterable[str],
+    *,
+    bare: bool = False,
+    wrapped: bool = False,
 ) -> Iterator[Any]:
-    """The values of one JSON list as they come; `bare`: values that follow each other instead.
+    """The values of JSON lists as they come; `bare`: values that follow each other instead.
 
+    What stands behind a list must be another one, unless it is `wrapped` in an object.
     Only the text of the value being read is held, so the list may have any length.
     """
     decoder, text = json.JSONDecoder(), _Window(blocks)
@@ -156,7 +179,16 @@ def _list_items(
         if not mark and bare:
             return
         if mark == "]" and not bare:
-            return
+            text.place += 1
+            following = "" if wrapped else text.skip_blank()
+            if not following:
+                return
+            if following == "[":
+                text.place += 1
+                continue
+            raise InvalidInput(
+                f"Behind the list of {number:,} rows, {file.path.name} is not valid JSON."
+            )
         number += 1
         while True:
             try:

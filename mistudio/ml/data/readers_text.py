@@ -7,11 +7,12 @@ import codecs
 import gzip
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mistudio.core.errors import Damaged, InvalidInput
+from mistudio.core.errors import Damaged, InvalidInput, from_os_error
 from mistudio.ml.data.source import Source, SourceFile
 from mistudio.ml.data.text_writer import Row
 from mistudio.ml.data.write_dataset import MAX_CHARACTERS
@@ -26,6 +27,8 @@ _MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# every byte but the control characters that no text has
+_IN_TEXT = bytes(byte for byte in range(256) if byte >= 32 or byte in b"\b\t\n\v\f\r\x1b")
 _noticed = threading.local()
 
 
@@ -55,26 +58,32 @@ def decoded_blocks(source: Source, file: SourceFile) -> Iterator[str]:
     Raises `InvalidInput` for a binary file and `Damaged` for a broken compressed one.
     """
     base = source.bytes_read
+    with reading(file.path), file.path.open("rb") as raw:
+        stream = opened(raw, file.path)
+        block = stream.read(_HEAD)
+        codec = _codec(block, source.settings.encoding)
+        source.encoding = "utf-8" if codec == "utf-8-sig" else codec
+        refuse_binary(file.path, block, codec)
+        decoder = codecs.getincrementaldecoder(codec)(errors="mistudio-count")
+        while block:
+            source.check()
+            source.bytes_read = base + raw.tell()
+            yield _counted(source, decoder, block)
+            block = stream.read(_BLOCK)
+        yield _counted(source, decoder, b"", final=True)
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None, None, None]:
+    """Turns what goes wrong while a file is read into `Damaged` or what the system says."""
     try:
-        with file.path.open("rb") as raw:
-            stream = opened(raw, file.path)
-            block = stream.read(_HEAD)
-            codec = _codec(block, source.settings.encoding)
-            source.encoding = "utf-8" if codec == "utf-8-sig" else codec
-            refuse_binary(file.path, block, codec)
-            decoder = codecs.getincrementaldecoder(codec)(errors="mistudio-count")
-            while block:
-                source.check()
-                source.bytes_read = base + raw.tell()
-                yield _counted(source, decoder, block)
-                block = stream.read(_BLOCK)
-            yield _counted(source, decoder, b"", final=True)
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _broken(file.path, error) from error
+        raise _broken(path, error) from error
     except OSError as error:
-        if file.path.suffix.lower() in COMPRESSED and error.errno is None:
-            raise _broken(file.path, error) from error
-        raise
+        if path.suffix.lower() in COMPRESSED and error.errno is None:
+            raise _broken(path, error) from error
+        raise from_os_error(error, f"read {path.name}") from error
 
 
 def _broken(path: Path, error: Exception) -> Damaged:
@@ -104,10 +113,14 @@ def refuse_binary(path: Path, head: bytes, codec: str) -> None:
     if codec.startswith(("utf-16", "utf-32")):
         return
     text = head.decode("utf-8", errors="replace") if codec == "utf-8-sig" else ""
-    if b"\0" in head or text.count("\ufffd") > max(8, len(text) // 5):
+    # a stray control byte is common in text from the web
+    is_binary = len(head.translate(None, _IN_TEXT)) > max(2, len(head) // 100)
+    if is_binary or text.count("\ufffd") > max(8, len(text) // 5):
         hint = " Choose the format parquet for it." if head.startswith(b"PAR1") else ""
-        if not hint and b"\0" not in head:
+        if not hint and not is_binary:
             hint = " If it is text, choose its encoding."
+        elif max(head[::2].count(0), head[1::2].count(0)) > len(head) // 4:
+            hint = " If it is UTF-16, choose that encoding."
         raise InvalidInput(f"{path.name} is a binary file, not text.{hint}", code="binary_file")
 
 
@@ -142,7 +155,7 @@ def _unit(source: Source, file: SourceFile) -> str:
         return wanted
     if source.format in ("md", "folder"):
         return "file"
-    with file.path.open("rb") as raw:
+    with reading(file.path), file.path.open("rb") as raw:
         head = opened(raw, file.path).read(_HEAD)
     text = head.decode(_codec(head, source.settings.encoding), errors="replace")
     found = [line.strip() for line in text.strip().split("\n")]

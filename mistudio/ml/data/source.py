@@ -53,11 +53,11 @@ class Source(SourceState):
     def settle(self, kinds: dict[str, str]) -> None:
         """Choose the text columns from what the first file holds; later files must have them."""
         if not self.text_columns:
-            self.kinds = kinds
-            self.text_columns = choose_columns(kinds, self.settings.text_column)
+            self.kinds = {name: kind for name, kind in kinds.items() if _is_storable(name)}
+            self.text_columns = choose_columns(self.kinds, self.settings.text_column)
             self.columns = [
                 name
-                for name, kind in kinds.items()
+                for name, kind in self.kinds.items()
                 if name not in self.text_columns and kind != BINARY
             ]
 
@@ -75,6 +75,11 @@ class Source(SourceState):
         if not self.settings.skip_bad_rows:
             raise error
         self.skipped_rows += 1
+
+
+def _is_storable(name: str) -> bool:
+    """Whether a column's name has a UTF-8 form: JSON can spell half a character."""
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in name)
 
 
 def joined(texts: Sequence[str | None]) -> str:

@@ -42,6 +42,8 @@ def find_files(path: Path, wanted: str) -> FoundFiles:
         return FoundFiles(
             _format(path) or "txt" if wanted == "auto" else wanted, [SourceFile(path)]
         )
+    if not path.is_dir():
+        raise InvalidInput(f"{path.name} is neither a file nor a folder.")
     if wanted == "saved" or (wanted == "auto" and _is_saved(path)):
         return FoundFiles("saved", _saved_files(path))
     return _folder_files(path, wanted)
@@ -70,7 +72,7 @@ def _folder_files(folder: Path, wanted: str) -> FoundFiles:
         kinds = "text" if chosen == "folder" else chosen
         raise InvalidInput(f"The folder {folder.name!r} holds no {kinds} files.", code="empty_file")
     left = sum(len(found) for kind, found in by_format.items() if kind != chosen)
-    warning = f"{left:,} files of other formats in the folder are left out." if left else ""
+    warning = f"Files of other formats in the folder are left out ({left:,})." if left else ""
     if chosen == "folder":
         named = [SourceFile(p, name=p.relative_to(folder).as_posix()) for p in paths]
         return FoundFiles(chosen, named, warning)

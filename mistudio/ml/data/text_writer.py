@@ -36,8 +36,7 @@ class TextWriter:
         self, folder: Path, split: str, columns: Sequence[str], counts: LengthCounts
     ) -> None:
         self._path = folder / f"{split}.arrow"
-        names = [f"{c}_" if c == "text" else c for c in columns]
-        fields = [pa.field(name, pa.large_string()) for name in ("text", *names)]
+        fields = [pa.field(n, pa.large_string()) for n in ("text", *stored_names(columns))]
         self._schema = pa.schema(fields)
         self._counts = counts
         self._lengths = (folder / f"{split}.lengths").open("wb")
@@ -90,6 +89,17 @@ class TextWriter:
             self._synced = self._sink.tell()
             self._sink.flush()
             atomic.fsync_path(self._path)
+
+
+def stored_names(columns: Sequence[str]) -> list[str]:
+    """What the other columns are called beside the text: a second "text" is "text_", or longer."""
+    names: list[str] = []
+    for column in columns:
+        name = column
+        while name == "text" or name in names or (name != column and name in columns):
+            name += "_"
+        names.append(name)
+    return names
 
 
 def text_bytes(texts: pa.Array) -> int:
