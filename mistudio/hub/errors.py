@@ -25,6 +25,8 @@ from mistudio.core.errors import (
 from mistudio.core.repositories import SENTENCE
 
 DEFAULT_WAIT_S = 60.0
+NO_RANGE = "no_range"
+NO_HUB = "no_hub"
 _RESET = re.compile(r"\bt\s*=\s*(\d+)")
 
 
@@ -85,7 +87,19 @@ def refusal(response: httpx2.Response, subject: Subject, *, had_token: bool) -> 
         return NeedsToken(f"{subject.named} asks for an access token.", details=details)
     if status == 403:
         return Gated(f"The access token does not permit reading {subject.named}.", details=details)
-    return StudioError(f"The Hub refused the request ({status}).", details=details)
+    code = NO_RANGE if status == 416 else ""
+    return StudioError(f"The Hub refused the request ({status}).", details=details, code=code)
+
+
+def file_refusal(response: httpx2.Response, subject: Subject, *, had_token: bool) -> StudioError:
+    """The error that a refused file stands for, which another server than the Hub may send."""
+    from mistudio.hub.setup import endpoint
+
+    status = response.status_code
+    if response.url.host != httpx2.URL(endpoint()).host and status < 500:
+        # an address that the Hub gave for a while; the next try gets a fresh one
+        return NoAnswer(f"The Hub's file server refused ({status}). Try again later.")
+    return refusal(response, subject, had_token=had_token)
 
 
 def _not_found(subject: Subject, details: str, *, had_token: bool) -> StudioError:
@@ -114,6 +128,16 @@ def asked_wait_s(headers: Mapping[str, str]) -> float:
 def offline() -> Offline:
     """The error of asking the Hub while the program works offline."""
     return Offline("Offline mode is on; only what is on this machine can be used.")
+
+
+def bad_proxy(error: Exception) -> InvalidInput:
+    """The error of a proxy through which nothing can be asked."""
+    kind = "A SOCKS proxy cannot be used" if isinstance(error, ImportError) else "This is no proxy"
+    return InvalidInput(
+        f"{kind}. Write it like http://host:port in the settings, or leave it empty.",
+        details=type(error).__name__,
+        code="bad_proxy",
+    )
 
 
 def unreachable(error: httpx2.HTTPError | httpx2.InvalidURL, address: str) -> StudioError:

@@ -47,6 +47,8 @@ class RepoCache:
 
     def commit_of(self, revision: str) -> str | None:
         """The commit that a branch or tag named when it was last fetched; a commit is itself."""
+        if revision.startswith("/") or ".." in revision.split("/"):
+            return None  # what git takes for no name, and a path would leave the folder
         if self.snapshot(revision).is_dir():
             return revision
         try:

@@ -90,6 +90,12 @@ class LocalHub(ThreadingHTTPServer):
         self.has_ranges = True
         self.refuses_ranges = False
         """answers every range with 416"""
+        self.names_only = False
+        """lists of files tell neither sizes nor checksums, as some mirrors do"""
+        self.branches: dict[str, set[str]] = {}
+        """further names of a repository's only commit"""
+        self.moved: dict[str, str] = {}
+        """old names of repositories, which are redirected to the new ones"""
         self.delay_s = 0.0
         """before every answer"""
         self.rate: float | None = None
@@ -308,15 +314,19 @@ class _Handler(BaseHTTPRequestHandler):
         length = 1 if len(pieces) == 1 or pieces[1] in words else 2
         repo, what = "/".join(pieces[:length]), (pieces[length] if len(pieces) > length else "")
         after = "/".join(pieces[length + 1 :])
+        if repo in self.server.moved:
+            where = self.path.replace(f"/{repo}", f"/{self.server.moved[repo]}", 1)
+            return self.answer(307, b"", {"Location": where})
         if not self.permitted(kind, repo, content=what in ("tree", "paths-info")):
             return None
         sha, files = self.server.listing(kind, repo)
-        revision, _, sub = after.partition("/")
-        if revision not in ("", "main", sha):
+        revision, _, sub = (after, "", "") if what == "revision" else after.partition("/")
+        if revision not in ("", "main", sha, *self.server.branches.get(repo, ())):
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if what in ("", "revision"):
             told = self.facts(kind, repo)
             with_sizes = query.get("blobs", [""])[0].lower() in ("1", "true")
+            with_sizes = with_sizes and not self.server.names_only
             told["siblings"] = [_sibling(n, file, with_sizes) for n, file in files.items()]
             return self.answer(200, told)
         if what == "refs":

@@ -68,6 +68,8 @@ def test_what_a_snapshot_tells_without_the_hub(tiny: Download) -> None:
     ]
     assert offline.cached_facts("model", "acme/other") is None
     assert offline.cached_facts("model", "acme/tiny", "v2") is None
+    for outside in ("../..", "..", str(done.folder)):
+        assert offline.cached_facts("model", "acme/tiny", outside) is None
 
 
 def test_a_token_is_remembered_and_forgotten(hub: LocalHub, hf_home: Path) -> None:

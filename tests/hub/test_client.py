@@ -128,11 +128,58 @@ def test_a_question_can_be_cancelled(hub: LocalHub) -> None:
     hub.closing.set()
 
 
-def test_something_else_answers(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = httpx2.Response(200, content=b"<html>", request=httpx2.Request("GET", hub.url))
+@pytest.mark.parametrize(
+    "said", ["<html>", "{}", "[1]", "null", '[{"id": "a/b", "cardData": [1]}]', '[{"name": 1}]']
+)
+def test_something_else_answers(hub: LocalHub, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    answer = httpx2.Response(200, content=said.encode(), request=httpx2.Request("GET", hub.url))
     monkeypatch.setattr(client, "get", lambda *a, **k: answer)
     with pytest.raises(NoAnswer, match="is no Hub"):
         search("model", "x")
+    with pytest.raises(NoAnswer, match="is no Hub"):
+        repo_facts("model", "a/b")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "sentence"),
+    [("nonsense", "This is no proxy"), ("socks5://127.0.0.1:9", "A SOCKS proxy cannot be used")],
+)
+def test_a_proxy_that_is_none(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, proxy: str, sentence: str
+) -> None:
+    monkeypatch.setattr(setup, "_current", setup.HubSetup(hub.url, proxy=proxy))
+    with pytest.raises(InvalidInput, match=sentence):
+        search("model", "x")
+    assert hub.log == []
+
+
+def test_a_mirror_that_tells_names_only_is_asked_for_its_tree(hub: LocalHub) -> None:
+    hub.add("datasets", "acme/words", {"a.txt": b"hello", "data/big.bin": bytes(200_000)})
+    told = repo_facts("dataset", "acme/words").files
+    hub.names_only = True
+    assert repo_facts("dataset", "acme/words").files == told
+
+
+def test_a_long_list_may_take_longer_than_the_silence_that_is_borne(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LIMIT_S", 0.4)
+    steps = iter(range(4))
+
+    def slowly(heard: Any) -> httpx2.Response:
+        for _ in steps:
+            threading.Event().wait(0.2)
+            heard()
+        return httpx2.Response(200)
+
+    assert client._within(0.4, slowly, lambda: None).status_code == 200
+
+
+def test_a_piece_where_ranges_are_refused(hub: LocalHub) -> None:
+    hub.add("models", "acme/open", {"a.txt": b"0123456789"})
+    hub.refuses_ranges = True
+    facts = repo_facts("model", "acme/open")
+    assert client.read_piece(facts, "a.txt", 2, 5) == b"2345"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ftp://x", "http://"])
