@@ -154,7 +154,9 @@ def _download(
     try:
         for number, file in enumerate(plan.files, 1):
             control.check()
-            if not cache.has(plan.sha, file):
+            if cache.has(plan.sha, file):
+                progress.at(file.path, file.size)  # also another file of the same content
+            else:
                 _fetch_file(job, number, file)
         folder = cache.finish(plan.revision, plan.sha, plan.files)
     except BaseException as error:

@@ -39,7 +39,7 @@ class Progress:
         self._done += position - self._cached[path]
         self._cached[path] = position
         now = time.monotonic()
-        if now - self._told_at >= _PERIOD_S:
+        if now - self._told_at >= _PERIOD_S or self._done >= self.total_bytes:
             self._told_at = now
             self._window.append((now, self._done))
             while now - self._window[0][0] > _WINDOW_S:

@@ -23,11 +23,15 @@ class _PausedHere(Exception):
     """The connection is given up for the time of a pause."""
 
 
+class _NoRange(Exception):
+    """The server refuses to begin in the middle, where there is one."""
+
+
 class RangeReader:
     """Pieces of a repository's files; a context manager, for one thread at a time.
 
     What breaks off after some bytes goes on at once; what brings none is tried again after the
-    waits. A server without ranges is read from the start, and on from there.
+    waits. A server without ranges, or that refuses one, is read from the start, and on from there.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class RangeReader:
         self._path = ""
         self._place = 0  # of the next byte of that answer
         self._rest = b""  # of its last block
+        self._has_ranges = True  # until the server refuses one
 
     def __enter__(self) -> RangeReader:
         return self
@@ -75,7 +80,7 @@ class RangeReader:
             before = len(found)
             try:
                 self._read_on(path, start + len(found), end, found)
-            except _PausedHere:
+            except (_PausedHere, _NoRange):
                 self._let_go()
             except NoAnswer as error:
                 self._let_go()
@@ -108,7 +113,8 @@ class RangeReader:
         self._let_go()
         facts = self._facts
         headers = client.headers_for(self._token)
-        headers["range"] = f"bytes={start}-{end - 1}"
+        if self._has_ranges:
+            headers["range"] = f"bytes={start}-{end - 1}"
         url = client.file_url(facts.kind, facts.id, facts.sha, path)
         fetch = self._fetch = Fetch(self._connection, url, headers, self._silence_s)
         self._path = path
@@ -119,15 +125,35 @@ class RangeReader:
                 raise self._silent()
         if fetch.response is None:
             raise self._broken(fetch)
-        if fetch.response.status_code >= 400:
-            subject = Subject(facts.kind, facts.id, facts.revision, path)
-            raise errors.refusal(fetch.response, subject, had_token="authorization" in headers)
-        self._place = start if fetch.response.status_code == 206 else 0
+        self._place = start if self._begins_there(fetch.response, path, start, headers) else 0
         return fetch
+
+    def _begins_there(
+        self, response: httpx2.Response, path: str, start: int, headers: dict[str, str]
+    ) -> bool:
+        """Whether the answer begins at `start`; False: at 0. Raises what a refusal stands for."""
+        status, facts = response.status_code, self._facts
+        if status >= 400:
+            if status == 416 and self._has_ranges:
+                self._has_ranges = False
+                raise _NoRange
+            raise errors.file_refusal(
+                response,
+                Subject(facts.kind, facts.id, facts.revision, path),
+                had_token="authorization" in headers,
+            )
+        if status != 206:
+            return False
+        if not response.headers.get("content-range", "").startswith(f"bytes {start}-"):
+            self._has_ranges = False
+            raise _NoRange
+        return True
 
     def _block(self, fetch: Fetch) -> bytes:
         silent_from = time.monotonic()
         while True:
+            if setup.is_offline():
+                raise errors.offline()
             if self._control.requested() is Request.PAUSE:
                 raise _PausedHere
             self._control.check()

@@ -110,6 +110,7 @@ class Transfer:
 
     def _attempt(self, part: PartFile, url: str, subject: Subject) -> None:
         """One request; returns when the part is full or the request was broken off on purpose."""
+        self._require_network()
         if self._disk_is_low(part):
             return
         headers = dict(self._headers)
@@ -121,6 +122,7 @@ class Transfer:
         fetch = Fetch(self._connection, url, headers, self._patience.silence_s)
         try:
             while not fetch.wait_for_answer(_LOOK_S):
+                self._require_network()
                 if self._is_asked():
                     return
             if fetch.response is None:
@@ -150,13 +152,14 @@ class Transfer:
             return False
         if status == 200:
             if part.position:
+                said = response.headers.get("content-length", "")
+                if said and said != str(part.file.size):
+                    # a page that some network shows instead: what has arrived is not given up
+                    raise NoAnswer("What came is another file. Check the network.")
                 self._without_ranges.add(url)
                 self._start_again(part)
             return True
-        if response.url.host != httpx2.URL(setup.endpoint()).host and status < 500:
-            # an address that the Hub gave for a while; the next try gets a fresh one
-            raise NoAnswer(f"The Hub's file server refused ({status}). Try again later.")
-        raise errors.refusal(response, subject, had_token="authorization" in self._headers)
+        raise errors.file_refusal(response, subject, had_token="authorization" in self._headers)
 
     def _start_again(self, part: PartFile) -> None:
         lost = format_bytes(part.position)
@@ -170,6 +173,7 @@ class Transfer:
 
     def _receive(self, fetch: Fetch, part: PartFile) -> None:
         while not part.is_full:
+            self._require_network()
             if self._is_asked() or self._disk_is_low(part):
                 return
             block = fetch.take(_LOOK_S)
@@ -200,6 +204,11 @@ class Transfer:
             f"The connection broke off; {self._progress.done_text} are kept.",
             details=str(fetch.error or "the answer ended early"),
         )
+
+    def _require_network(self) -> None:
+        """Raises `Offline` once the user works offline, also in the middle of a file."""
+        if setup.is_offline():
+            raise errors.offline()
 
     def _is_asked(self) -> bool:
         """Whether a pause or an end is asked for; then the connection must not stay open."""

@@ -406,6 +406,49 @@ def test_offline_uses_what_is_there(tiny: Download) -> None:
     assert is_whole(tiny.run().folder)
 
 
+def test_going_offline_ends_a_running_download(tiny: Download, hf_home: Path) -> None:
+    tiny.hub.rate = 1_000_000
+    address = setup.endpoint()
+    running = Running(tiny)
+    running.wait_for("(2 of 2)")
+    setup.configure(address, offline=True)
+    running.thread.join(2)
+    assert isinstance(running.error, Offline)
+    assert "stay in the cache; a retry goes on from there." in tiny.notes
+    asked, kept = len(tiny.hub.log), sum(parts(hf_home))
+    assert 0 < kept < SIZE
+    setup.configure(address)
+    tiny.hub.rate = None
+    assert is_whole(tiny.run().folder)
+    assert tiny.hub.log[asked + 1].range == f"bytes={kept}-"
+
+
+def test_a_page_in_place_of_the_file_costs_nothing_that_has_arrived(
+    tiny: Download, hf_home: Path
+) -> None:
+    tiny.hub.faults(FILE).cuts = [1_000_000] + [0] * 20
+    with pytest.raises(NoAnswer):
+        tiny.run()
+    plan = tiny.plan()
+    tiny.plan = lambda token=None: plan  # type: ignore[method-assign]
+    tiny.hub.files.clear()
+    tiny.hub.has_ranges = False
+    tiny.hub.faults(FILE).short_by = SIZE - 50
+    with pytest.raises(NoAnswer, match="What came is another file"):
+        tiny.run()
+    assert parts(hf_home) == [1_000_000]
+    tiny.hub.files.clear()
+    tiny.hub.has_ranges = True
+    assert tiny.run().fetched_bytes == SIZE - 1_000_000
+
+
+def test_two_files_of_one_content_count_as_two(tiny: Download) -> None:
+    tiny.hub.add("models", "acme/tiny", {"copy.safetensors": WEIGHTS})
+    done = tiny.run()
+    assert (done.total_bytes, done.fetched_bytes) == (2 * SIZE + 8, SIZE + 8)
+    assert tiny.report.events[-1].values["fraction"] == 1.0
+
+
 def test_a_server_that_is_gone(tiny: Download) -> None:
     plan = tiny.plan()
     tiny.plan = lambda token=None: plan  # type: ignore[method-assign]
