@@ -23,14 +23,20 @@ def reserved_bytes(path: Path) -> int:
 
 def require_room(path: Path, needed: int = 0) -> None:
     """Raises `DiskFull` if `needed` more bytes would eat into what is kept free."""
+    if (problem := shortage(path, needed)) is not None:
+        raise problem
+
+
+def shortage(path: Path, needed: int = 0) -> DiskFull | None:
+    """The error that `require_room` would raise, None if there is room."""
     free, reserved = free_bytes(path), reserved_bytes(path)
     if free - needed >= reserved:
-        return
+        return None
     if needed:
         sentence = f"Needs {format_bytes(needed)}, {format_bytes(max(0, free - reserved))} are free"
     else:
         sentence = f"Only {format_bytes(free)} are free"
-    raise DiskFull(f"{sentence} ({format_bytes(reserved)} of the disk are kept free).")
+    return DiskFull(f"{sentence} ({format_bytes(reserved)} of the disk are kept free).")
 
 
 def _existing(path: Path) -> Path:

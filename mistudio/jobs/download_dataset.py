@@ -151,15 +151,18 @@ class _Download:
     def _fetch(self) -> None:
         from mistudio.hub.download import download
 
-        studio, job = self.ctx.studio, self.ctx.job
         stage = self.ctx.part(0.0, _DOWNLOAD_SHARE)
         download(
             self.found.plan(self.config.split),
             self.found.token,
             stage.report,
             self.ctx.control,
-            hold=lambda: studio.request(job.id, "pause"),
+            hold=self._hold,
         )
+
+    def _hold(self) -> None:
+        """Pause this job, so that its row and its card say so."""
+        self.ctx.studio.request(self.ctx.job.id, "pause")
 
     def _store(self, kinds: dict[str, str], at: float) -> None:
         from mistudio.ml.data.hub_ingest import Amount, store_rows
@@ -180,6 +183,7 @@ class _Download:
             name=f"'{self.found.repo}'",
             report=self.ctx.part(at, _STORE_SHARE).report,
             control=self.ctx.control,
+            hold=self._hold,
         )
         DATASETS.update(
             self.ctx.db,

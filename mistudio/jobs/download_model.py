@@ -8,6 +8,7 @@ from mistudio.core.errors import InUse, NoAnswer, Offline
 from mistudio.core.model_configs import CheckModelConfig, DownloadModelConfig
 from mistudio.core.units import format_bytes
 from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.last_progress import LastProgress
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import ModelRow
 from mistudio.store.tables import JOBS, MODELS
@@ -71,22 +72,35 @@ def _here(row: ModelRow) -> str:
 
 def _plan(ctx: JobContext, config: DownloadModelConfig) -> tuple[DownloadPlan, RepoFacts]:
     """Which files are wanted; from the cache if it has them all and the Hub cannot be asked."""
-    from mistudio.hub import client, model_files, offline
-    from mistudio.hub.download import DownloadPlan
+    from mistudio.hub import model_files
+    from mistudio.hub.asking import persistently
+    from mistudio.hub.download import DownloadPlan, plan_download
 
-    ctx.report.progress(0.0, "Asking the Hub")
+    report = LastProgress(ctx.report)
+    report.progress(0.0, "Asking the Hub")
+    facts, is_cached = persistently(lambda: _facts(ctx, config), ctx.control, report.waiting)
+    paths = model_files.wanted_files(facts, config.file, with_code=config.allow_code)
+    if not is_cached:
+        return plan_download(facts, paths), facts
+    files = tuple(file for file in facts.files if file.path in set(paths))
+    return DownloadPlan("model", facts.id, config.revision, facts.sha, files), facts
+
+
+def _facts(ctx: JobContext, config: DownloadModelConfig) -> tuple[RepoFacts, bool]:
+    """What the Hub tells of the model, or the cache that has it; whether it is the latter."""
+    from mistudio.hub import client, offline
+
     token = ctx.studio.tokens.of(config.repo)
     try:
-        facts = client.repo_facts("model", config.repo, config.revision, token, ctx.control.check)
+        return client.repo_facts(
+            "model", config.repo, config.revision, token, ctx.control.check
+        ), False
     except (NoAnswer, Offline) as error:
         cached = offline.cached_facts("model", config.repo, config.revision)
         if cached is None or offline.lacks_shards(cached):
             raise
         ctx.report.note(f"{error.sentence} The files in the cache are used.", level="warning")
-        facts = cached
-    paths = model_files.wanted_files(facts, config.file, with_code=config.allow_code)
-    files = tuple(file for file in facts.files if file.path in set(paths))
-    return DownloadPlan("model", facts.id, config.revision, facts.sha, files), facts
+        return cached, True
 
 
 def _insert(ctx: JobContext, config: DownloadModelConfig, facts: RepoFacts) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.core.control import JobControl
-from mistudio.core.errors import InvalidInput, Offline, Unsupported
+from mistudio.core.errors import InvalidInput, NoAnswer, Offline, StudioError, Unsupported
 from mistudio.core.repositories import from_address, repository_problem
 from mistudio.core.units import format_bytes
 from mistudio.jobs.dataset_preview import FIRST_ROWS, DatasetPreview, SplitInfo
@@ -42,7 +43,9 @@ class HubDataset:
         control: JobControl,
         report: LastProgress | None = None,
     ) -> None:
-        """Asks the Hub, or the cache in offline mode; with a `report` waits and tries again.
+        """Asks the Hub, or the cache in offline mode and where the Hub does not answer.
+
+        With a `report` the Hub is asked again after some waits if the cache has nothing.
 
         Raises `NotFound`, `NeedsToken`, `Gated`, `NoAnswer`, `Offline`, `Unsupported`,
         `InvalidInput`.
@@ -51,6 +54,7 @@ class HubDataset:
         self.token = token.strip() or studio.tokens.of(self.repo)
         self.control = control
         self._report = report
+        self.sha = ""
         self._closing = ExitStack()
         self.facts: RepoFacts | None = None
         try:
@@ -66,34 +70,74 @@ class HubDataset:
         self._closing.close()
 
     def _open(self, config: str) -> None:
-        from mistudio.hub import client, setup
-        from mistudio.hub.repo_cache import RepoCache
-        from mistudio.ml.data.hub_dataset import read_layout
+        from mistudio.hub import setup
+        from mistudio.hub.asking import persistently
 
-        cache = RepoCache("dataset", self.repo)
         if setup.is_offline():
-            self.sha = cache.commit_of(self.revision) or ""
-            snapshot = cache.snapshot(self.sha) if self.sha else None
-            if snapshot is None or not snapshot.is_dir():
-                raise Offline(f"Offline mode is on, and '{self.repo}' is not on this machine.")
-            self.files = HubFiles(snapshot, sizes_below(snapshot), None, self.control)
+            self._open_cached(config)
+            return
+        if self._report is None:
+            facts = self._ask(config)
         else:
-            self.facts = client.repo_facts(
+            waiting = self._report.waiting
+            facts = persistently(lambda: self._ask(config), self.control, waiting)
+        if facts is not None:
+            self._open_remote(facts, config)
+
+    def _ask(self, config: str) -> RepoFacts | None:
+        """What the Hub tells; None if it does not answer and the cache, which has all, is open."""
+        from mistudio.hub import client
+
+        try:
+            return client.repo_facts(
                 "dataset", self.repo, self.revision, self.token, self.control.check
             )
-            self.repo, self.sha = self.facts.id, self.facts.sha
-            sizes = {file.path: file.size for file in self.facts.files}
-            reader = self._closing.enter_context(self._reader(self.facts))
-            self.files = HubFiles(cache.snapshot(self.sha), sizes, reader, self.control)
-        card = self.files.text(CARD, _MOST_CARD)
+        except NoAnswer as error:
+            try:
+                self._open_cached(config)
+            except StudioError:
+                raise error from None
+            if self._report is not None:
+                told = f"{error.sentence} The files in the cache are used."
+                self._report.note(told, level="warning")
+            return None
+
+    def _cached_snapshot(self) -> Path | None:
+        from mistudio.hub.repo_cache import RepoCache
+
+        cache = RepoCache("dataset", self.repo)
+        sha = cache.commit_of(self.revision)
+        snapshot = cache.snapshot(sha) if sha else None
+        return snapshot if snapshot is not None and snapshot.is_dir() else None
+
+    def _open_remote(self, facts: RepoFacts, config: str) -> None:
+        from mistudio.hub.repo_cache import RepoCache
+
+        self.facts, self.repo, self.sha = facts, facts.id, facts.sha
+        sizes = {file.path: file.size for file in facts.files}
+        reader = self._closing.enter_context(self._reader(facts))
+        snapshot = RepoCache("dataset", self.repo).snapshot(self.sha)
+        self.files = HubFiles(snapshot, sizes, reader, self.control)
+        self.layout = self._read_layout(config)
+
+    def _open_cached(self, config: str) -> None:
+        snapshot = self._cached_snapshot()
+        if snapshot is None:
+            raise Offline(f"Offline mode is on, and '{self.repo}' is not on this machine.")
+        self.sha = snapshot.name
+        self.files = HubFiles(snapshot, sizes_below(snapshot), None, self.control)
         try:
-            self.layout: Layout = read_layout(self.repo, self.files, card, config)
+            self.layout = self._read_layout(config)
         except Unsupported as error:
-            if self.facts is None and error.code == "no_data_files":
+            if error.code == "no_data_files":
                 raise self._partly() from error
             raise
-        if self.facts is None:
-            self._require_whole()
+        self._require_whole()
+
+    def _read_layout(self, config: str) -> Layout:
+        from mistudio.ml.data.hub_dataset import read_layout
+
+        return read_layout(self.repo, self.files, self.files.text(CARD, _MOST_CARD), config)
 
     def _reader(self, facts: RepoFacts) -> RangeReader:
         from mistudio.hub.ranges import WAITS_S, RangeReader

@@ -24,6 +24,8 @@ from mistudio.core.errors import (
     StudioError,
 )
 from mistudio.core.events import RecordingReporter
+from mistudio.core.model_configs import DownloadModelConfig
+from mistudio.jobs.dataset_preview import preview
 from mistudio.jobs.deletion import delete_dataset
 from mistudio.jobs.runner import Studio
 from mistudio.store.tables import DATASETS, JOBS
@@ -39,6 +41,7 @@ from tests.helpers.hub_datasets import (
 )
 from tests.helpers.local_hub import LocalHub
 from tests.helpers.studio import run
+from tests.helpers.tiny import save_tiny_llama
 
 
 def test_a_connection_that_breaks_is_taken_up_again(hub: LocalHub, studio: Studio) -> None:
@@ -214,6 +217,117 @@ def test_a_job_that_was_killed_while_indexing_asks_for_nothing_again(
     assert studio.execute(job.id) == "completed"
     assert [one.is_indexed for one in DATASETS.select(studio.db())] == [True]
     assert len(hub.log) == asked
+
+
+def test_a_stream_goes_on_where_ranges_are_refused(hub: LocalHub, studio: Studio) -> None:
+    made = rows(20_000)
+    hub.add("datasets", "o/set", {"train.jsonl": jsonl(made)})
+    hub.refuses_ranges = True
+    assert preview(studio, "o/set").first[0]["id"] == "0"
+    row = download(studio, "o/set", amount="rows", count=15_000)
+    assert texts(studio, row) == [one["text"] for one in made[:15_000]]
+
+
+@pytest.mark.parametrize("statuses", [[500, 503], [429]])
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+def test_a_job_asks_a_hub_in_trouble_again(
+    hub: LocalHub,
+    studio: Studio,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    statuses: list[int],
+) -> None:
+    from mistudio.hub import ranges
+
+    monkeypatch.setattr(ranges, "WAITS_S", (0.01, 0.01, 0.01))
+    languages(hub)
+    folder = save_tiny_llama(tmp_path / "source")
+    hub.add("models", "o/two", {path.name: path.read_bytes() for path in folder.iterdir()})
+    config = {
+        "dataset": DownloadDatasetConfig(repo="o/two"),
+        "model": DownloadModelConfig(repo="o/two"),
+    }[kind]
+    hub.retry_after_s = 0
+    hub.statuses = list(statuses)
+    report = RecordingReporter()
+    run(studio, f"download_{kind}", config, report)
+    told = "\n".join(str(e.values["sentence"]) for e in report.events if e.kind == "note")
+    assert told.count("It is asked again.") == len(statuses)
+    phases = [str(event.values["phase"]) for event in report.events if event.kind == "progress"]
+    assert "Waiting 0 s to try again" in phases
+
+
+def test_a_hub_that_stays_in_trouble_fails_the_job_for_a_retry_by_hand(
+    hub: LocalHub, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mistudio.hub import ranges
+
+    monkeypatch.setattr(ranges, "WAITS_S", (0.01, 0.01, 0.01))
+    languages(hub)
+    hub.status_all = 500
+    with pytest.raises(StudioError, match=r"The Hub has a problem \(500\)"):
+        download(studio, "o/two")
+    job = JOBS.select(studio.db())[0]
+    assert (job.status, job.error_code, job.retryable) == ("failed", "hub_problem", True)
+    assert len(hub.log) == 4
+
+
+def test_without_an_answer_the_cache_is_used_at_once(hub: LocalHub, studio: Studio) -> None:
+    languages(hub)
+    download(studio, "o/two")
+    hub.status_all = 500
+    report = RecordingReporter()
+    result = run(studio, "download_dataset", DownloadDatasetConfig(repo="o/two"), report)
+    assert result["samples"] == 3
+    told = [str(event.values["sentence"]) for event in report.events if event.kind == "note"]
+    assert "The Hub has a problem (500). Try again later. The files in the cache are used." in told
+    assert preview(studio, "o/two").text_column == ("content",)
+
+
+@pytest.mark.parametrize("amount", ["everything", "rows"])
+def test_a_disk_that_fills_while_rows_are_stored_pauses_the_job(
+    hub: LocalHub, studio: Studio, monkeypatch: pytest.MonkeyPatch, amount: str
+) -> None:
+    from mistudio.core import disk_room
+    from mistudio.ml.data import hub_ingest
+
+    made = rows(3000)
+    hub.add("datasets", "o/set", {"train.jsonl": jsonl(made)})
+    room = [10**12]
+    monkeypatch.setattr(disk_room, "free_bytes", lambda path: room[0])
+    monkeypatch.setattr(hub_ingest, "DISK_PERIOD_S", 0.0)
+    report, control = RecordingReporter(), JobControl()
+    said = report.progress
+
+    def progress(fraction: float, phase: str, **more: Any) -> None:
+        if phase == "Reading" and not paused.is_set():
+            room[0] = 0
+        said(fraction, phase, **more)
+
+    noted = report.note
+
+    def note(sentence: str, *, level: str = "info") -> None:
+        noted(sentence, level=level)
+        if "the job is paused" in sentence:
+            paused.set()
+
+    paused = threading.Event()
+    report.progress = progress  # type: ignore[method-assign]
+    report.note = note  # type: ignore[method-assign]
+    config = DownloadDatasetConfig(repo="o/set", amount=amount, count=2900)
+    job = studio.submit("download_dataset", config)
+    worker = threading.Thread(target=lambda: (
+        studio.execute(job, report, control), studio.store.release()))  # fmt: skip
+    worker.start()
+    assert paused.wait(20)
+    assert JOBS.get(studio.db(), job).status == "paused"
+    room[0] = 10**12
+    studio.request(job, "resume")
+    worker.join(20)
+    assert JOBS.get(studio.db(), job).status == "completed"
+    assert DATASETS.select(studio.db())[0].num_samples == (3000 if amount == "everything" else 2900)
+    assert any("Only 0 B are free" in str(event.values) for event in report.events)
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mistudio.core.control import JobControl
+from mistudio.core.control import JobControl, Request
+from mistudio.core.disk_room import shortage
 from mistudio.core.events import Reporter
 from mistudio.ml.data.facts import DatasetFacts
 from mistudio.ml.data.hub_dataset import Layout
@@ -25,6 +27,8 @@ from mistudio.ml.data.write_dataset import SourceState, write_dataset
 
 _MOST_COUNTED = 4  # files that are opened to count their rows
 _JUDGED = 100  # rows that tell what a column holds
+_LOOK_ROWS = 50
+DISK_PERIOD_S = 1.0  # between two looks at the free disk
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,13 @@ def store_rows(
     name: str,
     report: Reporter,
     control: JobControl,
+    hold: Callable[[], object] | None = None,
 ) -> DatasetFacts:
     """Write the text of these splits to `folder`, all or nothing, in bounded memory.
 
-    `name` is how sentences call the dataset. Raises `InvalidInput` without text, `Damaged`,
-    `DiskFull`, `Cancelled`, and what the source raises.
+    `name` is how sentences call the dataset. `hold` is called to pause the job when the disk falls
+    below what is kept free (the default asks `control`). Raises `InvalidInput` without text,
+    `Damaged`, `DiskFull`, `Cancelled`, and what the source raises.
     """
     columns = settle_columns(kinds, wanted)
     if columns.left_out:
@@ -113,7 +119,7 @@ def store_rows(
     with RowStream(layout, source, splits, piece_bytes=piece) as stream:
         return write_dataset(
             folder,
-            _counted(stream, columns, amount, state),
+            _with_room(_counted(stream, columns, amount, state), folder, report, control, hold),
             columns=columns.others,
             text_column=", ".join(columns.text),
             format=layout.reader,
@@ -121,6 +127,32 @@ def store_rows(
             report=report,
             control=control,
         )
+
+
+def _with_room(
+    rows: Iterator[tuple[str, Row]],
+    folder: Path,
+    report: Reporter,
+    control: JobControl,
+    hold: Callable[[], object] | None,
+) -> Iterator[tuple[str, Row]]:
+    """The same rows; while the disk is too full the job is paused between two of them."""
+    looked = float("-inf")
+    for number, row in enumerate(rows):
+        if number % _LOOK_ROWS == 0 and time.monotonic() - looked >= DISK_PERIOD_S:
+            while (problem := shortage(folder)) is not None:
+                (hold or control.pause)()
+                if control.requested() is not Request.PAUSE:
+                    control.check()
+                    raise problem
+                report.note(
+                    f"{problem.sentence.rstrip('.')}; the job is paused. Free some space, then "
+                    "resume.",
+                    level="warning",
+                )
+                control.check()
+            looked = time.monotonic()
+        yield row
 
 
 def _counted(
