@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
-_SHAPE = re.compile(r"^(?:[A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+$")
+_SHAPE = re.compile(r"(?:[A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+")
 _ADDRESS = re.compile(
-    r"^https?://[^/]+/(?:datasets/|models/)?(?P<id>[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)?)"
-    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?"
+    r"(?:https?://[^/\s]+|(?:www\.)?(?:huggingface\.co|hf\.co))/(?P<path>[^?#\s]+)\S*"
 )
-_RESERVED = ("tree", "blob", "resolve", "viewer", "discussions")
+_KINDS = ("datasets", "models")
+_PAGES = ("tree", "blob", "resolve", "raw", "viewer", "discussions", "commits", "commit")
+_OF_REVISION = ("tree", "blob", "resolve", "raw", "commits", "commit")
 SENTENCE = "Write owner/name or name, for example gpt2."
 
 
 def repository_problem(text: str) -> str:
     """The sentence that says why a text is no repository id, "" if it is one."""
-    if not _SHAPE.match(text) or "--" in text or ".." in text:
+    if not _SHAPE.fullmatch(text) or "--" in text or ".." in text:
         return SENTENCE
     for part in text.split("/"):
         if not 1 <= len(part) <= 96 or part[0] in "-." or part[-1] in "-.":
@@ -25,9 +27,12 @@ def repository_problem(text: str) -> str:
 
 def from_address(text: str) -> tuple[str, str]:
     """(id, revision) of a pasted Hub address; any other text comes back stripped, revision ""."""
-    found = _ADDRESS.match(text.strip())
+    found = _ADDRESS.fullmatch(text.strip())
     if found is None:
         return text.strip(), ""
-    repo = found["id"]
-    owner, _, name = repo.partition("/")
-    return (owner if name in _RESERVED else repo), found["revision"] or ""
+    parts = [unquote(part) for part in found["path"].strip("/").split("/")]
+    if parts[0] in _KINDS and len(parts) > 1:
+        parts = parts[1:]
+    page = next((i for i, part in enumerate(parts[1:3], 1) if part in _PAGES), 2)
+    named = len(parts) > page + 1 and parts[page] in _OF_REVISION
+    return "/".join(parts[: min(page, 2)]), parts[page + 1] if named else ""

@@ -24,9 +24,7 @@ _ACTIVE = "status IN ('queued', 'running', 'paused')"
 
 def prepare(studio: Studio, config: DownloadModelConfig) -> None:
     """Refuse a model that is here already or on its way."""
-    row = _row(studio, config)
-    if row is not None and row.status in ("ready", "checking"):
-        raise InUse(_here(row))
+    _unfinished_row(studio, config.repo, config.revision)
     for job in JOBS.select(studio.db(), f"kind = 'download_model' AND {_ACTIVE}"):
         if (job.config.get("repo"), job.config.get("revision")) == (config.repo, config.revision):
             raise InUse(f"'{config.repo}' is being downloaded already.")
@@ -38,10 +36,10 @@ def run(ctx: JobContext, config: DownloadModelConfig) -> Result:
     After a failure or a cancel no row is left that was not there before, while what has arrived
     stays in the cache for a retry.
     """
-    before = _row(ctx.studio, config)
-    if before is not None and before.status in ("ready", "checking"):
-        raise InUse(_here(before))
+    before = _unfinished_row(ctx.studio, config.repo, config.revision)
     plan, facts = _plan(ctx, config)
+    if before is None and facts.id != config.repo:  # the Hub redirects old names
+        before = _unfinished_row(ctx.studio, facts.id, config.revision)
     row_id = before.id if before else _insert(ctx, config, facts)
     JOBS.update(ctx.db, ctx.job.id, target_id=row_id)
     MODELS.update(ctx.db, row_id, status="downloading", error_code=None, error_message=None)
@@ -59,10 +57,11 @@ def run(ctx: JobContext, config: DownloadModelConfig) -> Result:
     return {"model": row_id, "name": MODELS.get(ctx.db, row_id).name, "next": following}
 
 
-def _row(studio: Studio, config: DownloadModelConfig) -> ModelRow | None:
-    found = MODELS.select(
-        studio.db(), "repo_id = ? AND revision = ?", [config.repo, config.revision]
-    )
+def _unfinished_row(studio: Studio, repo: str, revision: str) -> ModelRow | None:
+    """The model's row if there is one; raises `InUse` if it is no use to download it again."""
+    found = MODELS.select(studio.db(), "repo_id = ? AND revision = ?", [repo, revision])
+    if found and found[0].status in ("ready", "checking"):
+        raise InUse(_here(found[0]))
     return found[0] if found else None
 
 
@@ -110,7 +109,7 @@ def _insert(ctx: JobContext, config: DownloadModelConfig, facts: RepoFacts) -> s
         ctx.db,
         name=config.name.strip() or facts.id.rsplit("/", 1)[-1],
         origin="hub",
-        repo_id=config.repo,
+        repo_id=facts.id,
         revision=config.revision,
         commit_sha=facts.sha,
         licence=facts.licence,

@@ -44,6 +44,7 @@ from tests.helpers.local_hub import GOOD_TOKEN, LocalHub
         ({"a.csv": b"a,b\nx,y\n"}, {"revision": "v9"}, "no revision 'v9'"),
         ({"a.csv": b"a,b\n , \n"}, {}, "holds no text"),
         ({"a.parquet": b"broken"}, {}, "cannot be read"),
+        ({"a.xml": b"<a>x</a>"}, {}, r"hold no text that can be read here \(xml\)"),
     ],
 )
 def test_what_cannot_be_had_is_said_and_leaves_nothing(
@@ -99,6 +100,35 @@ def test_every_format_arrives_whole(hub: LocalHub, studio: Studio, name: str) ->
     assert row.commit_sha == hub.listing("datasets", "o/set")[0]
     assert (row.status, row.num_samples, row.description) == ("ready", 2500, "Words.")
     assert row.is_indexed
+
+
+def test_names_with_spaces_signs_and_other_scripts(hub: LocalHub, studio: Studio) -> None:
+    made = rows(30)
+    hub.add("datasets", "o/set", {
+        "data/en fr/train part#1.jsonl": jsonl(made[:20]),
+        "data/日本/train-é?x%20.jsonl": jsonl(made[20:]),
+    })  # fmt: skip
+    hub.branches["o/set"] = {"refs/convert/parquet"}
+    expected = [one["text"] for one in made]
+    assert texts(studio, download(studio, "o/set", revision="refs/convert/parquet")) == expected
+    assert texts(studio, download(studio, "o/set", amount="rows", count=25)) == expected[:25]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"docs/a.md": b"# A\n\nOne.", "docs/b.md": b"Two."}, ["# A\n\nOne.", "Two."]),
+        (
+            {"a.png": b"x", "b.png": b"x", "notes.md": b"x", "t.jsonl": b'{"text": "Hi"}'},
+            ["Hi"],
+        ),
+    ],
+)
+def test_texts_among_other_files(
+    hub: LocalHub, studio: Studio, files: dict[str, bytes], expected: list[str]
+) -> None:
+    hub.add("datasets", "o/set", {**files, "README.md": b"# Set"})
+    assert texts(studio, download(studio, "o/set")) == expected
 
 
 def test_splits_configs_and_joined_columns(hub: LocalHub, studio: Studio) -> None:

@@ -153,6 +153,26 @@ def test_gates_open_with_the_right_token(hub: LocalHub, studio: Studio, source: 
     assert MODELS.select(studio.db())[0].status == "checking"
 
 
+def test_an_old_name_leads_to_the_same_model(hub: LocalHub, studio: Studio, source: Path) -> None:
+    hub.moved["old"] = REPO
+    get(studio, DownloadModelConfig(repo="old"))
+    assert [row.repo_id for row in MODELS.select(studio.db())] == [REPO]
+    for name in ("old", REPO):
+        with pytest.raises(StudioError, match="is here already"):
+            run(studio, "download_model", DownloadModelConfig(repo=name))
+
+
+def test_a_mirror_without_sizes_and_another_branch(
+    hub: LocalHub, studio: Studio, source: Path
+) -> None:
+    hub.names_only = True
+    hub.branches[REPO] = {"refs/pr/1"}
+    found = get(studio, DownloadModelConfig(repo=REPO, revision="refs/pr/1"))
+    row = MODELS.get(studio.db(), found["model"])
+    assert (row.status, row.revision) == ("ready", "refs/pr/1")
+    assert [repo.revision for repo in hub_pages.cached_models(studio)] == ["refs/pr/1"]
+
+
 def test_a_full_disk_is_said_before_anything_is_fetched(
     hub: LocalHub, studio: Studio, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from fsspec.core import has_magic
 from mistudio.core.errors import Damaged, InvalidInput, Unsupported
 from mistudio.ml.data.listed_files import FileSource, Mounted, address, path_of
 
-READABLE = ("arrow", "conll", "csv", "json", "parquet", "text", "xml")  # the library's readers
+READABLE = ("arrow", "conll", "csv", "json", "parquet", "text")  # the library's readers
+_MARKDOWN = [".md"]  # to the library a mark of other things, to us a document each
 _DESCRIPTION = 500  # characters
 log = logging.getLogger(__name__)
 
@@ -195,13 +196,30 @@ def _resolve(wanted: dict[str, Any], mounted: Mounted) -> tuple[Any, str, dict[s
         # without the origin of every file, which the library would ask for one by one
         found[split] = library.DataFilesList(names, [])
     reader, parameters = load.infer_module_for_data_files(found, download_config=access)
-    if reader not in READABLE:
-        raise Unsupported(
-            f"The files of this dataset hold no text that can be read here ({reader}).",
-            code="no_text_column",
-        )
-    kept = found.filter(extensions=load._MODULE_TO_EXTENSIONS[reader])
+    if reader in READABLE:
+        kept = found.filter(extensions=load._MODULE_TO_EXTENSIONS[reader])
+    else:
+        kept, reader, parameters = _beside_others(found, access, str(reader))
     return {split: names for split, names in kept.items() if names}, str(reader), dict(parameters)
+
+
+def _beside_others(found: Any, access: Any, other: str) -> tuple[Any, str, dict[str, Any]]:
+    """The readable files where most are pictures, sound, notes or the like (`other`)."""
+    from datasets import load
+
+    endings = {end for reader in READABLE for end in load._MODULE_TO_EXTENSIONS[reader]} - {".zip"}
+    kept = found.filter(extensions=sorted(endings))
+    if any(kept.values()):
+        named, parameters = load.infer_module_for_data_files(kept, download_config=access)
+        reader = str(named)
+        return kept.filter(extensions=load._MODULE_TO_EXTENSIONS[reader]), reader, parameters
+    kept = found.filter(extensions=_MARKDOWN)
+    if any(kept.values()):
+        return kept, "text", {"sample_by": "document"}
+    raise Unsupported(
+        f"The files of this dataset hold no text that can be read here ({other}).",
+        code="no_text_column",
+    )
 
 
 def _declared_info(facts: dict[str, Any], config: str) -> Any:
