@@ -264,7 +264,7 @@ def delete(kind: str) -> Callable[[Studio, Console, Arguments], None]:
                 deletion.delete_activation_set,
             ),
         }[kind]
-        row: Row = table.named(studio.db(), getattr(arguments, kind))
+        row: Row = table.only(studio.db(), getattr(arguments, kind))
         found = of(studio, row.id)
         if found.refusal:
             remove(studio, row.id)  # raises with the users named

@@ -21,6 +21,7 @@ TEXT_FORMATS = (
 )  # fmt: skip
 SAMPLE_UNITS = ("auto", "paragraph", "line", "file")
 ENCODINGS = ("auto", "utf-8", "utf-16", "latin-1", "cp1252", "gb18030", "shift_jis", "euc_kr")
+LONGEST_NAME = 255
 DELIMITERS = {"auto": "", "comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
 
@@ -53,7 +54,7 @@ def _is_delimited(config: ImportDatasetConfig) -> bool:
 
 def name_problem(name: str) -> str:
     """The sentence that says what is wrong with a name, "" if nothing is."""
-    if len(name) > 255 or any(ord(c) < 32 for c in name):
+    if len(name) > LONGEST_NAME or any(ord(c) < 32 for c in name):
         return "A name has at most 255 characters and no control characters."
     return ""
 

@@ -14,6 +14,7 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id
 from mistudio.core.units import format_bytes
 from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.dataset_names import free_name
 from mistudio.jobs.hub_dataset import LARGE_BYTES, WARN_BYTES, HubDataset
 from mistudio.jobs.index_dataset import index_after
 from mistudio.jobs.last_progress import LastProgress
@@ -100,7 +101,11 @@ class _Download:
         DATASETS.insert(
             self.ctx.db,
             id=self.dataset_id,
-            name=config.name.strip() or found.repo.rsplit("/", 1)[-1],
+            name=free_name(
+                self.ctx.studio,
+                config.name.strip() or found.repo.rsplit("/", 1)[-1],
+                self.ctx.report,
+            ),
             source="huggingface",
             repo_id=found.repo,
             config=found.layout.config,

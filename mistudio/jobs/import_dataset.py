@@ -12,6 +12,7 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id
 from mistudio.jobs.context import JobContext, Result, StageReporter
+from mistudio.jobs.dataset_names import free_name
 from mistudio.jobs.index_dataset import index_after
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow
@@ -52,7 +53,9 @@ def import_rows(
     db = studio.db()
     dataset_id = new_id("dataset")
     folder = studio.paths.dataset(dataset_id)
-    name = config.name.strip() or Path(config.path.strip()).stem[:255]
+    name = config.name.strip() or Path(config.path.strip()).stem
+    if source != "sample":
+        name = free_name(studio, name, report)
     DATASETS.insert(
         db,
         id=dataset_id,

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from mistudio.core.errors import NotFound
+from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.core.ids import new_id, now
 from mistudio.store.connection import Db
 from mistudio.store.records import Row
@@ -100,6 +100,19 @@ class Table(Generic[RowT]):
                 f"There is no {self.noun} {wanted!r}. The list command shows what there is."
             )
         return found[0]
+
+    def only(self, db: Db, wanted: str) -> RowT:
+        """As `named`, but raises `InvalidInput` if several rows have the name."""
+        row = self.named(db, wanted)
+        if wanted == "last" or "name" not in self._fields or self.find(db, wanted):
+            return row
+        sql = f"SELECT id FROM {self.name} WHERE name = ? ORDER BY created_at"
+        ids = [found["id"] for found in db.query(sql, [wanted])]
+        if len(ids) > 1:
+            raise InvalidInput(
+                f"{len(ids):,} are called {wanted!r}. Give the id of one: {', '.join(ids[:5])}."
+            )
+        return row
 
     def _encode(self, name: str, value: Any) -> Any:
         if name in self._json and value is not None:

@@ -182,3 +182,28 @@ def test_reserve_is_the_smaller_of_a_tenth_and_ten_gigabytes(
         disk_room.require_room(tmp_path, 5)
         with pytest.raises(DiskFull, match="Needs 6 B, 5 B are free"):
             disk_room.require_room(tmp_path, 6)
+
+
+def test_names_stay_apart(studio: Studio, tmp_path: Path) -> None:
+    path = lines(tmp_path, 5)
+    config = ImportDatasetConfig(path=str(path))
+    for name in ("lines", "lines_2", "lines_3"):
+        assert run(studio, "import_dataset", config)["name"] == name
+    for wanted, name in (("last", "last_2"), ("sample", "sample_2"), ("n" * 255, "n" * 255)):
+        config = ImportDatasetConfig(path=str(path), name=wanted)
+        assert run(studio, "import_dataset", config)["name"] == name
+    assert run(studio, "import_dataset", config)["name"] == "n" * 253 + "_2"
+    odd = tmp_path / "two\nlines.txt"
+    odd.write_text("text")
+    config = ImportDatasetConfig(path=str(odd))
+    assert run(studio, "import_dataset", config)["name"] == "two lines"
+
+
+def test_a_name_that_several_have_is_not_enough_to_delete(studio: Studio, tmp_path: Path) -> None:
+    config = ImportDatasetConfig(path=str(lines(tmp_path, 5)))
+    ids = [str(run(studio, "import_dataset", config)["dataset"]) for _ in range(2)]
+    DATASETS.update(studio.db(), ids[1], name="lines")  # as older versions left it
+    with pytest.raises(InvalidInput, match=rf"^2 are called 'lines'\. .*: {ids[0]}, {ids[1]}\.$"):
+        DATASETS.only(studio.db(), "lines")
+    assert DATASETS.only(studio.db(), ids[0]).id == ids[0]
+    assert DATASETS.only(studio.db(), "last").id in ids
