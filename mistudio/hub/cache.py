@@ -15,13 +15,17 @@ from mistudio.hub.repo_cache import RepoCache
 
 @dataclass(frozen=True)
 class CachedRevision:
-    """One commit of a repository in the cache; `revision` is a branch or tag of it, else itself."""
+    """One commit of a repository in the cache; `revision` is a branch or tag of it, else itself.
+
+    `freed_bytes` come free when it is deleted: contents that other commits share stay.
+    """
 
     id: str
     kind: str
     revision: str
     sha: str
     size_bytes: int
+    freed_bytes: int
     path: Path
 
 
@@ -45,6 +49,8 @@ def scan() -> HFCacheInfo | None:
 def cached_revisions(kind: str = "") -> list[CachedRevision]:
     """Commits in the cache, of models or datasets or both, by name."""
     found = scan()
+    if found is None:
+        return []
     wanted = (kind,) if kind else ("model", "dataset")
     return sorted(
         (
@@ -54,9 +60,10 @@ def cached_revisions(kind: str = "") -> list[CachedRevision]:
                 _shown(revision.refs) or revision.commit_hash,
                 revision.commit_hash,
                 revision.size_on_disk,
+                found.delete_revisions(revision.commit_hash).expected_freed_size,
                 revision.snapshot_path,
             )
-            for repo in (found.repos if found else ())
+            for repo in found.repos
             if repo.repo_type in wanted
             for revision in repo.revisions
             if revision.nb_files

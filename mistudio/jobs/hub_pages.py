@@ -5,6 +5,7 @@ Every function here may wait for a server or a disk: call it in a thread of its 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,13 +74,17 @@ class ModelPage:
 
 @dataclass(frozen=True)
 class CachedRepo:
-    """One revision of a repository in the cache; `revision` is its branch or tag, else its sha."""
+    """One revision of a repository in the cache; `revision` is its branch or tag, else its sha.
+
+    `freed_bytes` come free when it is deleted: contents that other revisions share stay.
+    """
 
     id: str
     kind: str
     revision: str
     sha: str
     size_bytes: int
+    freed_bytes: int
     path: Path
 
 
@@ -184,7 +189,7 @@ def _cached(kind: str) -> list[CachedRepo]:
     from mistudio.hub import cache
 
     def shown(item: CachedRevision) -> CachedRepo:
-        return CachedRepo(item.id, item.kind, item.revision, item.sha, item.size_bytes, item.path)
+        return CachedRepo(**dataclasses.asdict(item))
 
     return [shown(item) for item in cache.cached_revisions(kind)]
 
@@ -208,11 +213,21 @@ def delete_cached(studio: Studio, repo_kind: str, id: str, sha: str = "") -> int
 
 
 def _require_no_download(studio: Studio, kind: str, repo: str) -> None:
-    for job in JOBS.select(
-        studio.db(), "kind = ? AND status IN ('queued', 'running', 'paused')", [f"download_{kind}"]
-    ):
-        if job.config.get("repo") == repo:
-            raise InUse(f"'{repo}' is being downloaded.")
+    if (kind, repo) in repositories_under_way(studio):
+        raise InUse(f"'{repo}' is being downloaded.")
+
+
+def repositories_under_way(studio: Studio) -> set[tuple[str, str]]:
+    """(kind, id) of the repositories that queued, running, held or interrupted jobs download."""
+    return {
+        (kind, str(job.config.get("repo")))
+        for kind in ("model", "dataset")
+        for job in JOBS.select(
+            studio.db(),
+            "kind = ? AND status IN ('queued', 'running', 'paused', 'interrupted')",
+            [f"download_{kind}"],
+        )
+    }
 
 
 @dataclass(frozen=True)

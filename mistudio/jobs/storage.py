@@ -35,6 +35,7 @@ KINDS = {
     "model": "Models",
     "hub_model": "Hub cache: models",
     "hub_dataset": "Hub cache: datasets",
+    "hub_unfinished": "Hub cache: unfinished downloads",
     "activation_set": "Activation sets",
     "training": "Training runs",
     "sae": "SAEs",
@@ -130,6 +131,12 @@ def delete(studio: Studio, key: str) -> None:
 
         repo, _, commit = object_id.rpartition("@")
         hub_pages.delete_cached(studio, kind.removeprefix("hub_"), repo, commit)
+        return
+    if kind == "hub_unfinished":
+        from mistudio.jobs import hub_pages
+
+        repo_kind, _, repo = object_id.partition(":")
+        hub_pages.delete_unfinished(studio, repo_kind, repo)
         return
     known: dict[str, Callable[[Studio, str], None]] = {
         "dataset": deletion.delete_dataset,
@@ -234,10 +241,17 @@ def _hub(studio: Studio) -> Iterable[StoredItem]:
                 f"hub_{kind}",
                 f"{repo.id}@{repo.sha}",
                 f"{repo.id} ({repo.revision or repo.sha[:8]})",
-                repo.size_bytes,
+                repo.freed_bytes,
                 f"model {user!r}" if user else "",
                 "",
             )
+    under_way = hub_pages.repositories_under_way(studio)
+    for rest in hub_pages.unfinished_downloads(studio):
+        user = "a download" if (rest.kind, rest.id) in under_way else ""
+        what = f"{rest.id} ({rest.kind})"
+        yield StoredItem(
+            "hub_unfinished", f"{rest.kind}:{rest.id}", what, rest.size_bytes, user, ""
+        )
 
 
 def _activation_sets(studio: Studio) -> Iterable[StoredItem]:

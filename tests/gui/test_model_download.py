@@ -155,8 +155,8 @@ def test_models_of_the_cache_are_offered_at_once(
 ) -> None:
     asked = answer_jobs(monkeypatch, "download_model", {})
     hub["cached"] = [
-        CachedRepo("org/new", "model", "main", "sha1", 269_000_000, Path("/x")),
-        CachedRepo("org/known", "model", "main", "sha2", 100, Path("/y")),
+        CachedRepo("org/new", "model", "main", "sha1", 269_000_000, 269_000_000, Path("/x")),
+        CachedRepo("org/known", "model", "main", "sha2", 100, 100, Path("/y")),
     ]
     add_model(services, repo_id="org/known", revision="main", commit_sha="sha2")
     tab = open_tab(qtbot, services)

@@ -28,10 +28,12 @@ def test_two_revisions_share_their_contents(tiny: Download, hf_home: Path) -> No
     tiny.hub.add("models", "acme/tiny", {"config.json": b'{"a": 2}'})
     second = tiny.run()
     assert second.fetched_bytes == 8
-    listed = {r.sha: (r.revision, r.size_bytes) for r in cache.cached_revisions("model")}
+    listed = {
+        r.sha: (r.revision, r.size_bytes, r.freed_bytes) for r in cache.cached_revisions("model")
+    }
     assert listed == {
-        first.folder.name: (first.folder.name, SIZE + 8),
-        second.folder.name: ("main", SIZE + 8),
+        first.folder.name: (first.folder.name, SIZE + 8, 8),
+        second.folder.name: ("main", SIZE + 8, 8),
     }
     assert cache.cached_revisions("dataset") == []
     assert cache.delete_revision("model", "acme/tiny", first.folder.name) == 8

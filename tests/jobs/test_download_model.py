@@ -23,7 +23,7 @@ from mistudio.core.errors import (
 from mistudio.core.events import RecordingReporter
 from mistudio.core.model_configs import DownloadModelConfig
 from mistudio.hub import setup
-from mistudio.jobs import hub_pages
+from mistudio.jobs import hub_pages, storage
 from mistudio.jobs.context import Result
 from mistudio.jobs.runner import Studio
 from mistudio.ml.loading import load_model
@@ -304,3 +304,29 @@ def test_deleting_from_the_cache_tells_the_bytes(
     assert freed == repo.size_bytes + 40 > (source / WEIGHTS).stat().st_size
     assert hub_pages.cached_models(studio) == []
     assert not repo.path.exists()
+
+
+def test_what_a_cancelled_download_left_can_be_deleted(
+    hub: LocalHub, studio: Studio, source: Path
+) -> None:
+    hub.faults(WEIGHTS).stall_after = 100_000
+    running = Background(studio)
+    wait_for_bytes(hub, 100_000)
+
+    def left() -> storage.StoredItem | None:
+        items = storage.usage(studio).items
+        return next((item for item in items if item.kind == "hub_unfinished"), None)
+
+    while (found := left()) is None or found.size_bytes < 100_000:
+        threading.Event().wait(0.02)
+    assert (found.name, found.used_by) == ("tiny/llama (model)", "a download")
+    with pytest.raises(InUse, match="'tiny/llama' is being downloaded"):
+        storage.delete(studio, found.key)
+    studio.request(running.job, "cancel")
+    assert running.join(2) == "cancelled"
+    found = left()
+    assert found is not None
+    assert found.used_by == ""
+    assert storage.dependants_of(studio, found.key).size_bytes == found.size_bytes
+    storage.delete(studio, found.key)
+    assert (left(), hub_parts()) == (None, [])

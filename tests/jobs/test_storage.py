@@ -62,7 +62,7 @@ def test_deleting_frees_the_files_and_refuses_what_is_used(trained: Studio) -> N
 def test_a_cached_repository_is_deleted_by_its_commit(
     trained: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repo = CachedRepo("org/tiny", "model", "main", "c" * 40, 1234, Path("/cache"))
+    repo = CachedRepo("org/tiny", "model", "main", "c" * 40, 2000, 1234, Path("/cache"))
     gone: list[tuple[str, ...]] = []
     monkeypatch.setattr(hub_pages, "cached_models", lambda studio: [repo])
     monkeypatch.setattr(hub_pages, "delete_cached", lambda studio, *what: gone.append(what))
