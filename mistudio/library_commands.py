@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ Arguments = argparse.Namespace
 
 def is_repository(path: str) -> bool:
     """Whether an argument means a Hub repository: no such path exists, and it reads like an id."""
-    given = Path(path).expanduser()
-    if given.exists() or given.suffix.lower() in (*dataset_configs.TEXT_ENDINGS, ".gguf"):
+    given = Path(os.path.expanduser(path))
+    # a path that is too long for the system is none, but no error either
+    if os.path.exists(given) or given.suffix.lower() in (*dataset_configs.TEXT_ENDINGS, ".gguf"):
         return False
     return not repository_problem(from_address(path)[0])
 

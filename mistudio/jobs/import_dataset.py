@@ -8,24 +8,22 @@ from pathlib import Path
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
-from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id
+from mistudio.core.local_path import local_path
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.dataset_names import free_name
 from mistudio.jobs.index_dataset import index_after
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow
-from mistudio.store.tables import DATASETS
+from mistudio.store.tables import DATASETS, JOBS
 
 _READING = 0.35  # of the time of an import; the rest goes into the word index
 
 
 def prepare(studio: Studio, config: ImportDatasetConfig) -> None:
     """Refuse a file that is not there before anything is queued."""
-    path = Path(config.path.strip()).expanduser()
-    if not path.exists():
-        raise InvalidInput(f"There is no file {config.path!r}.", code="not_found")
+    local_path(config.path)
 
 
 def run(ctx: JobContext, config: ImportDatasetConfig) -> Result:
@@ -33,7 +31,14 @@ def run(ctx: JobContext, config: ImportDatasetConfig) -> Result:
 
     Once the dataset is ready it stays, whatever becomes of its index.
     """
-    row = import_rows(ctx.studio, config, ctx.report, ctx.control, source="local")
+    done = DATASETS.find(ctx.db, ctx.job.target_id) if ctx.job.target_id else None
+    if done is None or done.status != "ready":
+        row = import_rows(
+            ctx.studio, config, ctx.report, ctx.control, source="local", job_id=ctx.job.id
+        )
+    else:  # interrupted while it was indexed
+        index_after(ctx.studio, done, ctx.report, ctx.control)
+        row = done
     return {"dataset": row.id, "name": row.name, "samples": row.num_samples}
 
 
@@ -45,8 +50,12 @@ def import_rows(
     *,
     source: str,
     licence: str | None = None,
+    job_id: str = "",
 ) -> DatasetRow:
-    """Import as a dataset of the given source ("local", "sample") and return its row."""
+    """Import as a dataset of the given source ("local", "sample") and return its row.
+
+    A job that is named finds the dataset again if it is interrupted.
+    """
     from mistudio.ml.data.import_text import import_text
 
     prepare(studio, config)
@@ -65,6 +74,8 @@ def import_rows(
         status="ingesting",
         path=studio.paths.relative(folder),
     )
+    if job_id:
+        JOBS.update(db, job_id, target_id=dataset_id)
     try:
         facts = import_text(config, folder, StageReporter(report, 0.0, _READING), control)
     except BaseException:

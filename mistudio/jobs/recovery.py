@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _TOKENISING = (
     "'tokenize', 'train', 'evaluate', 'harvest', 'demo', 'extract_activations', 'probe_extraction'"
 )
+_INDEXING = "'index_dataset', 'import_dataset', 'download_dataset', 'add_sample', 'demo'"
 
 
 def recover(studio: Studio) -> list[JobRow]:
@@ -25,6 +26,7 @@ def recover(studio: Studio) -> list[JobRow]:
     """
     db = studio.db()
     from mistudio.jobs import storage  # it needs the studio, which needs this module
+    from mistudio.jobs.index_dataset import INDEX
 
     storage.clean_temporary(studio)
     lost = jobs.recover(db)
@@ -41,6 +43,9 @@ def recover(studio: Studio) -> list[JobRow]:
         for dataset in DATASETS.select(db, unfinished):
             DATASETS.delete(db, dataset.id)
             shutil.rmtree(studio.paths.dataset(dataset.id), ignore_errors=True)
+    if not _active(db, f"kind IN ({_INDEXING})"):
+        for leftover in (studio.paths.home / "datasets").glob(f"*/.{INDEX}.*"):
+            leftover.unlink(missing_ok=True)
     if not _active(db, "kind = 'download_model'"):
         for model in MODELS.select(db, "status = 'downloading'"):
             MODELS.delete(db, model.id)  # what has arrived is in the cache; Resume goes on with it

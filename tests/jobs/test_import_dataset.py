@@ -207,3 +207,20 @@ def test_a_name_that_several_have_is_not_enough_to_delete(studio: Studio, tmp_pa
         DATASETS.only(studio.db(), "lines")
     assert DATASETS.only(studio.db(), ids[0]).id == ids[0]
     assert DATASETS.only(studio.db(), "last").id in ids
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("a" * 300, r"^Could not look for the file: File name too long\.$"),
+        ("~nobody-here/x.txt", r"^There is no file '~nobody-here/x\.txt'\.$"),
+        ("bad\udcff.txt", r"^The name 'bad\?\.txt' has bytes that are no UTF-8"),
+        ("no\0thing", "^There is no file"),
+    ],
+)
+def test_what_no_path_can_be(studio: Studio, path: str, sentence: str) -> None:
+    config = ImportDatasetConfig(path=path)
+    with pytest.raises(StudioError, match=sentence):
+        studio.submit("import_dataset", config)
+    with pytest.raises(StudioError, match=sentence):
+        preview_file(config)

@@ -55,3 +55,25 @@ def test_a_killed_import_can_be_resumed(trained: Studio) -> None:
     trained.request(job, "resume")
     assert trained.execute(job) == "completed"
     assert (JOBS.get(db, job).result or {})["samples"] == 3
+
+
+def test_an_import_killed_while_indexing_goes_on_with_its_dataset(trained: Studio) -> None:
+    db = trained.db()
+    path = trained.paths.tmp / "x.txt"
+    path.write_text("one\n\ntwo\n\nthree")
+    job = trained.submit("import_dataset", ImportDatasetConfig(path=str(path)))
+    assert trained.execute(job) == "completed"
+    made = str(JOBS.get(db, job).target_id)
+    folder = trained.paths.dataset(made)
+    (folder / "search.db").unlink()
+    (folder / ".search.db.abc.tmp").write_text("half of an index")
+    DATASETS.update(db, made, is_indexed=0)
+    JOBS.update(db, job, status="running", pid=GONE)
+    trained.recover()
+    assert not list(folder.glob(".search.db.*"))
+    before = len(DATASETS.select(db))
+    trained.request(job, "resume")
+    assert trained.execute(job) == "completed"
+    assert (JOBS.get(db, job).result or {})["dataset"] == made
+    assert len(DATASETS.select(db)) == before
+    assert (folder / "search.db").is_file()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import InvalidInput
+from mistudio.core.local_path import local_path
 from mistudio.ml.data.readers_arrow import read_arrow, read_parquet
 from mistudio.ml.data.readers_csv import read_csv
 from mistudio.ml.data.readers_json import read_json
@@ -32,7 +32,7 @@ def open_source(
     Formats, columns and encoding are settled on return; rows are read as they are taken. `check`
     is called at least every megabyte. Raises `StudioError` for what cannot be read.
     """
-    path = Path(config.path.strip()).expanduser()
+    path = local_path(config.path)
     found = find_files(path, config.format)
     source, rows = open_files(found.files, found.format, config, check)
     source.name = path.name
