@@ -34,9 +34,11 @@ class DatasetPreview:
     columns: dict[str, str]  # name -> kind: text, number, date, list, image, ...
     text_column: tuple[str, ...]  # what would be read; empty if no column holds text
     rows: int | None  # of the shown splits
-    size_bytes: int | None  # to download for the shown splits
+    size_bytes: int | None  # of the files of the shown splits
     first: list[dict[str, str]] = field(default_factory=list[dict[str, str]])  # at most 10
     warning: str = ""
+    missing_bytes: int = 0  # of those, what is not in the cache yet
+    prepared_bytes: int = 0  # about what the prepared copy takes beside them
     suggests_tokens: bool = False  # so large that only its beginning should be taken
 
 

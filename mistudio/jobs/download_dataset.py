@@ -22,8 +22,6 @@ from mistudio.jobs.runner import Studio
 from mistudio.store.records import DatasetRow
 from mistudio.store.tables import DATASETS, JOBS
 
-_PACKED = (".gz", ".zip", ".xz", ".bz2", ".zst", ".parquet")
-_UNPACKED_TIMES = 3  # text per byte of those
 _BYTES_PER_TOKEN = 4
 _LOOK_FIRST_BYTES = 50_000_000
 _DOWNLOAD_SHARE = 0.7  # of the job's progress
@@ -133,21 +131,13 @@ class _Download:
             )
         if size >= WARN_BYTES:
             self.ctx.report.note(f"This is a download of {format_bytes(size)}.", level="warning")
-        text, cache = self._text_bytes(), cache_folder()
+        text, cache = self.found.prepared_bytes(self.config.split), cache_folder()
         missing = self.found.missing_bytes(self.config.split)
         if _device(cache) == _device(self.ctx.paths.home):
             require_room(self.ctx.paths.home, missing + text)
         else:
             require_room(cache, missing)
             require_room(self.ctx.paths.home, text)
-
-    def _text_bytes(self) -> int:
-        """About how much the stored text takes."""
-        sizes = self.found.files.sizes
-        return sum(
-            sizes[path] * (_UNPACKED_TIMES if path.lower().endswith(_PACKED) else 1)
-            for path in self.found.paths(self.config.split)
-        )
 
     def _is_missing(self) -> bool:
         paths = self.found.paths(self.config.split)

@@ -27,6 +27,8 @@ CARD = "README.md"
 WARN_BYTES = 10_000_000_000
 LARGE_BYTES = 100_000_000_000
 _MOST_CARD = 4_000_000
+_PACKED = (".gz", ".zip", ".xz", ".bz2", ".zst", ".parquet")
+_UNPACKED_TIMES = 3  # text per byte of those
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
 
 
@@ -192,6 +194,14 @@ class HubDataset:
         plan = self.plan(split)
         return plan.total_bytes - cached_bytes(plan)
 
+    def prepared_bytes(self, split: str) -> int:
+        """About how much the stored text of those files takes."""
+        sizes = self.files.sizes
+        return sum(
+            sizes[path] * (_UNPACKED_TIMES if path.lower().endswith(_PACKED) else 1)
+            for path in self.paths(split)
+        )
+
     def beginning(self, split: str) -> Beginning:
         """The first rows of one split, or of all for ""."""
         from mistudio.ml.data.hub_ingest import read_beginning
@@ -232,6 +242,8 @@ class HubDataset:
             size_bytes=size,
             first=beginning.rows[:FIRST_ROWS],
             warning=warning,
+            missing_bytes=self.missing_bytes(split),
+            prepared_bytes=self.prepared_bytes(split),
             suggests_tokens=size >= LARGE_BYTES,
         )
 

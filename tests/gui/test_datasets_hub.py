@@ -11,7 +11,9 @@ import pytest
 from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
+from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import DownloadDatasetConfig
+from mistudio.core.events import RecordingReporter
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets import DatasetsTab
 from mistudio.gui.tabs.library.cards import JobCard
@@ -351,3 +353,31 @@ def test_the_choice_of_source_survives(services: Services, qtbot: QtBot, tmp_pat
     qtbot.addWidget(second)
     assert second.sources.current() == "files"
     qtbot.waitUntil(services.query.is_idle)
+
+
+def test_datasets_of_the_cache_are_offered_at_once(
+    qtbot: QtBot,
+    services: Services,
+    hub: LocalHub,  # noqa: F811
+) -> None:
+    for name in ("known", "new"):
+        hub.add("datasets", f"o/{name}", {"train.jsonl": b'{"text": "Once upon a time"}\n'})
+        config = DownloadDatasetConfig(repo=f"o/{name}")
+        services.studio.run_now("download_dataset", config, RecordingReporter(), JobControl())
+    gone = next(row for row in DATASETS.select(services.studio.db()) if row.repo_id == "o/new")
+    DATASETS.delete(services.studio.db(), gone.id)
+    tab = DatasetsTab(services)
+    qtbot.addWidget(tab)
+    tab.sources.open("hub")
+    tab.show()
+    settle(qtbot, services, lambda: list(tab.cached.adders) == ["o/new"])
+    tab.cached.adders["o/new"].click()
+    settle(qtbot, services, tab.download.shown.isVisible)
+    assert tab.download.repository.value() == "o/new"
+    assert "all files are in your Hugging Face cache already" in tab.download.shown.room.text()
+    sent = dict(hub.sent)
+    services.lanes.start()
+    tab.download.submit()
+    settle(qtbot, services, lambda: not tab.cached.adders)
+    assert hub.sent == sent
+    assert not tab.cached.isVisible()

@@ -99,6 +99,11 @@ class DownloadCard(Card):
         self.form.changed.connect(self._on_edited)
         self._on_edited()
 
+    def choose(self, repo: str, revision: str) -> None:
+        """Fill in a repository at a revision and preview it."""
+        self.form.set_values({"repo": repo, "revision": revision})
+        self.preview()
+
     # Preview.
 
     def preview(self) -> None:
@@ -123,7 +128,7 @@ class DownloadCard(Card):
                 )
             except Cancelled:
                 return None
-            return _Answer(found, _room(studio, found.size_bytes))
+            return _Answer(found, _room(studio, found))
 
         self._say("")
         self._wait("Asking the Hub; nothing is stored.")
@@ -258,11 +263,21 @@ class DownloadCard(Card):
         self.notice.setVisible(bool(sentence))
 
 
-def _room(studio: Studio, size: int | None) -> str:
-    """How much of the disk a download leaves, "" if its size is unknown."""
+def _room(studio: Studio, found: DatasetPreview) -> str:
+    """How much of the disk everything takes, "" if its size is unknown."""
     from mistudio.jobs import hub_pages
 
-    if size is None:
+    if found.size_bytes is None:
         return ""
-    needed, free, _ = hub_pages.download_room(studio, size)
-    return f"needs {format_bytes(needed)}, {format_bytes(free)} are free"
+    needed = found.missing_bytes + found.prepared_bytes
+    _, free, reserved = hub_pages.download_room(studio, needed)
+    got = (
+        f"{format_bytes(found.missing_bytes)} to download"
+        if found.missing_bytes
+        else "all files are in your Hugging Face cache already"
+    )
+    return (
+        f"everything needs about {format_bytes(needed)} ({got}, "
+        f"{format_bytes(found.prepared_bytes)} for the prepared copy); "
+        f"{format_bytes(max(0, free - reserved))} are free"
+    )

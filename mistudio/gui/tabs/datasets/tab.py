@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from PySide6.QtGui import QDropEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets.detail import DatasetDialog
 from mistudio.gui.tabs.datasets.download_card import DownloadCard
 from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
+from mistudio.gui.tabs.library.cached_card import CachedRepositories
 from mistudio.gui.tabs.library.cards import ObjectCard
 from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.library.tab import LibraryTab
+from mistudio.gui.theme import appearance
 from mistudio.jobs import library_pages
 from mistudio.jobs.deletion import delete_dataset
 from mistudio.jobs.dependants import of_dataset
@@ -36,7 +38,11 @@ class DatasetsTab(LibraryTab):
         importer = ImportDatasetCard(services)
         self.download = DownloadCard(services)
         self.sources = SourceSwitch(services.settings, "get_datasets")
-        self.sources.add("hub", "Download from the Hub", "download", self.download)
+        self.cached = CachedRepositories(
+            services, "dataset", "Choose", "Preview it above; what is in the cache is not fetched"
+        )
+        self.cached.add_asked.connect(self.download.choose)
+        self.sources.add("hub", "Download from the Hub", "download", self._hub_page())
         self.sources.add("files", "Import from this machine", "upload", importer)
         super().__init__(
             services,
@@ -54,10 +60,22 @@ class DatasetsTab(LibraryTab):
             "whole way: its text, its small model, a trained SAE and its features."
         )
 
+        self.cached.read()
+
+    def _hub_page(self) -> QWidget:
+        page = QWidget()
+        box = QVBoxLayout(page)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(appearance().px(8))
+        box.addWidget(self.download)
+        box.addWidget(self.cached)
+        return page
+
     def load(self, db: Any) -> DatasetList:
         return library_pages.datasets(self.services.studio)
 
     def take(self, answer: DatasetList) -> tuple[Sequence[ListedDataset], Sequence[JobRow]]:
+        self.cached.leave_out(entry.row for entry in answer.datasets)
         return answer.datasets, answer.jobs
 
     def work_row(self, entry: ListedDataset) -> DatasetRow:

@@ -14,12 +14,12 @@ from mistudio.core.errors import StudioError
 from mistudio.core.model_configs import CheckModelConfig, DownloadModelConfig, ImportModelConfig
 from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.cached_card import CachedRepositories
 from mistudio.gui.tabs.library.cards import ObjectCard
 from mistudio.gui.tabs.library.importing import ImportCard
 from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.library.tab import LibraryTab
-from mistudio.gui.tabs.models.cached_card import CachedModels
 from mistudio.gui.tabs.models.card import ModelCard, origin_of
 from mistudio.gui.tabs.models.download_card import CODE_WARNING, DownloadModelCard
 from mistudio.gui.tabs.models.export_dialog import ExportDialog
@@ -62,7 +62,9 @@ class ModelsTab(LibraryTab):
     def __init__(self, services: Services) -> None:
         importer = import_card(services)
         self.download = DownloadModelCard(services)
-        self.cached = CachedModels(services)
+        self.cached = CachedRepositories(
+            services, "model", "Add", "Add this model; nothing is fetched"
+        )
         self.sets = ActivationSets(services)
         self.sources = SourceSwitch(services.settings, "get_models")
         self.sources.add("hub", "Download from the Hub", "download", self._hub_page())
@@ -74,7 +76,7 @@ class ModelsTab(LibraryTab):
             of_model,
             delete_model,
             title="Models",
-            subtitle="Language models to look into, from this machine.",
+            subtitle="Language models to look into, from the Hub or from this machine.",
             getter=self.sources,
             every="All architectures",
         )

@@ -1,9 +1,9 @@
-"""Models that are in the Hugging Face cache already: offered at once, nothing is downloaded."""
+"""Repositories that are in the Hugging Face cache already: offered at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QPushButton, QWidget
@@ -12,7 +12,6 @@ from mistudio.core.units import format_bytes
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
-from mistudio.store.records import ModelRow
 
 if TYPE_CHECKING:
     from mistudio.jobs.hub_pages import CachedRepo
@@ -20,14 +19,32 @@ if TYPE_CHECKING:
 _AT_FIRST = 3  # lines before "Show all"
 
 
-class CachedModels(Card):
-    """A line per model of the cache that is not in the list yet; `add_asked(repo, revision)`."""
+class FromHub(Protocol):
+    """A stored model or dataset, as far as it came from a repository."""
+
+    @property
+    def repo_id(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def commit_sha(self) -> str | None: ...
+
+
+class CachedRepositories(Card):
+    """A line per repository of the cache that is not in the list yet; `add_asked(repo, revision)`.
+
+    The button of a line says `verb`, its tooltip `tip`.
+    """
 
     add_asked = Signal(str, str)
 
-    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, services: Services, kind: str, verb: str, tip: str, parent: QWidget | None = None
+    ) -> None:
+        """`kind` is "model" or "dataset"."""
         super().__init__("nested", parent, padding=12)
         self._services = services
+        self._kind, self._verb, self._tip = kind, verb, tip
         self._found: Sequence[CachedRepo] = ()
         self._present: set[tuple[str, str]] = set()
         self._all = False
@@ -37,29 +54,37 @@ class CachedModels(Card):
         self.more = button("", self._show_all, variant="link")
         self.box.addLayout(row(self.more, None))
         self.adders: dict[str, QPushButton] = {}
+        services.publisher.changed.connect(self._on_changed)
         self.hide()
 
     def read(self) -> None:
         """Look into the cache."""
-        studio = self._services.studio
+        studio, kind = self._services.studio, self._kind
 
         def look(_: object) -> Sequence[CachedRepo]:
             from mistudio.jobs import hub_pages
 
-            return hub_pages.cached_models(studio)
+            if kind == "model":
+                return hub_pages.cached_models(studio)
+            return hub_pages.cached_datasets(studio)
 
-        self._services.network.ask(look, self._on_found, on_error=self._on_error, key="cache")
+        key = f"cached {kind}s"
+        self._services.network.ask(look, self._on_found, on_error=self._on_error, key=key)
 
-    def leave_out(self, models: Iterable[ModelRow]) -> None:
+    def leave_out(self, stored: Iterable[FromHub]) -> None:
         """Do not offer what is in the list already."""
         present = {
             (row_.repo_id, row_.commit_sha or row_.revision or "")
-            for row_ in models
+            for row_ in stored
             if row_.repo_id
         }
         if present != self._present:
             self._present = present
             self._show()
+
+    def _on_changed(self, kind: str, object_id: str) -> None:
+        if kind == "storage":
+            self.read()
 
     def _on_found(self, found: Sequence[CachedRepo]) -> None:
         self._found = found
@@ -94,8 +119,8 @@ class CachedModels(Card):
 
     def _line(self, repo: CachedRepo) -> QWidget:
         made = QWidget(self)
-        adder = button("Add", self._on_add, icon="plus", tip=f"Add {repo.id}; nothing is fetched")
-        adder.setAccessibleName(f"Add {repo.id}")
+        adder = button(self._verb, self._on_add, icon="plus", tip=self._tip)
+        adder.setAccessibleName(f"{self._verb} {repo.id}")
         adder.setProperty("repo", repo.id)
         adder.setProperty("revision", repo.revision)
         self.adders[repo.id] = adder
