@@ -12,11 +12,18 @@ _ADDRESS = re.compile(
 _KINDS = ("datasets", "models")
 _PAGES = ("tree", "blob", "resolve", "raw", "viewer", "discussions", "commits", "commit")
 _OF_REVISION = ("tree", "blob", "resolve", "raw", "commits", "commit")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 SENTENCE = "Write owner/name or name, for example gpt2."
+TOKEN_SENTENCE = "This is an access token; write it into the field for it."
 
 
 def repository_problem(text: str) -> str:
-    """The sentence that says why a text is no repository id, "" if it is one."""
+    """The sentence that says why a text is no repository id, "" if it is one.
+
+    An access token reads like a name, but must not get into a job's row or a search.
+    """
+    if _TOKEN.search(text):
+        return TOKEN_SENTENCE
     if not _SHAPE.fullmatch(text) or "--" in text or ".." in text:
         return SENTENCE
     for part in text.split("/"):

@@ -38,6 +38,11 @@ def test_no_ids(text: str) -> None:
     assert repository_problem(text) == "Write owner/name or name, for example gpt2."
 
 
+def test_a_token_in_the_wrong_field_is_refused() -> None:
+    assert "access token" in repository_problem("hf_" + "Planted0" * 4)
+    assert repository_problem("hf_short") == ""
+
+
 HUB = "https://huggingface.co"
 
 

@@ -119,6 +119,54 @@ def test_what_is_typed_is_searched(
     assert tab.download.button.isEnabled()
 
 
+def test_the_end_of_the_hits_asks_for_more(
+    qtbot: QtBot, tab: DatasetsTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def search(_: object, kind: str, words: str, limit: int) -> list[FoundRepo]:
+        asked.append(limit)
+        return [
+            FoundRepo(f"a/s{i}", "dataset", 1, None, 1, False, False, False)
+            for i in range(min(limit, 47))
+        ]
+
+    monkeypatch.setattr(hub_pages, "search", search)
+    field = tab.download.repository
+    tab.activateWindow()
+    field.line.setFocus()
+    qtbot.waitUntil(field.line.hasFocus)
+    qtbot.keyClicks(field.line, "stories")
+    table = field.popup.table
+    qtbot.waitUntil(lambda: table.rowCount() == 20, timeout=5000)
+    table.selectRow(19)
+    bar = table.verticalScrollBar()
+    bar.setValue(bar.maximum())
+    qtbot.waitUntil(lambda: table.rowCount() == 40, timeout=5000)
+    assert (table.currentRow(), asked) == (19, [20, 40])
+    bar.setValue(bar.maximum())
+    qtbot.waitUntil(lambda: table.rowCount() == 47, timeout=5000)
+    bar.setValue(0)
+    bar.setValue(bar.maximum())
+    settle(qtbot, tab.services)
+    assert asked == [20, 40, 60]
+
+
+def test_a_token_in_the_field_of_the_repository_is_not_sent(
+    qtbot: QtBot, tab: DatasetsTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_pages, "search", lambda *_: pytest.fail("it was sent"))
+    field = tab.download.repository
+    tab.activateWindow()
+    field.line.setFocus()
+    qtbot.waitUntil(field.line.hasFocus)
+    qtbot.keyClicks(field.line, TOKEN)
+    qtbot.waitUntil(field.popup.isVisible, timeout=5000)
+    assert "access token" in field.popup.note.text()
+    settle(qtbot, tab.services)
+    assert not tab.download.button.isEnabled()
+
+
 def test_a_pasted_address_becomes_id_and_revision(tab: DatasetsTab) -> None:
     assert not tab.download.button.isEnabled()
     tab.download.repository.line.setText("https://huggingface.co/datasets/a/b/tree/v2")

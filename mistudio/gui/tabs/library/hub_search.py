@@ -9,7 +9,7 @@ from PySide6.QtCore import QEvent, QObject, QPoint, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
-from mistudio.core.repositories import from_address
+from mistudio.core.repositories import TOKEN_SENTENCE, from_address, repository_problem
 from mistudio.core.units import EM_DASH, format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
@@ -19,7 +19,8 @@ from mistudio.gui.widgets.editors import TextEditor
 if TYPE_CHECKING:
     from mistudio.jobs.hub_pages import FoundRepo
 
-LIMIT = 20  # repositories asked for
+LIMIT = 20  # repositories asked for at once
+_MOST = 200  # after that, better words help more than further lines
 _SHOWN = 8  # lines of the popup before it scrolls
 _WAIT_MS = 350  # after the last key
 _HEADINGS = ("Repository", "Size", "Licence", "Downloads", "Access")
@@ -38,10 +39,11 @@ class RepositoryEditor(TextEditor):
         """`kind` is "model" or "dataset"."""
         super().__init__("owner/name, an address, or words to search for", parent)
         self._services, self._kind = services, kind
-        self._asked = ""
+        self._asked, self._limit = "", LIMIT
         self.popup = HitList()
         self.popup.hide()
         self.popup.chosen.connect(self._choose)
+        self.popup.end_reached.connect(self._ask_for_more)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(_WAIT_MS)
@@ -57,15 +59,28 @@ class RepositoryEditor(TextEditor):
         if len(words) < 2:
             self.popup.hide()
             return
+        self._show_popup()
+        if repository_problem(words) == TOKEN_SENTENCE:
+            self.popup.say(TOKEN_SENTENCE)  # and nothing is sent
+            return
+        self.popup.say("Searching the Hub…")
+        self._limit = LIMIT
+        self._ask(words, LIMIT)
+
+    def _ask_for_more(self) -> None:
+        """Ask for further repositories once the end of the list is seen."""
+        if self.popup.table.rowCount() == self._limit < _MOST and self.value() == self._asked:
+            self._limit += LIMIT
+            self._ask(self._asked, self._limit)
+
+    def _ask(self, words: str, limit: int) -> None:
         studio, kind = self._services.studio, self._kind
 
         def find(_: object) -> list[FoundRepo]:
             from mistudio.jobs import hub_pages
 
-            return hub_pages.search(studio, kind, words, LIMIT)
+            return hub_pages.search(studio, kind, words, limit)
 
-        self._show_popup()
-        self.popup.say("Searching the Hub…")
         self._services.network.ask(
             find, self._on_found, on_error=self._on_search_error, key="hub search"
         )
@@ -124,9 +139,11 @@ class RepositoryEditor(TextEditor):
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if watched is not self.line:
             return super().eventFilter(watched, event)
-        if event.type() in (QEvent.Type.FocusOut, QEvent.Type.Hide, QEvent.Type.Move):
+        if event.type() in (QEvent.Type.FocusOut, QEvent.Type.Hide):
             self._soon.stop()
             self.popup.hide()
+        elif event.type() == QEvent.Type.Move and self.popup.isVisible():
+            self._place()
         elif event.type() == QEvent.Type.KeyPress and isinstance(event, QKeyEvent):
             return self._take_key(event)
         return super().eventFilter(watched, event)
@@ -152,6 +169,7 @@ class HitList(Card):
     """The popup: a line per repository; it never takes the focus from the field."""
 
     chosen = Signal(str)
+    end_reached = Signal()  # the last line is in sight or was stepped past
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__("list", parent, padding=6)
@@ -175,6 +193,7 @@ class HitList(Card):
         for column in range(1, len(_HEADINGS)):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         self.table.cellClicked.connect(self._on_clicked)
+        self.table.verticalScrollBar().valueChanged.connect(self._on_scrolled)
         self.box.addWidget(self.note)
         self.box.addWidget(self.table, 1)
 
@@ -186,7 +205,8 @@ class HitList(Card):
         self.note.show()
 
     def show_hits(self, found: Sequence[FoundRepo]) -> None:
-        """Show what was found."""
+        """Show what was found; where it goes on from what is shown, place and mark stay."""
+        goes_on = [repo.id for repo in found[: self.table.rowCount()]] == self._ids()
         if not found:
             self.say("The Hub has nothing of that name.")
             return
@@ -201,10 +221,15 @@ class HitList(Card):
                     )
                 item.setToolTip(repo.id if column == 0 else text)
                 self.table.setItem(line, column, item)
-        self.table.clearSelection()
-        self.table.setCurrentCell(-1, -1)
-        self.table.scrollToTop()
+        if not goes_on or self.table.isHidden():
+            self.table.clearSelection()
+            self.table.setCurrentCell(-1, -1)
+            self.table.scrollToTop()
         self.table.show()
+
+    def _ids(self) -> list[str]:
+        items = (self.table.item(line, 0) for line in range(self.table.rowCount()))
+        return [item.text() for item in items if item is not None]
 
     def wanted_height(self) -> int:
         """Room for the lines there are, a few at most."""
@@ -220,8 +245,14 @@ class HitList(Card):
         count = self.table.rowCount()
         if count:
             now = self.table.currentRow()
+            if by > 0 and now == count - 1:
+                self.end_reached.emit()
             wanted = (now + by) % count if now >= 0 else (0 if by > 0 else count - 1)
             self.table.selectRow(wanted)
+
+    def _on_scrolled(self, value: int) -> None:
+        if value and value == self.table.verticalScrollBar().maximum():
+            self.end_reached.emit()
 
     def choose_current(self) -> bool:
         """Choose the marked line; False if none is."""
