@@ -48,6 +48,8 @@ def find(store: TextStore, index: Path, wanted: Wanted, offset: int, limit: int)
 
     Uses the word index if there is one that fits the text; without, only looks for a second.
     """
+    import numpy as np
+
     numbers = store.splits.get(wanted.split, range(0)) if wanted.split else range(len(store))
     fits_N: np.ndarray | None = None
     if wanted.shortest > 0 or wanted.longest > 0:
@@ -65,6 +67,11 @@ def find(store: TextStore, index: Path, wanted: Wanted, offset: int, limit: int)
         return _scanned(store, terms, numbers, fits_N, offset, limit)
     with opened:
         if fits_N is not None:
+            fitting = numbers.start + np.flatnonzero(fits_N[numbers.start : numbers.stop])
+            if not len(fitting):
+                return Hits([], 0)
+            # the words need not be looked up outside the documents that have the length
+            numbers = range(int(fitting[0]), int(fitting[-1]) + 1)
             found = opened.matches(terms, low=numbers.start, high=numbers.stop)
             return _filtered(found, fits_N, offset, limit)
         page = opened.search(terms, offset, limit, low=numbers.start, high=numbers.stop)

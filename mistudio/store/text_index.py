@@ -21,6 +21,7 @@ _HASH_BYTES = 1 << 25  # of words kept in memory before they are written
 _MERGE_PAGES = 500
 _MOST_COUNTED = 2_000_000
 _AT_ONCE = 20_000
+_FIND = "SELECT rowid FROM words WHERE words MATCH ? AND rowid > ? AND rowid <= ?"
 # Scripts written without blanks: each character is a word of its own, so that any part is found.
 _UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -76,9 +77,8 @@ class TextIndex:
         high: int | None = None,
     ) -> list[int]:
         """Numbers of documents low..high-1 that hold all terms, in order, from `offset` on."""
-        sql = "SELECT rowid FROM words WHERE words MATCH ? AND rowid > ? AND rowid <= ?"
         return self._numbers(
-            f"{sql} ORDER BY rowid LIMIT ? OFFSET ?", terms, low, high, limit, offset
+            f"{_FIND} ORDER BY rowid LIMIT ? OFFSET ?", terms, low, high, limit, offset
         )
 
     def count(self, terms: Sequence[SearchTerm], *, low: int = 0, high: int | None = None) -> Count:
@@ -95,12 +95,16 @@ class TextIndex:
         self, terms: Sequence[SearchTerm], *, low: int = 0, high: int | None = None
     ) -> Iterator[list[int]]:
         """All documents that hold all terms, in order, some thousands at a time."""
-        while True:
-            found = self.search(terms, 0, _AT_ONCE, low=low, high=high)
-            if not found:
-                return
-            yield found
-            low = found[-1] + 1
+        if not terms:
+            return
+        last = self.documents if high is None else high
+        sql = f"{_FIND} ORDER BY rowid"
+        try:
+            cursor = self._db.execute(sql, [match_query(terms), low, last])
+            while rows := cursor.fetchmany(_AT_ONCE):
+                yield [row[0] - 1 for row in rows]
+        except sqlite3.Error as error:
+            raise _damaged(error) from error
 
     def _numbers(
         self,

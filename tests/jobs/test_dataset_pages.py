@@ -125,6 +125,8 @@ def test_pages_agree_with_a_plain_search(
         {"shortest": 30, "longest": 40},
         {"words": "fox", "shortest": 30},
         {"words": "fox", "longest": 30, "split": "train"},
+        {"words": "fox", "shortest": 39, "split": "test"},
+        {"words": "fox", "shortest": 10_000},
     ]
     for case in cases:
         words = str(case.get("words", "")).lower().replace('"', "").removesuffix("*")
