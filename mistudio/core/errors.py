@@ -124,6 +124,18 @@ class Left(Cancelled):
     """The program is closing. A job that can go on later keeps what it has."""
 
 
+def means_out_of_memory(error: BaseException) -> bool:
+    """Whether a failure says that memory ran out.
+
+    Python raises `MemoryError`, torch an error of its own on a GPU, but a plain `RuntimeError`
+    where a processor's memory or a library of the GPU cannot get what it needs.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
+
+
 def from_os_error(error: OSError, doing: str) -> StudioError:
     """Turn an operating-system error into a sentence; `doing` is what failed ("write the SAE")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -20,6 +20,7 @@ from mistudio.core.errors import (
     OutOfMemory,
     StudioError,
     from_os_error,
+    means_out_of_memory,
 )
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.paths import Paths
@@ -327,7 +328,7 @@ def as_studio_error(error: Exception) -> StudioError:
         return error
     if isinstance(error, OSError):
         return from_os_error(error, "finish this job")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if means_out_of_memory(error):
         return OutOfMemory(
             "There is not enough memory for this. Use a smaller batch or model, or close others.",
             details=str(error),

@@ -13,7 +13,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
-from mistudio.core.errors import Cancelled, Damaged, OutOfMemory, StudioError
+from mistudio.core.errors import (
+    Cancelled,
+    Damaged,
+    OutOfMemory,
+    StudioError,
+    means_out_of_memory,
+)
 from mistudio.core.memory import BYTES_PER_WEIGHT, QUANTISED, next_smaller
 from mistudio.core.units import format_bytes
 from mistudio.ml.device import half_dtype, memory_of
@@ -51,7 +57,9 @@ def read_weights(
         model.eval()
         if form not in QUANTISED:
             model.to(device)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not means_out_of_memory(error):
+            raise
         raise _out_of_memory(facts, form, details=str(error)) from error
     return model
 
@@ -76,9 +84,11 @@ def _read(path: Path, facts: ModelFacts, form: str, device: torch.device, step: 
                 output_loading_info=True,
                 **how,
             )
-    except (MemoryError, torch.OutOfMemoryError, Cancelled, StudioError):
+    except (Cancelled, StudioError):
         raise
     except Exception as error:
+        if means_out_of_memory(error):
+            raise
         raise Damaged(
             f"The weights of {facts.name} do not fit its configuration; get the model again.",
             details=str(error),

@@ -52,10 +52,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def family_model(name: str) -> LoadedModel:
+def family_model(name: str, **changes: Any) -> LoadedModel:
     """A random model of a family, in fp32 on CPU, whose blocks act strongly."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **FAMILIES[name])).eval()
+    config = AutoConfig.for_model(name, **{**FAMILIES[name], **changes})
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.ndim >= 2 and "emb" not in key and "wte" not in key:

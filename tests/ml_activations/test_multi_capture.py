@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from mistudio.core.errors import Cancelled, InvalidInput, StudioError, Unsupported
+from mistudio.core.errors import Cancelled, InvalidInput, OutOfMemory, StudioError, Unsupported
 from mistudio.core.model_configs import EXTRACTION_HOOKS
+from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.multi_capture import HookPoint, MultiCapture
 from mistudio.ml.loading import LoadedModel
 from tests.helpers.families import FAMILIES, SIZES, family_model, loaded_from
@@ -93,6 +94,82 @@ def test_every_hook_equals_the_whole_model(loaded: LoadedModel) -> None:
         want = expected[point].view(3, 12, -1)
         assert (found[point] - want).abs().max() <= TOLERANCE, point
         assert want.abs().max() > 1e-3, point
+
+
+WINDOW = 5
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral window": ("mistral", {"sliding_window": WINDOW}),
+    "phi3 window": ("phi3", {"sliding_window": WINDOW}),
+    "gemma2 window": ("gemma2", {"sliding_window": WINDOW}),
+    "gemma3 window": (
+        "gemma3_text",
+        {
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "qwen2 window": (
+        "qwen2",
+        {
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    "llama3 rope": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8,
+            }
+        },
+    ),
+    "dynamic rope": (
+        "llama",
+        {
+            "max_position_embeddings": 8,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+        },
+    ),
+    "neox in series": ("gpt_neox", {"use_parallel_residual": False}),
+}
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_windows_and_positions_are_those_of_the_whole_model(variant: str) -> None:
+    family, changes = VARIANTS[variant]
+    loaded = family_model(family, **changes)
+    points = [HookPoint(layer, hook) for layer in range(3) for hook in EXTRACTION_HOOKS]
+    found, expected = captured(loaded, points), whole_model(loaded)
+    for point in points:
+        assert (found[point] - expected[point].view(3, 12, -1)).abs().max() <= TOLERANCE, point
+    first = HookPoint(0, "attn_out")
+    other_ids = IDS.clone()
+    other_ids[:, 0] = 399
+    moved = (captured(loaded, [first], other_ids)[first] - found[first]).abs().amax((0, 2))
+    assert moved[0] > 1e-3
+    far = moved[WINDOW:].max()
+    assert (far == 0) if "window" in variant else (far > 0)
+
+
+def test_a_processor_without_memory_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loaded_from(tiny_llama(num_hidden_layers=2))
+    points = [HookPoint(0, "mlp_in"), HookPoint(1, "resid_post")]
+    several, single = MultiCapture(loaded, points), Capture(loaded, 1, "resid_post")
+    mlp = loaded.model.model.layers[1].mlp
+    monkeypatch.setattr(mlp, "forward", lambda _x: torch.empty(1 << 60))
+    with pytest.raises(OutOfMemory, match="3 rows of 12 tokens does not fit"):
+        several.run(IDS, lambda _i, _x: None)
+    with pytest.raises(OutOfMemory):
+        single(IDS)
+    monkeypatch.setattr(mlp, "forward", lambda _x: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError):
+        several.run(IDS, lambda _i, _x: None)
 
 
 def test_nothing_behind_the_last_hook_is_computed(loaded: LoadedModel) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mistudio.core.errors import InvalidInput, OutOfMemory, StudioError, Unsupported
+from mistudio.core.errors import (
+    InvalidInput,
+    OutOfMemory,
+    StudioError,
+    Unsupported,
+    means_out_of_memory,
+)
 from mistudio.ml.hooks import hook_module, hook_path, tl_name
 from mistudio.ml.loading import LoadedModel
 
@@ -67,7 +73,9 @@ class Capture:
                 self._trunk(input_ids=ids_BS.to(self.loaded.device), use_cache=False)
         except _Reached:
             pass
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not means_out_of_memory(error):
+                raise
             raise OutOfMemory(
                 f"A forward pass of {ids_BS.shape[0]} rows of {ids_BS.shape[1]} tokens does not "
                 "fit into memory; use shorter rows or free memory.",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mistudio.core.errors import InvalidInput, OutOfMemory, StudioError
+from mistudio.core.errors import InvalidInput, OutOfMemory, StudioError, means_out_of_memory
 from mistudio.ml.activations.capture import check_sublayers, first_tensor
 from mistudio.ml.hooks import hook_module, hook_path, mlp_reader
 from mistudio.ml.loading import LoadedModel
@@ -91,7 +91,9 @@ class MultiCapture:
                 self._trunk(input_ids=ids_BS.to(self.device), use_cache=False)
         except _Reached:
             return
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not means_out_of_memory(error):
+                raise
             raise OutOfMemory(
                 f"A forward pass of {shape[0]} rows of {shape[1]} tokens does not fit into memory; "
                 "use shorter rows or free memory.",
