@@ -21,7 +21,7 @@ from mistudio.jobs.tokenize import for_training
 from mistudio.store import jobs
 from mistudio.store.jobs import JobState
 from mistudio.store.records import ActivationSetRow
-from mistudio.store.tables import ACTIVATION_SETS, JOBS
+from mistudio.store.tables import ACTIVATION_SETS, JOBS, MODELS
 
 if TYPE_CHECKING:
     from mistudio.ml.activations.extract import ExtractSettings
@@ -32,7 +32,8 @@ UNFINISHED = "status IN ('cancelled', 'failed', 'interrupted')"
 def prepare(studio: Studio, config: ExtractConfig) -> str:
     """Check what the config names and the room on disk; returns the id of the set to fill.
 
-    That is a set with the same settings that was not finished, whose shards are kept, or a new one.
+    That is a set with the same settings that was not finished, whose shards are kept, or a new one:
+    also when the model's format has changed since, as values of two formats do not mix.
     """
     plan = plan_extraction(studio, config)
     text = plan.tokenization or plan.dataset
@@ -124,6 +125,7 @@ def settings_of(plan: ExtractionPlan, config: ExtractConfig) -> ExtractSettings:
 
 def _run(ctx: JobContext, row: ActivationSetRow) -> Result:
     from mistudio.ml.activations.extract import extract
+    from mistudio.ml.activations.shards import read_state
     from mistudio.ml.data.token_store import TokenStore
 
     db, studio = ctx.db, ctx.studio
@@ -141,7 +143,8 @@ def _run(ctx: JobContext, row: ActivationSetRow) -> Result:
             db,
             row.id,
             status="extracting",
-            model_format=loaded.format,
+            # kept shards keep the format that they were read in
+            model_format=row.model_format if read_state(working) else loaded.format,
             tokenization_id=text.id,
             config=to_dict(dataclasses.replace(config, dataset=text.id)),
         )
@@ -232,7 +235,10 @@ def _give_up_waiting(studio: Studio, set_id: str) -> None:
 
 def _unfinished(studio: Studio, config: ExtractConfig) -> ActivationSetRow | None:
     wanted = _key(to_dict(config))
-    rows = ACTIVATION_SETS.select(studio.db(), f"{UNFINISHED} AND model_id = ?", [config.model])
+    form = MODELS.get(studio.db(), config.model).format
+    rows = ACTIVATION_SETS.select(
+        studio.db(), f"{UNFINISHED} AND model_id = ? AND model_format IS ?", [config.model, form]
+    )
     return next((row for row in rows if _key(row.config) == wanted), None)
 
 

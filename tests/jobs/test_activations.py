@@ -18,6 +18,7 @@ from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import DiskFull, InUse, InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.core.model_configs import (
+    CheckModelConfig,
     ExportActivationsConfig,
     ExtractConfig,
     VerifyActivationsConfig,
@@ -239,6 +240,25 @@ def test_a_new_job_replaces_an_interrupted_one(studio: Studio) -> None:
     assert JOBS.get(db, second).target_id == JOBS.get(db, first).target_id
     assert studio.execute(second) == "completed"
     assert len(ACTIVATION_SETS.select(db)) == 1
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_values_of_two_formats_do_not_mix(studio: Studio) -> None:
+    db = studio.db()
+    stop_after(studio, 2)
+    kept = ACTIVATION_SETS.select(db)[0]
+    waiting = studio.submit("extract_activations", CONFIG)
+    run(studio, "check_model", CheckModelConfig(model="tiny", format="bf16"))
+    assert studio.execute(waiting) == "failed"
+    told = JOBS.get(db, waiting).error_message
+    assert told is not None
+    assert told.startswith("What was kept was read from the model in FP32, which is BF16 now.")
+    assert activation_pages.set_page(studio, kept.id).kept_bytes > 1000
+    made = run(studio, "extract_activations", CONFIG)
+    assert made["activations"] != kept.id
+    assert ACTIVATION_SETS.get(db, str(made["activations"])).model_format == "bf16"
+    run(studio, "check_model", CheckModelConfig(model="tiny", format="fp32"))
+    assert run(studio, "extract_activations", CONFIG)["activations"] == kept.id
 
 
 def test_a_cancel_acts_within_a_second(studio: Studio) -> None:

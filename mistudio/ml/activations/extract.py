@@ -157,7 +157,8 @@ class _Run:
             raise InvalidInput("This tokenisation has no rows to read.")
         self._capture = MultiCapture(loaded, settings.points, control.check)
         wanted = calm_batch(loaded, tokens.context, settings.batch)
-        self.state = Extraction(folder, settings, self._capture.widths, tokens, wanted)
+        weights = {"fingerprint": loaded.facts.fingerprint, "format": loaded.format}
+        self.state = Extraction(folder, settings, self._capture.widths, tokens, wanted, weights)
         self._speed: tuple[float, int] = (time.monotonic(), 0)
 
     def finish(self, room: Callable[[], int] | None) -> Extraction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,9 @@ class Extraction:
         widths: list[int],
         store: TokenStore,
         batch: int,
+        model: Mapping[str, Any],
     ) -> None:
+        """`model` tells which weights are read and in which format; kept shards must agree."""
         self.folder = folder
         self.batch = batch
         self.next_row = 0
@@ -42,6 +45,7 @@ class Extraction:
         self._files: dict[str, dict[str, Any]] = {}
         self._settings = settings
         self._widths = widths
+        self._model = dict(model)
         self._context = store.context
         self._tokens_hash = store.meta.get("settings_hash")
         self.statistics = [
@@ -57,12 +61,20 @@ class Extraction:
     def resume(self) -> bool:
         """Take up what an earlier turn left; False if that is nothing.
 
-        Raises `Mismatch` if it is of other settings.
+        Raises `Mismatch` if it is of other settings or weights.
         """
         if keep_whole_shards(self.folder) == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             return False
         about = read_state(self.folder) or {}
+        if about.get("weights", self._model) != self._model:
+            before, now = (str(w.get("format")).upper() for w in (about["weights"], self._model))
+            raise Mismatch(
+                f"What was kept was read from the model in {before}, which is {now} now. Change "
+                "it back, or delete the set and extract."
+                if before != now
+                else "What was kept is of other weights. Delete the set and extract."
+            )
         if about.get("identity") != self._identity():
             raise Mismatch("What was kept belongs to other settings. Delete the set and extract.")
         self.batch, self.shard_rows = about["batch"], about["shard_rows"]
@@ -111,6 +123,7 @@ class Extraction:
     def _save(self) -> None:
         about = {
             "identity": self._identity(),
+            "weights": self._model,
             "batch": self.batch,
             "shard_rows": self.shard_rows,
             "next_row": self.next_row,
