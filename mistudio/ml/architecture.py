@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, takewhile
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,8 @@ from mistudio.core.errors import Unsupported
 
 _ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn", "mixer", "linear_attn")
 _MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc2")
+# OPT has no module for its MLP: its first linear layer reads what an MLP would read.
+_MLP_READERS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc1")
 # Norms that follow a sublayer, so that their output is what is added to the stream. Llama's
 # post_attention_layernorm precedes the MLP; it follows attention only beside an MLP post-norm.
 _MLP_POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm")
@@ -64,6 +67,21 @@ def find_blocks(model: nn.Module) -> Blocks:
     )
 
 
+def mlp_reader(blocks: Blocks, layer: int) -> tuple[str, nn.Module] | None:
+    """Path and module of a block's MLP, even where a norm follows it; None if there is no MLP."""
+    children = dict(blocks.modules[layer].named_children())
+    words = ("mlp", "feedforward", "moe")
+    kinds = {name: type(child).__name__.lower() for name, child in children.items()}
+    named = (name for name in _MLP_READERS if name in children)
+    typed = (
+        name
+        for name, kind in kinds.items()
+        if any(word in kind for word in words) and "norm" not in kind
+    )
+    name = next(chain(named, typed), "")
+    return (f"{blocks.path}.{layer}.{name}", children[name]) if name else None
+
+
 def text_config(model: nn.Module) -> Any:
     """The configuration of a model's text part, or None."""
     config = getattr(model, "config", None)
@@ -87,7 +105,22 @@ def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
             "No repeated blocks were found in this model; a left-to-right transformer is needed.",
             code="no_blocks",
         )
-    return max(candidates, key=lambda entry: (len(entry[1]), _parameters(entry[1])))
+    # A vision tower may have as many blocks as the text; the text's stand beside its embedding.
+    embedding = _path_of(model, getattr(model, "get_input_embeddings", lambda: None)())
+    return max(
+        candidates,
+        key=lambda entry: (_shared(entry[0], embedding), len(entry[1]), _parameters(entry[1])),
+    )
+
+
+def _path_of(model: nn.Module, wanted: nn.Module | None) -> str:
+    return next((path for path, module in model.named_modules() if module is wanted), "")
+
+
+def _shared(one: str, other: str) -> int:
+    """How many parts two paths have in common from their beginning."""
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _parameters(modules: list[nn.Module]) -> int:
@@ -114,12 +147,16 @@ def _sublayer(
 
 
 def _final_norm(model: nn.Module, path: str) -> nn.Module | None:
-    """The norm that is a sibling of the block list, found by class name; the last one counts."""
+    """The norm that is a sibling of the block list, found by class name; the last one counts.
+
+    One that the embedding's name is in stands before the blocks (BLOOM), unless it is the only one
+    (LFM2).
+    """
     parent = model.get_submodule(path.rpartition(".")[0])
     norms = [
-        child
+        (name, child)
         for name, child in parent.named_children()
-        if ("norm" in type(child).__name__.lower() or isinstance(child, nn.LayerNorm))
-        and "emb" not in name.lower()
+        if "norm" in type(child).__name__.lower() or isinstance(child, nn.LayerNorm)
     ]
-    return norms[-1] if norms else None
+    behind = [child for name, child in norms if "emb" not in name.lower()]
+    return (behind or [child for _, child in norms] or [None])[-1]

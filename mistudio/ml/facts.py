@@ -166,7 +166,10 @@ def _inspect_gguf(path: Path) -> ModelFacts:
         params = sum(int(tensor.n_elements) for tensor in reader.tensors)
         end = max((t.data_offset + int(t.n_bytes) for t in reader.tensors), default=0)
     except Exception as error:
+        if "GGMLQuantizationType" in str(error):
+            raise _unknown_packing(path, "of a newer kind", str(error)) from error
         raise _damaged_gguf(path, str(error)) from error
+    _refuse_unreadable_types(path, reader)
     if end == 0 or end > path.stat().st_size:
         raise _damaged_gguf(path, f"tensors end at byte {end}, the file has {path.stat().st_size}")
     try:
@@ -180,6 +183,27 @@ def _inspect_gguf(path: Path) -> ModelFacts:
         ) from error
     refuse_unusable(config.to_dict())
     return _facts(config, path.stem, "gguf", params, [path])
+
+
+def _refuse_unreadable_types(path: Path, reader: Any) -> None:
+    """Raise `Unsupported` for weights packed in a way that nothing here can unpack."""
+    import gguf
+    import numpy as np
+
+    for kind in {tensor.tensor_type for tensor in reader.tensors}:
+        block = np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+        try:
+            gguf.quants.dequantize(block, kind)
+        except NotImplementedError as error:
+            raise _unknown_packing(path, f"as {kind.name}", str(error)) from error
+
+
+def _unknown_packing(path: Path, how: str, details: str) -> Unsupported:
+    return Unsupported(
+        f"{path.name!r} holds weights packed {how}, which are not read here; get a file in another "
+        "packing, such as Q8_0 or Q4_K_M.",
+        details=details,
+    )
 
 
 def _damaged_gguf(path: Path, details: str) -> Damaged:
@@ -240,7 +264,7 @@ def _facts(
         max_positions=int(first("max_position_embeddings", "n_positions", "max_seq_len") or 0),
         tie=bool(first("tie_word_embeddings")),
         bos_id=first("bos_token_id"),
-        eos_id=eos[0] if isinstance(eos, list) else eos,
+        eos_id=next(iter(eos), None) if isinstance(eos, list) else eos,
         activation=str(first("hidden_activation", "hidden_act", "activation_function") or ""),
         norm_eps=first("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
         rope=first("rope_parameters"),

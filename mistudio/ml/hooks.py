@@ -6,10 +6,8 @@ from torch import nn
 
 from mistudio.core.configs import HOOKS
 from mistudio.core.errors import InvalidInput
+from mistudio.ml import architecture
 from mistudio.ml.loading import LoadedModel
-
-# OPT has no module for its MLP: its first linear layer reads what an MLP would read.
-_MLP_READERS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc1")
 
 
 def hook_module(loaded: LoadedModel, layer: int, hook: str) -> nn.Module:
@@ -30,24 +28,11 @@ def mlp_reader(loaded: LoadedModel, layer: int) -> tuple[str, nn.Module]:
 
     That is the MLP itself even where a norm follows it. Raises as `hook_module`.
     """
-    blocks = loaded.blocks
     _check_layer(loaded, layer)
-    children = dict(blocks.modules[layer].named_children())
-    name = next((name for name in _MLP_READERS if name in children), "")
-    if not name:
-        words = ("mlp", "feedforward", "moe")
-        name = next(
-            (
-                child_name
-                for child_name, child in children.items()
-                if any(word in type(child).__name__.lower() for word in words)
-                and "norm" not in type(child).__name__.lower()
-            ),
-            "",
-        )
-    if not name:
+    found = architecture.mlp_reader(loaded.blocks, layer)
+    if found is None:
         raise InvalidInput(f"Layer {layer} of {loaded.facts.name} has no MLP to hook.")
-    return f"{blocks.path}.{layer}.{name}", children[name]
+    return found
 
 
 def tl_name(layer: int, hook: str) -> str:

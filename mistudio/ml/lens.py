@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from mistudio.core.errors import InvalidInput, Unsupported
-from mistudio.ml.activations.capture import first_tensor
+from mistudio.ml.activations.capture import check_ids, first_tensor
 from mistudio.ml.architecture import text_config
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.quantization import plain_weight
@@ -125,6 +125,7 @@ def prompt_lens(
     """
     if not len(ids_S):
         raise InvalidInput("The prompt holds no token.")
+    check_ids(ids_S[None], loaded.facts.vocab_size)
     unembed = Unembed(loaded)
     streams_LSD, _logits = residual_streams(loaded, ids_S)
     count = min(top_k, unembed.vocabulary)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from mistudio.core.configs import HOOKS
-from mistudio.core.errors import InvalidInput, StudioError, Unsupported
+from mistudio.core.errors import Damaged, InvalidInput, StudioError, Unsupported
 from mistudio.ml.activations.capture import Capture
+from mistudio.ml.activations.multi_capture import HookPoint, MultiCapture
 from mistudio.ml.facts import ModelFacts, describe_unusable, quiet_transformers
-from mistudio.ml.hooks import hook_path
+from mistudio.ml.hooks import hook_path, mlp_reader
 from mistudio.ml.lens import why_no_lens
 from mistudio.ml.loading import LoadedModel, tokenizer_fingerprint
 from mistudio.ml.module_tree import architecture_tree, count_weights
@@ -77,6 +78,16 @@ def check_model(
                 raise
             hooks_why[hook] = refusal.sentence
         step(0.4 + 0.1 * len(hooks))
+    try:
+        MultiCapture(loaded, [HookPoint(last, "mlp_in")])
+        hooks["mlp_in"] = mlp_reader(loaded, last)[0]
+    except InvalidInput as refusal:
+        hooks_why["mlp_in"] = refusal.sentence
+    step(0.8)
+    tree = architecture_tree(loaded.model)
+    for row in tree:
+        if "hooks" in row:
+            row["hooks"] = {h: path for h, path in row["hooks"].items() if h not in hooks_why}
     weights = count_weights(loaded.model)
     lens_why = why_no_lens(loaded)
     step(0.9)
@@ -87,7 +98,7 @@ def check_model(
         memory_bytes=loaded.memory_bytes,
         note=loaded.note,
         blocks=loaded.blocks.path,
-        tree=architecture_tree(loaded.model),
+        tree=tree,
         hooks=hooks,
         hooks_why=hooks_why,
         weights=weights,
@@ -123,6 +134,11 @@ def _forward_counted(loaded: LoadedModel) -> None:
             code="hook_count",
         )
     if not bool(logits_BSV.isfinite().all()):
+        if loaded.format == "fp32":
+            raise Damaged(
+                f"The output of {loaded.facts.name} is not a number; its weights are damaged. Get "
+                "the model again."
+            )
         raise Unsupported(
             f"In {loaded.format.upper()} this model's output is not a number; choose "
             f"{'BF16' if loaded.format == 'fp16' else 'FP32'}.",

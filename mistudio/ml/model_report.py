@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from mistudio.core.errors import InvalidInput
+from mistudio.core.errors import InvalidInput, Unsupported
 from mistudio.core.model_configs import format_of
+from mistudio.ml.activations.capture import check_ids
 from mistudio.ml.device import half_dtype
 from mistudio.ml.loading import LoadedModel, load_model
 from mistudio.ml.read_weights import Step, no_step
 
+_LARGEST = 700.0  # nats; beyond this a perplexity is no number
 CHUNK_LOGITS = 1 << 24  # logits turned into distributions at a time (64 MB each)
 
 
@@ -73,6 +75,7 @@ def compare(
         if len(ids_S) < 2:
             continue
         step(count)
+        check_ids(ids_S[None], judged.facts.vocab_size)
         reference_SV = _logits(reference, ids_S)
         judged_SV = _logits(judged, ids_S)
         next_S = ids_S[1:].to(judged_SV.device)
@@ -84,6 +87,11 @@ def compare(
     if not count:
         raise InvalidInput("There is no text to compare the models on: every row is too short.")
     agreed, kl, own, other = (sums / count).tolist()
+    if not all(value < _LARGEST for value in (kl, own, other)):
+        raise Unsupported(
+            "One of the models gives probabilities that are no numbers; choose another format.",
+            code="not_finite",
+        )
     return Comparison(count, agreed, kl, math.exp(own), math.exp(other))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
-from mistudio.ml.architecture import Blocks, find_blocks, text_config
+from mistudio.ml.architecture import Blocks, find_blocks, mlp_reader, text_config
 from mistudio.ml.quantization import parameter_count, parameter_shape
 
 Described = dict[str, Any]
@@ -19,14 +20,23 @@ def architecture_tree(model: nn.Module) -> list[Described]:
 
     Blocks have `children` (rows again) and `hooks` (hook name to module path) as well. Each
     parameter counts once, where it is met first; an output matrix that is the embedding has none.
+    What is neither embedding, block, final norm nor output (positions, projections, a vision
+    tower) has rows too, so that the rows add up to the model.
     """
     blocks = find_blocks(model)
     seen: set[int] = set()
     rows = [_row(0, "Embedding", "embedding", blocks.embedding, seen)]
+    known = {id(p) for part in _named_parts(blocks) for p in part.parameters()}
+    others = list(_other_parts(model, "", known))
+    for path, part in others:
+        if isinstance(part, nn.Embedding):
+            positions = "pos" in path or path.endswith("wpe")
+            name = "Position embedding" if positions else path.rpartition(".")[2]
+            rows.append(_row(len(rows), name, "embedding", part, seen))
     heads = _heads(model)
     for layer, block in enumerate(blocks.modules):
         row = _row(len(rows), f"Block {layer}", "block", block, seen, children=True)
-        row["note"] = ", ".join(part for part in (heads, _mlp(blocks, layer)) if part)
+        row["note"] = ", ".join(part for part in (heads, _mlp(model, blocks, layer)) if part)
         row["hooks"] = hook_paths(blocks, layer)
         rows.append(row)
     if blocks.final_norm is not None:
@@ -36,7 +46,29 @@ def architecture_tree(model: nn.Module) -> list[Described]:
         if not row["params"]:
             row["note"] = "the embedding's weights"
         rows.append(row)
+    for path, part in others:
+        if not isinstance(part, nn.Embedding):
+            name = path.rpartition(".")[2]
+            inside = any(True for _ in part.children())
+            rows.append(_row(len(rows), name, type(part).__name__, part, seen, children=inside))
     return rows
+
+
+def _named_parts(blocks: Blocks) -> list[nn.Module]:
+    ends = (blocks.final_norm, blocks.unembedding)
+    return [blocks.embedding, *blocks.modules, *(part for part in ends if part is not None)]
+
+
+def _other_parts(module: nn.Module, path: str, known: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of the largest parts that hold parameters, but none of the known ones."""
+    ids = {id(p) for p in module.parameters()}
+    if not ids or ids <= known:
+        return
+    if not ids & known:
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _other_parts(child, f"{path}.{name}" if path else name, known)
 
 
 def hook_paths(blocks: Blocks, layer: int) -> dict[str, str]:
@@ -46,6 +78,8 @@ def hook_paths(blocks: Blocks, layer: int) -> dict[str, str]:
         paths["mlp_out"] = blocks.mlp_path[layer]
     if blocks.attention[layer] is not None:
         paths["attn_out"] = blocks.attention_path[layer]
+    if (reader := mlp_reader(blocks, layer)) is not None:
+        paths["mlp_in"] = reader[0]
     return paths
 
 
@@ -133,18 +167,47 @@ def _heads(model: nn.Module) -> str:
     return f"{heads} heads × {size}{keys}"
 
 
-def _mlp(blocks: Blocks, layer: int) -> str:
-    """The widths through an MLP, from the shapes of its first and last linear layer."""
-    module = blocks.modules[layer]
-    inside = blocks.mlp_path[layer].rpartition(".")[2]
-    found = next((c for n, c in module.named_children() if n in (inside, "mlp")), None)
-    linears = [m for m in (found.modules() if found is not None else ()) if _is_linear(m)]
-    widths = [_widths(linear) for linear in linears]
-    expert = next(((w, h) for w, h in widths if w != h), None)
-    if expert is None:
+def _mlp(model: nn.Module, blocks: Blocks, layer: int) -> str:
+    """The widths through an MLP and through its experts, by what leads back to the stream."""
+    config = text_config(model)
+    width = getattr(config, "hidden_size", None)
+    found = mlp_reader(blocks, layer)
+    if found is None or not width:
         return ""
-    width, middle = expert
-    return f"MLP {width:,} → {middle:,} → {width:,}"
+    parts = dict(found[1].named_modules())
+    experts = next((part for name, part in parts.items() if name.endswith("experts")), None)
+    of_experts = {id(part) for part in experts.modules()} if experts is not None else set()
+    own = [part for part in parts.values() if id(part) not in of_experts]
+    own += [part for part in (blocks.mlp[layer],) if part is not None and part is not found[1]]
+    texts: list[str] = []
+    if experts is not None and (several := _experts(experts, width)):
+        count, middle = several
+        used = getattr(config, "num_experts_per_tok", None)
+        texts.append(f"{count:,} experts" + (f" ({used} per token)" if used else ""))
+        texts.append(f"each {width:,} → {middle:,} → {width:,}")
+    if middle := _middle(own, width):
+        word = "shared MLP" if texts else "MLP"
+        texts.append(f"{word} {width:,} → {middle:,} → {width:,}")
+    return ", ".join(texts)
+
+
+def _middle(modules: Iterable[nn.Module], width: int) -> int:
+    """Numbers that the last linear layer giving `width` ones reads, 0 if there is none."""
+    sides = [_widths(module) for module in modules if _is_linear(module)]
+    return next((read for read, given in reversed(sides) if given == width), 0)
+
+
+def _experts(experts: nn.Module, width: int) -> tuple[int, int] | None:
+    """How many experts there are, and the width inside one."""
+    if isinstance(experts, nn.ModuleList):
+        middle = _middle(experts[0].modules(), width) if len(experts) else 0
+        return (len(experts), middle) if middle else None
+    joint = [p.shape for p in experts.parameters() if p.ndim == 3]  # [experts, …, …]
+    if not joint or width not in joint[-1][1:]:
+        return None
+    sides = list(joint[-1][1:])  # the last one leads back to the stream
+    sides.remove(width)
+    return joint[-1][0], sides[0]
 
 
 def _widths(linear: nn.Module) -> tuple[int, int]:

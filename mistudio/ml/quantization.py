@@ -141,11 +141,26 @@ def quantise_in_place(
     linears = [
         (name, module)
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and module is not skipped
+        if (type(module) is nn.Linear or is_transposed_linear(module)) and module is not skipped
     ]
     for done, (name, module) in enumerate(linears):
         step(done / len(linears))
-        model.set_submodule(name, quantised_linear(module, form, device))
+        model.set_submodule(name, quantised_linear(_as_linear(module), form, device))
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether a module is GPT-2's kind of linear layer, whose weight is [in, out]."""
+    return type(module).__name__ == "Conv1D"
+
+
+def _as_linear(module: Any) -> nn.Linear:
+    if not is_transposed_linear(module):
+        return module
+    rows, columns = module.weight.shape
+    linear = nn.Linear(rows, columns, device="meta")
+    linear.weight = nn.Parameter(module.weight.data.T.contiguous(), requires_grad=False)
+    linear.bias = nn.Parameter(module.bias.data, requires_grad=False)
+    return linear
 
 
 def quantised_format(model: nn.Module) -> str:

@@ -26,6 +26,8 @@ def weight_files(folder: Path) -> list[Path]:
             )
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise Damaged(f"{index.name} is damaged; get it again.", details=str(error)) from error
+        if any(Path(name).name != name for name in names):
+            raise Damaged(f"{index.name} names files outside this folder; get it again.")
         for i, name in enumerate(names):
             if not (folder / name).is_file():
                 raise Damaged(f"File {i + 1} of {len(names)} is missing: {name}.")

@@ -21,6 +21,12 @@ from tests.helpers.families import FAMILIES, SIZES, family_model, loaded_from
 from tests.helpers.tiny import tiny_llama
 
 PATHS = {"gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers", "opt": "model.decoder.layers"}
+ONE_KEY_A_HEAD = ("gpt2", "gpt_neox", "opt")
+MLPS = {
+    "gpt2": "MLP 32 → 128 → 32",
+    "mixtral": "4 experts (2 per token), each 32 → 48 → 32",
+    "qwen2_moe": "4 experts (2 per token), each 32 → 24 → 32, shared MLP 32 → 40 → 32",
+}
 IDS = torch.arange(2, 26).view(2, 12)
 
 
@@ -111,15 +117,35 @@ def test_padding_behind_a_row_does_not_reach_it(loaded: LoadedModel) -> None:
 
 def test_every_family_passes_its_check(loaded: LoadedModel) -> None:
     found = check_model(loaded)
-    assert set(found.hooks) == {"resid_post", "mlp_out", "attn_out"}
+    assert set(found.hooks) == {"resid_post", "mlp_out", "attn_out", "mlp_in"}
+    assert found.tree[-3]["hooks"] == found.hooks
     assert (found.hooks_why, found.lens_why) == ({}, "")
     total = sum(p.numel() for p in loaded.model.parameters())
     assert found.params == sum(found.weights.values()) == total
     assert found.weights["linear"] > 0
-    wide = "wpe" in dict(loaded.model.base_model.named_children())  # positions have no row
-    assert sum(row["params"] for row in found.tree) <= total
-    if not wide and loaded.facts.name != "opt":
-        assert sum(row["params"] for row in found.tree) == total
+    assert sum(row["params"] for row in found.tree) == total
+    block = next(row for row in found.tree if row["kind"] == "block")
+    heads = "4 heads × 8" if loaded.facts.name in ONE_KEY_A_HEAD else "4 heads × 8 (2 key/value)"
+    assert block["note"] == f"{heads}, {MLPS.get(loaded.facts.name, 'MLP 32 → 48 → 32')}"
+    positions = [row for row in found.tree if row["name"] == "Position embedding"]
+    assert len(positions) == (loaded.facts.name in ("gpt2", "opt"))
+
+
+@pytest.mark.parametrize("layers", [3, 5])
+def test_a_model_that_sees_is_read_in_its_text(layers: int) -> None:
+    text = {**SIZES, "query_pre_attn_scalar": 8, "model_type": "gemma3_text"}
+    vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": layers,
+              "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4,
+        image_token_index=399, boi_token_index=398, eoi_token_index=397,
+    )  # fmt: skip
+    blocks = find_blocks(AutoModelForCausalLM.from_config(config).eval())
+    assert (blocks.path, len(blocks)) == ("model.language_model.layers", 3)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    rows = architecture_tree(model)
+    assert sum(row["params"] for row in rows) == model.num_parameters()
+    assert [row["name"] for row in rows[-2:]] == ["vision_tower", "multi_modal_projector"]
 
 
 def test_names_of_hooks() -> None:
@@ -178,6 +204,7 @@ def test_tree_accounts_for_every_parameter() -> None:
         "resid_post": "model.layers.0",
         "mlp_out": "model.layers.0.mlp",
         "attn_out": "model.layers.0.self_attn",
+        "mlp_in": "model.layers.0.mlp",
     }
     assert rows[1]["note"] == "4 heads × 8 (2 key/value), MLP 32 → 64 → 32"
     tied = architecture_tree(tiny_llama())

@@ -13,6 +13,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from mistudio.core.errors import Cancelled, InvalidInput, Unsupported
 from mistudio.ml import lens
+from mistudio.ml.architecture import find_blocks
 from mistudio.ml.lens import prompt_lens, residual_streams, why_no_lens
 from mistudio.ml.loading import LoadedModel
 from tests.helpers.families import FAMILIES, SIZES, family_model, loaded_from
@@ -88,6 +89,8 @@ def test_chunks_change_nothing_and_can_be_ended(
         prompt_lens(loaded, IDS_S, 4, cancel)
     with pytest.raises(InvalidInput, match="no token"):
         prompt_lens(loaded, IDS_S[:0], 4)
+    with pytest.raises(InvalidInput, match="vocabulary has 400"):
+        prompt_lens(loaded, torch.tensor([2, 400]), 4)
 
 
 def changed(family: str, **values: Any) -> LoadedModel:
@@ -98,6 +101,16 @@ def changed(family: str, **values: Any) -> LoadedModel:
 def test_scaled_logits() -> None:
     assert why_no_lens(changed("granite", logits_scaling=4.0)) == ""
     assert why_no_lens(changed("cohere", logit_scale=0.25)) == ""
+
+
+def test_a_final_norm_that_is_named_after_the_embedding() -> None:
+    layers = ["conv", "full_attention", "conv"]
+    values = {key: value for key, value in SIZES.items() if key != "head_dim"}
+    config = AutoConfig.for_model("lfm2", **values, layer_types=layers)
+    assert why_no_lens(loaded_from(AutoModelForCausalLM.from_config(config).eval())) == ""
+    bloom = AutoConfig.for_model("bloom", vocab_size=400, hidden_size=32, n_layer=2, n_head=4)
+    model = AutoModelForCausalLM.from_config(bloom).eval()
+    assert find_blocks(model).final_norm is model.transformer.ln_f
 
 
 def test_models_without_a_lens(tmp_path: Path) -> None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, T5Config
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, T5Config
 
-from mistudio.core.errors import Damaged, InvalidInput, NotFound, StudioError, Unsupported
+from mistudio.core.errors import (
+    Damaged,
+    InvalidInput,
+    NotFound,
+    OutOfMemory,
+    StudioError,
+    Unsupported,
+)
 from mistudio.ml.device import choose_device, default_dtype, peak_memory
 from mistudio.ml.loading import inspect_model, load_model, load_tokenizer, tokenizer_fingerprint
+from mistudio.ml.model_check import check_model
 from tests.helpers.tiny import save_tiny_llama, tiny_llama, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -171,3 +180,68 @@ def test_devices() -> None:
     assert peak_memory() > 10_000_000
     with pytest.raises(InvalidInput, match="no device"):
         choose_device("tpu")
+
+
+def test_an_empty_list_of_end_tokens(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": []}))
+    assert inspect_model(folder).eos_id is None
+
+
+def test_an_index_names_only_files_of_its_folder(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.rename(folder.parent / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(Damaged, match="names files outside this folder"):
+        inspect_model(folder)
+
+
+def test_weights_that_are_no_numbers_are_damage(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"] *= float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(Damaged, match="its weights are damaged"):
+        check_model(load_model(folder, CPU, "fp32"))
+    with pytest.raises(Unsupported, match="choose FP32"):
+        check_model(load_model(folder, CPU, "bf16"))
+
+
+def test_memory_that_ends_while_loading_is_no_damage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crowded(*_: object, **__: object) -> object:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", crowded)
+    with pytest.raises(OutOfMemory, match=r"FP32 and does not fit\. Load it in BF16"):
+        load_model(folder, CPU, "fp32")
+
+
+def gguf_file(path: Path, kind: int) -> Path:
+    """A GGUF file of one tensor, packed as `kind`."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q8_K][1]
+    packing = gguf.GGMLQuantizationType.Q8_K
+    writer.add_tensor("token_embd.weight", np.zeros((4, block), np.uint8), raw_dtype=packing)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    name, place = b"token_embd.weight", len(b"token_embd.weight") + 4 + 2 * 8
+    content = bytearray(path.read_bytes())
+    at = content.index(name) + place
+    content[at : at + 4] = kind.to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "words"), [(15, "packed as Q8_K"), (9999, "of a newer kind")])
+def test_gguf_weights_that_nothing_unpacks(tmp_path: Path, kind: int, words: str) -> None:
+    with pytest.raises(Unsupported, match=f"{words}, which are not read here"):
+        inspect_model(gguf_file(tmp_path / "model.gguf", kind))

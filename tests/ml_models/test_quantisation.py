@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from mistudio.ml.quantization import (
     memory_bytes,
     plain_weight,
     quantise_in_place,
+    quantised_format,
     quantised_linear,
     working_format,
 )
@@ -103,6 +105,25 @@ def test_in_place_and_while_loading_agree(loaded: LoadedModel) -> None:
             same = loaded.model.get_submodule(name)
             first, second = plain_weight(module).float(), plain_weight(same).float()
             assert (first - second).norm() < 0.01 * second.norm(), name
+
+
+def test_layers_that_lie_the_other_way_round_are_quantised_too(loaded: LoadedModel) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 64, "n_layer": 1, "n_head": 4, "n_positions": 32, "vocab_size": 400}
+    model: Any = GPT2LMHeadModel(GPT2Config(**sizes)).eval()
+    before = {n: m.weight.T.clone() for n, m in model.named_modules() if hasattr(m, "nf")}
+    model = model.to(torch.bfloat16)
+    quantise_in_place(model, loaded.format, CPU)
+    assert quantised_format(model) == loaded.format
+    assert count_weights(model)["linear"] == 12 * 64 * 64
+    for name, weight in before.items():
+        layer = model.get_submodule(name)
+        assert (plain_weight(layer).float() - weight).norm() < 0.2 * weight.norm(), name
+        assert layer.bias is not None
+    with torch.inference_mode():
+        assert bool(model(torch.arange(2, 14)[None]).logits.isfinite().all())
 
 
 def test_a_failing_kernel_falls_back_to_16_bit(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mistudio.core.errors import Cancelled, InvalidInput
+from mistudio.core.errors import Cancelled, InvalidInput, Unsupported
 from mistudio.ml import model_report
 from mistudio.ml.loading import load_model
 from mistudio.ml.model_report import compare, load_reference
@@ -84,3 +84,14 @@ def test_too_little_text_and_an_end(folder: Path) -> None:
     with pytest.raises(Cancelled):
         compare(reference, reference, rows(), end)
     assert counts == [0, 16]
+
+
+def test_what_cannot_be_compared(folder: Path) -> None:
+    reference = load_reference(folder, CPU)
+    with pytest.raises(InvalidInput, match="vocabulary has 400"):
+        compare(reference, reference, [torch.tensor([3, 400])])
+    broken = load_reference(folder, CPU)
+    broken.model.lm_head.register_forward_hook(lambda _m, _i, out: out * float("nan"))
+    for pair in ((broken, reference), (reference, broken)):
+        with pytest.raises(Unsupported, match="no numbers"):
+            compare(*pair, rows())
