@@ -140,9 +140,10 @@ CHARTS: tuple[tuple[str, Sequence[Curve]], ...] = (
     (
         "Traffic (MB/s)",
         (
-            Curve("disk read", "emerald", lambda s: _mega(s.disk_read_per_s)),
-            Curve("disk written", "purple", lambda s: _mega(s.disk_written_per_s)),
+            Curve("read", "emerald", lambda s: _mega(s.disk_read_per_s)),
+            Curve("written", "purple", lambda s: _mega(s.disk_written_per_s)),
             Curve("received", "blue", lambda s: _mega(s.received_per_s)),
+            Curve("sent", "yellow", lambda s: _mega(s.sent_per_s)),
         ),
     ),
     (
@@ -183,7 +184,7 @@ class SystemDialog(Dialog):
     """Tiles of the newest sample and curves of the last hour; follows the monitor while open."""
 
     def __init__(self, monitor: Monitor, parent: QWidget) -> None:
-        super().__init__("System", parent, width=1152, height_share=0.95, scroll=False)
+        super().__init__("System", parent, width=1152, height_share=0.95)
         # loaded here so that the window starts without the plotting library
         from mistudio.gui.widgets.plots import CurvePlot
 
@@ -204,7 +205,8 @@ class SystemDialog(Dialog):
         charts.setSpacing(px(16))
         self.charts: list[CurvePlot] = []
         for position, (title, curves) in enumerate(CHARTS):
-            chart = CurvePlot(title, "minutes", digits=1)
+            whole = (0.0, 100.0) if "%" in title else None
+            chart = CurvePlot(title, "minutes from now", digits=1, y_range=whole)
             chart.log_button.hide()
             for curve in curves:
                 chart.add_series(curve.name, curve.color)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QMouseEvent
 from PySide6.QtWidgets import (
     QBoxLayout,
@@ -65,10 +65,13 @@ def button(
 
 
 def set_icon(target: QPushButton, name: str) -> None:
-    """Give a button an icon that follows the theme."""
+    """Give a button an icon that follows the theme and the font; text keeps a distance from it."""
     strong = target.property("variant") in ("primary", "danger")
+    px = appearance().px
+    size, gap = px(18), px(4) if target.text() else 0
     target.setProperty("iconName", name)
-    target.setIcon(icons.icon(name, "on_fill" if strong else "label"))
+    target.setIconSize(QSize(size + gap, size))
+    target.setIcon(icons.spaced_icon(name, "on_fill" if strong else "label", size, gap))
 
 
 class Card(QFrame):
@@ -142,9 +145,10 @@ class MetricTile(Card):
         return self._value.text()
 
     def keep_narrow(self) -> None:
-        """Let the small line wrap, so that it never widens the tile; heights follow the row."""
-        self._detail.setWordWrap(True)
-        self._detail.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        """Let the small texts wrap and never widen the tile; heights follow the row."""
+        for part in (self._name, self._detail):
+            part.setWordWrap(True)
+            part.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
 
 

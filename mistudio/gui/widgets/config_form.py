@@ -47,11 +47,14 @@ class Field(QWidget):
             self.caption = label(described.label + unit, "label")
             self.caption.setBuddy(editor.control)
             box.addWidget(self.caption)
+        else:
+            box.addStretch(1)  # level with the controls beside it, below their labels
         box.addWidget(editor)
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         box.addWidget(self.problem)
-        box.addStretch(1)
+        if not isinstance(editor, CheckEditor):
+            box.addStretch(1)
         self.setToolTip(described.help)
         editor.control.setAccessibleName(described.label)
         editor.control.setAccessibleDescription(described.help)

@@ -22,6 +22,7 @@ from PySide6.QtWidgets import (
 from mistudio.core.config import Setting
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button
+from mistudio.gui.widgets.elided import Combo
 from mistudio.gui.widgets.layout import guard_wheel
 
 AUTOMATIC = "automatic"
@@ -115,7 +116,7 @@ class ChoiceEditor(Editor):
         self, choices: Sequence[str | tuple[str, str]] = (), parent: QWidget | None = None
     ) -> None:
         super().__init__(parent)
-        self.combo = QComboBox()
+        self.combo = Combo()
         self.combo.setSizeAdjustPolicy(
             QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
         )
@@ -157,6 +158,7 @@ class CheckEditor(Editor):
     def __init__(self, text: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.box = QCheckBox(text)
+        self.box.setMinimumHeight(appearance().px(34))  # that of the other controls
         self.box.toggled.connect(self._on_toggled)
         self._hold(self.box)
 

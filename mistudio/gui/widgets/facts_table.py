@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QHeaderView,
@@ -49,7 +50,7 @@ class FactsTable(QTableWidget):
         self.horizontalHeader().setDefaultAlignment(
             Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
         )
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
 
     def set_rows(self, rows: Sequence[Sequence[str]], tips: Sequence[str] = ()) -> None:
         """Show these rows; the selected row stays."""
@@ -63,9 +64,20 @@ class FactsTable(QTableWidget):
                 self.setItem(place, column, item)
         if 0 <= current < len(rows):
             self.selectRow(current)
-        shown = max(1, min(self._most, len(rows)))
-        line = self.verticalHeader().defaultSectionSize()
-        self.setFixedHeight(self.horizontalHeader().sizeHint().height() + shown * line + 6)
+        self.setFixedHeight(self._height())
+
+    def _height(self) -> int:
+        """That of the heading and the rows seen at once, and of a scroll bar if it takes one."""
+        header, shown = self.horizontalHeader(), max(1, min(self._most, self.rowCount()))
+        lines = shown * self.verticalHeader().defaultSectionSize()
+        wide = self.isVisible() and header.length() > self.viewport().width()
+        bar = self.horizontalScrollBar().sizeHint().height() if wide else 0
+        return header.sizeHint().height() + lines + bar + 6
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if self.minimumHeight() == self.maximumHeight() and self.rowCount():
+            self.setFixedHeight(self._height())
 
     def texts(self) -> list[list[str]]:
         """What the table says, row by row."""

@@ -133,9 +133,12 @@ class _Chart(QWidget):
             axis = self.plot.getAxis(side)
             axis.setPen(pg.mkPen(colors.border, width=1))
             axis.setTextPen(pg.mkPen(colors.muted))
+        look, bottom = appearance(), self.plot.getAxis("bottom")
+        small = look.px(12)
+        bottom.enableAutoSIPrefix(False)  # minutes are not to become thousandths of a minute
+        bottom.setLabel(self.x_label, **{"color": colors.muted, "font-size": f"{small}px"})
         # pyqtgraph gives the labels four fifths of their height, which cuts large ones off
-        look = appearance()
-        self.plot.getAxis("bottom").setHeight(round(1.3 * look.font_px) + look.px(8))
+        bottom.setHeight(round(1.3 * look.font_px + 1.3 * small) + look.px(8))
         self.plot.showGrid(x=True, y=True, alpha=0.15)
 
 
@@ -159,10 +162,12 @@ class CurvePlot(_Chart):
         digits: int = 4,
         log_y: bool = False,
         tells_last: bool = True,
+        y_range: tuple[float, float] | None = None,
     ) -> None:
-        """`tells_last`: the newest value of each curve stands beside the title."""
+        """`tells_last`: the newest value of each curve stands beside the title; `y_range`: lowest
+        and highest value shown, whatever the curves hold."""
         super().__init__(title, x_label, parent)
-        self._digits, self._tells_last = digits, tells_last
+        self._digits, self._tells_last, self._y_range = digits, tells_last, y_range
         self._series: dict[str, _Series] = {}
         self.log_button = button("log", variant="ghost", tip="Logarithmic y axis")
         self.log_button.setCheckable(True)
@@ -172,6 +177,12 @@ class CurvePlot(_Chart):
         self.plot.setClipToView(True)
         self.log_button.setChecked(log_y)
         self._recolor()
+        self.reset_view()
+
+    def reset_view(self) -> None:
+        super().reset_view()
+        if self._y_range is not None:
+            self.plot.setYRange(*self._y_range, padding=0.02)
 
     def add_series(self, name: str, color: str = "") -> None:
         """A curve in a role's colour (the next free one by default)."""
@@ -228,13 +239,15 @@ class CurvePlot(_Chart):
         if not self._tells_last:
             return
         colors = appearance().colors
-        parts = []
+        parts, plain = list[str](), list[str]()
         for name, series in self._series.items():
             last = self.last(name)
             value = EM_DASH if last is None else f"{last:.{self._digits}f}"
             shown = value if len(self._series) == 1 else f"{name} {value}"
             parts.append(f'<span style="color:{colors.role(series.color)}">{shown}</span>')
+            plain.append(shown)
         self._legend.setText(" &nbsp; ".join(parts))
+        self._legend.setToolTip(", ".join(plain))  # where there is no room for all of it
 
     def _set_log(self, on: bool) -> None:
         self.plot.setLogMode(False, on)
