@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QSizePolicy, QWidget
+from PySide6.QtWidgets import QWidget
 
 from mistudio.core.units import format_duration
 from mistudio.gui.reporting import Progress
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, IconLabel, button, label, row
+from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.pill import Pill
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.store.records import JobRow
@@ -54,9 +55,7 @@ class JobCard(Card):
         self._ending = "stop" if early_finish else "cancel"
         self._told_to_end = False
         self.box.setSpacing(appearance().px(6))
-        self.title = label(job.title, "label")
-        self.title.setToolTip(job.title)
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.title = Elided("label")
         self.pill = Pill(job.status)
         self.bar = ProgressBar()
         self.line = label("", "small", wrap=True)
@@ -81,7 +80,7 @@ class JobCard(Card):
     def show_job(self, job: JobRow, waits_for: str) -> None:
         """Show another state of the row; `waits_for` names what a queued job waits for."""
         self.job = job
-        self.title.setText(job.title)
+        self.title.set_text(job.title)
         running, waiting = job.status == "running", job.status in ("paused", "interrupted")
         if running and self._told_to_end:
             self.pill.set_state("cancelling", f"{_ing(self._ending)}…")

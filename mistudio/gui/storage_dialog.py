@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QWidget
+from PySide6.QtWidgets import QCheckBox, QGridLayout, QWidget
 
 from mistudio.core.units import EM_DASH, format_bytes
 from mistudio.gui.dialog import Dialog
@@ -15,6 +15,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
+from mistudio.gui.widgets.elided import Combo
 from mistudio.gui.widgets.layout import SearchField, guard_wheel
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.gui.widgets.row_table import BlockTableModel, Column, RowTable
@@ -27,7 +28,7 @@ COLUMNS = (
     Column("Size", lambda item: format_bytes(item.size_bytes), "size", 110, numeric=True),
     Column(
         "Used by",
-        lambda item: item.used_by or EM_DASH,
+        lambda item: item.used_by or "nothing",
         "used",
         240,
         tip=lambda item: item.used_by or "Nothing needs it",
@@ -41,7 +42,7 @@ SORTS = {
     "used": lambda item: (not item.used_by, item.used_by),
     "made": lambda item: item.created_at,
 }
-TILE_COLUMNS = 6
+TILE_COLUMNS = 7
 
 
 class StorageDialog(Dialog):
@@ -56,7 +57,7 @@ class StorageDialog(Dialog):
         self.bar = ProgressBar("blue", percent=False)
         self.tiles = {kind: MetricTile(name) for kind, name in KINDS.items()}
         self.search = SearchField("Search by name")
-        self.kind = QComboBox()
+        self.kind = Combo()
         self.unused = QCheckBox("Only what nothing uses")
         self.model = BlockTableModel(COLUMNS, self._rows, services.query, self)
         self.table = RowTable(self.model)
@@ -74,7 +75,10 @@ class StorageDialog(Dialog):
         self.box.addWidget(self.bar)
         grid = QGridLayout()
         grid.setSpacing(px(8))
+        for column in range(TILE_COLUMNS):
+            grid.setColumnStretch(column, 1)
         for position, tile in enumerate(self.tiles.values()):
+            tile.keep_narrow()
             grid.addWidget(tile, position // TILE_COLUMNS, position % TILE_COLUMNS)
         self.box.addLayout(grid)
         self.kind.setAccessibleName("Kind")
@@ -118,7 +122,7 @@ class StorageDialog(Dialog):
         self.bar.set_color("red" if found.is_nearly_full else "blue")
         self.bar.set_value(share)
         for kind, tile in self.tiles.items():
-            tile.set_value(format_bytes(found.by_kind[kind]) if found.by_kind[kind] else EM_DASH)
+            tile.set_value(format_bytes(found.by_kind[kind]))
         self._items = {item.key: item for item in found.items}
         self._show_items()
 

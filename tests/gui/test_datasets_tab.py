@@ -202,7 +202,7 @@ def test_filters(qtbot: QtBot, tab: DatasetsTab) -> None:
     settle(qtbot, tab.services, lambda: len(tab._rows) == 32)
     tab.filters.search.setText("text 01")
     tab.filters.search.returnPressed.emit()
-    assert tab.filters.count.text() == "11 of 32"  # 001, and 010 to 019
+    assert tab.filters.count.text() == "11 of 32 datasets"  # 001, and 010 to 019
     tab.filters.clear()
     sources = tab.filters.further
     assert [sources.itemText(i) for i in range(3)] == ["All sources", "huggingface", "local"]

@@ -17,6 +17,7 @@ from mistudio.gui.tabs.library.jobs import JobWatch, LiveProgress
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.editors import NumberBox
+from mistudio.gui.widgets.elided import Combo
 from mistudio.gui.widgets.layout import SearchField, guard_wheel
 from mistudio.jobs import dataset_pages, tokenize_preview
 from mistudio.jobs.dataset_pages import SamplePage
@@ -285,7 +286,7 @@ def cut_texts(
 
 
 def _combo(name: str, choices: Sequence[tuple[object, str]]) -> QComboBox:
-    made = QComboBox()
+    made = Combo()
     made.setAccessibleName(name)
     made.setToolTip(name)
     for value, shown in choices:

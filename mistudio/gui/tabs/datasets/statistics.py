@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import (
-    QComboBox,
     QFrame,
     QGridLayout,
     QHeaderView,
@@ -28,6 +27,7 @@ from mistudio.gui.style import mono_font
 from mistudio.gui.tabs.datasets.titles import title_of
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, label, row
+from mistudio.gui.widgets.elided import Combo
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.jobs.library_pages import ListedDataset
 from mistudio.store.records import TokenizationRow
@@ -59,7 +59,7 @@ class StatisticsPage(QScrollArea):
         self._box = QVBoxLayout(content)
         self._box.setContentsMargins(0, px(16), px(8), 0)
         self._box.setSpacing(px(12))
-        self.of = QComboBox()
+        self.of = Combo()
         self.of.setAccessibleName("Statistics of")
         guard_wheel(self.of)
         self.of.currentIndexChanged.connect(self._draw)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
-from mistudio.core.units import EM_DASH
 from mistudio.gui.style import set_property
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, IconLabel, button, label, row, set_icon
+from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.pill import Pill
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.store.records import JobRow
@@ -156,33 +156,3 @@ class JobCard(ObjectCard):
             self.pause.setDisabled(True)
             self.pill.set_state("cancelling", "Cancelling…")
         self.asked.emit(self.object_id, "cancel")
-
-
-class Elided(QWidget):
-    """One line of text that ends in … where the room does; the tooltip has all of it."""
-
-    def __init__(self, role: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._text = EM_DASH
-        self._line = label("", role)
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(self._line)
-        self._line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-
-    def text(self) -> str:
-        return self._text
-
-    def set_text(self, text: str) -> None:
-        """Show another text."""
-        self._text = text
-        self._elide()
-
-    def resizeEvent(self, event: object) -> None:
-        self._elide()
-
-    def _elide(self) -> None:
-        metrics = self._line.fontMetrics()
-        shown = metrics.elidedText(self._text, Qt.TextElideMode.ElideRight, self.width())
-        self._line.setText(shown)
-        self.setToolTip(self._text if shown != self._text else "")

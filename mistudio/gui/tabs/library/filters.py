@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QWidget
 
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import label
+from mistudio.gui.widgets.elided import Combo
 from mistudio.gui.widgets.layout import SearchField, guard_wheel
 
 STATES = (
@@ -42,7 +43,9 @@ class Filters(QWidget):
         box = QHBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(8))
+        self._noun = title.lower()
         self.search = SearchField(f"Search {title.lower()}")
+        self.search.setMinimumWidth(appearance().px(180))
         self.search.searched.connect(self._tell)
         self.state = _combo("State", STATES)
         self.state.currentIndexChanged.connect(self._tell)
@@ -84,7 +87,9 @@ class Filters(QWidget):
 
     def show_count(self, shown: int, total: int) -> None:
         """Say how many pass."""
-        self.count.setText(f"{shown:,} of {total:,}" if shown != total else f"{total:,}")
+        noun = self._noun.removesuffix("s") if total == 1 else self._noun
+        passing = "" if shown == total else f"{shown:,} of "
+        self.count.setText(f"{passing}{total:,} {noun}")
 
     def clear(self) -> None:
         """Let everything pass."""
@@ -98,8 +103,11 @@ class Filters(QWidget):
 
 
 def _combo(name: str, choices: Iterable[tuple[str, str]]) -> QComboBox:
-    made = QComboBox()
+    made = Combo()
     made.setAccessibleName(name)
+    made.setToolTip(f"{name}: which are listed")
+    made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+    made.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
     for value, shown in choices:
         made.addItem(shown, value)
     guard_wheel(made)

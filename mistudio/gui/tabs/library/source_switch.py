@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from mistudio.core.settings import SettingsFile
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button
+from mistudio.gui.widgets.flow import FlowRow
 
 
 class SourceSwitch(QWidget):
@@ -26,9 +27,7 @@ class SourceSwitch(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(appearance().px(12))
-        self._line = QHBoxLayout()
-        self._line.setSpacing(appearance().px(8))
-        self._line.addStretch(1)
+        self._line = FlowRow()
         outer.addLayout(self._line)
         self._place = outer
 
@@ -37,7 +36,7 @@ class SourceSwitch(QWidget):
         toggle = button(title, variant="toggle", icon=icon)
         toggle.setProperty("source", name)
         toggle.clicked.connect(self._on_clicked)
-        self._line.insertWidget(len(self._cards), toggle)
+        self._line.addWidget(toggle)
         card.hide()
         self._place.addWidget(card)
         self._cards[name], self._buttons[name] = card, toggle

@@ -8,7 +8,8 @@ from mistudio.core.units import EM_DASH, format_bytes, format_short
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.cards import ObjectCard
 from mistudio.gui.tabs.models.formats import QUANTISED, format_name
-from mistudio.gui.widgets.cards import button, row, set_icon
+from mistudio.gui.widgets.cards import button, set_icon
+from mistudio.gui.widgets.flow import FlowRow
 from mistudio.store.records import ModelRow
 
 _CHECKABLE = ("error", "cancelled", "incompatible")
@@ -34,7 +35,7 @@ class ModelCard(ObjectCard):
         self.load = button("Load", self._load, icon="bolt")
         self.allow = button("Allow its code…", self._ask_allow, icon="alert")
         self._of_ready = (self.extract, self.lens, self.format, self.report)
-        self.box.addLayout(row(*self._of_ready, self.load, self.allow, None))
+        self.box.addLayout(FlowRow(*self._of_ready, self.load, self.allow))
 
     def show_model(self, model: ModelRow, *, loaded: bool) -> None:
         """Show the row, and whether this process holds the model."""

@@ -15,7 +15,8 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.library.jobs import JobWatch, LiveProgress
 from mistudio.gui.tabs.models.tables import FigureTable
-from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.cards import Card, button, label
+from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.jobs import activation_pages
 from mistudio.jobs.deletion import delete_activation_set
@@ -80,7 +81,7 @@ class ActivationSets(Card):
         self.bar = ProgressBar("purple")
         for part in (self.none, self.table, self.bar, self.problem):
             self.box.addWidget(part)
-        self.box.addLayout(row(*self._actions, None))
+        self.box.addLayout(FlowRow(*self._actions))
         self._connect()
         self.read()
 
