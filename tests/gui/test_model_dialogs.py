@@ -74,7 +74,9 @@ def test_extract_then_browse_verify_export_and_delete(
     qtbot.mouseClick(dialog.grid.toggles[3], Qt.MouseButton.LeftButton)
     assert dialog.grid.title.text() == "Layers (2 selected)"
     dialog.form.set_values({"rows": 16, "batch": "8", "top_k": 10, "hooks": ["mlp_in"]})
-    settle(qtbot, tab.services, lambda: "511 tokens × 2 layers × 1 hook" in shown(dialog))
+    settle(
+        qtbot, tab.services, lambda: "511 tokens × width 32 × 2 layers × 1 hook" in shown(dialog)
+    )
     assert "in FP16 = 72.1 kB" in shown(dialog)  # 511 × (2 × 32 × 2 + 13) bytes
     dialog.estimate.probe.click()
     settle(qtbot, tab.services, lambda: "Time: about" in shown(dialog))

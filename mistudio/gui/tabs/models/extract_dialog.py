@@ -198,7 +198,7 @@ class ExtractDialog(Dialog):
     def _on_estimate(self, found: ExtractEstimate) -> None:
         config = self._config()
         ready = config is not None and bool(config.dataset and config.layers)
-        self.estimate.show_estimate(found, complete=ready)
+        self.estimate.show_estimate(found, complete=ready, width=self._model.hidden_dim)
         self.button.setEnabled(ready and not found.refusal)
 
     def _on_ended(self, job: JobRow) -> None:
@@ -248,8 +248,13 @@ class EstimateCard(Card):
             self.box.addWidget(part)
             part.hide()
 
-    def show_estimate(self, found: ExtractEstimate, *, complete: bool) -> None:
-        """Show an estimate; before text and layers are chosen only what is missing."""
+    def show_estimate(
+        self, found: ExtractEstimate, *, complete: bool, width: int | None = None
+    ) -> None:
+        """Show an estimate; before text and layers are chosen only what is missing.
+
+        `width` is that of a token's row.
+        """
         self.probe.setEnabled(complete and not found.refusal)
         if not complete:
             self.text.setText("Choose a text and layers to see what it takes.")
@@ -260,8 +265,8 @@ class EstimateCard(Card):
             "not measured" if found.seconds is None else f"about {format_duration(found.seconds)}"
         )
         self.text.setText(
-            f"Estimate: {format_count(found.tokens)} tokens × {layers:,} "
-            f"{'layer' if layers == 1 else 'layers'} × {hooks:,} "
+            f"Estimate: {format_count(found.tokens)} tokens × width {format_count(width)} × "
+            f"{layers:,} {'layer' if layers == 1 else 'layers'} × {hooks:,} "
             f"{'hook' if hooks == 1 else 'hooks'} in {found.dtype.upper()} = "
             f"{format_bytes(found.bytes)}; {format_bytes(found.free)} may be used. Time: {time}."
         )

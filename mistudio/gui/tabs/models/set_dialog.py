@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtWidgets import QComboBox, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QTabWidget, QVBoxLayout, QWidget
 
 from mistudio.core.units import (
     EM_DASH,
@@ -20,6 +20,7 @@ from mistudio.gui.tabs.models.layer_grid import HOOK_TEXTS
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
+from mistudio.gui.widgets.elided import Combo, Elided
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.jobs import activation_pages
 from mistudio.jobs.activation_pages import HookStatistics, SetPage, StrongToken
@@ -44,11 +45,15 @@ class ActivationSetDialog(Dialog):
     """The page of a completed set; the plots are made with the dialog, not with the window."""
 
     def __init__(self, services: Services, page: SetPage, parent: QWidget | None = None) -> None:
-        super().__init__(page.row.name, parent, width=1040, height_share=0.92, scroll=False)
+        super().__init__(page.row.name, parent, width=1040, height_share=0.94)
         self._services, self._page = services, page
         self.box.setSpacing(appearance().px(10))
         self.box.addWidget(label(summary(page), "muted", wrap=True, selectable=True))
-        self.which = QComboBox()
+        self.place = Elided("small")
+        self.place.set_text(str(page.folder))
+        self.place.setAccessibleName("Where the files are")
+        self.box.addWidget(self.place)
+        self.which = Combo()
         self.which.setAccessibleName("Layer and hook")
         guard_wheel(self.which)
         for found in page.hooks:
@@ -81,8 +86,12 @@ class ActivationSetDialog(Dialog):
         self.strongest = FigureTable(
             _STRONGEST, "Strongest tokens", numeric=(0, 3, 4, 5), stretch=2, fills=True
         )
-        self.outliers = FigureTable(_OUTLIERS, "Outlier dimensions", numeric=range(4), stretch=-1)
-        self.sinks = FigureTable(_SINKS, "Sink positions", numeric=range(3), stretch=-1)
+        self.outliers = FigureTable(
+            _OUTLIERS, "Outlier dimensions", numeric=range(4), stretch=-1, yields=True
+        )
+        self.sinks = FigureTable(
+            _SINKS, "Sink positions", numeric=range(3), stretch=-1, yields=True
+        )
         self.no_outliers = label("No dimension stands out here.", "label")
         self.no_sinks = label("No position stands out here.", "label")
         self.pages.addTab(self.plots, "Plots")
@@ -184,7 +193,6 @@ def summary(page: SetPage) -> str:
         format_bytes(row_.size_bytes),
         f"took {format_duration(page.seconds)} at {rate}",
         f"peak memory {format_bytes(page.peak_memory_bytes)}",
-        str(page.folder),
     ]
     return " · ".join(parts)
 

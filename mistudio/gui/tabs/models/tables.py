@@ -27,10 +27,12 @@ class FigureTable(FactsTable):
         most: int = 12,
         stretch: int = 0,
         fills: bool = False,
+        yields: bool = False,
     ) -> None:
-        """`fills`: takes the height there is, instead of that of its rows."""
+        """`fills`: takes the height there is, instead of that of its rows; `yields`: is at most
+        as tall as its rows, and scrolls where there is less room."""
         super().__init__(titles, name, parent, most=most, stretch=stretch)
-        self._fills = fills
+        self._fills, self._yields = fills, yields
         self._titles, self._numeric = tuple(titles), tuple(numeric)
         self._right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         self.setWordWrap(False)
@@ -42,8 +44,9 @@ class FigureTable(FactsTable):
 
     def set_rows(self, rows: Sequence[Sequence[str]], tips: Sequence[str] = ()) -> None:
         super().set_rows(rows, tips)
+        if self._fills or self._yields:
+            self.setMinimumHeight(min(appearance().px(120), self.maximumHeight()))
         if self._fills:
-            self.setMinimumHeight(appearance().px(120))
             self.setMaximumHeight(_ANY_HEIGHT)
         for line, texts in enumerate(rows):
             for column, text in enumerate(texts):

@@ -124,10 +124,17 @@ def module_tree(modules: Sequence[Module]) -> QTreeWidget:
 def _item(module: Module) -> QTreeWidgetItem:
     shape = " × ".join(f"{side:,}" for side in module.shape) if module.shape else EM_DASH
     kind = "" if module.kind in _TOP else module.kind
-    words = " · ".join(part for part in (module.name, kind, module.note) if part)
+    whole = " · ".join(part for part in (module.name, kind, module.note) if part)
+    heads, mlp, widths = module.note.partition("MLP ")
+    # the tile above has the key-value heads, the shape's column the MLP: so all of it is in view
+    short = heads.partition(" (")[0].rstrip(", ")
+    words = " · ".join(part for part in (module.name, kind, short) if part)
+    if not module.shape and mlp:
+        shape = mlp + widths
     texts = [str(module.index), words, shape, module.dtype or EM_DASH, format_count(module.params)]
     item = QTreeWidgetItem(texts)
-    item.setToolTip(_NAME, words)
+    item.setToolTip(_NAME, whole)
+    item.setToolTip(_FIGURES[0], shape)
     for column in _FIGURES:
         item.setFont(column, mono_font(13))
     item.setTextAlignment(_FIGURES[-1], _RIGHT)
@@ -168,7 +175,8 @@ def facts_panel(found: Architecture) -> QWidget:
     area.setWidgetResizable(True)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setWidget(panel)
-    area.setMinimumWidth(px(190))
+    bar = area.verticalScrollBar().sizeHint().width()
+    area.setMinimumWidth(min(px(260), panel.minimumSizeHint().width() + bar))
     return area
 
 
