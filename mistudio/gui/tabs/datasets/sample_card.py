@@ -68,8 +68,13 @@ class SampleCard(Card):
         self._draw()
 
     def token_text(self) -> str:
-        """The text whose tokens are to be shown: the beginning, or more of an opened sample."""
-        return self._sample.text[: _LONG_TOKENS if self._open else _SHORT]
+        """The text whose tokens are to be shown: about the first hit, or more of an opened one."""
+        text = self._sample.text
+        if self._open:
+            return text[:_LONG_TOKENS]
+        start = _start(text.casefold(), self._words)
+        space = text.find(" ", start, start + _LEAD)  # where a token begins
+        return text[space if start and space >= 0 else start :][:_SHORT]
 
     def show_tokens(self, chips: Sequence[ChipLike]) -> None:
         """Show the tokens of `token_text`."""
@@ -121,12 +126,16 @@ def metadata_line(sample: Sample) -> str:
 def excerpt(text: str, words: str) -> str:
     """Three lines or so of a text on one, around the first hit."""
     line = " ".join(text[: 40 * _SHORT].split()) if not words else " ".join(text.split())
-    folded = line.casefold()
-    places = [folded.find(word.casefold()) for word in terms_of(words)]
-    first = min((place for place in places if place >= 0), default=0)
-    start = first - _LEAD if first > _SHORT - _LEAD else 0
+    start = _start(line.casefold(), words)
     end = start + _SHORT
     return ("… " if start else "") + line[start:end] + (" …" if end < len(line) else "")
+
+
+def _start(folded: str, words: str) -> int:
+    """Where an excerpt begins that holds the first hit; 0 where the first characters do."""
+    places = [folded.find(word.casefold()) for word in terms_of(words)]
+    first = min((place for place in places if place >= 0), default=0)
+    return first - _LEAD if first > _SHORT - _LEAD else 0
 
 
 def marked(text: str, words: str) -> str:
