@@ -11,8 +11,9 @@ import torch
 
 from mistudio.core.control import JobControl
 from mistudio.core.events import SilentReporter
+from mistudio.ml.activations.batch import Batch
 from mistudio.ml.activations.capture import Capture
-from mistudio.ml.activations.extract import Batch, ExtractSettings, calm_batch, extract
+from mistudio.ml.activations.extract import ExtractSettings, calm_batch, extract
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.device import synchronize
 from mistudio.ml.loading import LoadedModel

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +16,23 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import DiskFull, InvalidInput, OutOfMemory, from_os_error
 from mistudio.core.events import Reporter
 from mistudio.core.units import format_bytes
+from mistudio.ml.activations.batch import Batch, rows_of
 from mistudio.ml.activations.capture import check_ids
-from mistudio.ml.activations.extract_state import Extraction
+from mistudio.ml.activations.extract_state import Extraction, PendingShard
+from mistudio.ml.activations.lines import DirectLines, Lines, ThreadLines
 from mistudio.ml.activations.multi_capture import HookPoint, MultiCapture
-from mistudio.ml.activations.set_statistics import Places
 from mistudio.ml.activations.shard_files import DTYPES, ShardFile
-from mistudio.ml.data.token_store import PADDING, SPECIAL, TokenStore
-from mistudio.ml.device import peak_memory, synchronize
+from mistudio.ml.activations.taken import Taken, take
+from mistudio.ml.data.token_store import PADDING, TokenStore
+from mistudio.ml.device import available_cores, peak_memory, synchronize
 from mistudio.ml.loading import LoadedModel
 
 SHARD_BYTES = 64 << 20
+GPU_SHARD_BYTES = 256 << 20  # read in no more time, and fewer files
 PROBE_BATCHES = 3
+_WRITERS = 4  # threads beside a GPU
+_WAITING_BYTES = 256 << 20  # activations that may wait for them
 _BLOCK_FLOP = 2e10  # of a forward pass on a processor, between two looks at the cancel button
-_LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True)
@@ -41,52 +47,12 @@ class ExtractSettings:
     dtype: str = "fp16"  # fp16, bf16 or fp32
     container: str = "safetensors"  # or raw
     top_k: int = 100
-    shard_bytes: int = SHARD_BYTES  # about as much per layer and hook and file
+    shard_bytes: int = 0  # about as much per layer and hook and file; 0 goes by the device
 
     @property
     def points(self) -> list[HookPoint]:
         """Every layer and hook, layer by layer."""
         return [HookPoint(layer, hook) for layer in self.layers for hook in self.hooks]
-
-
-class Batch:
-    """Some rows of a tokenisation: ids for the model and which tokens are stored."""
-
-    def __init__(self, store: TokenStore, low: int, high: int, most_tokens: int | None) -> None:
-        ids_BS, mask_BS = _rows_of(store.ids, low, high), _rows_of(store.mask, low, high)
-        keep_BS = mask_BS != PADDING
-        if most_tokens is not None:
-            keep_BS &= (np.cumsum(keep_BS) <= most_tokens).reshape(keep_BS.shape)
-        used = np.flatnonzero(keep_BS.any(0))
-        length = int(used[-1]) + 1 if len(used) else 0  # what stands behind cannot be seen
-        self.ids_BS = torch.from_numpy(ids_BS[:, :length].astype(np.int64))
-        self.keep_BS = torch.from_numpy(keep_BS[:, :length])
-        row_T, position_T = np.nonzero(keep_BS)
-        self.places = Places(
-            ids_BS[row_T, position_T].astype(np.int32),
-            (row_T + low).astype(np.int32),
-            position_T.astype(np.int32),
-        )
-        self.special_T = (mask_BS[row_T, position_T] == SPECIAL).astype(np.uint8)
-        self.whole = bool(self.keep_BS.all())
-
-    def __len__(self) -> int:
-        return len(self.special_T)
-
-    def kept(self, x_BSD: torch.Tensor) -> torch.Tensor:
-        """The stored tokens of the batch's activations, x_TD."""
-        x_TD = x_BSD.flatten(0, 1)
-        return x_TD if self.whole else x_TD[self.keep_BS.flatten().to(x_TD.device)]
-
-
-def _rows_of(array: np.ndarray, low: int, high: int) -> np.ndarray:
-    """Rows read as from a file: pages of a memory map would add up to the process's memory."""
-    if not isinstance(array, np.memmap) or array.filename is None:
-        return array[low:high]
-    width = array.shape[1]
-    at = array.offset + low * width * array.itemsize
-    flat = np.fromfile(array.filename, array.dtype, (high - low) * width, offset=at)
-    return flat.reshape(-1, width)
 
 
 def extract(
@@ -104,10 +70,13 @@ def extract(
     with the tokens. `room` tells the bytes that may still be written. Raises `DiskFull`,
     `OutOfMemory` when one row does not fit, `InvalidInput` for tokens of another vocabulary.
     """
+    run = _Run(loaded, tokens, settings, folder, report, control)
     try:
-        return _Run(loaded, tokens, settings, folder, report, control).finish(room)
+        return run.finish(room)
     except OSError as error:
         raise from_os_error(error, "write the activations") from error
+    finally:
+        run.lines.close()
 
 
 def probe_rate(
@@ -122,19 +91,21 @@ def probe_rate(
     run = _Run(loaded, tokens, settings, folder, report, control)
     seconds: list[float] = []
     counts: list[int] = []
-    for number in range(PROBE_BATCHES + 1):
-        low = number * run.state.batch % max(1, run.rows)
-        high = min(run.rows, low + run.state.batch)
-        batch = Batch(tokens, low, high, None)
-        began = time.monotonic()
-        files = run.open_files(len(batch))
-        run.read(batch, files)
-        for file in files:
-            file.finish()
-        synchronize(loaded.device)
-        seconds.append(time.monotonic() - began)
-        counts.append(len(batch))
-        report.progress((number + 1) / (PROBE_BATCHES + 1), "Probing")
+    try:
+        for number in range(PROBE_BATCHES + 1):
+            low = number * run.state.batch % max(1, run.rows)
+            batch = Batch(tokens, low, min(run.rows, low + run.state.batch), None)
+            began = time.monotonic()
+            files = run.state.open_shard(len(batch))
+            run.read(batch, files)
+            run.end_shard(low, len(batch), [], files)
+            run.record_shards(0)
+            synchronize(loaded.device)
+            seconds.append(time.monotonic() - began)
+            counts.append(len(batch))
+            report.progress((number + 1) / (PROBE_BATCHES + 1), "Probing")
+    finally:
+        run.lines.close()
     return max(1, sum(counts[1:])) / max(1e-9, sum(seconds[1:]))
 
 
@@ -157,9 +128,19 @@ class _Run:
             raise InvalidInput("This tokenisation has no rows to read.")
         self._capture = MultiCapture(loaded, settings.points, control.check)
         wanted = calm_batch(loaded, tokens.context, settings.batch)
+        on_gpu = loaded.device.type == "cuda"
+        size = settings.shard_bytes or (GPU_SHARD_BYTES if on_gpu else SHARD_BYTES)
         weights = {"fingerprint": loaded.facts.fingerprint, "format": loaded.format}
-        self.state = Extraction(folder, settings, self._capture.widths, tokens, wanted, weights)
-        self._speed: tuple[float, int] = (time.monotonic(), 0)
+        self.state = Extraction(
+            folder, settings, self._capture.widths, tokens, wanted, weights, size
+        )
+        self.lines: Lines = DirectLines(control.check)
+        if on_gpu:
+            threads = max(1, min(_WRITERS, available_cores() - 1, len(settings.points)))
+            self.lines = ThreadLines(threads, _WAITING_BYTES, control.check)
+        self._pending: deque[PendingShard] = deque()
+        self._row = self._stored = 0  # rows and tokens read, whether or not they are on the disk
+        self._counted = time.monotonic()  # up to where `state.seconds` counts
 
     def finish(self, room: Callable[[], int] | None) -> Extraction:
         """Write the shards that are missing, then the description and the statistics."""
@@ -171,13 +152,15 @@ class _Run:
                 f"{state.batch:,} rows go through the model at a time, so that memory and a "
                 "cancel stay in hand."
             )
-        while state.next_row < self.rows and self._left() != 0:
+        self._row, self._stored = state.next_row, state.tokens
+        while self._row < self.rows and self._left() != 0:
             if room is not None:
                 self._check_room(room())
             self._write_shard()
+        self.record_shards(0)
         if state.tokens == 0:
             raise InvalidInput("No token of these rows can be stored: all are padding.")
-        state.seconds += time.monotonic() - self._speed[0]
+        state.seconds += time.monotonic() - self._counted
         state.complete(peak_memory(self._loaded.device), self._loaded.facts.name)
         self._report.progress(1.0, "Ready")
         return state
@@ -185,11 +168,13 @@ class _Run:
     def _left(self) -> int | None:
         """Tokens up to the limit, None without one."""
         limit = self._settings.tokens
-        return max(0, limit - self.state.tokens) if limit else None
+        return max(0, limit - self._stored) if limit else None
 
     def _check_room(self, usable: int) -> None:
         needed = self.state.shard_rows * self._tokens.context * self.state.token_bytes
+        usable = max(0, usable - self.lines.waiting_bytes)
         if needed > usable:
+            self.record_shards(0)
             raise DiskFull(
                 f"Needs {format_bytes(needed)} for the next shards, {format_bytes(usable)} are "
                 "free. Whole shards are kept; free some space and retry."
@@ -197,12 +182,12 @@ class _Run:
 
     def _write_shard(self) -> None:
         state, store = self.state, self._tokens
-        low = state.next_row
+        low = self._row
         high = min(self.rows, low + state.shard_rows)
         left = self._left()
-        count = int(np.count_nonzero(_rows_of(store.mask, low, high) != PADDING))
+        count = int(np.count_nonzero(rows_of(store.mask, low, high) != PADDING))
         count = count if left is None else min(count, left)
-        files = self.open_files(count)
+        files = state.open_shard(count)
         columns: list[tuple[np.ndarray, ...]] = []
         stored = 0
         row = low
@@ -216,14 +201,34 @@ class _Run:
                 continue
             stored += len(batch)
             columns.append((*batch.places, batch.special_T))
-            row += len(batch.keep_BS)
+            row += batch.rows
             self._tell(row, stored)
-        state.add_shard(high, stored, files, columns, time.monotonic() - self._speed[0])
-        self._speed = (time.monotonic(), self._speed[1])
+        self._row, self._stored = high, self._stored + stored
+        self.end_shard(high, stored, columns, files)
+        self.record_shards(1)
 
-    def open_files(self, count: int) -> list[ShardFile]:
-        """A file for each layer and hook that will hold `count` tokens."""
-        return [self.state.open_shard(i, count) for i in range(len(self._settings.points))]
+    def end_shard(
+        self,
+        next_row: int,
+        tokens: int,
+        columns: list[tuple[np.ndarray, ...]],
+        files: list[ShardFile],
+    ) -> None:
+        """Let the files take their names behind all that is written to them."""
+        shard = PendingShard(next_row, tokens, columns, len(files))
+        self._pending.append(shard)
+        for i, file in enumerate(files):
+            self.lines.put(i, partial(shard.finish, i, file, self.state.statistics[i]))
+
+    def record_shards(self, most: int) -> None:
+        """Wait until at most so many shards are on their way, and record the others."""
+        while self._pending and (len(self._pending) > most or self._pending[0].is_whole):
+            shard = self._pending[0]
+            self.lines.wait(lambda shard=shard: shard.is_whole)
+            self._pending.popleft()
+            now = time.monotonic()
+            self.state.add_shard(shard, now - self._counted)
+            self._counted = now
 
     def read(self, batch: Batch, files: list[ShardFile]) -> None:
         """One forward pass: values into files and statistics, all of it or nothing."""
@@ -231,31 +236,37 @@ class _Run:
             return
         check_ids(batch.ids_BS, self._loaded.facts.vocab_size)
         dtype = DTYPES[self._settings.dtype]
-        measured = []
+        every = self.state.statistics
+        taken: list[tuple[int, Taken]] = []
 
-        def take(i: int, x_BSD: torch.Tensor) -> None:
+        def keep(i: int, x_BSD: torch.Tensor) -> None:
             self._control.check()
-            x_TD = batch.kept(x_BSD)
-            statistics = self.state.statistics[i]
-            sums = statistics.measure(x_TD, batch.places)
-            clipped = 0
-            if dtype is torch.float16 and x_TD.dtype is not torch.float16:
-                largest = float(sums.norm_T.max()) if len(sums.norm_T) else 0.0
-                if sums.non_finite or largest > _LARGEST_HALF:
-                    clipped = int((x_TD.abs() > _LARGEST_HALF).sum())
-                    x_TD = x_TD.clamp(-_LARGEST_HALF, _LARGEST_HALF)
-            files[i].append(x_TD.to(dtype))
-            measured.append((i, sums, clipped))
+            found = take(batch.kept(x_BSD), dtype, every[i], batch.places)
+            taken.append((i, found._replace(rows_TD=torch.empty(0))))
+            self.lines.put(i, partial(self._append, files[i], found), found.rows_TD.nbytes)
 
-        self._capture.run(batch.ids_BS, take)
-        for i, sums, clipped in measured:
-            self.state.statistics[i].add(sums)
-            self.state.statistics[i].clipped += clipped
+        self._capture.run(batch.ids_BS, keep)
+        first = not all(statistics.near_zero_below for statistics in every)
+        counted: list[int] = []
+
+        def commit(i: int, found: Taken) -> None:
+            every[i].add(found.sums())
+            every[i].clipped += found.clipped()
             files[i].commit()
+            counted.append(i)
+
+        for i, found in taken:
+            self.lines.put(i, partial(commit, i, found))
+        if first:  # it decides what near zero is for the others
+            self.lines.wait(lambda: len(counted) == len(taken))
+
+    def _append(self, file: ShardFile, found: Taken) -> None:
+        found.wait()
+        file.append(found.rows_TD, self.lines.check)
 
     def _halve(self, files: list[ShardFile]) -> None:
-        for file in files:
-            file.rollback()
+        for i, file in enumerate(files):
+            self.lines.put(i, file.rollback)
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.state.batch == 1:
@@ -271,9 +282,10 @@ class _Run:
     def _tell(self, row: int, stored: int) -> None:
         state = self.state
         limit = self._settings.tokens
-        done = max(row / self.rows, (state.tokens + stored) / limit if limit else 0.0)
-        seconds = state.seconds + time.monotonic() - self._speed[0]
-        rate = (state.tokens + stored) / max(1e-9, seconds)
+        stored += self._stored
+        done = max(row / self.rows, stored / limit if limit else 0.0)
+        seconds = state.seconds + time.monotonic() - self._counted
+        rate = stored / max(1e-9, seconds)
         eta = seconds * (1 - done) / done if done else None
         self._report.progress(min(done, 1.0), "Extracting", rate=f"{rate:,.0f} tokens/s", eta_s=eta)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,41 @@ VERSION = 1
 COLUMNS = ("ids", "rows", "positions", "special")
 
 
+class PartOfShard(NamedTuple):
+    """One point's file of a shard, and the point's statistics up to its end."""
+
+    written: list[Written]
+    statistics: dict[str, np.ndarray]
+
+
+class PendingShard:
+    """A shard whose tokens have all been read; its files may still be on their way."""
+
+    def __init__(
+        self, next_row: int, tokens: int, columns: list[tuple[np.ndarray, ...]], points: int
+    ) -> None:
+        self.next_row = next_row
+        self.tokens = tokens
+        self.columns = columns
+        self._parts: list[PartOfShard | None] = [None] * points
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every file has taken its name."""
+        return None not in self._parts
+
+    @property
+    def parts(self) -> list[PartOfShard]:
+        """What is known of each point, in their order."""
+        return [part for part in self._parts if part is not None]
+
+    def finish(self, i: int, file: ShardFile, statistics: HookStatistics) -> None:
+        """Let the file of point `i` take its name."""
+        written = file.finish()
+        state = {name: values.copy() for name, values in statistics.state().items()}
+        self._parts[i] = PartOfShard(written, state)
+
+
 class Extraction:
     """The set being made in `folder`. After each whole shard its state is on disk."""
 
@@ -34,6 +69,7 @@ class Extraction:
         store: TokenStore,
         batch: int,
         model: Mapping[str, Any],
+        shard_bytes: int,
     ) -> None:
         """`model` tells which weights are read and in which format; kept shards must agree."""
         self.folder = folder
@@ -56,7 +92,8 @@ class Extraction:
         self.token_bytes = sum(widths) * size + 13
         # a multiple of the batch, so that going on after a shard makes the same forward passes
         row_bytes = max(widths) * size * store.context
-        self.shard_rows = batch * max(1, settings.shard_bytes // (row_bytes * batch))
+        self.shard_rows = batch * max(1, shard_bytes // (row_bytes * batch))
+        self._opened = 0  # shards, whole ones and the next
 
     def resume(self) -> bool:
         """Take up what an earlier turn left; False if that is nothing.
@@ -80,6 +117,7 @@ class Extraction:
         self.batch, self.shard_rows = about["batch"], about["shard_rows"]
         self.next_row, self.tokens = about["next_row"], about["tokens"]
         self.seconds, self.shards, self._files = about["seconds"], about["shards"], about["files"]
+        self._opened = len(self.shards)
         with np.load(self.folder / STATE, allow_pickle=False) as arrays:
             for statistics in self.statistics:
                 prefix = f"{statistics.point.name}/"
@@ -88,25 +126,21 @@ class Extraction:
                 )
         return True
 
-    def open_shard(self, i: int, count: int) -> ShardFile:
-        """A file for `count` tokens of point `i` in the next shard."""
-        settings = self._settings
-        path = self.folder / settings.points[i].name / shard_name(len(self.shards), "")
-        return ShardFile(path, count, self._widths[i], settings.dtype, settings.container)
+    def open_shard(self, count: int) -> list[ShardFile]:
+        """A file for `count` tokens of each point, behind the shards opened so far."""
+        settings, name = self._settings, shard_name(self._opened, "")
+        self._opened += 1
+        return [
+            ShardFile(self.folder / p.name / name, count, w, settings.dtype, settings.container)
+            for p, w in zip(settings.points, self._widths, strict=True)
+        ]
 
-    def add_shard(
-        self,
-        next_row: int,
-        count: int,
-        files: list[ShardFile],
-        columns: list[tuple[np.ndarray, ...]],
-        seconds: float,
-    ) -> None:
-        """Let the next shard appear and record it; rows before `next_row` are done."""
-        written: list[Written] = [entry for file in files for entry in file.finish()]
+    def add_shard(self, shard: PendingShard, seconds: float) -> None:
+        """Record the next shard, whose files are whole; rows before its `next_row` are done."""
+        written = [entry for part in shard.parts for entry in part.written]
         joined = {
-            name: np.concatenate([part[i] for part in columns])
-            if columns
+            name: np.concatenate([part[i] for part in shard.columns])
+            if shard.columns
             else np.zeros(0, np.uint8 if name == "special" else np.int32)
             for i, name in enumerate(COLUMNS)
         }
@@ -114,13 +148,13 @@ class Extraction:
         written.append(write_small(path, token_bytes(joined)))
         for entry in written:
             self._files[entry.name] = {"bytes": entry.bytes, "sha256": entry.sha256}
-        self.shards.append(count)
-        self.tokens += count
-        self.next_row = next_row
+        self.shards.append(shard.tokens)
+        self.tokens += shard.tokens
+        self.next_row = shard.next_row
         self.seconds += seconds
-        self._save()
+        self._save([part.statistics for part in shard.parts])
 
-    def _save(self) -> None:
+    def _save(self, statistics: list[dict[str, np.ndarray]]) -> None:
         about = {
             "identity": self._identity(),
             "weights": self._model,
@@ -133,9 +167,9 @@ class Extraction:
             "files": self._files,
         }
         arrays = {
-            f"{statistics.point.name}/{name}": values
-            for statistics in self.statistics
-            for name, values in statistics.state().items()
+            f"{point.name}/{name}": values
+            for point, state in zip(self._settings.points, statistics, strict=True)
+            for name, values in state.items()
         }
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
         with atomic_file(self.folder / STATE) as temporary, temporary.open("wb") as stream:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,8 @@ SINK_TIMES = 4.0  # a position whose median norm is so many times the overall on
 POSITIONS = 512  # positions judged for sinks, counted from a row's beginning
 MOST_OUTLIERS = 256
 _SHOWN_BINS = 60
-_CHUNK = {"cpu": 1 << 18}  # values per step, to stay in the cache
-_DEFAULT_CHUNK = 1 << 24
+_CHUNK = 1 << 18  # values per step, to stay in the cache
+_GPU_CHUNK = 1 << 23  # 64 MB in fp64
 
 _FINE = LogBins(32)
 _COARSE = LogBins(4)
@@ -73,19 +73,47 @@ class HookStatistics:
         self._top_place_K3 = np.zeros((0, 3), dtype=np.int32)
 
     def measure(self, x_TD: torch.Tensor, places: Places) -> BatchSums:
-        """What the tokens [T, D] add, in any precision and on any device."""
-        norm_T = torch.linalg.vector_norm(x_TD, dim=-1, dtype=torch.float32).cpu().double().numpy()
+        """What the tokens [T, D] add, in any precision, in the processor's memory."""
+        norm_T = torch.linalg.vector_norm(x_TD, dim=-1, dtype=torch.float32).double().numpy()
         finite_T = np.isfinite(norm_T)
         broken = len(norm_T) - int(finite_T.sum())
         if broken:
-            x_TD = x_TD[torch.from_numpy(finite_T).to(x_TD.device)]
+            x_TD = x_TD[torch.from_numpy(finite_T)]
             norm_T = norm_T[finite_T]
             places = Places(*(part[finite_T] for part in places))
-        below = self.near_zero_below
-        if not below and len(norm_T):
-            below = NEAR_ZERO * math.sqrt(float(np.square(norm_T).mean()) / self.width)
+        below = self.near_zero_below or self._below(norm_T)
         near_zero, count, mean_D, spread_D = _moments(x_TD, below)
         return BatchSums(places, norm_T, broken, below, near_zero, count, mean_D, spread_D)
+
+    def measure_later(self, x_TD: torch.Tensor, places: Places) -> Callable[[], BatchSums]:
+        """As `measure`, on a GPU, which is only asked: call the result once it has come so far.
+
+        Until a first batch was added, each is waited for, since the first decides what near zero
+        is.
+        """
+        norm_T = torch.linalg.vector_norm(x_TD, dim=-1, dtype=torch.float32)
+        finite_T = norm_T.isfinite()
+        below = self.near_zero_below or self._below(norm_T[finite_T].double().cpu().numpy())
+        parts = [pinned(part) for part in _masked_moments(x_TD, finite_T, below)]
+        norm_T = pinned(norm_T)
+
+        def collect() -> BatchSums:
+            found_T = norm_T.double().numpy()
+            finite_T = np.isfinite(found_T)
+            broken = len(found_T) - int(finite_T.sum())
+            kept = Places(*(part[finite_T] for part in places)) if broken else places
+            near_zero, count, mean_D, spread_D = _joined(*(part.numpy() for part in parts))
+            return BatchSums(
+                kept, found_T[finite_T], broken, below, near_zero, count, mean_D, spread_D
+            )
+
+        return collect
+
+    def _below(self, norm_T: np.ndarray) -> float:
+        """What counts as near zero, by the norms of a first batch."""
+        if not len(norm_T):
+            return 0.0
+        return NEAR_ZERO * math.sqrt(float(np.square(norm_T).mean()) / self.width)
 
     def add(self, batch: BatchSums) -> None:
         """Count a batch."""
@@ -200,12 +228,18 @@ class HookStatistics:
         return found
 
 
+def pinned(x: torch.Tensor) -> torch.Tensor:
+    """A copy in the processor's memory that is whole once the device has come so far."""
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.device.type == "cuda")
+    return host.copy_(x, non_blocking=True)
+
+
 def _moments(x_TD: torch.Tensor, below: float) -> tuple[int, int, np.ndarray, np.ndarray]:
     """Values below a size, tokens, mean_D and summed squared distances, chunk by chunk."""
     width = x_TD.shape[1]
-    step = max(1, _CHUNK.get(x_TD.device.type, _DEFAULT_CHUNK) // width)
+    step = max(1, _CHUNK // width)
     count, mean_D, spread_D = 0, np.zeros(width), np.zeros(width)
-    near_zero = torch.zeros((), dtype=torch.int64, device=x_TD.device)
+    near_zero = torch.zeros((), dtype=torch.int64)
     for low in range(0, len(x_TD), step):
         part_TD = x_TD[low : low + step]
         near_zero += torch.count_nonzero(part_TD.abs() < below)
@@ -213,15 +247,45 @@ def _moments(x_TD: torch.Tensor, below: float) -> tuple[int, int, np.ndarray, np
         part_mean_D = wide_TD.mean(0)
         part_spread_D = (wide_TD - part_mean_D).square_().sum(0)
         _merge(
-            count,
-            mean_D,
-            spread_D,
-            len(part_TD),
-            part_mean_D.cpu().numpy(),
-            part_spread_D.cpu().numpy(),
-        )
+            count, mean_D, spread_D, len(part_TD), part_mean_D.numpy(), part_spread_D.numpy()
+        )  # fmt: skip
         count += len(part_TD)
     return int(near_zero), count, mean_D, spread_D
+
+
+def _masked_moments(
+    x_TD: torch.Tensor, finite_T: torch.Tensor, below: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Per chunk of a GPU's rows: (values below a size, tokens), mean_D, squared distances.
+
+    Rows that are not finite are multiplied out, since picking them would wait for the device.
+    """
+    step = max(1, _GPU_CHUNK // x_TD.shape[1])
+    counts, means, spreads = [], [], []
+    for low in range(0, len(x_TD), step):
+        part_TD, kept_T = x_TD[low : low + step], finite_T[low : low + step]
+        near_zero = ((part_TD.abs() < below) & kept_T[:, None]).sum()
+        wide_TD = part_TD.double().masked_fill_(~kept_T[:, None], 0.0)
+        tokens = kept_T.sum()
+        mean_D = wide_TD.sum(0) / tokens.clamp(min=1)
+        wide_TD.sub_(mean_D).square_()
+        spreads.append(kept_T.double() @ wide_TD)
+        counts.append(torch.stack([near_zero, tokens]))
+        means.append(mean_D)
+    return torch.stack(counts), torch.stack(means), torch.stack(spreads)
+
+
+def _joined(
+    counts_C2: np.ndarray, mean_CD: np.ndarray, spread_CD: np.ndarray
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """The moments of all chunks: values below the size, tokens, mean_D, squared distances."""
+    mean_D, spread_D = np.zeros(mean_CD.shape[1]), np.zeros(mean_CD.shape[1])
+    total = 0
+    for (_, tokens), part_mean_D, part_spread_D in zip(counts_C2, mean_CD, spread_CD, strict=True):
+        if tokens:
+            _merge(total, mean_D, spread_D, int(tokens), part_mean_D, part_spread_D)
+            total += int(tokens)
+    return int(counts_C2[:, 0].sum()), total, mean_D, spread_D
 
 
 def _merge(

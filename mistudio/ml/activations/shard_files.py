@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 _SAFE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 SUFFIXES = {"safetensors": ".safetensors", "raw": ".bin"}
+_PIECE = 8 << 20  # bytes written between two looks at whether to go on
 
 
 class Written(NamedTuple):
@@ -28,6 +30,10 @@ class Written(NamedTuple):
     name: str  # relative to the set's folder
     bytes: int
     sha256: str
+
+
+def _go_on() -> None:
+    """Nothing asks for an end."""
 
 
 class ShardFile:
@@ -59,16 +65,21 @@ class ShardFile:
         self._size = len(header)
         self._committed = (self._size, self._digest.copy())
 
-    def append(self, x_TD: torch.Tensor) -> None:
-        """Write some rows, in the shard's precision, which is the tensor's own."""
+    def append(self, x_TD: torch.Tensor, check: Callable[[], object] = _go_on) -> None:
+        """Write some rows, in the shard's precision, which is the tensor's own.
+
+        `check` is called between pieces and may raise.
+        """
         plain_TD = x_TD.to("cpu", self._dtype).contiguous()
         view = plain_TD.view(torch.uint8).numpy().reshape(-1).data
-        self._digest.update(view)
         with self._path.open("r+b", buffering=0) as stream:
             stream.seek(self._size)
-            self._size += len(view)
             while len(view):
-                view = view[stream.write(view) :]
+                check()
+                written = stream.write(view[:_PIECE])
+                self._digest.update(view[:written])
+                self._size += written
+                view = view[written:]
 
     def commit(self) -> None:
         """Count what was appended since the last commit."""
