@@ -70,8 +70,8 @@ def _warning(size: int, bad_bytes: int, noticed: list[str]) -> str:
     found = list(noticed)
     if bad_bytes:
         found.append(
-            f"{bad_bytes:,} bytes in the beginning do not fit the encoding; choose another one if "
-            "the samples look wrong."
+            f"Some bytes in the beginning ({bad_bytes:,}) do not fit the encoding; choose another "
+            "one if the samples look wrong."
         )
     if size > LARGE_BYTES:
         found.append(f"This is {format_bytes(size)}; the import takes a while and as much room.")

@@ -50,7 +50,7 @@ def test_preview(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("a;b\nFüße;1\n".encode("latin-1"))
     told = preview_file(ImportDatasetConfig(path=str(tmp_path / "a.csv")))
     assert (told.delimiter, told.columns) == ("semicolon", {"a": "text", "b": "number"})
-    assert told.warning.startswith("2 bytes in the beginning do not fit the encoding")
+    assert told.warning.startswith("Some bytes in the beginning (2) do not fit")
     (tmp_path / "a.txt").write_text("one\n\ntwo")
     assert preview_file(ImportDatasetConfig(path=str(tmp_path / "a.txt"))).sample_unit == (
         "paragraph"

@@ -94,7 +94,8 @@ def test_stray_control_bytes_do_not_make_a_file_binary(tmp_path: Path) -> None:
 
 def test_names_of_columns_stay_apart(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    run(path, "text,text_,body\none,two,three\n", text_column=("body",))
+    facts = run(path, "text,text_,body\none,two,three\n", text_column=("body",))
+    assert facts.columns == TextStore(tmp_path / "ds").columns  # what a tokenisation asks for
     assert stored(path) == ["three"]
     assert TextStore(tmp_path / "ds").metadata(0) == {"text__": "one", "text_": "two"}
     run(tmp_path / "a.jsonl", '{"text": "kept", "half \\ud800": 1, "n": 2}\n')

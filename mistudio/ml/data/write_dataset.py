@@ -16,7 +16,7 @@ from mistudio.core.disk_room import require_room
 from mistudio.core.errors import InvalidInput, from_os_error
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.ml.data.facts import DatasetFacts, LengthCounts, ordered_splits
-from mistudio.ml.data.text_writer import Row, TextWriter
+from mistudio.ml.data.text_writer import Row, TextWriter, stored_names
 
 MAX_CHARACTERS = 1_000_000  # of one document; longer ones are split at line ends
 _TEXT = "text"
@@ -167,7 +167,7 @@ class _Written:
             **self._counts.summary(),
             bytes=self.bytes,
             text_column=text_column,
-            columns=list(columns),
+            columns=stored_names(columns),
             format=format,
             bad_bytes=state.bad_bytes,
             empty_documents=self.empty,
@@ -197,12 +197,12 @@ def split_long(text: str) -> list[str]:
 def _tell(facts: DatasetFacts, report: Reporter) -> None:
     if facts.bad_bytes:
         report.note(
-            f"{facts.bad_bytes:,} bytes do not fit the encoding and were replaced.",
+            f"Bytes that do not fit the encoding were replaced ({facts.bad_bytes:,}).",
             level="warning",
         )
     if facts.skipped_rows:
         report.note(
-            f"{facts.skipped_rows:,} rows could not be read and were left out.", level="warning"
+            f"Rows that could not be read were left out ({facts.skipped_rows:,}).", level="warning"
         )
     if facts.split_documents:
         report.note(
