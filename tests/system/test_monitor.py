@@ -43,7 +43,64 @@ def test_temperature_takes_the_hottest_believable_zone(tmp_path: Path) -> None:
         zone.mkdir()
         (zone / "temp").write_text(text)
     assert temperature(tmp_path) == 61.5
-    assert temperature(tmp_path / "nothing") is None
+
+
+def test_without_zones_the_hottest_other_sensor_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sensors() -> dict[str, list[Any]]:
+        read = [SimpleNamespace(current=heat) for heat in (52.0, 71.5, -40.0, 900.0, None)]
+        return {"nvme": read[:1], "k10temp": read[1:]}
+
+    monkeypatch.setattr("psutil.sensors_temperatures", sensors, raising=False)
+    assert temperature(tmp_path) == 71.5
+    monkeypatch.setattr("psutil.sensors_temperatures", dict, raising=False)
+    assert temperature(tmp_path) is None
+    monkeypatch.delattr("psutil.sensors_temperatures")
+    assert temperature(tmp_path) is None
+
+
+def test_a_reading_that_fails_does_not_end_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, fails = Monitor(tmp_path, period_s=0.01), iter((True, False))
+    take = watched.take
+
+    def sometimes() -> Sample:
+        if next(fails, False):
+            raise NotImplementedError("no such counter in this container")
+        return take()
+
+    monkeypatch.setattr(watched, "take", sometimes)
+    watched.start()
+    waiting = threading.Event()
+    for _ in range(500):
+        if watched.latest is not None:
+            break
+        waiting.wait(0.01)
+    watched.stop()
+    assert watched.latest is not None
+
+
+def test_closing_does_not_wait_for_a_disk_that_never_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "_PATIENCE_S", 0.05)
+    watched, hangs, answers = Monitor(tmp_path), threading.Event(), threading.Event()
+    sample = watched.take()
+
+    def hang() -> Sample:
+        hangs.set()
+        answers.wait()
+        return sample
+
+    monkeypatch.setattr(watched, "take", hang)
+    watched.start()
+    assert hangs.wait(5)
+    watched.stop()
+    assert watched._thread.is_alive()
+    answers.set()
+    watched._thread.join()
 
 
 class FakeNvml:
@@ -136,3 +193,22 @@ def test_status_bar_names_everything(qapp: QApplication, qtbot: QtBot) -> None:
     assert not bar.unload.isHidden()
     bar.show_model("")
     assert bar.unload.isHidden()
+
+
+def test_long_names_do_not_widen_the_window(qapp: QApplication, qtbot: QtBot) -> None:
+    bar = StatusBar()
+    qtbot.addWidget(bar)
+    bar.resize(1280, 32)
+    bar.show()
+    job = f"Import dataset {'a name that goes on ' * 8}"
+    bar.show_model("an-owner/a-model-with-a-name-of-many-words-that-nobody-types-by-hand")
+    bar.show_job(f"{job}  12.5 %")
+    assert "…" in bar.model.text()
+    assert bar.model.toolTip().endswith("by-hand")
+    assert "…" in bar.job.text()
+    assert bar.job.text().endswith("12.5 %")
+    assert bar.job.accessibleName().startswith(job)
+    assert bar.job.geometry().right() < 1280
+    assert bar.minimumSizeHint().width() <= 640
+    bar.show_job("Tokenise text  3.0 %")
+    assert bar.job.text() == "Tokenise text  3.0 %"
