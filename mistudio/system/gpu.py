@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 log = logging.getLogger(__name__)
 
 
@@ -128,8 +130,16 @@ def zone_temperatures(root: Path = Path("/sys/class/thermal")) -> list[tuple[str
 
 
 def temperature(root: Path = Path("/sys/class/thermal")) -> float | None:
-    """The hottest thermal zone in °C, None if the machine shows none."""
-    return max((heat for _, heat in zone_temperatures(root)), default=None)
+    """The hottest thermal zone in °C, else the hottest other sensor; None if there is none."""
+    return max((heat for _, heat in zone_temperatures(root)), default=sensor_temperature())
+
+
+def sensor_temperature() -> float | None:
+    """The hottest sensor in °C on a machine without thermal zones, such as one with an AMD CPU."""
+    read = getattr(psutil, "sensors_temperatures", None)  # not on every system
+    chips: dict[str, list[Any]] = read() if read is not None else {}
+    heats = [sensor.current for found in chips.values() for sensor in found]
+    return max((heat for heat in heats if heat is not None and 0 < heat < 150), default=None)
 
 
 def board_power(root: Path = Path("/sys/class/hwmon")) -> float | None:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 2.0
 HISTORY_S = 3600.0
+_PATIENCE_S = 2.0  # with a driver or disk that does not answer, when the window closes
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,10 @@ class Monitor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and wait for it, but not for ever: a dead disk never answers."""
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_PATIENCE_S)
 
     def history(self) -> list[Sample]:
         """The samples of the last hour, oldest first."""
@@ -105,7 +106,8 @@ class Monitor:
             wait = self.period_s
             try:
                 self.keep(self.take())
-            except (OSError, psutil.Error):
+            except Exception:
+                # kernels and containers fail in many ways; the next reading may work
                 log.warning("the machine could not be sampled", exc_info=True)
         self._gpu.close()
 
