@@ -167,6 +167,30 @@ def test_a_token_in_the_field_of_the_repository_is_not_sent(
     assert not tab.download.button.isEnabled()
 
 
+def test_the_list_of_hits_goes_when_the_page_scrolls_and_with_escape(
+    qtbot: QtBot, tab: DatasetsTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [FoundRepo("a/one", "dataset", 1_500_000, "mit", 1234, False, False, False)]
+    asked = list[str]()
+    monkeypatch.setattr(
+        hub_pages, "search", lambda _, kind, words, limit: asked.append(words) or found
+    )
+    field, page = tab.download.repository, tab.page
+    tab.resize(1240, 300)
+    tab.activateWindow()
+    field.line.setFocus()
+    qtbot.waitUntil(field.line.hasFocus)
+    qtbot.keyClicks(field.line, "one")
+    qtbot.waitUntil(lambda: field.popup.table.rowCount() == 1, timeout=5000)
+    page.verticalScrollBar().setValue(page.verticalScrollBar().value() + 20)
+    assert not field.popup.isVisible()
+    qtbot.keyClicks(field.line, "two")
+    assert field._soon.isActive()
+    qtbot.keyClick(field.line, Qt.Key.Key_Escape)  # before anything was asked
+    assert not field._soon.isActive()
+    assert asked == ["one"]
+
+
 def test_a_pasted_address_becomes_id_and_revision(tab: DatasetsTab) -> None:
     assert not tab.download.button.isEnabled()
     tab.download.repository.line.setText("https://huggingface.co/datasets/a/b/tree/v2")

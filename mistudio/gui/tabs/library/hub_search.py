@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QEvent, QObject, QPoint, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
+from PySide6.QtWidgets import QHeaderView, QScrollArea, QTableWidget, QTableWidgetItem, QWidget
 
 from mistudio.core.repositories import TOKEN_SENTENCE, from_address, repository_problem
 from mistudio.core.units import EM_DASH, format_bytes, format_count
@@ -40,6 +40,7 @@ class RepositoryEditor(TextEditor):
         super().__init__("owner/name, an address, or words to search for", parent)
         self._services, self._kind = services, kind
         self._asked, self._limit = "", LIMIT
+        self._scrolled: QScrollArea | None = None  # whose scrolling hides the popup
         self.popup = HitList()
         self.popup.hide()
         self.popup.chosen.connect(self._choose)
@@ -123,9 +124,22 @@ class RepositoryEditor(TextEditor):
 
     def _show_popup(self) -> None:
         self.popup.setParent(self.window())
+        if self._scrolled is None and (page := self._page()) is not None:
+            self._scrolled = page
+            page.verticalScrollBar().valueChanged.connect(self._on_page_scrolled)
         self._place()
         self.popup.show()
         self.popup.raise_()
+
+    def _on_page_scrolled(self, _: int) -> None:
+        self.popup.hide()
+
+    def _page(self) -> QScrollArea | None:
+        """The page that the field scrolls with: the popup does not."""
+        above = self.parentWidget()
+        while above is not None and not isinstance(above, QScrollArea):
+            above = above.parentWidget()
+        return above
 
     def _place(self) -> None:
         """Put the popup below the line, as wide as the window lets it be."""
@@ -151,6 +165,8 @@ class RepositoryEditor(TextEditor):
     def _take_key(self, event: QKeyEvent) -> bool:
         key = event.key()
         if not self.popup.isVisible():
+            if key == Qt.Key.Key_Escape:
+                self._soon.stop()
             if key == Qt.Key.Key_Down:
                 self.search()
             return key == Qt.Key.Key_Down
@@ -185,6 +201,8 @@ class HitList(Card):
         self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QTableWidget.SelectionMode.SingleSelection)
         self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        # names of one owner differ at their ends
+        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         header = self.table.horizontalHeader()
         header.setHighlightSections(False)

@@ -175,7 +175,8 @@ class LibraryTab(Tab):
         self.filters.setVisible(anything)
         self.empty.setVisible(self._loaded_once and not anything)
         self.nothing.setVisible(anything and not shown and not jobs and self.filters.is_narrowed())
-        self.filters.show_count(shown, len(self._rows))
+        listed = [entry for entry in self._rows if not self._is_in_work(entry)]
+        self.filters.show_count(shown, len(listed))
 
     def _job_passes(self, job: JobRow) -> bool:
         if self.filters.further.currentData():
@@ -183,11 +184,14 @@ class LibraryTab(Tab):
         return self.filters.passes(job.title, state_group(job.status))
 
     def _entry_passes(self, entry: Any) -> bool:
-        row_ = self.work_row(entry)
-        state = state_group(row_.status)
-        if state == "work" and any(job.status in _MADE_BY_JOBS for job in self._jobs):
-            return False  # the job's own card stands for it
-        return self.filters.passes(self.words(entry), state, self.further(entry))
+        state = state_group(self.work_row(entry).status)
+        passes = self.filters.passes(self.words(entry), state, self.further(entry))
+        return passes and not self._is_in_work(entry)
+
+    def _is_in_work(self, entry: Any) -> bool:
+        """Whether the card of the job that makes it stands for it."""
+        state = state_group(self.work_row(entry).status)
+        return state == "work" and any(job.status in _MADE_BY_JOBS for job in self._jobs)
 
     def _card_of(self, object_id: str) -> ObjectCard:
         """The card of an object, made now if need be, with what is known of it."""
