@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.core.errors import Cancelled, InUse, NotFound, StudioError, Unsupported
+from mistudio.core.errors import Cancelled, InUse, StudioError, Unsupported
 from mistudio.core.model_configs import CheckModelConfig
 from mistudio.jobs import model_checking
 from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.loaded_models import files_gone
 from mistudio.jobs.runner import Studio, as_studio_error
 from mistudio.store.records import ModelRow
 from mistudio.store.tables import MODELS
@@ -19,10 +20,7 @@ def prepare(studio: Studio, config: CheckModelConfig) -> str:
     if row.status == "downloading":
         raise InUse(f"Model {row.name!r} is still being downloaded.")
     if not studio.paths.absolute(row.path).exists():
-        raise NotFound(
-            f"The files of {row.name!r} are no longer at {studio.paths.absolute(row.path)}. "
-            "Delete the model here, then import or download it again."
-        )
+        raise files_gone(row.name, studio.paths.absolute(row.path))
     return row.id
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mistudio.core.errors import NotFound
 from mistudio.store.records import ModelRow
 
 if TYPE_CHECKING:
     from mistudio.ml.loading import LoadedModel
+
+
+def files_gone(name: str, path: Path) -> NotFound:
+    """The refusal of a model whose files were moved or deleted outside the program."""
+    return NotFound(
+        f"The files of {name!r} are no longer at {path}. Delete the model here, then import or "
+        "download it again."
+    )
 
 
 class LoadedModels:
@@ -73,7 +83,8 @@ class LoadedModels:
     ) -> LoadedModel:
         """A model by its files, loaded if it is not the one held.
 
-        `step` gets the share done and may raise; then no model is held.
+        `step` gets the share done and may raise; then no model is held. Raises `NotFound` if the
+        files are gone.
         """
         from mistudio.ml.device import check_room, choose_device, set_threads
         from mistudio.ml.loading import load_model
@@ -83,6 +94,8 @@ class LoadedModels:
                 set_threads(self.threads or None)
             held = (str(path), self.device) == self._place and form in (self._asked, self.format)
             if not held:
+                if not path.exists():
+                    raise files_gone(name, path)
                 self._forget()
                 device = choose_device(self.device)
                 check_room(device)
@@ -108,3 +121,17 @@ class LoadedModels:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+        _give_back()
+
+
+def _give_back() -> None:
+    """Let the operating system have what was freed.
+
+    The C library keeps freed blocks below some megabytes for itself, which after a quantised model
+    are hundreds of megabytes that nobody could use.
+    """
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc only
+    if trim is not None:
+        trim(0)

@@ -36,7 +36,7 @@ def run(ctx: JobContext, config: PromptLensConfig) -> Result:
     begun = time.monotonic()
     ctx.report.progress(0.0, "loading")
     loaded = ctx.studio.models.get(row, ctx.paths.absolute(row.path))
-    ids = list(loaded.tokenizer(config.prompt)["input_ids"])
+    ids = list(loaded.tokenizer(config.prompt, verbose=False)["input_ids"])
     most = min(MOST_TOKENS, row.max_positions or MOST_TOKENS)
     if len(ids) > most:
         raise InvalidInput(f"The prompt has {len(ids):,} tokens; at most {most} fit into the grid.")

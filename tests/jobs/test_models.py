@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -19,6 +21,7 @@ from mistudio.core.model_configs import (
     ReportModelConfig,
 )
 from mistudio.jobs import model_checking, model_pages
+from mistudio.jobs.loaded_models import LoadedModels
 from mistudio.jobs.runner import Studio
 from mistudio.ml import quantization
 from mistudio.store.tables import JOBS, MODELS
@@ -174,3 +177,28 @@ def test_the_lens_ends_with_the_models_own_word(studio: Studio, model: str) -> N
         assert cell[0][1] == pytest.approx(float(own_SV[position, best]), abs=2e-6)
     with pytest.raises(StudioError, match="at most 256 fit"):
         run(studio, "prompt_lens", PromptLensConfig(model=model, prompt="The fox ran. " * 300))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_unloading_gives_memory_back_to_the_system() -> None:
+    process = psutil.Process()
+    small = [bytearray(60_000) for _ in range(5000)]  # too small for pages of their own
+    pin = bytearray(60_000)  # lies behind them, so that the C library keeps what is freed
+    before = process.memory_info().rss
+    del small
+    LoadedModels().unload()
+    assert before - process.memory_info().rss > 200_000_000
+    assert len(pin) == 60_000
+
+
+def test_files_that_went_behind_our_back(studio: Studio, model: str, stories: str) -> None:
+    path = studio.paths.absolute(MODELS.get(studio.db(), model).path)
+    path.rename(path.with_name("elsewhere"))
+    lens = PromptLensConfig(model=model, prompt="Once upon a time")
+    assert run(studio, "prompt_lens", lens)["tokens"]  # what is loaded can still be used
+    studio.models.unload()
+    report = ReportModelConfig(model=model, dataset=stories, format="int8")
+    for kind, config in (("prompt_lens", lens), ("report_model", report)):
+        with pytest.raises(StudioError, match=r"no longer at .*Delete the model here") as caught:
+            run(studio, kind, config)
+        assert caught.value.code == "not_found"
