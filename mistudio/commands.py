@@ -49,6 +49,15 @@ def run_job(
     return with_signals(lambda control: studio.run_now(kind, config, console, control), hold=hold)
 
 
+def finish_here(
+    studio: Studio, console: Console, job_id: str, control: JobControl
+) -> dict[str, Any]:
+    """Run a queued job and the one that it queues in turn; raises why there is no result."""
+    got = studio.finish_now(job_id, console, control)
+    following = got.get("next")
+    return {**got, **(studio.finish_now(following, console, control) if following else {})}
+
+
 def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Arguments], None]:
     """A verb that is one job and prints its result."""
 
@@ -257,7 +266,23 @@ def ask_job(what: str) -> Callable[[Studio, Console, Arguments], None]:
 def retry_job(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Run a finished job again with the same settings."""
     new = studio.retry(arguments.job)
-    console.result(with_signals(lambda c: studio.finish_now(new, console, c), hold=False))
+    console.result(with_signals(lambda c: finish_here(studio, console, new, c), hold=False))
+
+
+def resume_job(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Let a held job go on where it runs; one that no process runs any more goes on here."""
+    JOBS.get(studio.db(), arguments.job)
+    studio.request(arguments.job, "resume")
+    job = JOBS.get(studio.db(), arguments.job)
+    if job.status != "queued":
+        console.result({"job": job.id, "status": job.status, "request": "resume"})
+        return
+    _finish_training(
+        console,
+        with_signals(
+            lambda control: finish_here(studio, console, job.id, control), hold=job.kind == "train"
+        ),
+    )
 
 
 def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> None:

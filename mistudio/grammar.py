@@ -133,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("show", "show_job", "show one job"),
         ("log", "job_log", "print a job's notes"),
         ("pause", "job_pause", "pause a job"),
-        ("resume", "job_resume", "let a paused or interrupted job go on"),
+        ("resume", "resume_job", "let a paused or interrupted job go on"),
         ("cancel", "job_cancel", "cancel a job"),
         ("retry", "retry_job", "run a finished job again"),
     ):

@@ -7,13 +7,11 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from mistudio.commands import run_job, with_signals
+from mistudio.commands import finish_here, run_job, with_signals
 from mistudio.console import Console
 from mistudio.core import dataset_configs, model_configs
 from mistudio.core.config import Config, from_arguments
-from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput
 from mistudio.core.repositories import from_address, repository_problem
 from mistudio.core.units import format_bytes
@@ -53,13 +51,8 @@ def import_model(studio: Studio, console: Console, arguments: Arguments) -> None
         return
     _name_repository(arguments)
     config = from_arguments(model_configs.DownloadModelConfig, arguments)
-
-    def work(control: JobControl) -> dict[str, Any]:
-        got = studio.run_now("download_model", config, console, control)
-        checked = studio.finish_now(got["next"], console, control) if got.get("next") else {}
-        return {**got, **checked}
-
-    console.result(with_signals(work, hold=False))
+    job = studio.submit("download_model", config)
+    console.result(with_signals(lambda c: finish_here(studio, console, job, c), hold=False))
 
 
 def _name_repository(arguments: Arguments) -> None:

@@ -1,0 +1,91 @@
+"""Downloads from the command line that end early and go on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mistudio.core.paths import Paths
+from mistudio.core.settings import SettingsFile
+from mistudio.jobs.runner import Studio
+from mistudio.store.tables import JOBS
+from tests.cli.test_cli import Shell
+from tests.helpers.local_hub import LocalHub
+from tests.helpers.studio import new_studio
+from tests.helpers.tiny import save_tiny_llama
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def shell(tmp_path: Path, hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Commands on a data folder whose settings name the local Hub."""
+    paths = Paths.at(tmp_path / "home")
+    settings = SettingsFile(paths.settings)
+    settings.values.hub_address = hub.url
+    settings.save()
+    return Shell(paths.home, capsys)
+
+
+@pytest.fixture
+def size(tmp_path: Path, hub: LocalHub) -> int:
+    """Bytes of the weights of tiny/llama on the Hub, whose connections are to break."""
+    folder = save_tiny_llama(tmp_path / "source")
+    hub.add("models", "tiny/llama", {path.name: path.read_bytes() for path in folder.iterdir()})
+    return (folder / WEIGHTS).stat().st_size
+
+
+def job_of(home: Path) -> tuple[str, str]:
+    """Id and status of the only download."""
+    studio: Studio = new_studio(home)
+    found = [(job.id, job.status) for job in JOBS.select(studio.db(), "kind = 'download_model'")]
+    studio.close()
+    return found[0]
+
+
+def test_a_killed_download_is_resumed_and_checked(
+    hub: LocalHub, shell: Shell, size: int, tmp_path: Path
+) -> None:
+    hub.rate = 100_000
+    child = subprocess.Popen(
+        [sys.executable, "-m", "mistudio.cli", "model", "import", "tiny/llama"],
+        env={
+            **os.environ,
+            "MISTUDIO_HOME": str(tmp_path / "home"),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 30
+    while hub.sent.get(WEIGHTS, 0) < size // 2 and time.monotonic() < end:
+        threading.Event().wait(0.01)
+    child.kill()
+    child.wait()
+    hub.rate = None
+    shell("jobs", "list")
+    job, status = job_of(tmp_path / "home")
+    assert status == "interrupted"
+    found = shell("jobs", "resume", job)
+    assert found["status"] == "completed"
+    models = shell("model", "list")["models"]
+    assert [row["status"] for row in models if row["name"] == "llama"] == ["ready"]
+    assert hub.sent[WEIGHTS] <= 1.1 * size + 131_072  # what was under way when it died
+
+
+def test_a_retry_also_checks_the_model(
+    hub: LocalHub, shell: Shell, size: int, tmp_path: Path
+) -> None:
+    hub.gated["tiny/llama"] = set()
+    shell("model", "import", "tiny/llama", status=1)
+    assert "asks for an access token" in shell.err
+    hub.gated.clear()
+    shell("jobs", "retry", job_of(tmp_path / "home")[0])
+    models = shell("model", "list")["models"]
+    assert [row["status"] for row in models if row["name"] == "llama"] == ["ready"]
