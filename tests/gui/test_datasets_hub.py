@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pytestqt.qtbot import QtBot
 
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import DownloadDatasetConfig
+from mistudio.core.errors import NoAnswer
 from mistudio.core.events import RecordingReporter
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets import DatasetsTab
@@ -305,6 +307,25 @@ def test_a_preview_that_fails_says_why(
     settle(qtbot, tab.services, tab.download.problem.isVisible)
     assert tab.download.problem.text().startswith("There is no dataset 'no/such' on the Hub.")
     assert not tab.download.shown.isVisible()
+
+
+def test_a_late_answer_does_not_reach_a_cleared_form(
+    qtbot: QtBot, tab: DatasetsTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = threading.Event()
+
+    def late(*_: object, control: object) -> DatasetPreview:
+        gone.wait(10)
+        raise NoAnswer("The Hub has a problem (500). Try again later.")
+
+    monkeypatch.setattr(dataset_preview, "preview", late)
+    tab.download.form.set_values({"repo": "owner/stories"})
+    tab.download.preview()
+    tab.download.submit()
+    gone.set()
+    settle(qtbot, tab.services)
+    assert tab.download.repository.value() == ""
+    assert not tab.download.problem.isVisible()
 
 
 def test_a_gated_dataset_from_search_to_samples(

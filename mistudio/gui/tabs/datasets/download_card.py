@@ -80,9 +80,12 @@ class DownloadCard(Card):
         )
         self.token = AccessTokenField(services)
         self.form.insert_row(self.token)
-        self.preview_button = button("Preview", self.preview, icon="eye")
+        self.preview_button = button(
+            "Preview", self.preview, icon="eye", tip="Look at it; nothing is stored"
+        )
         self.form.action_row.addWidget(self.preview_button)
         self.button = button("Download", self.submit, variant="primary", icon="download")
+        self.button.setToolTip("Queue the download; it can be paused and resumed")
         self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.problem = label("", "error", wrap=True, selectable=True)
         self.notice = label("", "muted", wrap=True)
@@ -156,6 +159,8 @@ class DownloadCard(Card):
         self.shown.show()
 
     def _on_preview_error(self, sentence: str, details: str) -> None:
+        if self._asked is None:
+            return  # the form is about something else by now
         self._wait("")
         self._asked = None
         self._say(sentence)

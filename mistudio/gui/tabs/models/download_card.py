@@ -87,6 +87,7 @@ class DownloadModelCard(Card):
         self.warning = label("", "warning", wrap=True)
         self.problem = label("", "error", wrap=True, selectable=True)
         self.button = button("Download", self.submit, variant="primary", icon="download")
+        self.button.setToolTip("Queue the download; it can be paused and resumed")
         self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.box.addWidget(label("Download a model from the Hub", "card"))
         for part in (self.form, self.facts, self.warning, self.problem, self.button):
@@ -139,6 +140,8 @@ class DownloadModelCard(Card):
         self._on_edited()
 
     def _on_no_page(self, sentence: str, details: str) -> None:
+        if self._asked is None:
+            return  # the form is about something else by now
         self._page = None
         self._say(sentence)
         if "access token" in sentence:
