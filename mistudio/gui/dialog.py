@@ -61,7 +61,7 @@ class Dialog(QDialog):
 
     def add_close(self, text: str = "Close") -> QPushButton:
         """Put a button that closes at the end of the row."""
-        made = button(text, self.reject)
+        made = button(text, self.reject, tip="Close this window (Esc)")
         self.buttons.addWidget(made)
         return made
 

@@ -67,7 +67,9 @@ class JobCard(Card):
         self.now.hide()
         self.up = button("Move up", self._on_up, variant="ghost", icon="chevron_up")
         self.up.setToolTip("Run this job before the one that waits ahead of it")
-        self.log = button("Log", self._on_log, variant="ghost", icon="log")
+        self.log = button(
+            "Log", self._on_log, variant="ghost", icon="log", tip="What the job wrote"
+        )
         top = row(IconLabel(KIND_ICONS.get(job.kind, "list"), "label"))
         top.addWidget(self.title, 1)
         top.addWidget(self.pill)

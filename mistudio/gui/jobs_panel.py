@@ -65,6 +65,7 @@ class JobsPanel(QDockWidget):
         for name in FILTERS:
             made = button(name, variant="toggle")
             made.setProperty("filter", name)
+            made.setToolTip(f"Jobs that are {name.lower()}")
             self._group.addButton(made)
             buttons.append(made)
         buttons[0].setChecked(True)
@@ -77,6 +78,7 @@ class JobsPanel(QDockWidget):
         self.page.box.addWidget(self.empty)
         box.addWidget(self.page, 1)
         self.clear_button = button("Clear finished", self.clear_finished, variant="ghost")
+        self.clear_button.setToolTip("Hide finished jobs; nothing is deleted")
         box.addLayout(row(None, self.clear_button))
         self.setWidget(body)
         self.setAllowedAreas(Qt.DockWidgetArea.RightDockWidgetArea)

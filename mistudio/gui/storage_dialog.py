@@ -82,6 +82,9 @@ class StorageDialog(Dialog):
             grid.addWidget(tile, position // TILE_COLUMNS, position % TILE_COLUMNS)
         self.box.addLayout(grid)
         self.kind.setAccessibleName("Kind")
+        self.kind.setToolTip("Which kind of files is listed")
+        self.unused.setToolTip("List what can be deleted without a loss to anything else")
+        self.again.setToolTip("Read the disk again")
         self.kind.addItem("All kinds", "")
         for kind, name in KINDS.items():
             self.kind.addItem(name, kind)

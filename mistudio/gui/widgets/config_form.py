@@ -133,6 +133,9 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         outer.addWidget(self.general_problem)
         self._reset_button = button("Reset to defaults", self.reset, variant="ghost", icon="retry")
         self._copy_button = button("Copy as command", self.copy_command, variant="ghost")
+        self._reset_button.setToolTip("Put every setting of this form back to its default")
+        self._copy_button.setToolTip("Copy the line that does the same in a terminal")
+        self.advanced.heading.setToolTip("Settings that seldom need a change")
         self._outer = outer
         self.action_row = row(self._reset_button, self._copy_button, None)  # room for a main button
         outer.addLayout(self.action_row)

@@ -141,6 +141,7 @@ class SearchField(QLineEdit):
         super().__init__(parent)
         self.setPlaceholderText(placeholder)
         self.setAccessibleName(placeholder)
+        self.setToolTip("Words to look for; Esc clears them")
         self.setClearButtonEnabled(True)
         self._action = self.addAction(
             icons.icon("search", "muted"), QLineEdit.ActionPosition.LeadingPosition

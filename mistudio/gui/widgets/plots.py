@@ -93,8 +93,9 @@ class _Chart(QWidget):
         self._legend = label("", "small")
         self._legend.setTextFormat(Qt.TextFormat.RichText)
         self._legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.reset_button = button("", self.reset_view, variant="ghost", icon="zoom_reset")
-        self.reset_button.setToolTip("Show all of it")
+        self.reset_button = button(
+            "", self.reset_view, variant="ghost", icon="zoom_reset", tip="Show all of it"
+        )
         self.table_button = button("", variant="ghost", icon="table", tip="Show as table")
         self.table_button.setCheckable(True)
         self.table_button.toggled.connect(self._show_table)
@@ -182,7 +183,8 @@ class CurvePlot(_Chart):
     def reset_view(self) -> None:
         super().reset_view()
         if self._y_range is not None:
-            self.plot.setYRange(*self._y_range, padding=0.02)
+            low, high = self._y_range
+            self._plot_item.getViewBox().setYRange(low, high, padding=0.02)
 
     def add_series(self, name: str, color: str = "") -> None:
         """A curve in a role's colour (the next free one by default)."""

@@ -37,7 +37,12 @@ class DatasetDialog(Dialog):
         for name, page in zip(PAGES, self._all_pages(), strict=True):
             self.pages.addTab(page, name)
         self.box.addWidget(self.pages, 1)
-        delete = button("Delete dataset", self._ask_delete, icon="trash")
+        delete = button(
+            "Delete dataset",
+            self._ask_delete,
+            icon="trash",
+            tip="Delete its text and tokenisations; asks first",
+        )
         self.buttons.insertWidget(0, delete)
         self.add_close()
         self._soon = QTimer(self)

@@ -54,7 +54,9 @@ class OverviewPage(QScrollArea):
         self._grid.setColumnStretch(1, 1)
         self.facts: dict[str, QLabel] = {}
         card.box.addLayout(self._grid)
-        self.open_folder = button("Open folder", self._open, icon="folder")
+        self.open_folder = button(
+            "Open folder", self._open, icon="folder", tip="Show the files in the file manager"
+        )
         card.box.addLayout(row(self.open_folder, None))
         outer.addWidget(card)
         outer.addStretch(1)

@@ -36,8 +36,10 @@ class SampleCard(Card):
         self._words, self._open, self._in_tokens = "", False, False
         self.title = label("", "label")
         self.length = label("", "small")
-        self.copy_button = button("Copy", self.copy, variant="ghost", icon="copy")
-        self.more = button("Expand", self._toggle, variant="ghost")
+        self.copy_button = button(
+            "Copy", self.copy, variant="ghost", icon="copy", tip="Copy the whole text"
+        )
+        self.more = button("Expand", self._toggle, variant="ghost", tip="Show more or less of it")
         self.box.addLayout(row(self.title, self.length, None, self.more, self.copy_button))
         self.body = label("", wrap=True, selectable=True)
         self.body.setTextFormat(Qt.TextFormat.RichText)

@@ -77,8 +77,10 @@ class SamplesPage(QWidget):
         self.page_size.setCurrentIndex(1)
         self.page_size.currentIndexChanged.connect(self._first_page)
         self.place = label("", "muted")
-        self.previous = button("Previous", self._back, icon="chevron_left")
-        self.next = button("Next", self._forth, icon="chevron_right")
+        self.previous = button(
+            "Previous", self._back, icon="chevron_left", tip="The samples before these"
+        )
+        self.next = button("Next", self._forth, icon="chevron_right", tip="Further samples")
         self.notice = label("", "muted", wrap=True)
         self.build_index = button("Build the word index", self._build_index, icon="search")
         self.build_index.hide()
@@ -309,6 +311,7 @@ def _offer(combo: QComboBox, choices: Sequence[tuple[str, str]]) -> None:
 def _length(name: str) -> NumberBox:
     made = NumberBox(whole=True, minimum=0, maximum=10**9)
     made.setAccessibleName(f"{name} sample in characters")
+    made.setToolTip(f"{name} sample that is listed, in characters; empty lists all")
     made.lineEdit().setPlaceholderText("any")
     made.setFixedWidth(appearance().px(110))
     return made

@@ -61,6 +61,7 @@ class StatisticsPage(QScrollArea):
         self._box.setSpacing(px(12))
         self.of = Combo()
         self.of.setAccessibleName("Statistics of")
+        self.of.setToolTip("The text itself, or one of its tokenisations")
         guard_wheel(self.of)
         self.of.currentIndexChanged.connect(self._draw)
         self._box.addLayout(row(label("Statistics of", "label"), self.of, None))
@@ -70,9 +71,9 @@ class StatisticsPage(QScrollArea):
         self._box.addWidget(self.lengths)
         self._place = QVBoxLayout()
         self._box.addLayout(self._place)
-        self.parts = _table(("Split", "Rows", "Share"), 0)
-        self.storage = _table(("Storage", "Size"), 0)
-        self.tokens = _table(("Token", "Id", "Count", "Share"), 0)
+        self.parts = _table(("Split", "Rows", "Share"), "Splits")
+        self.storage = _table(("Storage", "Size"), "Storage")
+        self.tokens = _table(("Token", "Id", "Count", "Share"), "Most frequent tokens")
         tables = QGridLayout()
         tables.setSpacing(px(12))
         self._parts_title = label("Splits", "label")
@@ -231,8 +232,9 @@ def token_lines(found: Mapping[str, Any], total: int) -> list[tuple[str, ...]]:
     ]
 
 
-def _table(headings: Sequence[str], rows: int) -> QTableWidget:
-    table = QTableWidget(rows, len(headings))
+def _table(headings: Sequence[str], name: str) -> QTableWidget:
+    table = QTableWidget(0, len(headings))
+    table.setAccessibleName(name)
     table.setHorizontalHeaderLabels(list(headings))
     table.verticalHeader().hide()
     table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)

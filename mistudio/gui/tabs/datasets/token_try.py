@@ -43,6 +43,7 @@ class TokenTry(Card):
         self.box.setSpacing(px(8))
         self.text = QPlainTextEdit()
         self.text.setAccessibleName("Text to try")
+        self.text.setToolTip("Type here to see how it is cut into tokens; nothing is stored")
         self.text.setPlaceholderText("Text to try the settings on")
         self.text.setTabChangesFocus(True)
         height = _LINES * self.text.fontMetrics().lineSpacing() + px(24)

@@ -83,6 +83,7 @@ class TokenizeForm(Card):
         self.hint = label("There is no model yet; its tokenizer would be offered here.", "muted")
         self.to_models = button("Go to Models", self._go_to_models, variant="link")
         self.button = button("Tokenise", self.submit, variant="primary", icon="table")
+        self.button.setToolTip("Queue it; the same settings again lead to the same tokens")
         self.form.action_row.addWidget(self.button)
         self.box.addLayout(row(self.hint, self.to_models, None))
         self.trial = TokenTry(services)

@@ -51,7 +51,7 @@ class CachedRepositories(Card):
         self._lines: list[QWidget] = []
         self.box.setSpacing(appearance().px(4))
         self.box.addWidget(label("In your Hugging Face cache:", "label"))
-        self.more = button("", self._show_all, variant="link")
+        self.more = button("", self._show_all, variant="link", tip="Show all that the cache has")
         self.box.addLayout(row(self.more, None))
         self.adders: dict[str, QPushButton] = {}
         services.publisher.changed.connect(self._on_changed)

@@ -59,6 +59,7 @@ class ImportCard(Card):
         self.problem.hide()
         self.box.addWidget(self.problem)
         self.button = button("Import", self.submit, variant="primary", icon="upload")
+        self.button.setToolTip("Queue the import; the files stay where they are")
         self.form.action_row.addWidget(self.button)
         self._watch = JobWatch(services, self)
         self._watch.ended.connect(self._on_ended)

@@ -33,7 +33,7 @@ class SourceSwitch(QWidget):
 
     def add(self, name: str, title: str, icon: str, card: QWidget) -> None:
         """Offer another way; the first one is shown where nothing is remembered."""
-        toggle = button(title, variant="toggle", icon=icon)
+        toggle = button(title, variant="toggle", icon=icon, tip="Show or hide this card")
         toggle.setProperty("source", name)
         toggle.clicked.connect(self._on_clicked)
         self._line.addWidget(toggle)

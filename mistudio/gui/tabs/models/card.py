@@ -28,12 +28,27 @@ class ModelCard(ObjectCard):
         super().__init__(model_id, "chip", "purple")
         self._services = services
         self._loaded = False
-        self.extract = button("Extract activations", self._ask_extract, icon="download")
+        self.extract = button(
+            "Extract activations",
+            self._ask_extract,
+            icon="download",
+            tip="Store what layers of this model say about each token of a text",
+        )
         self.lens = button("Prompt lens", self._ask_lens, icon="eye")
-        self.format = button("Format", self._ask_format, icon="sliders")
+        self.format = button(
+            "Format",
+            self._ask_format,
+            icon="sliders",
+            tip="Change the precision of the weights, with the memory that each takes",
+        )
         self.report = button("Quantisation report", self._ask_report, icon="curve")
         self.load = button("Load", self._load, icon="bolt")
-        self.allow = button("Allow its code…", self._ask_allow, icon="alert")
+        self.allow = button(
+            "Allow its code…",
+            self._ask_allow,
+            icon="alert",
+            tip="Says what that means before anything is run",
+        )
         self._of_ready = (self.extract, self.lens, self.format, self.report)
         self.box.addLayout(FlowRow(*self._of_ready, self.load, self.allow))
 

@@ -61,6 +61,7 @@ class ExportDialog(Dialog):
         self.box.addWidget(self.problem)
         self.box.addStretch(1)
         self.button = button("Export", self.submit, variant="primary", icon="upload")
+        self.button.setToolTip("Write the file; the set stays as it is")
         self.buttons.addWidget(self.button)
         self.add_close()
         self._watch = JobWatch(services, self)

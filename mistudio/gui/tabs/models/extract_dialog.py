@@ -91,6 +91,7 @@ class ExtractDialog(Dialog):
         self.note.hide()
         self.problem.hide()
         self.button = button("Extract", self.submit, variant="primary", icon="download")
+        self.button.setToolTip("Queue the extraction; it can be paused and resumed")
         self.buttons.addWidget(self.button)
         self.add_close()
         self._connect()

@@ -57,9 +57,15 @@ class FormatDialog(Dialog):
             )
         )
         self.box.addStretch(1)
-        self.report = button("Quantisation report", self._ask_report, icon="curve")
+        self.report = button(
+            "Quantisation report",
+            self._ask_report,
+            icon="curve",
+            tip="Measure what a quantised form costs on a text",
+        )
         self.buttons.insertWidget(0, self.report)
         self.button = button("Use this format", self.submit, variant="primary", icon="check")
+        self.button.setToolTip("Load the model in the marked format and keep it if that works")
         self.buttons.addWidget(self.button)
         self.add_close()
         self.button.setEnabled(False)

@@ -30,8 +30,8 @@ class LayerGrid(QWidget):
         super().__init__(parent)
         px = appearance().px
         self.title = label("Layers (0 selected)", "label")
-        self.all_button = button("All", self._take_all, variant="link")
-        self.none_button = button("None", self._take_none, variant="link")
+        self.all_button = button("All", self._take_all, variant="link", tip="Take every layer")
+        self.none_button = button("None", self._take_none, variant="link", tip="Take no layer")
         self._grid = QGridLayout()
         self._grid.setSpacing(px(6))
         for column in range(_COLUMNS):
@@ -55,6 +55,7 @@ class LayerGrid(QWidget):
         for layer in range(count):
             toggle = button(f"L{layer}", self._on_toggled, variant="toggle")
             toggle.setAccessibleName(f"Layer {layer}")
+            toggle.setToolTip(f"Read block {layer}; the first is 0")
             self._grid.addWidget(toggle, *divmod(layer, _COLUMNS))
             self.toggles.append(toggle)
         self.set_value(wanted)

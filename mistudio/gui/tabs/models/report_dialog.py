@@ -66,6 +66,7 @@ class ReportDialog(Dialog):
         kept = {"format": first} if first else {}
         self.form.set_values({"model": model.id, **kept})
         self.button = button("Run report", self.submit, variant="primary", icon="play")
+        self.button.setToolTip("Load both forms, one after the other, and compare them")
         self.form.action_row.addWidget(self.button)
         self.state = label("", "muted", wrap=True)
         self.bar = ProgressBar("purple")
@@ -102,8 +103,12 @@ class ReportDialog(Dialog):
         self.box.addWidget(self.none)
         self.box.addWidget(self.table)
         self.box.addStretch(1)
-        self.copy_button = button("Copy as table", self.copy, icon="copy")
-        self.cancel_button = button("Cancel the run", self.cancel, icon="close")
+        self.copy_button = button(
+            "Copy as table", self.copy, icon="copy", tip="Copy every stored report"
+        )
+        self.cancel_button = button(
+            "Cancel the run", self.cancel, icon="close", tip="End it; stored reports stay"
+        )
         self.cancel_button.hide()
         self.buttons.insertWidget(0, self.copy_button)
         self.buttons.insertWidget(1, self.cancel_button)

@@ -55,6 +55,7 @@ class ActivationSetDialog(Dialog):
         self.box.addWidget(self.place)
         self.which = Combo()
         self.which.setAccessibleName("Layer and hook")
+        self.which.setToolTip("Whose statistics are shown")
         guard_wheel(self.which)
         for found in page.hooks:
             name = HOOK_TEXTS.get(found.hook, (found.hook, ""))[0]

@@ -65,10 +65,16 @@ class ActivationSets(Card):
         self.problem = label("", "muted", wrap=True, selectable=True)
         self.open_button = button("Open", self._open, icon="curve", tip="Statistics and plots")
         self.verify_button = button("Verify", self._verify, icon="check", tip="Compare checksums")
-        self.export_button = button("Export .npy", self._export, icon="upload")
-        self.go_button = button("Resume", self._go_on, icon="play")
-        self.cancel_button = button("Cancel", self._cancel, icon="close")
-        self.delete_button = button("Delete", self._delete, icon="trash")
+        self.export_button = button(
+            "Export .npy", self._export, icon="upload", tip="Write one layer and hook for NumPy"
+        )
+        self.go_button = button("Resume", self._go_on, icon="play", tip="Pause it, or go on")
+        self.cancel_button = button(
+            "Cancel", self._cancel, icon="close", tip="End it; whole shards stay"
+        )
+        self.delete_button = button(
+            "Delete", self._delete, icon="trash", tip="Delete the chosen set and its files"
+        )
         self._actions = (
             self.open_button,
             self.verify_button,

@@ -77,8 +77,12 @@ class ArchitectureViewer(Dialog):
 
     def _parts_page(self, found: Architecture) -> QWidget:
         """The tree, and the panel of facts beside it."""
-        self.expand_button = button("Expand all", self._expand, variant="ghost")
-        self.collapse_button = button("Collapse all", self._collapse, variant="ghost")
+        self.expand_button = button(
+            "Expand all", self._expand, variant="ghost", tip="Open every block and module"
+        )
+        self.collapse_button = button(
+            "Collapse all", self._collapse, variant="ghost", tip="Show the blocks alone"
+        )
         left = QWidget()
         box = QVBoxLayout(left)
         box.setContentsMargins(0, appearance().px(8), 0, 0)
