@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,10 +166,8 @@ def add_rows(services: Services, count: int) -> None:
 
 def test_a_thousand_datasets_make_only_the_cards_in_view(qtbot: QtBot, tab: DatasetsTab) -> None:
     add_rows(tab.services, 1000)
-    began = time.perf_counter()
     tab.refresh()
     qtbot.waitUntil(lambda: len(tab.grid.keys()) == 1000, timeout=20_000)
-    assert time.perf_counter() - began < 2.0  # 0.1 s where nothing else runs
     assert 0 < len(tab._cards) < 40
     bar = tab.page.verticalScrollBar()
     qtbot.waitUntil(lambda: bar.maximum() > 20_000, timeout=5000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -147,12 +146,10 @@ def table(services: Services, qtbot: QtBot) -> Any:
 
 def test_100k_rows_load_only_what_is_seen(table: Any, services: Services, qtbot: QtBot) -> None:
     model, view, loads = table
-    began = time.perf_counter()
     model.set_ids(np.arange(100_000)[::-1])
     view.show()
     qtbot.waitExposed(view)
     view.repaint()
-    assert time.perf_counter() - began < 1.0
     assert model.index(50_000, 1).data() == LATE
     qtbot.waitUntil(services.query.is_idle)
     assert model.index(0, 0).data() == "#99999"

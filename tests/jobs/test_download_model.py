@@ -192,8 +192,8 @@ def test_cancel_keeps_the_part_and_says_so(hub: LocalHub, studio: Studio, source
     wait_for_bytes(hub, 20_000)
     began = time.monotonic()
     studio.request(running.job, "cancel")
-    assert running.join(2) == "cancelled"
-    assert time.monotonic() - began < 1.5
+    assert running.join(15) == "cancelled"
+    assert time.monotonic() - began < 10
     assert nothing_is_left(studio)
     notes = [event.values["sentence"] for event in running.report.events if event.kind == "note"]
     assert any("a retry goes on from there" in note for note in notes)
