@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from mistudio.core.config import Config, Violation, option
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
-ARCHITECTURES = ("batch_topk", "topk")
+ARCHITECTURES = ("batch_topk", "matryoshka_batch_topk", "topk")
+LEAST_NESTED = 32  # latents of a Matryoshka SAE
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class TrainConfig(Config):
     architecture: str = option(
         "batch_topk",
         "Architecture",
-        "topk keeps k latents per token; batch_topk keeps k per token on average over a batch.",
+        "topk keeps k latents per token; batch_topk keeps k per token on average over a batch; "
+        "matryoshka_batch_topk does the same with nested dictionaries, the first 1/32, 3/32, 7/32 "
+        "and 15/32 of the latents, that each reconstruct the input: general features come first.",
         choices=ARCHITECTURES,
     )
     layer: int = option(
@@ -38,7 +41,11 @@ class TrainConfig(Config):
         4096, "Latents", "Number of features to learn.", minimum=1, maximum=1_048_576
     )
     k: int = option(
-        32, "k", "Features active per token (batch_topk: on average).", minimum=1, maximum=65_536
+        32,
+        "k",
+        "Features active per token (topk: exactly, else on average).",
+        minimum=1,
+        maximum=65_536,
     )
     tokens: int = option(
         2_000_000,
@@ -172,6 +179,8 @@ class TrainConfig(Config):
     def check(self) -> Iterable[Violation]:
         if self.k > self.width:
             yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
+        if self.architecture == "matryoshka_batch_topk" and self.width < LEAST_NESTED:
+            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mistudio.ml.sae.registry import new_trainable
+from mistudio.core.configs import ARCHITECTURES
+from mistudio.core.errors import InvalidInput
+from mistudio.ml.sae.matryoshka import prefix_widths
+from mistudio.ml.sae.registry import TRAINABLE, new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, TrainableSae
+from mistudio.ml.training.optimizer import ClippedAdam
 
 NAMES = ("W_enc_FD", "b_enc_F", "W_dec_FO", "b_dec_O")
 
@@ -21,6 +25,14 @@ def prepared(architecture: str, d: int, m: int, k: int) -> TrainableSae:
     return sae
 
 
+def prefixes(sae: TrainableSae) -> list[int]:
+    """Sizes of the dictionaries that reconstruct the input, written out here once more."""
+    m = sae.n_latents
+    if sae.architecture == "matryoshka_batch_topk":
+        return [m // 32, 3 * m // 32, 7 * m // 32, 15 * m // 32, m]
+    return [m]
+
+
 def dense_loss(
     sae: TrainableSae, x: torch.Tensor, variance: float, auxiliary: Auxiliary | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -33,8 +45,11 @@ def dense_loss(
         flat = torch.zeros(f.numel(), dtype=f.dtype)
         flat[f.detach().flatten().topk(sae.k * len(x)).indices] = 1.0
         kept = flat.view_as(f)
-    y = (f * kept) @ p["W_dec_FO"] + p["b_dec_O"]
-    loss = (y - x).square().sum(1).mean() / variance
+    loss = torch.zeros((), dtype=f.dtype)
+    ends = prefixes(sae)
+    for end in ends:
+        y = (f * kept)[:, :end] @ p["W_dec_FO"][:end] + p["b_dec_O"]
+        loss = loss + (y - x).square().sum(1).mean() / variance / len(ends)
     if auxiliary is not None:
         dead = auxiliary.dead_N
         r = (x - y).detach()
@@ -47,7 +62,7 @@ def dense_loss(
     return loss, p
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("m", "aux"), [(96, None), (256, None), (96, (4, 16)), (256, (90, 8))])
 def test_gradients_equal_float64_autograd(
     architecture: str, m: int, aux: tuple[int, int] | None
@@ -74,6 +89,39 @@ def test_gradients_equal_float64_autograd(
         assert theirs.abs().max() > 1e-4
 
 
+def test_every_architecture_that_can_be_chosen_can_be_trained() -> None:
+    assert set(TRAINABLE) == set(ARCHITECTURES)
+
+
+def test_prefixes_of_a_matryoshka() -> None:
+    assert prefix_widths(4096) == (128, 384, 896, 1920, 4096)
+    for width in (32, 33, 47, 1000):
+        ends = prefix_widths(width)
+        assert ends[-1] == width
+        assert all(a < b for a, b in zip((0, *ends), ends, strict=False))
+    with pytest.raises(InvalidInput, match="at least 32"):
+        prefix_widths(31)
+
+
+def test_prefixes_of_a_matryoshka_learn_the_common_features_first() -> None:
+    """Planted directions, some of them frequent: the first block finds those."""
+    generator = torch.Generator().manual_seed(0)
+    directions_FD = torch.randn(64, 32, generator=generator)
+    directions_FD /= directions_FD.norm(dim=1, keepdim=True)
+    rate_F = torch.where(torch.arange(64) < 2, 0.5, 0.02)
+    sae = new_trainable("matryoshka_batch_topk", 32, 64, 3, seed=0)
+    optimizer = ClippedAdam(sae.parameters, 1.0)
+    for _ in range(600):
+        f_BF = (torch.rand(256, 64, generator=generator) < rate_F).float()
+        x_BD = f_BF @ directions_FD
+        sae.gradients(x_BD, float(x_BD.var(0).sum()))
+        optimizer.step(3e-3)
+        sae.normalise_decoder()
+    first = sae.parameters["W_dec_FO"][: prefix_widths(64)[0]]
+    assert len(first) == 2
+    assert ((directions_FD[:2] @ first.T).amax(1) > 0.9).all()
+
+
 def test_auxiliary_gradient_reaches_the_encoder_of_dead_latents() -> None:
     sae = prepared("topk", 16, 64, 2)
     sae.parameters["b_enc_F"][:8] = -1.0  # never among the two largest
@@ -88,7 +136,7 @@ def test_auxiliary_gradient_reaches_the_encoder_of_dead_latents() -> None:
     assert (grad[dead].abs().amax(1) > 0).any()
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_selected_zeros_are_inactive(architecture: str) -> None:
     sae = new_trainable(architecture, 8, 32, 4, seed=0)
     sae.parameters["b_enc_F"].fill_(-100.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mistudio.core.atomic import sha256_file
-from mistudio.core.configs import TrainConfig
+from mistudio.core.configs import ARCHITECTURES, TrainConfig
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import SilentReporter
@@ -82,7 +82,7 @@ def test_resume_on_a_real_stream_gives_the_same_bytes(tmp_path: Path) -> None:
     assert float(whole.sae.encode_sparse(x).l0.double().mean()) == pytest.approx(8, abs=1e-9)
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_benchmark_reports_consistent_figures(architecture: str) -> None:
     found = bench_train_step(32, 256, 8, 64, 3, architecture)
     assert found["step_over_gemm"] == pytest.approx(found["step_ms"] / found["gemm_ms"])

@@ -6,10 +6,13 @@ import torch
 
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.sae.batch_topk import BatchTopK
+from mistudio.ml.sae.matryoshka import MatryoshkaBatchTopK
 from mistudio.ml.sae.topk import TopK
 from mistudio.ml.sae.trainable import TrainableSae
 
-TRAINABLE: dict[str, type[TrainableSae]] = {kind.architecture: kind for kind in (TopK, BatchTopK)}
+TRAINABLE: dict[str, type[TrainableSae]] = {
+    kind.architecture: kind for kind in (TopK, BatchTopK, MatryoshkaBatchTopK)
+}
 
 
 def new_trainable(

@@ -85,7 +85,7 @@ class RunState:
     def take_in(self, result: StepResult, loss: float, tokens: int) -> None:
         """Update counters and averages after an accepted step."""
         self.tracker.update(result.counts_F, result.last_row_F, tokens)
-        if self.config.architecture == "batch_topk":
+        if self.config.architecture != "topk":
             self.threshold.update(result.smallest_kept, self.step)
         weight = LOSS_DECAY if self.accepted else 0.0
         self.loss_average = weight * self.loss_average + (1 - weight) * loss
@@ -148,7 +148,7 @@ def restore_run(
     """
     values = checkpoint.values
     stored = from_dict(TrainConfig, values["config"])
-    if config is not None and config_hash(config) != values["config_hash"]:
+    if config is not None and config != stored:
         raise Mismatch("The settings differ from those that this training was started with.")
     if origin is not None:
         for key, value in origin.items():

@@ -19,7 +19,12 @@ HOOK_TEXTS = {
     "mlp_out": "MLP output (mlp_out)",
     "attn_out": "attention output (attn_out)",
 }
-ARCHITECTURE_TEXTS = {"batch_topk": "BatchTopK", "topk": "TopK", "jumprelu": "JumpReLU"}
+ARCHITECTURE_TEXTS = {
+    "batch_topk": "BatchTopK",
+    "matryoshka_batch_topk": "Matryoshka BatchTopK",
+    "topk": "TopK",
+    "jumprelu": "JumpReLU",
+}
 
 
 def hook_pairs() -> Pairs:

@@ -8,7 +8,7 @@ from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mistudio.core.config import settings_of
-from mistudio.core.configs import TrainConfig
+from mistudio.core.configs import ARCHITECTURES, TrainConfig
 from mistudio.core.errors import InvalidInput, StudioError
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
@@ -63,7 +63,7 @@ class NewTraining(Card):
                 "layer": self.layer,
                 "hook": ChoiceEditor(hook_pairs()),
                 "architecture": ChoiceEditor(
-                    [(name, ARCHITECTURE_TEXTS[name]) for name in ("batch_topk", "topk")]
+                    [(name, ARCHITECTURE_TEXTS[name]) for name in ARCHITECTURES]
                 ),
             },
             columns=3,
