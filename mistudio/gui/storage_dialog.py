@@ -24,13 +24,13 @@ from mistudio.jobs.storage import KINDS, StoredItem, Usage
 
 COLUMNS = (
     Column("Name", lambda item: item.name, "name", tip=lambda item: item.name),
-    Column("Kind", lambda item: item.kind_name, "kind", 190),
+    Column("Kind", lambda item: item.kind_name, "kind", 230, tip=lambda item: item.kind_name),
     Column("Size", lambda item: format_bytes(item.size_bytes), "size", 110, numeric=True),
     Column(
         "Used by",
         lambda item: item.used_by or "nothing",
         "used",
-        240,
+        220,
         tip=lambda item: item.used_by or "Nothing needs it",
     ),
     Column("Made", lambda item: item.created_at[:10] or EM_DASH, "made", 120, numeric=True),
@@ -79,6 +79,7 @@ class StorageDialog(Dialog):
             grid.setColumnStretch(column, 1)
         for position, tile in enumerate(self.tiles.values()):
             tile.keep_narrow()
+            tile.box.addStretch(1)
             grid.addWidget(tile, position // TILE_COLUMNS, position % TILE_COLUMNS)
         self.box.addLayout(grid)
         self.kind.setAccessibleName("Kind")

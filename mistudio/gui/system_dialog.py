@@ -208,6 +208,7 @@ class SystemDialog(Dialog):
             whole = (0.0, 100.0) if "%" in title else None
             chart = CurvePlot(title, "minutes from now", digits=1, y_range=whole)
             chart.log_button.hide()
+            chart.shrink_to(120)
             for curve in curves:
                 chart.add_series(curve.name, curve.color)
             charts.addWidget(chart, position // 2, position % 2)

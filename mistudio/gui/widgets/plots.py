@@ -112,6 +112,13 @@ class _Chart(QWidget):
         px = appearance().px
         return QSize(px(320), px(220))
 
+    def shrink_to(self, height: float) -> None:
+        """Let the plot be as low as `height` px (at a 16-px font) where a page has little room."""
+        self.plot.setMinimumHeight(appearance().px(height))
+        # a page of wrapped texts asks for the wanted height, which would make it scroll
+        self.setMinimumHeight(self.minimumSizeHint().height())
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)
+
     def reset_view(self) -> None:
         """Zoom to all data and follow it again."""
         self.plot.enableAutoRange()

@@ -25,7 +25,7 @@ class SetPlots(QWidget):
         self.means.add_series("mean", "blue")
         self.variances.add_series("variance", "purple")
         for chart in (self.norms, self.means, self.variances):
-            chart.plot.setMinimumHeight(appearance().px(112))
+            chart.shrink_to(120)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, appearance().px(8), 0, 0)
         grid.setSpacing(appearance().px(8))

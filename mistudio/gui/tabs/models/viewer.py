@@ -112,14 +112,17 @@ def module_tree(modules: Sequence[Module]) -> QTreeWidget:
     tree.setHeaderLabels(list(_HEADINGS))
     tree.setAlternatingRowColors(True)
     tree.setUniformRowHeights(True)
-    tree.setIndentation(appearance().px(16))
+    font = tree.font()
+    font.setPixelSize(appearance().px(14))
+    tree.setFont(font)
+    tree.setIndentation(appearance().px(12))
     tree.addTopLevelItems([_item(module) for module in modules])
     header = tree.header()
     header.setStretchLastSection(False)
     tree.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     for column in _FIGURES:
         header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
-    header.resizeSection(0, appearance().px(72))
+    header.resizeSection(0, appearance().px(66))
     header.setSectionResizeMode(_NAME, QHeaderView.ResizeMode.Stretch)
     tree.headerItem().setTextAlignment(_FIGURES[-1], _RIGHT)
     return tree
@@ -134,11 +137,11 @@ def _item(module: Module) -> QTreeWidgetItem:
     short = heads.partition(" (")[0].rstrip(", ")
     words = " · ".join(part for part in (module.name, kind, short) if part)
     if not module.shape and mlp:
-        shape = mlp + widths
+        shape = widths
     texts = [str(module.index), words, shape, module.dtype or EM_DASH, format_count(module.params)]
     item = QTreeWidgetItem(texts)
     item.setToolTip(_NAME, whole)
-    item.setToolTip(_FIGURES[0], shape)
+    item.setToolTip(_FIGURES[0], shape if module.shape else whole)
     for column in _FIGURES:
         item.setFont(column, mono_font(13))
     item.setTextAlignment(_FIGURES[-1], _RIGHT)
