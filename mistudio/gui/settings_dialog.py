@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QFormLayout, QWidget
 
 from mistudio.core.errors import StudioError
@@ -10,7 +10,7 @@ from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
-from mistudio.gui.widgets.cards import label
+from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.editors import (
     CheckEditor,
     ChoiceEditor,
@@ -19,6 +19,7 @@ from mistudio.gui.widgets.editors import (
     TextEditor,
 )
 from mistudio.jobs import hub_pages
+from mistudio.jobs.hub_pages import TokenState
 
 CHOICES = {
     "theme": ("Theme", (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop"))),
@@ -66,6 +67,7 @@ class SettingsDialog(Dialog):
         self._add(form, "hub_address", "Hub address", TextEditor("https://huggingface.co"))
         self._add(form, "proxy", "Proxy for the Hub", TextEditor("http://host:port"))
         self._add(form, "offline", "", CheckEditor("Work offline: never ask the Hub"))
+        self._add_token(form)
         self._add(form, "confirm_close", "", CheckEditor("Ask before closing while a job runs"))
         place = label(str(services.studio.paths.home), "mono", wrap=True, selectable=True)
         form.addRow(label("Data folder", "label"), place)
@@ -81,6 +83,35 @@ class SettingsDialog(Dialog):
         editor.changed.connect(self._on_changed)
         self.editors[name] = editor
         form.addRow(label(text, "label"), editor)
+
+    def _add_token(self, form: QFormLayout) -> None:
+        """Whether the Hugging Face token store holds a token, and the way to take it out."""
+        self.token_state = label("…", "muted", wrap=True)
+        self.forget_button = button(
+            "Forget it",
+            self.forget_token,
+            tip="Removes the token from your Hugging Face token store. Private and gated "
+            "repositories then ask for one again; other programs lose it too.",
+        )
+        self.forget_button.hide()
+        form.addRow(label("Access token", "label"), row(self.token_state, self.forget_button, None))
+        self._services.network.ask(_token_state, self._on_token_state)
+
+    def _on_token_state(self, state: TokenState) -> None:
+        self.token_state.setText(
+            "One is in your Hugging Face token store." if state.has_stored else "None is stored."
+        )
+        self.forget_button.setVisible(state.has_stored)
+
+    @Slot()
+    def forget_token(self) -> None:
+        """Take the token out of the token store."""
+        self._services.network.ask(
+            _forget_token, self._on_token_state, on_error=self._on_not_forgotten
+        )
+
+    def _on_not_forgotten(self, sentence: str, _details: str) -> None:
+        self._banners.show_banner(sentence, level="error")
 
     def _on_changed(self) -> None:
         """Take over what is valid; name what is not."""
@@ -107,6 +138,15 @@ class SettingsDialog(Dialog):
             self._services.settings.save()
         except StudioError as error:
             self._banners.show_banner(error.sentence, level="error")
+
+
+def _token_state(_db: object) -> TokenState:
+    return hub_pages.token_state()
+
+
+def _forget_token(_db: object) -> TokenState:
+    hub_pages.forget_token()
+    return hub_pages.token_state()
 
 
 def _look(services: Services) -> tuple[str, int]:

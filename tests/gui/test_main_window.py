@@ -28,11 +28,12 @@ from mistudio.gui.main_window import CHANGES, MainWindow
 from mistudio.gui.services import Tab
 from mistudio.gui.settings_dialog import SettingsDialog
 from mistudio.gui.theme import appearance
-from mistudio.jobs import registry
+from mistudio.jobs import hub_pages, registry
 from mistudio.jobs.context import JobContext, JobKind
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs as job_rows
 from mistudio.store.tables import JOBS
+from tests.helpers.local_hub import GOOD_TOKEN, LocalHub
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,21 @@ def test_settings_name_what_is_out_of_range(window: MainWindow) -> None:
     assert dialog.problem.text() == "Font size (px) must lie between 11 and 24."
     stored = SettingsFile(window.services.studio.paths.settings).values
     assert (stored.font_px, stored.threads) == (14, 2)
+    dialog.close()
+
+
+def test_the_stored_access_token_can_be_forgotten(
+    window: MainWindow, hub: LocalHub, qtbot: QtBot
+) -> None:
+    hub_pages.remember_token(GOOD_TOKEN)
+    dialog = SettingsDialog(window.services, window)
+    dialog.show()
+    qtbot.waitUntil(dialog.forget_button.isVisible)
+    assert GOOD_TOKEN not in dialog.token_state.text()
+    qtbot.mouseClick(dialog.forget_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: dialog.token_state.text() == "None is stored.")
+    assert not dialog.forget_button.isVisible()
+    assert not hub_pages.token_state().has_stored
     dialog.close()
 
 
