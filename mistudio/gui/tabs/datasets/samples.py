@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QComboBox, QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from mistudio.core.config import from_dict
@@ -27,6 +28,7 @@ from mistudio.jobs.tokenize_preview import Chip
 from mistudio.store.records import JobRow, TokenizationRow
 
 _PAGE_SIZES = (10, 50, 100)
+_AT_ONCE = 8  # cards filled before the window may draw
 
 
 class SamplesPage(QWidget):
@@ -88,6 +90,10 @@ class SamplesPage(QWidget):
         line.addWidget(self.next)
         line.setStretch(0, 1)
         outer.addLayout(line)
+        self._filled = 0  # cards that show the page's samples
+        self._going_on = QTimer(self)
+        self._going_on.setSingleShot(True)
+        self._going_on.timeout.connect(self._show_some)
         self.area = QScrollArea()
         self.area.setWidgetResizable(True)
         self.area.setFrameShape(QFrame.Shape.NoFrame)
@@ -146,19 +152,28 @@ class SamplesPage(QWidget):
         self._tell(page)
 
     def _show_cards(self, *told: object) -> None:
+        for card in self._cards[len(self._page.samples) :]:
+            card.hide()
+        self._going_on.stop()
+        self._filled = 0
+        self._show_some()
+
+    def _show_some(self) -> None:
+        """Fill the next cards; a page of new ones at once would hold the window up."""
         words, in_tokens = self.search.text().strip(), bool(self.view.currentData())
-        samples = self._page.samples
-        while len(self._cards) < len(samples):
+        samples, first = self._page.samples, self._filled
+        self._filled = min(first + _AT_ONCE, len(samples))
+        while len(self._cards) < self._filled:
             card = SampleCard()
             card.tokens_wanted.connect(self._ask_tokens_of)
             self._cards.append(card)
             self._list.insertWidget(self._list.count() - 1, card)
-        for card in self._cards[len(samples) :]:
-            card.hide()
-        for card, sample in zip(self._cards, samples, strict=False):
-            card.show_sample(sample, words, in_tokens=in_tokens)
-            card.show()
-        if in_tokens:
+        for position in range(first, self._filled):
+            self._cards[position].show_sample(samples[position], words, in_tokens=in_tokens)
+            self._cards[position].show()
+        if self._filled < len(samples):
+            self._going_on.start()
+        elif in_tokens:
             self._ask_tokens(self._cards[: len(samples)])
 
     def _tell(self, page: SamplePage) -> None:
