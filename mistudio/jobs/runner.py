@@ -308,7 +308,11 @@ class Studio:
         return self.finish_now(self.submit(kind, config), reporter, control)
 
     def finish_now(self, job_id: str, reporter: Reporter, control: JobControl) -> Result:
-        """Run a queued job here to its end; returns its result or raises why there is none."""
+        """Run a queued job here to its end; returns its result or raises why there is none.
+
+        `status` is the job's, unless the result tells another of what was made (a model that is
+        "incompatible").
+        """
         self.execute(job_id, reporter, control, wait=True)
         job = JOBS.get(self.db(), job_id)
         if job.status == "failed":
@@ -319,7 +323,7 @@ class Studio:
             raise failure
         if job.status == "cancelled":
             raise Cancelled
-        return {**(job.result or {}), "job": job.id, "status": job.status}
+        return {"status": job.status, **(job.result or {}), "job": job.id}
 
 
 def as_studio_error(error: Exception) -> StudioError:
