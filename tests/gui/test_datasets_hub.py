@@ -361,8 +361,10 @@ def test_a_gated_dataset_from_search_to_samples(
     tab.open(row.id)
     settle(qtbot, services)
     dialog: Any = tab._dialogs[row.id]
-    assert dialog.samples.place.text() == "1–40 of 40"
-    assert "alice/stories" in dialog.overview.facts["On the Hub"].text()
+    dialog.pages.setCurrentIndex(1)
+    settle(qtbot, services)
+    assert dialog.page("Samples").place.text() == "1–40 of 40"
+    assert "alice/stories" in dialog.page("Overview").facts["On the Hub"].text()
     dialog.close()
     services.settings.save()
     home = services.studio.paths.home

@@ -80,6 +80,32 @@ def open_details(qtbot: QtBot, tab: DatasetsTab, dataset_id: str) -> DatasetDial
     return dialog
 
 
+def visit(qtbot: QtBot, tab: DatasetsTab, dialog: DatasetDialog, name: str) -> Any:
+    """Turn to a page of a dataset's dialog."""
+    dialog.pages.setCurrentIndex(PAGE_NAMES.index(name))
+    settle(qtbot, tab.services)
+    page = dialog.page(name)
+    assert dialog.pages.currentWidget() is page
+    return page
+
+
+PAGE_NAMES = ("Overview", "Samples", "Tokenization", "Statistics")
+
+
+def test_a_dataset_opens_with_its_first_page_only(
+    qtbot: QtBot, tab: DatasetsTab, tmp_path: Path
+) -> None:
+    row = import_stories(qtbot, tab, tmp_path)
+    dialog = open_details(qtbot, tab, row.id)
+    assert [dialog.pages.tabText(i) for i in range(4)] == list(PAGE_NAMES)
+    assert list(dialog._made) == ["Overview"]
+    for name in reversed(PAGE_NAMES):
+        visit(qtbot, tab, dialog, name)
+    assert set(dialog._made) == set(PAGE_NAMES)
+    assert [dialog.pages.tabText(i) for i in range(4)] == list(PAGE_NAMES)
+    dialog.close()
+
+
 def test_empty_tab_offers_the_sample(qtbot: QtBot, services: Services, window_stub: Any) -> None:
     tab = DatasetsTab(services)
     qtbot.addWidget(tab)
@@ -218,8 +244,8 @@ def test_filters(qtbot: QtBot, tab: DatasetsTab) -> None:
 def test_samples_page_by_page_and_searched(qtbot: QtBot, tab: DatasetsTab, tmp_path: Path) -> None:
     row = import_stories(qtbot, tab, tmp_path)
     dialog = open_details(qtbot, tab, row.id)
-    page = dialog.samples
-    assert dialog.overview.tiles["Samples"].value() == "80"
+    page = visit(qtbot, tab, dialog, "Samples")
+    assert dialog.page("Overview").tiles["Samples"].value() == "80"
     assert page.place.text() == "1–50 of 80"
     page.next.click()
     settle(qtbot, tab.services)
@@ -248,8 +274,7 @@ def test_tokenising_shows_original_text(qtbot: QtBot, tab: DatasetsTab, tmp_path
         studio.db(), name="tiny", origin="folder", path=str(folder), status="ready"
     )
     dialog = open_details(qtbot, tab, row.id)
-    page = dialog.tokenization
-    dialog.pages.setCurrentWidget(page)
+    page = visit(qtbot, tab, dialog, "Tokenization")
     assert page.form.models.value() == model.id
     page.form.form.set_values({"context": "32"})
     page.form.submit()
@@ -265,8 +290,7 @@ def test_tokenising_shows_original_text(qtbot: QtBot, tab: DatasetsTab, tmp_path
     page.view.next.click()
     settle(qtbot, tab.services)
     assert page.view.chips.text() != first
-    statistics = dialog.statistics
-    dialog.pages.setCurrentWidget(statistics)
+    statistics = visit(qtbot, tab, dialog, "Statistics")
     statistics.of.setCurrentIndex(statistics.of.findData(made.id))
     assert statistics.tiles["Tokens"].value() == f"{made.tokens:,}"
     assert statistics.parts.rowCount() == 3
@@ -280,7 +304,7 @@ def test_without_a_model_a_tokenizer_is_named(
 ) -> None:
     row = import_stories(qtbot, tab, tmp_path)
     folder = save_tiny_llama(tmp_path / "tiny")
-    form = open_details(qtbot, tab, row.id).tokenization.form
+    form = visit(qtbot, tab, open_details(qtbot, tab, row.id), "Tokenization").form
     form.to_models.click()
     assert window_stub.opened == [("Models", {})]
     assert form.form.fields["tokenizer"].isVisibleTo(form)
@@ -300,7 +324,9 @@ def test_without_a_model_a_tokenizer_is_named(
     made = TOKENIZATIONS.select(tab.services.studio.db())[0]
     assert made.model_id is None
     assert made.tokens == pytest.approx(said, rel=0.1)
-    assert tab._dialogs[row.id].tokenization._cards[made.id].name.text().startswith("tiny, 16")
+    assert (
+        tab._dialogs[row.id].page("Tokenization")._cards[made.id].name.text().startswith("tiny, 16")
+    )
     kept = tab.services.settings.recall("tokenize")
     assert kept["tokenizer"] == str(folder)
     assert "column" not in kept
@@ -323,7 +349,7 @@ def test_a_tokenizer_of_the_hub_is_asked_for_first(
     monkeypatch.setattr(
         tokenize_preview, "fetch_tokenizer", lambda _, config: got.append(config.tokenizer)
     )
-    form = open_details(qtbot, tab, row.id).tokenization.form
+    form = visit(qtbot, tab, open_details(qtbot, tab, row.id), "Tokenization").form
     form.form.set_values({"tokenizer": "some/model"})
     settle(qtbot, tab.services, lambda: not form.trial.get.isHidden())
     assert form.trial.count.text() == "It is not on this machine yet."
@@ -353,7 +379,7 @@ def test_samples_by_split_length_and_as_tokens(
     )  # fmt: skip
     tab.refresh()
     settle(qtbot, tab.services)
-    page = open_details(qtbot, tab, row.id).samples
+    page = visit(qtbot, tab, open_details(qtbot, tab, row.id), "Samples")
     splits = (row.statistics or {})["splits"]
     first, behind = splits["test"]
     page.split.setCurrentIndex(page.split.findData("test"))
@@ -385,7 +411,7 @@ def test_the_word_index_is_built_on_request(qtbot: QtBot, tab: DatasetsTab, tmp_
     DATASETS.update(db, row.id, is_indexed=0)
     tab.refresh()
     settle(qtbot, tab.services)
-    page = open_details(qtbot, tab, row.id).samples
+    page = visit(qtbot, tab, open_details(qtbot, tab, row.id), "Samples")
     assert not page.build_index.isVisibleTo(page)
     page.search.setText("fox")
     page.search.returnPressed.emit()
