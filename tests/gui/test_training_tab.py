@@ -348,7 +348,13 @@ def test_checkpoints_and_evaluation_of_a_run(qtbot: Any, desk: Desk, monkeypatch
     ]
     assert [line[5] for line in texts] == ["newest", "best"]
     pane = card.panes["evaluation"]
-    assert pane.table.texts()[0] == ["Explained variance", "0.8123", "0.8000 to 0.8200", "10,000"]
+    shown_rows = pane.table.texts()
+    assert shown_rows[0] == ["Reconstruction", "", "", ""]
+    assert shown_rows[1] == ["Explained variance", "0.8123", "0.8000 to 0.8200", "10,000"]
+    assert "constant error" in pane.table.item(1, 0).toolTip()
+    assert pane.table.columnSpan(0, 0) == 4
+    heads = [line[0] for line in shown_rows if line[1] == ""]
+    assert heads == ["Reconstruction", "Sparsity", "Cost to the language model", "Latents"]
     assert ["Never fired", "1.56 %", "—", "10,000"] in pane.table.texts()
     assert not any("KL" in line[0] for line in pane.table.texts())  # not a number: not shown
     sent: list[Any] = []
@@ -569,7 +575,7 @@ def test_details_of_an_sae(qtbot: Any, desk: Desk) -> None:
     assert facts["Layer and hook"] == "L3.resid_post"
     assert facts["Latents"] == "256"
     assert facts["Folder"].endswith("saes/one")
-    assert len(dialog.evaluation.table.texts()) == 5
+    assert len(dialog.evaluation.table.texts()) == 9  # five figures in four groups
     dialog.close()
 
 

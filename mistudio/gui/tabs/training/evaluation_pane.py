@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.training.figures import figure_rows, figure_tips
+from mistudio.gui.tabs.training.figures import figure_rows
 from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
@@ -49,10 +49,11 @@ class EvaluationPane(QWidget):
         self.sae = sae
         self.evaluate_button.setVisible(sae is not None)
         rows = figure_rows(figures)
-        self.empty.setText("" if rows else _nothing(sae))
-        self.table.setVisible(bool(rows))
+        self.empty.setText("" if rows.texts else _nothing(sae))
+        self.table.setVisible(bool(rows.texts))
         if not unchanged:
-            self.table.set_rows(rows, figure_tips(figures))
+            self.table.set_rows(rows.texts, rows.tips)
+            self.table.head(rows.headings)
             self._show_densities(figures)
 
     def _show_densities(self, figures: Mapping[str, Any]) -> None:
