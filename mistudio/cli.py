@@ -23,7 +23,7 @@ Verb = Callable[..., None]
 
 
 def _verb(name: str) -> Verb:
-    from mistudio import commands, library_commands
+    from mistudio import commands, evaluation_commands, library_commands
     from mistudio.core import configs, dataset_configs, model_configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
@@ -33,7 +33,6 @@ def _verb(name: str) -> Verb:
         "model_lens": ("prompt_lens", model_configs.PromptLensConfig),
         "activations_verify": ("verify_activations", model_configs.VerifyActivationsConfig),
         "activations_export": ("export_activations", model_configs.ExportActivationsConfig),
-        "sae_eval": ("evaluate", configs.EvaluateConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),
         "sae_import": ("import_sae", configs.ImportSaeConfig),
         "features_extract": ("harvest", configs.HarvestConfig),
@@ -47,7 +46,10 @@ def _verb(name: str) -> Verb:
         if name.startswith(f"{made}_"):
             kind = name.removeprefix(f"{made}_").removesuffix("s" if made == "search_hub" else "")
             return getattr(library_commands, made)(kind)
-    return getattr(library_commands, name, None) or getattr(commands, name)
+    for module in (library_commands, evaluation_commands):
+        if hasattr(module, name):
+            return getattr(module, name)
+    return getattr(commands, name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mistudio
-from mistudio.core import configs, dataset_configs, model_configs
+from mistudio.core import comparison_configs, configs, dataset_configs, model_configs
 from mistudio.core.config import add_arguments, names_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
     saes = group("sae", "the SAE library")
     command(saes, "list", "list_saes", "list SAEs")
     command(saes, "show", "show_sae", "show one SAE").add_argument("sae", nargs="?", default="last")
-    command(saes, "eval", "sae_eval", "measure on held-out text", configs.EvaluateConfig, "sae")
+    evaluation, comparison = configs.EvaluateConfig, comparison_configs.CompareSaesConfig
+    command(saes, "eval", "evaluate_sae", "measure on held-out text", evaluation, "sae")
+    about = "two SAEs of one hook on the same held-out text"
+    command(saes, "compare", "compare_saes", about, comparison, "sae", "other")
     command(
         saes, "export", "sae_export", "write for other programs", configs.ExportSaeConfig, "sae"
     )

@@ -31,6 +31,7 @@ KIND_ICONS = {
     "import_model": "chip",
     "train": "curve",
     "evaluate": "check_circle",
+    "compare_saes": "table",
     "export_sae": "upload",
     "import_sae": "download",
     "harvest": "features",

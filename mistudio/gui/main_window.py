@@ -62,6 +62,7 @@ CHANGES = {
     "import_model": ("models",),
     "train": ("trainings", "checkpoints", "saes", "tokenizations"),
     "evaluate": ("saes",),
+    "compare_saes": (),
     "export_sae": (),
     "import_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),

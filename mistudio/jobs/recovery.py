@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mistudio.jobs.runner import Studio
 
 _TOKENISING = (
-    "'tokenize', 'train', 'evaluate', 'harvest', 'demo', 'extract_activations', 'probe_extraction'"
+    "'tokenize', 'train', 'evaluate', 'compare_saes', 'harvest', 'demo', 'extract_activations', "
+    "'probe_extraction'"
 )
 _INDEXING = "'index_dataset', 'import_dataset', 'download_dataset', 'add_sample', 'demo'"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.core import configs, dataset_configs, model_configs
+from mistudio.core import comparison_configs, configs, dataset_configs, model_configs
 from mistudio.core.config import Config
 from mistudio.jobs import (
     activation_files,
     check_model,
+    compare_saes,
     demo,
     download_dataset,
     download_model,
@@ -160,6 +161,14 @@ JOB_KINDS: dict[str, JobKind] = {
         ),
         JobKind(
             "evaluate", "gpu", "Evaluate", configs.EvaluateConfig, evaluate.run, evaluate.prepare
+        ),
+        JobKind(
+            "compare_saes",
+            "gpu",
+            "Compare",
+            comparison_configs.CompareSaesConfig,
+            compare_saes.run,
+            compare_saes.prepare,
         ),
         JobKind("export_sae", "io", "Export SAE", configs.ExportSaeConfig, sae_library.run_export),
         JobKind("import_sae", "io", "Import SAE", configs.ImportSaeConfig, sae_library.run_import),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QPoint, QPointF, Qt, QTimer
+from PySide6.QtCore import QItemSelectionModel, QPoint, QPointF, Qt, QTimer
 from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QApplication
 
+from mistudio.core.comparison_configs import CompareSaesConfig
 from mistudio.core.configs import EvaluateConfig, HarvestConfig, TrainConfig
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import InvalidInput
@@ -21,10 +23,12 @@ from mistudio.gui.lanes import Lanes
 from mistudio.gui.reporting import Drained, Note, Progress
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training import TrainingTab
+from mistudio.gui.tabs.training.compare_dialog import CompareDialog
 from mistudio.gui.tabs.training.metrics_pane import MetricsPane
 from mistudio.gui.tabs.training.run_card import RunCard
 from mistudio.gui.tabs.training.series import MetricSeries, smoothed
 from mistudio.store import trainings
+from mistudio.store.jobs import add_job
 from mistudio.store.tables import JOBS, SAES, TRAININGS
 from tests.gui.training_world import (
     EVALUATION,
@@ -348,7 +352,13 @@ def test_checkpoints_and_evaluation_of_a_run(qtbot: Any, desk: Desk, monkeypatch
     ]
     assert [line[5] for line in texts] == ["newest", "best"]
     pane = card.panes["evaluation"]
-    assert pane.table.texts()[0] == ["Explained variance", "0.8123", "0.8000 to 0.8200", "10,000"]
+    shown_rows = pane.table.texts()
+    assert shown_rows[0] == ["Reconstruction", "", "", ""]
+    assert shown_rows[1] == ["Explained variance", "0.8123", "0.8000 to 0.8200", "10,000"]
+    assert "constant error" in pane.table.item(1, 0).toolTip()
+    assert pane.table.columnSpan(0, 0) == 4
+    heads = [line[0] for line in shown_rows if line[1] == ""]
+    assert heads == ["Reconstruction", "Sparsity", "Cost to the language model", "Latents"]
     assert ["Never fired", "1.56 %", "—", "10,000"] in pane.table.texts()
     assert not any("KL" in line[0] for line in pane.table.texts())  # not a number: not shown
     sent: list[Any] = []
@@ -569,7 +579,109 @@ def test_details_of_an_sae(qtbot: Any, desk: Desk) -> None:
     assert facts["Layer and hook"] == "L3.resid_post"
     assert facts["Latents"] == "256"
     assert facts["Folder"].endswith("saes/one")
-    assert len(dialog.evaluation.table.texts()) == 5
+    assert len(dialog.evaluation.table.texts()) == 9  # five figures in four groups
+    dialog.close()
+
+
+def select_both(library: Any, *ids: str) -> None:
+    """Click a row, then another with Ctrl held."""
+    flags = QItemSelectionModel.SelectionFlag
+    for sae_id in ids:
+        index = library.model.index(library.model.position(sae_id), 0)
+        mode = flags.ClearAndSelect if sae_id == ids[0] else flags.Select
+        library.table.selectionModel().setCurrentIndex(index, mode | flags.Rows)
+
+
+def test_two_chosen_saes_are_compared(qtbot: Any, desk: Desk) -> None:
+    a = add_sae(desk.db, desk.world, "alpha")
+    b = add_sae(desk.db, desk.world, "beta")
+    other = add_sae(desk.db, desk.world, "gamma", layer=4)
+    tab = shown(qtbot, desk)
+    tab.show_view(1)
+    library = tab.library
+    qtbot.waitUntil(lambda: texts(tab, 0) == ["gamma", "beta", "alpha"])
+    button = library.buttons["compare"]
+    tab.select(sae=a.id)
+    qtbot.waitUntil(lambda: library.buttons["details"].isEnabled())
+    assert not button.isEnabled()
+    assert "Select two" in button.toolTip()
+    select_both(library, a.id, b.id)
+    assert button.isEnabled()
+    assert not any(library.buttons[name].isEnabled() for name in ("delete", "rename", "steer"))
+    desk.services.publisher.publish("saes")
+    settle(qtbot, desk)
+    library.refresh()
+    settle(qtbot, desk)
+    qtbot.waitUntil(lambda: [sae.name for sae in library.chosen()] == ["beta", "alpha"])
+    assert button.isEnabled()  # the selection outlives the refresh
+    select_both(library, a.id, other.id)
+    assert not button.isEnabled()
+    assert "same layer and hook" in button.toolTip()
+    select_both(library, b.id, a.id)
+    button.click()
+    dialog = library.findChild(CompareDialog)
+    assert dialog.names.text() == "A: beta\nB: alpha"
+    dialog.start()  # neither has a text of its own
+    assert "Choose a dataset" in dialog.problem.text()
+    dialog.close()
+    select_both(library, b.id)
+    assert library.current().id == b.id
+    assert library.buttons["delete"].isEnabled()
+
+
+def test_a_comparison_is_shown(qtbot: Any, desk: Desk, monkeypatch: Any) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        desk.services.studio,
+        "submit",
+        lambda kind, config, title="": sent.append((kind, config)) or "j",
+    )
+    a, b = (add_sae(desk.db, desk.world, name) for name in ("alpha", "beta"))
+    tab = shown(qtbot, desk)
+    dialog = CompareDialog(desk.services, a, b, tab)
+    settle(qtbot, desk)
+    dialog.show()
+    dialog.form.fields["dataset"].editor.set_value("tales")
+    dialog.start()
+    config = CompareSaesConfig(sae=a.id, other=b.id, dataset="tales")
+    assert sent == [("compare_saes", config)]
+    assert not dialog.start_button.isEnabled()
+    result = {
+        "n": 1000,
+        "documents": 50,
+        "ce_n": 500,
+        "ce_documents": 25,
+        "metrics": {
+            "ev": {"a": 0.8, "b": 0.7, "difference": -0.1, "interval": [-0.12, -0.08]},
+            "dead": {"a": 0.0, "b": 0.1, "difference": 0.1, "interval": None},
+        },
+        "overlap": {
+            "threshold": 0.7,
+            "edges": [-1.0, 0.0, 1.0],
+            "pairs": 3,
+            **{f"latents_{x}": 4 for x in "ab"},
+            **{f"mean_{x}": 0.5 for x in "ab"},
+            **{f"shared_{x}": 0.75 for x in "ab"},
+            **{f"histogram_{x}": [1, 3] for x in "ab"},
+        },
+    }
+    job = add_job(desk.db, "compare_saes", "gpu", "Compare", {})
+    JOBS.update(desk.db, job.id, status="completed", result=result)
+    dialog._job = job.id
+    dialog._watch.ended.emit(JOBS.get(desk.db, job.id))
+    assert dialog.table.texts() == [
+        ["Reconstruction", "", "", "", "", ""],
+        ["Explained variance", "0.8000", "0.7000", "-0.1000", "-0.1200 to -0.0800", "●"],
+        ["Latents", "", "", "", "", ""],
+        ["Never fired", "0.00 %", "10.00 %", "+10.00 %", "—", ""],
+    ]
+    assert "1,000 tokens of 50 documents" in dialog.rests_on.text()
+    assert "3 pairs are each other's nearest" in dialog.overlap.text()
+    assert dialog.start_button.isEnabled()
+    dialog.copy()
+    assert "Explained variance\t0.8000" in QApplication.clipboard().text()
+    dialog._watch.ended.emit(dataclasses.replace(job, status="failed", error_message="No."))
+    assert dialog.problem.text() == "No."
     dialog.close()
 
 

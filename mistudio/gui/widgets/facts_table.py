@@ -55,6 +55,7 @@ class FactsTable(QTableWidget):
     def set_rows(self, rows: Sequence[Sequence[str]], tips: Sequence[str] = ()) -> None:
         """Show these rows; the selected row stays."""
         current = self.currentRow()
+        self.clearSpans()
         self.setRowCount(len(rows))
         for place, texts in enumerate(rows):
             for column, text in enumerate(texts):
@@ -65,6 +66,17 @@ class FactsTable(QTableWidget):
         if 0 <= current < len(rows):
             self.selectRow(current)
         self.setFixedHeight(self._height())
+
+    def head(self, places: Sequence[int]) -> None:
+        """Set these rows off as headings of the rows below them."""
+        for place in places:
+            self.setSpan(place, 0, 1, self.columnCount())
+            item = self.item(place, 0)
+            if item is not None:
+                font = item.font()
+                font.setBold(True)
+                item.setFont(font)
+                item.setFlags(Qt.ItemFlag.ItemIsEnabled)
 
     def _height(self) -> int:
         """That of the heading and the rows seen at once, and of a scroll bar if it takes one."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,66 +13,43 @@ from torch.nn import functional
 
 from mistudio.ml.activations.capture import first_tensor
 from mistudio.ml.data.token_store import PADDING
-from mistudio.ml.evaluation.reconstruction import Bootstrap
 from mistudio.ml.loading import LoadedModel
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-LOGIT_ENTRIES = 1 << 25  # logits held at a time (128 MB in float32)
+LOGIT_ENTRIES = 1 << 25  # logits of one pass (128 MB in float32)
+CHUNK_ENTRIES = 1 << 22  # log-probabilities held at a time (16 MB)
 
 
 class LossSums:
-    """Cross-entropy in nats and KL(clean‖patched), summed per group of documents.
+    """Cross-entropy in nats and KL(clean‖patched), summed in float64 per group of documents.
 
     A position counts if its own token is kept and the next token is no padding.
     """
 
+    _NAMES = ("n", "clean", "sae", "zero", "kl_sae", "kl_zero")
+
     def __init__(self, groups: int) -> None:
-        self.count_G = np.zeros(groups)
-        self._sums: dict[str, np.ndarray] = {
-            name: np.zeros(groups) for name in ("clean", "sae", "zero", "kl_sae", "kl_zero")
-        }
+        self._sums = {name: torch.zeros(groups, dtype=torch.float64) for name in self._NAMES}
 
     @property
     def tokens(self) -> int:
         """Predictions counted."""
-        return int(self.count_G.sum())
+        return int(self._sums["n"].sum())
 
     def add(self, group_T: np.ndarray, **per_token: torch.Tensor) -> None:
         """Add per-token values: clean, sae, zero, kl_sae, kl_zero."""
-        np.add.at(self.count_G, group_T, 1)
+        group = torch.from_numpy(np.asarray(group_T, dtype=np.int64))
+        self._sums["n"].index_add_(0, group, torch.ones(len(group), dtype=torch.float64))
         for name, values_T in per_token.items():
-            np.add.at(self._sums[name], group_T, values_T.double().cpu().numpy())
+            self._sums[name].index_add_(0, group, values_T.double().cpu())
 
-    def metrics(self) -> dict[str, Any]:
-        """ce_clean, ce_sae, ce_zero, ce_gap, ce_loss_score, kl_div, kl_div_score, ce_n."""
-        n = self.tokens
-        if n == 0:
-            return {"ce_n": 0, "ce_loss_score": None, "ce_gap": None, "kl_div_score": None}
-        total = {name: float(values.sum()) / n for name, values in self._sums.items()}
-        return {
-            "ce_n": n,
-            "ce_clean": total["clean"],
-            "ce_sae": total["sae"],
-            "ce_zero": total["zero"],
-            "ce_gap": total["sae"] - total["clean"],
-            "ce_loss_score": _ratio(total["zero"] - total["sae"], total["zero"] - total["clean"]),
-            "kl_div": total["kl_sae"],
-            "kl_div_zero": total["kl_zero"],
-            "kl_div_score": _ratio(total["kl_zero"] - total["kl_sae"], total["kl_zero"]),
-        }
-
-    def intervals(self, bootstrap: Bootstrap, present: np.ndarray) -> dict[str, Any]:
-        """95 % interval of ce_loss_score over documents."""
-        clean, sae, zero = (
-            bootstrap.sums(self._sums[name][present]) for name in ("clean", "sae", "zero")
-        )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            score_R = (zero - sae) / (zero - clean)
-        return {"ce_loss_score": bootstrap.interval(score_R)}
+    def per_group(self) -> dict[str, np.ndarray]:
+        """The sums by name, [G]."""
+        return {name: values.numpy() for name, values in self._sums.items()}
 
 
-class ThreeForwards:
-    """Runs the model clean, with the SAE in place, and with zeros at the hook."""
+class PatchedForwards:
+    """Runs the model clean, with reconstructions in place, and with zeros at the hook."""
 
     def __init__(self, loaded: LoadedModel, module: nn.Module) -> None:
         self._loaded, self._module = loaded, module
@@ -98,35 +74,60 @@ class ThreeForwards:
         logits_BSV: torch.Tensor,
         keep_BS: torch.Tensor,
         scored_BS: torch.Tensor,
-        recon_TO: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Per scored position: cross-entropy of the three passes and KL to the clean one.
+        recons_TO: Sequence[torch.Tensor],
+    ) -> list[dict[str, torch.Tensor]]:
+        """For each reconstruction, per scored position: cross-entropy and KL to the clean pass.
 
-        `recon_TO` replaces the activations of kept positions, the others keep theirs; zeros
+        A reconstruction replaces the activations of kept positions, the others keep theirs; zeros
         replace all. `scored_BS` are positions whose next token counts.
         """
 
-        def patch(x_BSD: torch.Tensor) -> torch.Tensor:
-            patched = x_BSD.clone()
-            patched[keep_BS] = recon_TO.to(x_BSD.dtype)
-            return patched
+        def patch(recon_TO: torch.Tensor) -> Change:
+            def change(x_BSD: torch.Tensor) -> torch.Tensor:
+                patched = x_BSD.clone()
+                patched[keep_BS] = recon_TO.to(x_BSD.dtype)
+                return patched
+
+            return change
 
         target_T = ids_BS.to(logits_BSV.device).roll(-1, dims=1)[scored_BS]
-        clean_TV = functional.log_softmax(logits_BSV[scored_BS].float(), dim=-1)
-        found = {"clean": functional.nll_loss(clean_TV, target_T, reduction="none")}
-        for name, change in (("sae", patch), ("zero", torch.zeros_like)):
+        clean_TV = logits_BSV[scored_BS]
+        clean_T = _losses(clean_TV, clean_TV, target_T)[0]
+        found = []
+        for change in (torch.zeros_like, *(patch(recon) for recon in recons_TO)):
             with changed(self._module, change, ids_BS.shape):
-                logits_BSV = self._logits(ids_BS)
-            other_TV = functional.log_softmax(logits_BSV[scored_BS].float(), dim=-1)
-            found[name] = functional.nll_loss(other_TV, target_T, reduction="none")
-            found[f"kl_{name}"] = functional.kl_div(
-                other_TV, clean_TV, reduction="none", log_target=True
-            ).sum(-1)
-        return found
+                patched_TV = self._logits(ids_BS)[scored_BS]
+            found.append(_losses(patched_TV, clean_TV, target_T))
+        zero_T, kl_zero_T = found[0]
+        return [
+            {"clean": clean_T, "zero": zero_T, "kl_zero": kl_zero_T, "sae": sae_T, "kl_sae": kl_T}
+            for sae_T, kl_T in found[1:]
+        ]
 
     def _logits(self, ids_BS: torch.Tensor) -> torch.Tensor:
         ids_BS = ids_BS.to(self._loaded.device)
         return self._loaded.model(input_ids=ids_BS, use_cache=False).logits
+
+
+def _losses(
+    patched_TV: torch.Tensor, clean_TV: torch.Tensor, target_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the patched logits and KL(clean‖patched) per position, in float32."""
+    step = max(1, CHUNK_ENTRIES // patched_TV.shape[1])
+    losses: list[torch.Tensor] = []
+    divergences: list[torch.Tensor] = []
+    for start in range(0, len(target_T), step):
+        part = slice(start, start + step)
+        patched = functional.log_softmax(patched_TV[part].float(), dim=-1)
+        clean = functional.log_softmax(clean_TV[part].float(), dim=-1)
+        losses.append(functional.nll_loss(patched, target_T[part], reduction="none"))
+        divergences.append(
+            functional.kl_div(patched, clean, reduction="none", log_target=True).sum(-1)
+        )
+    if not losses:
+        none = torch.zeros(0, device=patched_TV.device)
+        return none, none
+    return torch.cat(losses), torch.cat(divergences)
 
 
 @contextmanager
@@ -158,8 +159,3 @@ def scored_positions(keep_BS: torch.Tensor, mask_BS: np.ndarray) -> torch.Tensor
 def rows_per_pass(context: int, vocab_size: int) -> int:
     """Rows whose logits stay within `LOGIT_ENTRIES`."""
     return max(1, LOGIT_ENTRIES // (context * vocab_size))
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    ratio = part / whole if whole else math.nan
-    return ratio if math.isfinite(ratio) else None

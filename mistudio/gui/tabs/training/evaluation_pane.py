@@ -10,8 +10,9 @@ from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.training.figures import figure_rows, figure_tips
+from mistudio.gui.tabs.training.figures import figure_rows
 from mistudio.gui.tabs.training.reads import Run
+from mistudio.gui.tabs.training.sae_forms import evaluate_form
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
@@ -32,7 +33,15 @@ class EvaluationPane(QWidget):
         self.histogram = HistogramPlot("Latents by firing rate", "log10(firing rate)")
         self.histogram.setMinimumHeight(appearance().px(220))
         self.empty = label("", "muted", wrap=True)
-        self.evaluate_button = button("Evaluate now", self.evaluate, icon="curve")
+        self.evaluate_button = button(
+            "Evaluate now",
+            self.evaluate,
+            icon="curve",
+            tip="Measure again on held-out documents of the text it was trained on",
+        )
+        self.other_button = button(
+            "Other text", self.other_text, icon="text", tip="Choose the text and how much of it"
+        )
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         shown = QHBoxLayout()
@@ -40,19 +49,21 @@ class EvaluationPane(QWidget):
         shown.addWidget(self.table, 3)
         shown.addWidget(self.histogram, 2)
         box.addLayout(shown)
-        box.addLayout(row(self.evaluate_button, self.empty, None))
+        box.addLayout(row(self.evaluate_button, self.other_button, self.empty, None))
 
     def show_sae(self, sae: SaeRow | None) -> None:
         """Show an SAE's stored figures; None: there is no SAE yet."""
         figures = (sae.evaluation if sae else None) or {}
         unchanged = self.sae is not None and sae == self.sae
         self.sae = sae
-        self.evaluate_button.setVisible(sae is not None)
+        for found in (self.evaluate_button, self.other_button):
+            found.setVisible(sae is not None)
         rows = figure_rows(figures)
-        self.empty.setText("" if rows else _nothing(sae))
-        self.table.setVisible(bool(rows))
+        self.empty.setText("" if rows.texts else _nothing(sae))
+        self.table.setVisible(bool(rows.texts))
         if not unchanged:
-            self.table.set_rows(rows, figure_tips(figures))
+            self.table.set_rows(rows.texts, rows.tips)
+            self.table.head(rows.headings)
             self._show_densities(figures)
 
     def _show_densities(self, figures: Mapping[str, Any]) -> None:
@@ -70,6 +81,11 @@ class EvaluationPane(QWidget):
             self._services.banner(f"Queued: evaluation of {self.sae.name}.")
         except StudioError as error:
             self._services.banner(error.sentence, level="error", details=error.details)
+
+    def other_text(self) -> None:
+        """Ask for the text to measure on."""
+        if self.sae is not None:
+            evaluate_form(self._services, self.sae, self).show()
 
 
 class RunEvaluationPane(EvaluationPane):

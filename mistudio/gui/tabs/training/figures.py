@@ -1,88 +1,60 @@
-"""The figures of an SAE's evaluation as rows of text, each with its interval."""
+"""The figures of an SAE's evaluation as rows of a table, in groups."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from mistudio.core.units import EM_DASH, format_count
+from mistudio.core.sae_figures import FIGURES, GROUPS, differences, is_number, measured
+from mistudio.core.units import EM_DASH
 
 
-class Figure(NamedTuple):
-    """A metric as shown: its key in the evaluation, name, number format and meaning."""
+class Rows(NamedTuple):
+    """Texts and tooltips of rows; `headings` are the numbers of those that head a group."""
 
-    key: str
-    name: str
-    digits: int
-    percent: bool
-    meaning: str
+    texts: list[list[str]]
+    tips: list[str]
+    headings: list[int]
 
 
-FIGURES = (
-    Figure("ev", "Explained variance", 4, False, "1 is perfect; 1 - FVU over held-out tokens"),
-    Figure("l0", "L0", 2, False, "Features active per token, on average"),
-    Figure("ce_loss_score", "CE loss score", 4, False, "Share of the loss recovered: 1 is all"),
-    Figure("dead", "Never fired", 2, True, "Share of latents silent on these tokens"),
-    Figure("kl_div_score", "KL score", 4, False, "1 - KL with the SAE / KL with zeros"),
-    Figure("fvu", "Unexplained variance (FVU)", 4, False, "Error over total variance"),
-    Figure("cossim", "Cosine similarity", 4, False, "Of input and reconstruction"),
-    Figure("l2_ratio", "Length ratio", 4, False, "Length of the reconstruction over the input's"),
-    Figure("relative_reconstruction_bias", "Reconstruction bias", 4, False, "1 is unbiased"),
-    Figure("mse", "Mean squared error", 5, False, "Per token, summed over the width"),
-    Figure("ce_clean", "CE loss, model", 4, False, "Nats per token of the untouched model"),
-    Figure(
-        "ce_sae", "CE loss, with the SAE", 4, False, "Nats per token, reconstruction patched in"
-    ),
-    Figure("ce_zero", "CE loss, zeros", 4, False, "Nats per token, the hook set to zero"),
-)
-
-
-LOSS_KEYS = ("ce_loss_score", "kl_div_score", "ce_clean", "ce_sae", "ce_zero")
-
-
-def figure_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
+def figure_rows(evaluation: Mapping[str, Any]) -> Rows:
     """Name, value, 95 % interval and n of every figure that was measured."""
-    intervals = evaluation.get("intervals") or {}
-    return [
+    lines = measured(evaluation)
+    return _grouped([(x.figure, [x.figure.name, x.value, x.interval, x.n]) for x in lines], 4)
+
+
+def comparison_rows(comparison: Mapping[str, Any]) -> Rows:
+    """Name, value of A and B, difference and its interval of every figure of a comparison.
+
+    A difference whose interval leaves 0 out is marked.
+    """
+    return _grouped(
         [
-            figure.name,
-            _number(figure, evaluation[figure.key]),
-            _interval(figure, intervals.get(figure.key)),
-            format_count(evaluation.get("ce_n" if figure.key in LOSS_KEYS else "n")),
-        ]
-        for figure in _measured(evaluation)
-    ]
-
-
-def figure_tips(evaluation: Mapping[str, Any]) -> list[str]:
-    """What each row of `figure_rows` means."""
-    return [figure.meaning for figure in _measured(evaluation)]
+            (
+                x.figure,
+                [x.figure.name, x.first, x.second, x.difference, x.interval, "●" if x.sure else ""],
+            )
+            for x in differences(comparison)
+        ],
+        6,
+    )
 
 
 def short_figure(evaluation: Mapping[str, Any] | None, key: str) -> str:
     """One figure for a table cell; an em-dash until it was measured."""
-    found = (f for f in _measured(evaluation or {}) if f.key == key)
-    shown = next(found, None)
-    return EM_DASH if shown is None else _number(shown, (evaluation or {})[key])
+    value = (evaluation or {}).get(key)
+    found = next((f for f in FIGURES if f.key == key), None)
+    return found.text(value) if found and value is not None and is_number(value) else EM_DASH
 
 
-def _measured(evaluation: Mapping[str, Any]) -> list[Figure]:
-    return [f for f in FIGURES if _is_number(evaluation.get(f.key))]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _number(figure: Figure, value: float) -> str:
-    if figure.percent:
-        return f"{100 * value:.{figure.digits}f} %"
-    return f"{value:,.{figure.digits}f}"
-
-
-def _interval(figure: Figure, bounds: Any) -> str:
-    if not bounds:
-        return EM_DASH
-    low, high = (_number(figure, float(bound)) for bound in bounds[:2])
-    return f"{low} to {high}"
+def _grouped(lines: Sequence[tuple[Any, list[str]]], columns: int) -> Rows:
+    found = Rows([], [], [])
+    for group, members in groupby(lines, key=lambda line: line[0].group):
+        found.headings.append(len(found.texts))
+        found.texts.append([group, *[""] * (columns - 1)])
+        found.tips.append(GROUPS[group])
+        for figure, texts in members:
+            found.texts.append(texts)
+            found.tips.append(f"{figure.meaning} ({figure.key})")
+    return found

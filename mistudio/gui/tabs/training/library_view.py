@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from PySide6.QtCore import QTimer, Slot
-from PySide6.QtWidgets import QInputDialog, QLineEdit, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import QItemSelectionModel, QTimer, Slot
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QInputDialog,
+    QLineEdit,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
+from mistudio.gui.tabs.training.compare_dialog import CompareDialog
 from mistudio.gui.tabs.training.sae_details import SaeDetails
 from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form, import_form
 from mistudio.gui.tabs.training.sae_rows import COLUMNS, sae_ids, sae_rows
@@ -35,10 +44,12 @@ class LibraryView(QWidget):
         kept = services.settings.recall("training.sae_sort", ["created", True])
         self._sort, self._descending = str(kept[0]), bool(kept[1])
         self._wanted = ""
+        self._chosen: list[str] = []  # ids of the selected rows
         self.search = SearchField("Search SAEs by name, model, origin or architecture")
         self.model = BlockTableModel(COLUMNS, sae_rows, services.query, self)
         self.table = RowTable(self.model)
         self.table.setAccessibleName("SAE library")
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.empty = EmptyState(
             "features", "There is no SAE yet. Train one, or import one.", "Import", self.import_sae
         )
@@ -46,6 +57,7 @@ class LibraryView(QWidget):
             "details": button("Details", self.details, icon="info"),
             "rename": button("Rename", self.rename, icon="edit"),
             "evaluate": button("Evaluate", self.evaluate, icon="curve"),
+            "compare": button("Compare", self.compare, icon="table"),
             "features": button("Find features", self.find_features, icon="bolt"),
             "steer": button("Steer", self.steer, icon="sliders"),
             "export": button("Export", self.export, icon="upload"),
@@ -78,6 +90,7 @@ class LibraryView(QWidget):
         self.model.sort_requested.connect(self._on_sort)
         self.model.block_loaded.connect(self._offer)
         self.table.chosen.connect(self._on_chosen)
+        self.table.selectionModel().selectionChanged.connect(self._on_selection)
         self.table.opened.connect(self.details)
         self._services.publisher.changed.connect(self._on_published)
 
@@ -93,24 +106,28 @@ class LibraryView(QWidget):
         """Make an SAE the current one, now or once it is read."""
         self._wanted = sae_id
         if not self.table.select_id(sae_id):
+            self._chosen = []
             self.search.clear()
             self.refresh()
 
     def current(self) -> SaeRow | None:
-        """The selected SAE, None without one."""
-        index = self.table.currentIndex()
-        return self.model.row(index.row()) if index.isValid() else None
+        """The selected SAE, None unless exactly one is selected and read."""
+        found = self.chosen()
+        return found[0] if len(self._chosen) == len(found) == 1 else None
 
     @Slot(object)
     def _on_ids(self, ids: list[str]) -> None:
-        chosen, scroll = self._wanted, self.table.verticalScrollBar().value()
+        chosen, several = self._wanted, list(self._chosen)
+        scroll = self.table.verticalScrollBar().value()
         self.model.set_ids(ids)
         if chosen:
             self.table.select_id(chosen)
+        if len(several) > 1:
+            self._select_also(several)
         self.table.verticalScrollBar().setValue(scroll)
         searched = bool(self.search.text().strip())
         self._pages.setCurrentIndex(TABLE if ids or searched else EMPTY)
-        self._offer()
+        self._on_selection()
 
     @Slot(object)
     def _on_chosen(self, sae_id: Any) -> None:
@@ -118,14 +135,53 @@ class LibraryView(QWidget):
         self._offer()
 
     @Slot()
+    def _on_selection(self) -> None:
+        rows = self.table.selectionModel().selectedRows()
+        self._chosen = [str(self.model.id_at(index.row())) for index in rows]
+        self._offer()
+
+    def _select_also(self, ids: Sequence[str]) -> None:
+        flags = QItemSelectionModel.SelectionFlag
+        for sae_id in ids:
+            if (position := self.model.position(sae_id)) >= 0:
+                self.table.selectionModel().select(
+                    self.model.index(position, 0), flags.Select | flags.Rows
+                )
+
+    def chosen(self) -> list[SaeRow]:
+        """The selected SAEs that are read already, from the top."""
+        places = sorted(self.model.position(sae_id) for sae_id in self._chosen)
+        rows = [self.model.row(place) for place in places if place >= 0]
+        return [row for row in rows if row is not None]
+
+    def _offer_compare(self) -> None:
+        pair = self.chosen()
+        why = ""
+        if len(pair) != 2:
+            why = "Select two SAEs of the same hook: hold Ctrl and click the second"
+        elif pair[0].model_id is None or pair[0].model_id != pair[1].model_id:
+            why = "These two do not read the same model of the library"
+        elif len({(sae.layer, sae.hook_in, sae.hook_out) for sae in pair}) > 1:
+            why = "These two do not read the same layer and hook"
+        self.buttons["compare"].setEnabled(not why)
+        self.buttons["compare"].setToolTip(why or "Measure both on the same held-out documents")
+
+    @Slot()
     def _offer(self) -> None:
-        """Only what the selected SAE allows can be pressed; the tooltip says why not."""
+        """Only what the selected SAEs allow can be pressed; the tooltip says why not."""
+        self._offer_compare()
         sae = self.current()
+        several = len(self._chosen) > 1
         reads_model = sae is not None and sae.model_id is not None
         for name, found in self.buttons.items():
+            if name == "compare":
+                continue
             needs_model = name in ("evaluate", "features", "steer")
-            found.setEnabled(sae is not None and (reads_model or not needs_model))
-            if sae is None:
+            allowed = sae is not None and (reads_model or not needs_model)
+            found.setEnabled(allowed and not several)
+            if several:
+                found.setToolTip("Several SAEs are selected; select one")
+            elif sae is None:
                 found.setToolTip("Select an SAE first")
             elif needs_model and not reads_model:
                 found.setToolTip("Its model is not in the library; import it, then the SAE again")
@@ -168,6 +224,11 @@ class LibraryView(QWidget):
         """Measure it on held-out documents of a dataset."""
         if (sae := self.current()) is not None:
             evaluate_form(self._services, sae, self).show()
+
+    def compare(self) -> None:
+        """Put the two selected SAEs side by side, the upper one as A."""
+        if len(pair := self.chosen()) == 2:
+            CompareDialog(self._services, pair[0], pair[1], self).show()
 
     def find_features(self) -> None:
         """Harvest features over the SAE's own text and show the Features tab."""

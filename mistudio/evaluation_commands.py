@@ -1,0 +1,51 @@
+"""The command line's verbs that measure SAEs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mistudio.commands import run_job
+from mistudio.console import Console
+from mistudio.core.comparison_configs import CompareSaesConfig
+from mistudio.core.config import from_arguments
+from mistudio.core.configs import EvaluateConfig
+from mistudio.core.sae_figures import differences, measured, overlap_sentence
+from mistudio.jobs.runner import Studio
+
+Arguments = argparse.Namespace
+
+
+def evaluate_sae(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Measure an SAE on held-out documents; the figures stay with it."""
+    found = run_job(studio, console, "evaluate", from_arguments(EvaluateConfig, arguments))
+    lines = [
+        f"{found['n']:,} tokens of {found['documents']:,} held-out documents; the model's loss on "
+        f"{found.get('ce_n', 0):,} of {found.get('ce_documents', 0):,}."
+    ]
+    rows = [[line.figure.name, line.value, line.interval] for line in measured(found)]
+    console.result(found, lines + _aligned([["", "value", "95 % interval"], *rows]))
+
+
+def compare_saes(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Two SAEs of the same hook on the same held-out documents."""
+    config = from_arguments(CompareSaesConfig, arguments)
+    found = run_job(studio, console, "compare_saes", config)
+    lines = [
+        f"A is {found['a']['name']}, B is {found['b']['name']}; {found['n']:,} tokens of "
+        f"{found['documents']:,} held-out documents, drawn for both at once."
+    ]
+    rows = [
+        [x.figure.name, x.first, x.second, x.difference, x.interval, "*" if x.sure else ""]
+        for x in differences(found)
+    ]
+    lines += _aligned([["", "A", "B", "B - A", "95 % interval", ""], *rows])
+    console.result(found, [*lines, overlap_sentence(found["overlap"])])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

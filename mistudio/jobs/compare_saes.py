@@ -1,0 +1,100 @@
+"""Two SAEs of the same hook, measured on the same held-out documents."""
+
+from __future__ import annotations
+
+from mistudio.core.comparison_configs import CompareSaesConfig
+from mistudio.core.config import from_dict
+from mistudio.core.configs import TrainConfig
+from mistudio.core.errors import InvalidInput, Mismatch, NotFound
+from mistudio.jobs import lookup, sae_library
+from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.evaluate import LOSS_TOKENS, reference_norm, text_for
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import SaeRow, TokenizationRow
+
+
+def prepare(studio: Studio, config: CompareSaesConfig) -> None:
+    """Refuse SAEs that cannot be compared before anything is queued."""
+    first, second = _pair(studio, config)
+    lookup.model_of(studio, first)
+    if not config.dataset:
+        _own_text(studio, first, second)
+
+
+def run(ctx: JobContext, config: CompareSaesConfig) -> Result:
+    """Figures of both, paired differences and overlap of features; `a` and `b` name the SAEs.
+
+    A token counts if it does under the masks of both trainings.
+    """
+    from mistudio.ml.data.tokenize import TokenStore
+    from mistudio.ml.evaluation.compare import compare
+    from mistudio.ml.evaluation.measure import TextPart
+
+    first, second = _pair(ctx.studio, config)
+    model = lookup.model_of(ctx.studio, first)
+    owner = first if config.dataset else _own_text(ctx.studio, first, second)
+    tokens: TokenizationRow = text_for(ctx, owner, model, config.dataset)
+    ctx.report.progress(0.0, "loading the model")
+    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    saes = [sae_library.read_sae(ctx.studio, row).to(loaded.device) for row in (first, second)]
+    store = TokenStore(ctx.paths.absolute(tokens.path or ""))
+    trainings = [from_dict(TrainConfig, row.config or {}) for row in (first, second)]
+    limits = [
+        training.norm_cut * reference_norm(ctx, row, sae, loaded, store)
+        for training, row, sae in zip(trainings, (first, second), saes, strict=True)
+    ]
+    text = TextPart(
+        store,
+        norm_limit=min(limits),
+        mask_special=any(training.mask_special for training in trainings),
+        max_tokens=config.tokens,
+        max_loss_tokens=LOSS_TOKENS,
+    )
+    found = compare(
+        saes[0],
+        saes[1],
+        loaded,
+        first.layer or 0,
+        first.hook_in or "",
+        text,
+        ctx.report,
+        ctx.control,
+    )
+    return {
+        "a": {"id": first.id, "name": first.name},
+        "b": {"id": second.id, "name": second.name},
+        "tokenization": tokens.id,
+        **found,
+    }
+
+
+def _pair(studio: Studio, config: CompareSaesConfig) -> tuple[SaeRow, SaeRow]:
+    first, second = lookup.sae(studio, config.sae), lookup.sae(studio, config.other)
+    if first.id == second.id:
+        raise InvalidInput("Name two different SAEs.")
+    for row in (first, second):
+        if row.layer is None or row.hook_in is None:
+            raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
+    if first.model_id != second.model_id:
+        raise Mismatch(
+            f"SAE {first.name!r} reads {first.model_name or 'an unknown model'}, {second.name!r} "
+            f"reads {second.model_name or 'an unknown model'}; compare SAEs of the same model."
+        )
+    places = [(row.layer, row.hook_in, row.hook_out) for row in (first, second)]
+    if places[0] != places[1]:
+        raise Mismatch(
+            f"SAE {first.name!r} reads layer {first.layer} {first.hook_in}, {second.name!r} layer "
+            f"{second.layer} {second.hook_in}; compare SAEs of the same hook."
+        )
+    return first, second
+
+
+def _own_text(studio: Studio, first: SaeRow, second: SaeRow) -> SaeRow:
+    """The SAE whose training text is read: the first that has one."""
+    for row in (first, second):
+        try:
+            lookup.training_tokenization(studio, row)
+        except NotFound:
+            continue
+        return row
+    raise NotFound("Neither SAE has a text of its own here. Choose a dataset.")
