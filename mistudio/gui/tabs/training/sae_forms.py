@@ -104,7 +104,7 @@ def evaluate_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog
 
 
 def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
-    """Write an SAE as a SAELens folder."""
+    """Write an SAE for another program."""
     folder = services.studio.paths.exports / _file_name(sae.name)
     return JobDialog(
         services,
@@ -113,7 +113,8 @@ def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
         ExportSaeConfig(sae=sae.id, out=str(folder)),
         ("format", "out"),
         {"out": PathEditor("folder")},
-        explanation="Writes cfg.json and sae_weights.safetensors into a new folder.",
+        explanation="Writes the files that the chosen program reads into a new folder. SAELens: "
+        "cfg.json and sae_weights.safetensors. dictionary_learning: ae.pt and config.json.",
         action="Export",
         icon="upload",
         command="sae export",
@@ -122,15 +123,16 @@ def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
 
 
 def import_form(services: Services, parent: QWidget) -> JobDialog:
-    """Add an SAE from a SAELens folder."""
+    """Add an SAE of this or another program."""
     dialog = JobDialog(
         services,
         "Import SAE",
         "import_sae",
         ImportSaeConfig(),
         ("path", "name", "model", "layer", "hook"),
-        {"path": PathEditor("folder"), "model": LibraryChoice("As the file says")},
-        explanation="Reads a SAELens folder: cfg.json and sae_weights.safetensors.",
+        {"path": PathEditor("either"), "model": LibraryChoice("As the file says")},
+        explanation="Choose the folder of an SAE, or a file in it. SAELens and "
+        "dictionary_learning are told apart by their files.",
         action="Import",
         icon="download",
         command="sae import",
