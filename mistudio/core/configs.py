@@ -9,7 +9,7 @@ from mistudio.core.config import Config, Violation, option
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
 ARCHITECTURES = ("batch_topk", "matryoshka_batch_topk", "topk")
-SAE_FORMATS = ("saelens", "dictionary_learning")  # that an SAE is written in
+SAE_FORMATS = ("saelens", "dictionary_learning", "sparsify")  # that an SAE is written in
 LEAST_NESTED = 32  # latents of a Matryoshka SAE
 
 

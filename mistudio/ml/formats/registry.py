@@ -14,6 +14,7 @@ from mistudio.ml.formats.dictionary_learning import (
     write_dictionary_learning,
 )
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
+from mistudio.ml.formats.sparsify import read_sparsify, write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
 
 Reader = Callable[[Path], tuple[SparseAutoencoder, dict[str, Any]]]
@@ -42,6 +43,7 @@ FORMATS = (
         read_dictionary_learning,
         write_dictionary_learning,
     ),
+    SaeFormat("sparsify", "sparsify", ("sae.safetensors",), read_sparsify, write_sparsify),
 )
 
 
