@@ -6,10 +6,8 @@ differ only in what config.json says, so nothing is read without it.
 
 from __future__ import annotations
 
-import errno
 import pickle
 import re
-import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mistudio.core.errors import Damaged, Mismatch, NotFound, Unsupported, from_os_error
+from mistudio.core.errors import Damaged, Mismatch, Unsupported
 from mistudio.ml.formats.foreign import (
     assemble,
     b_enc_with_subtraction,
@@ -25,6 +23,7 @@ from mistudio.ml.formats.foreign import (
     known,
     new_folder,
     read_json,
+    reading,
     take,
     write_text_json,
 )
@@ -34,18 +33,6 @@ from mistudio.ml.sae.fold import fold_decoder_norms
 PROGRAM = "dictionary_learning"
 WEIGHTS_FILE = "ae.pt"
 CONFIG_FILE = "config.json"
-# what torch's reader raises on bytes that are no file of its own
-BROKEN = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    struct.error,
-)
 LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
 PLAIN = ("W_enc", "b_enc", "W_dec", "b_dec")
 # class: (tensors, tensors that only its training needs)
@@ -102,10 +89,8 @@ def read_dictionary_learning(folder: Path) -> tuple[SparseAutoencoder, dict[str,
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .pt file, without running any code that it may hold."""
-    if not path.is_file():
-        raise NotFound(f"There is no {path.name} in {path.parent}.")
     try:
-        with warnings.catch_warnings():
+        with reading(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about other protocols of pickle: read or refused
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -113,16 +98,6 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             f"{path.name} in {path.parent} is damaged, or holds more than tensors: "
             "files that could run code are not read.",
             details=str(error),
-        ) from None
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # how a seek beyond what is left of the file fails
-            raise from_os_error(error, f"read {path.name}") from error
-        raise Damaged(
-            f"{path.name} in {path.parent} is damaged or incomplete.", details=str(error)
-        ) from None
-    except BROKEN as error:
-        raise Damaged(
-            f"{path.name} in {path.parent} is damaged or incomplete.", details=str(error)
         ) from None
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +24,40 @@ from mistudio.core.errors import (
     from_os_error,
 )
 from mistudio.ml.sae.base import SparseAutoencoder
+
+# what readers of binary files raise on bytes that are no such file
+BROKEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None, None, None]:
+    """Turn what goes wrong while a binary file is read into `NotFound` or `Damaged`."""
+    if not path.is_file():
+        raise NotFound(f"There is no {path.name} in {path.parent}.")
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # how a seek to before the start of a cut file fails
+            raise from_os_error(error, f"read {path.name}") from error
+        details = str(error)
+    except BROKEN as error:
+        details = str(error)
+    else:
+        return
+    raise Damaged(f"{path.name} in {path.parent} is damaged or incomplete.", details=details)
 
 
 def read_json(path: Path, program: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mistudio.ml.formats.dictionary_learning import (
     read_dictionary_learning,
     write_dictionary_learning,
 )
+from mistudio.ml.formats.gemma_scope import read_gemma_scope
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import read_sparsify, write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
@@ -44,6 +45,7 @@ FORMATS = (
         write_dictionary_learning,
     ),
     SaeFormat("sparsify", "sparsify", ("sae.safetensors",), read_sparsify, write_sparsify),
+    SaeFormat("gemma_scope", "Gemma Scope", ("params.npz",), read_gemma_scope),
 )
 
 
