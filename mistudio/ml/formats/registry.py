@@ -15,6 +15,7 @@ from mistudio.ml.formats.dictionary_learning import (
 )
 from mistudio.ml.formats.gemma_scope import read_gemma_scope
 from mistudio.ml.formats.gemma_scope_2 import read_gemma_scope_2
+from mistudio.ml.formats.llama_scope import read_llama_scope
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import read_sparsify, write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
@@ -48,6 +49,12 @@ FORMATS = (
     SaeFormat("sparsify", "sparsify", ("sae.safetensors",), read_sparsify, write_sparsify),
     SaeFormat("gemma_scope", "Gemma Scope", ("params.npz",), read_gemma_scope),
     SaeFormat("gemma_scope_2", "Gemma Scope 2", ("params.safetensors",), read_gemma_scope_2),
+    SaeFormat(
+        "llama_scope",
+        "Llama Scope",
+        ("hyperparams.json", "checkpoints/final.safetensors"),
+        read_llama_scope,
+    ),
 )
 
 

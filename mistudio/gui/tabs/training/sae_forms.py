@@ -134,7 +134,8 @@ def import_form(services: Services, parent: QWidget) -> JobDialog:
         ("path", "name", "model", "layer", "hook"),
         {"path": PathEditor("either"), "model": LibraryChoice("As the file says")},
         explanation="Choose the folder of an SAE, or a file in it. SAELens, "
-        "dictionary_learning and sparsify are told apart by their files.",
+        "dictionary_learning, sparsify, Gemma Scope 1 and 2 and Llama Scope are told apart by "
+        "their files.",
         action="Import",
         icon="download",
         command="sae import",
