@@ -8,9 +8,36 @@ from dataclasses import dataclass
 from mistudio.core.config import Config, Violation, option
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
-ARCHITECTURES = ("batch_topk", "matryoshka_batch_topk", "topk")
+TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
+DENSE_FAMILY = ("standard", "gated", "jumprelu")
+ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
+JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
 SAE_FORMATS = ("saelens", "dictionary_learning", "sparsify")  # that an SAE is written in
 LEAST_NESTED = 32  # latents of a Matryoshka SAE
+
+
+def _keeps_k(config: TrainConfig) -> bool:
+    return config.architecture in TOPK_FAMILY
+
+
+def _aims_at_k(config: TrainConfig) -> bool:
+    return _keeps_k(config) or _is_quadratic(config)
+
+
+def _is_dense(config: TrainConfig) -> bool:
+    return config.architecture in DENSE_FAMILY
+
+
+def _is_jumprelu(config: TrainConfig) -> bool:
+    return config.architecture == "jumprelu"
+
+
+def _is_quadratic(config: TrainConfig) -> bool:
+    return _is_jumprelu(config) and config.jumprelu_penalty == "quadratic"
+
+
+def _is_steered_to_l0(config: TrainConfig) -> bool:
+    return _is_dense(config) and not _is_quadratic(config)
 
 
 @dataclass(frozen=True)
@@ -26,7 +53,8 @@ class TrainConfig(Config):
         "Architecture",
         "topk keeps k latents per token; batch_topk keeps k per token on average over a batch; "
         "matryoshka_batch_topk does the same with nested dictionaries, the first 1/32, 3/32, 7/32 "
-        "and 15/32 of the latents, that each reconstruct the input: general features come first.",
+        "and 15/32 of the latents, that each reconstruct the input: general features come first. "
+        "standard, gated and jumprelu are made sparse by a penalty.",
         choices=ARCHITECTURES,
     )
     layer: int = option(
@@ -44,9 +72,19 @@ class TrainConfig(Config):
     k: int = option(
         32,
         "k",
-        "Features active per token (topk: exactly, else on average).",
+        "Features active per token: exactly with topk, else on average.",
         minimum=1,
         maximum=65_536,
+        applies=_aims_at_k,
+    )
+    target_l0: float = option(
+        32.0,
+        "Target L0",
+        "Features active per token that the penalty's weight is steered to; 0 leaves the weight as "
+        "it is.",
+        minimum=0.0,
+        maximum=65_536.0,
+        applies=_is_steered_to_l0,
     )
     tokens: int = option(
         2_000_000,
@@ -66,6 +104,50 @@ class TrainConfig(Config):
         unit="tokens",
         minimum=0,
         maximum=4096,
+    )
+    sparsity: float = option(
+        0.0,
+        "Sparsity weight",
+        "Weight of the penalty, at the start if a target L0 is set; 0 takes 1, with tanh 5.",
+        minimum=0.0,
+        maximum=1e6,
+        applies=_is_dense,
+        advanced=True,
+    )
+    jumprelu_penalty: str = option(
+        "tanh",
+        "Penalty",
+        "tanh of the latents; step counts the active ones (needs far more tokens); quadratic asks "
+        "each token for k active ones.",
+        choices=JUMPRELU_PENALTIES,
+        applies=_is_jumprelu,
+        advanced=True,
+    )
+    bandwidth: float = option(
+        0.0,
+        "Bandwidth",
+        "Width around a threshold in which it is taught, in units of the scaled input; 0 takes 2 "
+        "for tanh, else 0.05.",
+        minimum=0.0,
+        maximum=100.0,
+        applies=_is_jumprelu,
+        advanced=True,
+    )
+    first_threshold: float = option(
+        0.0,
+        "First threshold",
+        "Where thresholds begin; 0 takes 0.1 for tanh, else 0.01.",
+        minimum=0.0,
+        maximum=100.0,
+        applies=_is_jumprelu,
+        advanced=True,
+    )
+    ghost: bool = option(
+        True,
+        "Revive rare latents",
+        "Pull latents that hardly fire back towards firing (ghost penalty).",
+        applies=_is_dense,
+        advanced=True,
     )
     batch: int = option(
         2048, "Batch", "Tokens per step.", unit="tokens", minimum=64, maximum=16_384, advanced=True
@@ -101,6 +183,7 @@ class TrainConfig(Config):
         "Start with this many times k and come down over the first tenth; 1 is off.",
         minimum=1.0,
         maximum=10.0,
+        applies=_keeps_k,
         advanced=True,
     )
     aux_k: int = option(
@@ -109,6 +192,7 @@ class TrainConfig(Config):
         "Dead latents that model what is left over; -1 takes half the model's width, 0 is off.",
         minimum=-1,
         maximum=65_536,
+        applies=_keeps_k,
         advanced=True,
     )
     aux_weight: float = option(
@@ -117,6 +201,7 @@ class TrainConfig(Config):
         "Weight of the auxiliary loss.",
         minimum=0.0,
         maximum=10.0,
+        applies=_keeps_k,
         advanced=True,
     )
     dead_window: int = option(
@@ -177,9 +262,21 @@ class TrainConfig(Config):
         advanced=True,
     )
 
+    @property
+    def aim(self) -> str:
+        """What decides how many latents are active, in short."""
+        if _aims_at_k(self):
+            return f"k {self.k:,}"
+        return f"L0 {self.target_l0:g}" if self.target_l0 else "fixed penalty"
+
     def check(self) -> Iterable[Violation]:
-        if self.k > self.width:
+        if _aims_at_k(self) and self.k > self.width:
             yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
+        if _is_steered_to_l0(self) and self.target_l0 > self.width:
+            yield Violation(
+                "target_l0",
+                f"Target L0 is {self.target_l0:,g} but the SAE has {self.width:,} latents.",
+            )
         if self.architecture == "matryoshka_batch_topk" and self.width < LEAST_NESTED:
             yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
         if self.window < self.batch:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from mistudio.core.atomic import write_json
 from mistudio.core.config import Config, from_dict, to_dict, violations
-from mistudio.core.configs import SteerConfig, TrainConfig
+from mistudio.core.configs import DENSE_FAMILY, SteerConfig, TrainConfig
 from mistudio.core.dataset_configs import TokenizeConfig, name_problem
 from mistudio.core.errors import InvalidInput, StudioError, from_os_error
 from mistudio.core.ids import now
@@ -143,7 +143,8 @@ def automatic_name(kind: str, config: Config) -> str:
     """A name that says the main settings and the time of day."""
     clock = datetime.now().astimezone().strftime("%H%M")
     if isinstance(config, TrainConfig):
-        return f"{config.architecture}_{config.k}x_{-(-config.tokens // config.batch)}steps_{clock}"
+        few = f"{config.target_l0:g}" if config.architecture in DENSE_FAMILY else str(config.k)
+        return f"{config.architecture}_{few}x_{-(-config.tokens // config.batch)}steps_{clock}"
     if isinstance(config, ExtractConfig):
         hooks = "-".join(config.hooks) or "no-hook"
         return f"{hooks}_{_layer_words(config.layers)}_{config.rows or 'all'}samples_{clock}"

@@ -16,6 +16,7 @@ METRIC_COLUMNS = (
     "reconstruction",
     "sparsity",
     "auxiliary",
+    "ghost",
     "l0",
     "dead",
     "explained_variance",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mistudio.core.configs import ARCHITECTURES
+from mistudio.core.configs import ARCHITECTURES, TOPK_FAMILY
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.sae.matryoshka import prefix_widths
 from mistudio.ml.sae.registry import TRAINABLE, new_trainable
@@ -62,7 +62,7 @@ def dense_loss(
     return loss, p
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
 @pytest.mark.parametrize(("m", "aux"), [(96, None), (256, None), (96, (4, 16)), (256, (90, 8))])
 def test_gradients_equal_float64_autograd(
     architecture: str, m: int, aux: tuple[int, int] | None
@@ -136,7 +136,7 @@ def test_auxiliary_gradient_reaches_the_encoder_of_dead_latents() -> None:
     assert (grad[dead].abs().amax(1) > 0).any()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
 def test_selected_zeros_are_inactive(architecture: str) -> None:
     sae = new_trainable(architecture, 8, 32, 4, seed=0)
     sae.parameters["b_enc_F"].fill_(-100.0)

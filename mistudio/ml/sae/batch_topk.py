@@ -9,7 +9,7 @@ import torch
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.selection import SparseCodes, above, splits_of
-from mistudio.ml.sae.trainable import Encoded, TrainableSae
+from mistudio.ml.sae.sparse_step import Encoded, TopKFamily
 
 SLACK = 1.5  # candidates looked for, as a multiple of the entries wanted
 
@@ -21,7 +21,7 @@ class _Candidates(NamedTuple):
     dead_h_BN: torch.Tensor | None
 
 
-class BatchTopK(TrainableSae):
+class BatchTopK(TopKFamily):
     """k latents per token on average over a batch, found by a threshold search that is exact.
 
     Only entries above a lower bound are looked at. The bound comes from the step before; when it
@@ -30,6 +30,7 @@ class BatchTopK(TrainableSae):
     """
 
     architecture: ClassVar[str] = "batch_topk"
+    needs_threshold: ClassVar[bool] = True
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

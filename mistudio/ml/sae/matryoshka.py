@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.batch_topk import BatchTopK
-from mistudio.ml.sae.trainable import Block
+from mistudio.ml.sae.sparse_step import Block
 
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
 """of the latents, block by block; a smaller first one would mix features (arXiv 2505.11756)"""

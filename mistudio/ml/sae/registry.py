@@ -6,13 +6,15 @@ import torch
 
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.sae.batch_topk import BatchTopK
+from mistudio.ml.sae.gated import Gated
+from mistudio.ml.sae.jumprelu import JumpReLU
 from mistudio.ml.sae.matryoshka import MatryoshkaBatchTopK
+from mistudio.ml.sae.relu import Standard
 from mistudio.ml.sae.topk import TopK
 from mistudio.ml.sae.trainable import TrainableSae
 
-TRAINABLE: dict[str, type[TrainableSae]] = {
-    kind.architecture: kind for kind in (TopK, BatchTopK, MatryoshkaBatchTopK)
-}
+_KINDS = (TopK, BatchTopK, MatryoshkaBatchTopK, Standard, Gated, JumpReLU)
+TRAINABLE: dict[str, type[TrainableSae]] = {kind.architecture: kind for kind in _KINDS}
 
 
 def new_trainable(

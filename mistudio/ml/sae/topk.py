@@ -8,10 +8,10 @@ import torch
 
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.selection import codes_from_top, top_k_per_row
-from mistudio.ml.sae.trainable import Encoded, TrainableSae
+from mistudio.ml.sae.sparse_step import Encoded, TopKFamily
 
 
-class TopK(TrainableSae):
+class TopK(TopKFamily):
     """k latents per token; fewer where fewer are positive."""
 
     architecture: ClassVar[str] = "topk"

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from mistudio.core.configs import TrainConfig
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.device import synchronize
 from mistudio.ml.sae.auxiliary import default_aux_k
 from mistudio.ml.sae.registry import new_trainable
-from mistudio.ml.sae.trainable import Auxiliary
+from mistudio.ml.sae.trainable import Auxiliary, Penalty
 from mistudio.ml.training.dead import DeadTracker
 from mistudio.ml.training.optimizer import ClippedAdam
+from mistudio.ml.training.sparsity import first_weight
 
 WARM_UP = 3
 POOL_BATCHES = 4
@@ -51,10 +53,14 @@ def bench_train_step(
     tracker = DeadTracker(width, 10_000_000, device)
     W_enc_DF = sae.parameters["W_enc_FD"].T.contiguous()
 
-    def step(x_BD: torch.Tensor) -> None:
+    def extra() -> Auxiliary | Penalty | None:
+        if not sae.uses_k:
+            return Penalty(first_weight(TrainConfig(architecture=architecture)))
         dead_N = tracker.dead()
-        auxiliary = Auxiliary(dead_N, default_aux_k(d_in), 1 / 32) if dead_N.numel() else None
-        result = sae.gradients(x_BD, variance, auxiliary)
+        return Auxiliary(dead_N, default_aux_k(d_in), 1 / 32) if dead_N.numel() else None
+
+    def step(x_BD: torch.Tensor) -> None:
+        result = sae.gradients(x_BD, variance, extra())
         optimizer.step(1e-4)
         sae.normalise_decoder()
         tracker.update(result.counts_F, result.last_row_F, batch)

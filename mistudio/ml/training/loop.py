@@ -16,7 +16,7 @@ from mistudio.core.errors import Cancelled, InvalidInput, TrainingBroke
 from mistudio.core.events import Reporter
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import load_checkpoint, prune, save_checkpoint
-from mistudio.ml.training.metrics import MetricWindow
+from mistudio.ml.training.metrics import MetricWindow, loss_of
 from mistudio.ml.training.run_state import RunState, restore_run, seed_random_states
 from mistudio.ml.training.threshold import calibrate_threshold
 
@@ -136,9 +136,8 @@ def train(
         x_BD = x_BD.to(device) * run.scale
         run.sae.k = schedule.k_at(run.step)
         rate = schedule.rate_at(run.step)
-        auxiliary = run.auxiliary()
-        result = run.sae.gradients(x_BD, run.variance, auxiliary)
-        loss = float(result.reconstruction + schedule.aux_weight * result.auxiliary)
+        result = run.sae.gradients(x_BD, run.variance, run.extra())
+        loss = float(loss_of(result, schedule.aux_weight))
         norm = float("nan")
         if run.acceptable(loss):
             norm = float(run.optimizer.step(rate))
@@ -177,7 +176,9 @@ def train(
         checkpoint=saved_path,
         metrics=metrics or {},
         last=window.last,
-        threshold=None if sae is None or sae.threshold_F is None else float(sae.threshold_F[0]),
+        threshold=float(sae.threshold_F[0])
+        if sae is not None and sae.threshold_F is not None and run.sae.needs_threshold
+        else None,
         dead=int(run.tracker.dead().numel()),
         skipped=skipped,
     )
@@ -218,10 +219,10 @@ def _tell(run: RunState, window: MetricWindow, rate: float, report: Reporter) ->
         step=run.step,
         tokens=run.tokens,
         learning_rate=rate,
-        k=run.sae.k,
+        k=run.sae.k if run.sae.uses_k else None,
         dead=int(run.tracker.dead().numel()),
         width=run.config.width,
-        threshold=run.threshold.value / run.scale or None,
+        threshold=_threshold(run),
         aux_weight=run.schedule.aux_weight,
     )
     report.metric("training", row)
@@ -235,6 +236,13 @@ def _tell(run: RunState, window: MetricWindow, rate: float, report: Reporter) ->
     )
 
 
+def _threshold(run: RunState) -> float | None:
+    """θ in residual units, of a JumpReLU its mean; None where there is none."""
+    own_F = run.sae.parameters.get("threshold_F")
+    value = float(own_F.mean()) if own_F is not None else run.threshold.value
+    return value / run.scale or None
+
+
 def _finish(
     run: RunState,
     calibration: Calibration | None,
@@ -244,7 +252,7 @@ def _finish(
 ) -> SparseAutoencoder:
     """Fold; give a BatchTopK the threshold at which calibration documents have mean L0 = k."""
     sae = _folded(run)
-    if sae.threshold_F is None or calibration is None or outcome == "cancelled":
+    if not run.sae.needs_threshold or calibration is None or outcome == "cancelled":
         return sae
     report.progress(run.step / run.schedule.steps, "Finding the threshold")
     whole = outcome == "completed"
@@ -261,8 +269,9 @@ def _finish(
 
 def _folded(run: RunState) -> SparseAutoencoder:
     sae = run.sae.folded(run.scale, run.threshold.value)
+    kept = {"k": run.sae.k} if run.sae.uses_k else {}
     return sae.with_metadata(
-        trained_tokens=run.tokens, k=run.sae.k, input_scale=run.scale, seed=run.config.seed
+        trained_tokens=run.tokens, **kept, input_scale=run.scale, seed=run.config.seed
     )
 
 

@@ -12,6 +12,11 @@ from mistudio.ml.sae.trainable import StepResult
 Row = dict[str, "float | int | None"]
 
 
+def loss_of(result: StepResult, aux_weight: float) -> torch.Tensor:
+    """The loss of a step: R/V + λP/V + λ_g G/V + λ_aux L_aux."""
+    return result.reconstruction + result.sparsity + result.ghost + aux_weight * result.auxiliary
+
+
 class MetricWindow:
     """Sums over the steps since the last report; `last` is the row reported last."""
 
@@ -28,6 +33,8 @@ class MetricWindow:
             [
                 result.reconstruction,
                 result.auxiliary,
+                result.sparsity,
+                result.ghost,
                 result.squared_error,
                 result.squared_deviation,
             ]
@@ -45,7 +52,7 @@ class MetricWindow:
         step: int,
         tokens: int,
         learning_rate: float,
-        k: int,
+        k: int | None,
         dead: int,
         width: int,
         threshold: float | None,
@@ -59,8 +66,9 @@ class MetricWindow:
             "tokens": tokens,
             "loss": None,
             "reconstruction": None,
-            "sparsity": 0.0,
+            "sparsity": None,
             "auxiliary": None,
+            "ghost": None,
             "l0": None,
             "dead": dead,
             "dead_fraction": dead / width,
@@ -73,11 +81,13 @@ class MetricWindow:
             "seconds": seconds,
         }
         if self._sums is not None:
-            reconstruction, auxiliary, error, deviation = self._sums.tolist()
+            reconstruction, auxiliary, sparsity, ghost, error, deviation = self._sums.tolist()
             row |= {
                 "loss": self._loss / self._steps,
                 "reconstruction": reconstruction / self._steps,
                 "auxiliary": aux_weight * auxiliary / self._steps,
+                "sparsity": sparsity / self._steps,
+                "ghost": ghost / self._steps,
                 "l0": self._active / self._tokens,
                 "explained_variance": 1 - error / deviation if deviation > 0 else None,
                 "grad_norm": self._norm / self._steps,

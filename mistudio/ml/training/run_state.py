@@ -12,14 +12,15 @@ import torch
 
 import mistudio
 from mistudio.core.config import config_hash, from_dict, to_dict
-from mistudio.core.configs import TrainConfig
+from mistudio.core.configs import DENSE_FAMILY, TrainConfig
 from mistudio.core.errors import Mismatch
 from mistudio.ml.sae.registry import new_trainable
-from mistudio.ml.sae.trainable import Auxiliary, StepResult, TrainableSae
+from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.dead import DeadTracker
 from mistudio.ml.training.optimizer import ClippedAdam
 from mistudio.ml.training.schedule import Schedule, resolve
+from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
 from mistudio.ml.training.threshold import ThresholdAverage
 
 SPIKE = 10.0  # a batch whose loss exceeds this many times the average is skipped
@@ -50,12 +51,15 @@ class RunState:
         self.mean_D = mean_D.detach().double().cpu()
         if sae is None:
             sae = new_trainable(config.architecture, d_in, config.width, config.k, seed=config.seed)
+            sae.configure(config)
             sae.parameters["b_dec_O"].copy_(self.mean_D * self.scale)
         self.sae = sae
         self.sae.to(device)
         self.optimizer = ClippedAdam(self.sae.parameters, config.gradient_clip / self.variance)
         self.tracker = DeadTracker(config.width, self.schedule.dead_window, device)
         self.threshold = ThresholdAverage(self.schedule.average_start)
+        self.sparsity = SparsityControl(config, self.schedule.steps)
+        self.rates = FiringRates(config.width, self.schedule.dead_window, device)
         self.step = 0
         self.seconds = 0.0
         self.loss_average = 0.0
@@ -67,9 +71,16 @@ class RunState:
         """Tokens seen, those of skipped batches included."""
         return self.step * self.schedule.batch
 
-    def auxiliary(self) -> Auxiliary | None:
-        """AuxK's part in the next step; None while no latent is dead."""
-        schedule = self.schedule
+    def extra(self) -> Auxiliary | Penalty | None:
+        """What the next step needs beside the batch: AuxK's part, or the penalty."""
+        config, schedule = self.config, self.schedule
+        if config.architecture in DENSE_FAMILY:
+            return Penalty(
+                self.sparsity.weight_at(self.step),
+                GHOST_WEIGHT if config.ghost else 0.0,
+                self.rates.rare() if config.ghost else None,
+                float(config.k),
+            )
         if schedule.aux_k == 0 or schedule.aux_weight == 0:
             return None
         dead_N = self.tracker.dead()
@@ -85,8 +96,11 @@ class RunState:
     def take_in(self, result: StepResult, loss: float, tokens: int) -> None:
         """Update counters and averages after an accepted step."""
         self.tracker.update(result.counts_F, result.last_row_F, tokens)
-        if self.config.architecture != "topk":
+        if self.sae.needs_threshold:
             self.threshold.update(result.smallest_kept, self.step)
+        if self.config.architecture in DENSE_FAMILY:
+            self.sparsity.update(result.active / tokens, self.step)
+            self.rates.update(result.counts_F, tokens)
         weight = LOSS_DECAY if self.accepted else 0.0
         self.loss_average = weight * self.loss_average + (1 - weight) * loss
         self.accepted += 1
@@ -101,6 +115,7 @@ class RunState:
         kind, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)  # type: ignore[misc]
         tensors = {
             **self.tracker.state(),
+            **self.rates.state(),
             "input_mean": self.mean_D,
             "rng_torch": torch.get_rng_state(),
         }
@@ -115,6 +130,7 @@ class RunState:
             "scale": self.scale,
             "variance": self.variance,
             "threshold": self.threshold.state(),
+            "sparsity": self.sparsity.state(),
             "loss": self.loss_average,
             "accepted": self.accepted,
             "bad_in_a_row": self.bad_in_a_row,
@@ -161,6 +177,9 @@ def restore_run(
     run.optimizer.restore(checkpoint.optimizer)
     run.tracker.restore(checkpoint.state)
     run.threshold.restore(values["threshold"])
+    if "sparsity" in values:  # not in checkpoints of the first version
+        run.sparsity.restore(values["sparsity"])
+        run.rates.restore(checkpoint.state)
     run.step = checkpoint.step
     run.seconds = float(values["seconds"])
     run.loss_average = float(values["loss"])
@@ -174,6 +193,7 @@ def sae_parameters(checkpoint: Checkpoint, config: TrainConfig) -> TrainableSae:
     """The trainable SAE of a checkpoint, on the CPU; raises `Mismatch` for foreign shapes."""
     d_in = checkpoint.state["input_mean"].numel()
     sae = new_trainable(config.architecture, d_in, config.width, config.k, seed=config.seed)
+    sae.configure(config)
     for name, parameter in sae.parameters.items():
         stored = checkpoint.model.get(name)
         if stored is None or stored.shape != parameter.shape:

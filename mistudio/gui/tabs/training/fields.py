@@ -23,6 +23,8 @@ ARCHITECTURE_TEXTS = {
     "batch_topk": "BatchTopK",
     "matryoshka_batch_topk": "Matryoshka BatchTopK",
     "topk": "TopK",
+    "standard": "Standard (ReLU, L1)",
+    "gated": "Gated",
     "jumprelu": "JumpReLU",
 }
 

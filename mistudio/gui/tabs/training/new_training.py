@@ -33,6 +33,7 @@ FIELDS = (
     "hook",
     "width",
     "k",
+    "target_l0",
     "tokens",
     "seed",
     "name",

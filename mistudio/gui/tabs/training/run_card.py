@@ -8,6 +8,8 @@ from typing import Any
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
+from mistudio.core.config import from_dict
+from mistudio.core.configs import TrainConfig
 from mistudio.core.units import (
     EM_DASH,
     format_count,
@@ -173,7 +175,8 @@ class RunCard(Card):
 def _subtitle(run: Run) -> str:
     training = run.training
     kind = ARCHITECTURE_TEXTS.get(training.architecture, training.architecture)
-    width, k = training.config.get("width"), training.config.get("k")
-    parts = [kind, f"L{training.layer}.{training.hook}", f"{format_count(width)} latents, k {k}"]
+    width = format_count(training.config.get("width"))
+    aim = from_dict(TrainConfig, training.config).aim
+    parts = [kind, f"L{training.layer}.{training.hook}", f"{width} latents, {aim}"]
     parts.append(f"started {local_time(training.started_at or training.created_at)}")
     return " · ".join(parts)
