@@ -95,9 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     command(
         saes, "export", "sae_export", "write for other programs", configs.ExportSaeConfig, "sae"
     )
-    command(
-        saes, "import", "sae_import", "add from a SAELens folder", configs.ImportSaeConfig, "path"
-    )
+    command(saes, "import", "sae_import", "add from files", configs.ImportSaeConfig, "path")
 
     features = group("features", "what the latents of an SAE fire on")
     command(

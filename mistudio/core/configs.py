@@ -12,6 +12,7 @@ TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
 DENSE_FAMILY = ("standard", "gated", "jumprelu")
 ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
+SAE_FORMATS = ("saelens", "dictionary_learning", "sparsify")  # that an SAE is written in
 LEAST_NESTED = 32  # latents of a Matryoshka SAE
 
 
@@ -307,16 +308,24 @@ class ExportSaeConfig(Config):
     """Write an SAE in a format that other programs read."""
 
     sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
-    format: str = option("saelens", "Format", "File format.", choices=("saelens",))
+    format: str = option(
+        "saelens",
+        "Format",
+        "Program that shall read it; sparsify only holds topk SAEs.",
+        choices=SAE_FORMATS,
+    )
     out: str = option("", "Folder", "Folder to create.", required=True)
 
 
 @dataclass(frozen=True)
 class ImportSaeConfig(Config):
-    """Add an SAE from a folder to the library."""
+    """Add an SAE of this or another program to the library."""
 
     path: str = option(
-        "", "Folder", "Folder with cfg.json and sae_weights.safetensors.", required=True
+        "",
+        "Folder",
+        "Folder or file of an SAE; which program wrote it is seen from its files.",
+        required=True,
     )
     name: str = option("", "Name", "How the SAE is called; empty takes the folder's name.")
     model: str = option("", "Model", "Model it reads; empty takes what the file says.")

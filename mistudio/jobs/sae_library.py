@@ -115,13 +115,15 @@ def training_norm(sae: SparseAutoencoder) -> float | None:
 
 
 def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
-    """Write an SAE as a SAELens folder."""
-    from mistudio.ml.formats.saelens import read_saelens, write_saelens
+    """Write an SAE in the format of another program."""
+    from mistudio.ml.formats.registry import writer
 
     row = lookup.sae(ctx.studio, config.sae)
-    sae, metadata = read_saelens(ctx.paths.absolute(row.path))
+    sae = read_sae(ctx.studio, row)
     out = Path(config.out).expanduser().resolve()
-    write_saelens(out, sae, metadata)
+    told = {"model_name": row.model_name, "layer": row.layer, "hook": row.hook_in}
+    added = {name: value for name, value in told.items() if name not in sae.metadata}
+    writer(config.format)(out, sae, {} if config.format == "saelens" else added)
     return {
         "sae": row.id,
         "format": config.format,
@@ -132,11 +134,11 @@ def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
 
 
 def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
-    """Read a SAELens folder into the library, tied to a model of ours if one fits."""
-    from mistudio.ml.formats.saelens import read_saelens
+    """Read an SAE of any known format into the library, tied to a model of ours if one fits."""
+    from mistudio.ml.formats.registry import read_any
 
     source = Path(config.path).expanduser().resolve()
-    sae, metadata = read_saelens(source)
+    found, sae, metadata = read_any(source)
     model = _model_for(ctx.studio, config, metadata)
     layer, hook = _hook_for(config, metadata)
     if model is not None:
@@ -155,14 +157,29 @@ def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
         model=model,
         layer=layer,
         hook=hook,
+        source_format=found.name,
     )
+    if layer is None or hook is None:
+        ctx.report.note(
+            "The file does not say which layer and hook this SAE reads; import it again naming "
+            "both, or it can only be looked at.",
+            level="warning",
+        )
     if model is None:
         ctx.report.note(
             "No model in the library fits this SAE; import the model, then import the SAE again "
             "naming it.",
             level="warning",
         )
-    return {"sae": row.id, "name": row.name, "model": model.name if model else None}
+    return {
+        "sae": row.id,
+        "name": row.name,
+        "format": found.name,
+        "architecture": row.architecture,
+        "model": model.name if model else None,
+        "layer": layer,
+        "hook": hook,
+    }
 
 
 def _model_for(
@@ -198,9 +215,9 @@ def read_hook_name(name: str) -> tuple[int | None, str | None]:
     `blocks.3.hook_resid_pre`, the input of block 3, is the output of block 2. Raises
     `InvalidInput` for the input of the first block, which no hook of ours reads.
     """
-    lens = re.fullmatch(r"blocks\.(\d+)\.hook_(\w+)", name)
+    lens = re.fullmatch(r"blocks\.(\d+)\.((?:\w+\.)*)hook_(\w+)", name)
     if lens is not None:
-        layer, hook = int(lens[1]), lens[2]
+        layer, hook = int(lens[1]), lens[2] + lens[3]
         if hook != "resid_pre":
             return layer, hook
         if layer == 0:

@@ -559,11 +559,16 @@ def test_forms_of_the_library_submit_their_jobs(qtbot: Any, desk: Desk, monkeypa
     evaluate.form.fields["dataset"].editor.set_value("news")
     evaluate.start()
     export = export_form(desk.services, sae, tab)
+    formats = export.form.fields["format"].editor
+    offered = [formats.combo.itemData(i) for i in range(formats.combo.count())]
+    assert ("sparsify" in offered) == (sae.architecture == "topk")
+    formats.set_value("dictionary_learning")
     export.start()
     incoming = import_form(desk.services, tab)
     incoming.start()
     assert [kind for kind, _ in sent] == ["evaluate", "export_sae"]
     assert sent[0][1] == EvaluateConfig(sae=sae.id, dataset="news")
+    assert sent[1][1].format == "dictionary_learning"
     assert sent[1][1].out == str(desk.services.studio.paths.exports / "one_two")
     assert incoming.form.fields["path"].problem.text() == "Folder is missing."
     incoming.reject()

@@ -6,22 +6,14 @@ bits; a folder read here is brought to unit decoder rows and to the units of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mistudio.core.atomic import atomic_directory
-from mistudio.core.errors import (
-    Damaged,
-    InvalidInput,
-    Mismatch,
-    NotFound,
-    Unsupported,
-    from_os_error,
-)
+from mistudio.core.errors import Damaged, Mismatch, Unsupported
+from mistudio.ml.formats.foreign import new_folder, read_json, write_text_json
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
@@ -59,15 +51,9 @@ def write_saelens(
     """
     if sae.d_in != sae.d_out:
         raise Unsupported("A transcoder cannot be written in this format yet.")
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InvalidInput(f"{folder} exists and is not empty; name a new folder.")
-        with atomic_directory(folder) as temporary:
-            text = json.dumps(config_of(sae, metadata or {}), ensure_ascii=False, indent=2)
-            (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-            save_tensors(temporary / WEIGHTS_FILE, tensors_of(sae))
-    except OSError as error:
-        raise from_os_error(error, "write the SAE") from error
+    with new_folder(folder) as temporary:
+        write_text_json(temporary / CONFIG_FILE, config_of(sae, metadata or {}))
+        save_tensors(temporary / WEIGHTS_FILE, tensors_of(sae))
 
 
 def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +101,7 @@ def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     Raises `NotFound` for a missing file, `Damaged` for an unreadable one, `Mismatch` for tensors
     that contradict cfg.json, `Unsupported` for an architecture or scaling that cannot be used.
     """
-    config = _modern(_read_json(folder / CONFIG_FILE))
+    config = _modern(read_json(folder / CONFIG_FILE, "SAELens"))
     for key in ("d_in", "d_sae"):
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise Damaged(f"{CONFIG_FILE} in {folder} does not say {key}; it is no SAE.")
@@ -196,28 +182,10 @@ def _scaling_factor(folder: Path) -> float:
             "This SAE reads scaled activations, and the folder does not say by how much "
             f"({SCALER_FILE} is missing)."
         )
-    factor = _read_json(path).get("scaling_factor")
+    factor = read_json(path, "SAELens").get("scaling_factor")
     if not isinstance(factor, (int, float)) or not factor > 0:
         raise Damaged(f"{SCALER_FILE} holds no positive scaling_factor.")
     return float(factor)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFound(
-            f"There is no {path.name} in {path.parent}; it is no SAELens folder."
-        ) from None
-    except OSError as error:
-        raise from_os_error(error, f"read {path.name}") from error
-    except ValueError as error:
-        raise Damaged(
-            f"{path.name} in {path.parent} is not valid JSON.", details=str(error)
-        ) from None
-    if not isinstance(value, dict):
-        raise Damaged(f"{path.name} in {path.parent} does not describe an SAE.")
-    return value
 
 
 def _read_tensors(path: Path, dtype: str) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
 from mistudio.core.config import Config
-from mistudio.core.configs import EvaluateConfig, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.configs import SAE_FORMATS, EvaluateConfig, ExportSaeConfig, ImportSaeConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
@@ -18,7 +18,7 @@ from mistudio.gui.tabs.training.choices import Choices, read_choices
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.config_form import ConfigForm
-from mistudio.gui.widgets.editors import Editor, PathEditor
+from mistudio.gui.widgets.editors import ChoiceEditor, Editor, PathEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.store.records import SaeRow
 
@@ -104,16 +104,19 @@ def evaluate_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog
 
 
 def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
-    """Write an SAE as a SAELens folder."""
+    """Write an SAE for another program."""
     folder = services.studio.paths.exports / _file_name(sae.name)
+    formats = [name for name in SAE_FORMATS if name != "sparsify" or sae.architecture == "topk"]
     return JobDialog(
         services,
         f"Export {sae.name}",
         "export_sae",
         ExportSaeConfig(sae=sae.id, out=str(folder)),
         ("format", "out"),
-        {"out": PathEditor("folder")},
-        explanation="Writes cfg.json and sae_weights.safetensors into a new folder.",
+        {"format": ChoiceEditor(formats), "out": PathEditor("folder")},
+        explanation="Writes the files that the chosen program reads into a new folder. SAELens: "
+        "cfg.json and sae_weights.safetensors. dictionary_learning: ae.pt and config.json. "
+        "sparsify, which only holds topk SAEs: cfg.json and sae.safetensors.",
         action="Export",
         icon="upload",
         command="sae export",
@@ -122,15 +125,17 @@ def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
 
 
 def import_form(services: Services, parent: QWidget) -> JobDialog:
-    """Add an SAE from a SAELens folder."""
+    """Add an SAE of this or another program."""
     dialog = JobDialog(
         services,
         "Import SAE",
         "import_sae",
         ImportSaeConfig(),
         ("path", "name", "model", "layer", "hook"),
-        {"path": PathEditor("folder"), "model": LibraryChoice("As the file says")},
-        explanation="Reads a SAELens folder: cfg.json and sae_weights.safetensors.",
+        {"path": PathEditor("either"), "model": LibraryChoice("As the file says")},
+        explanation="Choose the folder of an SAE, or a file in it. SAELens, "
+        "dictionary_learning, sparsify, Gemma Scope 1 and 2 and Llama Scope are told apart by "
+        "their files.",
         action="Import",
         icon="download",
         command="sae import",

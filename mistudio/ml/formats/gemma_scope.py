@@ -1,0 +1,74 @@
+"""Gemma Scope (1): `params.npz`, read only.
+
+The file tells nothing but numbers. Layer, hook and model are read from the folders it lies in, as
+the published repositories name them: gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mistudio.core.errors import Unsupported
+from mistudio.ml.formats.foreign import assemble, known, reading, take
+from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.fold import fold_decoder_norms
+
+WEIGHTS_FILE = "params.npz"
+TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+REPOSITORY = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)$")
+HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+
+
+def read_gemma_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
+    """The SAE of a folder, in float32 on the CPU, and its metadata.
+
+    b_dec is not subtracted from the input. Raises `NotFound`, `Damaged`, `Mismatch`, or
+    `Unsupported` for transcoders and SAEs on the embedding.
+    """
+    words = [part.lower() for part in folder.resolve().parts]
+    if any("transcoder" in word for word in words):
+        raise Unsupported("This is a transcoder of Gemma Scope, which cannot be read yet.")
+    if "embedding" in words:
+        raise Unsupported("SAEs on the embedding cannot be used: no hook of a block reads it.")
+    W_enc_DF, b_enc_F, W_dec_FO, b_dec_O, threshold_F = take(
+        read_arrays(folder / WEIGHTS_FILE), TENSORS, WEIGHTS_FILE
+    )
+    sae = fold_decoder_norms(
+        assemble(
+            W_enc_DF,
+            b_enc_F,
+            W_dec_FO,
+            b_dec_O,
+            "jumprelu",
+            subtracts_b_dec=False,
+            threshold=threshold_F,
+        )
+    )
+    metadata = known(**place_of(words), training_architecture="jumprelu")
+    return sae.with_metadata(**metadata), metadata
+
+
+def place_of(words: list[str]) -> dict[str, str]:
+    """Model and hook as far as the names of the folders tell."""
+    found: dict[str, str] = {}
+    layers = [m[1] for m in (re.fullmatch(r"layer_(\d+)", word) for word in words) if m]
+    for word in words:
+        name = REPOSITORY.search(word)
+        if name is None:
+            continue
+        size, kind, site = name.groups()
+        found["model_name"] = f"google/gemma-2-{size}" + ("-it" if kind == "it" else "")
+        if layers:
+            found["hook_name"] = f"blocks.{layers[-1]}.{HOOKS[site]}"
+    return found
+
+
+def read_arrays(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of an .npz file, without running any code that it may hold."""
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}

@@ -1,0 +1,143 @@
+"""The file formats of SAEs: which one a file or folder is, how to read it, how to write it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mistudio.core.errors import InvalidInput, NotFound, Unsupported
+from mistudio.ml.formats.dictionary_learning import (
+    read_dictionary_learning,
+    write_dictionary_learning,
+)
+from mistudio.ml.formats.gemma_scope import read_gemma_scope
+from mistudio.ml.formats.gemma_scope_2 import read_gemma_scope_2
+from mistudio.ml.formats.llama_scope import read_llama_scope
+from mistudio.ml.formats.saelens import read_saelens, write_saelens
+from mistudio.ml.formats.sparsify import read_sparsify, write_sparsify
+from mistudio.ml.sae.base import SparseAutoencoder
+
+Reader = Callable[[Path], tuple[SparseAutoencoder, dict[str, Any]]]
+Writer = Callable[[Path, SparseAutoencoder, Mapping[str, Any]], None]
+DEPTH = 4  # folders below the named one that are searched
+NAMED = 5  # of several SAEs, those that the sentence lists
+
+
+@dataclass(frozen=True)
+class SaeFormat:
+    """One layout of files. `marks` are paths in its folder that no other format has."""
+
+    name: str
+    title: str
+    marks: tuple[str, ...]
+    read: Reader
+    write: Writer | None = None
+
+
+FORMATS = (
+    SaeFormat("saelens", "SAELens", ("sae_weights.safetensors",), read_saelens, write_saelens),
+    SaeFormat(
+        "dictionary_learning",
+        "dictionary_learning",
+        ("ae.pt",),
+        read_dictionary_learning,
+        write_dictionary_learning,
+    ),
+    SaeFormat("sparsify", "sparsify", ("sae.safetensors",), read_sparsify, write_sparsify),
+    SaeFormat("gemma_scope", "Gemma Scope", ("params.npz",), read_gemma_scope),
+    SaeFormat("gemma_scope_2", "Gemma Scope 2", ("params.safetensors",), read_gemma_scope_2),
+    SaeFormat(
+        "llama_scope",
+        "Llama Scope",
+        ("hyperparams.json", "checkpoints/final.safetensors"),
+        read_llama_scope,
+    ),
+)
+
+
+class Found(NamedTuple):
+    """A folder that holds one SAE, and its format."""
+
+    format: SaeFormat
+    folder: Path
+
+
+def detect(path: Path) -> Found:
+    """Which format a folder, or one of an SAE's files, is.
+
+    A folder with exactly one SAE below it stands for that one. Raises `NotFound` if there is
+    nothing at the path, `InvalidInput` if it holds several, `Unsupported` if it holds none.
+    """
+    if not path.exists():
+        raise NotFound(f"There is no file or folder {path}.")
+    if path.is_file():
+        return _of_file(path)
+    here = _formats_in(path)
+    if len(here) > 1:
+        raise InvalidInput(
+            f"{path} holds files of {' and of '.join(found.title for found in here)}; "
+            f"name the one to read, such as {path / here[0].marks[0]}."
+        )
+    if here:
+        return Found(here[0], path)
+    below = list(_below(path))
+    if len(below) == 1:
+        return below[0]
+    if below:
+        names = [str(found.folder.relative_to(path)) for found in below]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise InvalidInput(
+            f"{path} holds {len(names)} SAEs; name one: {', '.join(names[:NAMED])}{more}."
+        )
+    raise Unsupported(f"{path} holds no SAE that can be read. {_what_is_read()}")
+
+
+def read_any(path: Path) -> tuple[SaeFormat, SparseAutoencoder, dict[str, Any]]:
+    """Detect and read; the metadata says from which format."""
+    found = detect(path)
+    sae, metadata = found.format.read(found.folder)
+    return found.format, sae, metadata
+
+
+def writer(name: str) -> Writer:
+    """The writer of a format by its name; raises `Unsupported`."""
+    for known in FORMATS:
+        if known.name == name and known.write is not None:
+            return known.write
+    raise Unsupported(f"SAEs cannot be written as {name!r}.")
+
+
+def _of_file(path: Path) -> Found:
+    for known in FORMATS:
+        for mark in known.marks:
+            parts = Path(mark).parts
+            if path.parts[-len(parts) :] == parts:
+                return Found(known, path.parents[len(parts) - 1])
+    here = _formats_in(path.parent)
+    if len(here) == 1 and path.suffix == ".json":
+        return Found(here[0], path.parent)
+    raise Unsupported(f"{path} is no file of an SAE that can be read. {_what_is_read()}")
+
+
+def _formats_in(folder: Path) -> list[SaeFormat]:
+    return [known for known in FORMATS if any((folder / mark).is_file() for mark in known.marks)]
+
+
+def _below(path: Path) -> Iterator[Found]:
+    for current, folders, _ in os.walk(path):
+        folder = Path(current)
+        folders.sort()
+        if len(folder.relative_to(path).parts) >= DEPTH:
+            folders.clear()
+        found = _formats_in(folder)
+        if found:
+            folders.clear()
+            yield Found(found[0], folder)
+
+
+def _what_is_read() -> str:
+    shown = [f"{' or '.join(known.marks)} ({known.title})" for known in FORMATS]
+    return f"Looked for {', '.join(shown)}."
