@@ -54,7 +54,8 @@ class TrainConfig(Config):
         "topk keeps k latents per token; batch_topk keeps k per token on average over a batch; "
         "matryoshka_batch_topk does the same with nested dictionaries, the first 1/32, 3/32, 7/32 "
         "and 15/32 of the latents, that each reconstruct the input: general features come first. "
-        "standard, gated and jumprelu are made sparse by a penalty.",
+        "standard, gated and jumprelu are made sparse by a penalty, whose weight takes some "
+        "thousand steps to find its target.",
         choices=ARCHITECTURES,
     )
     layer: int = option(
