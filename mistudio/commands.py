@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from mistudio.console import Console
-from mistudio.core import configs
+from mistudio.core import configs, training_configs
 from mistudio.core.config import Config, from_arguments
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
@@ -69,7 +69,7 @@ def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Argumen
 
 def train(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Train an SAE; Ctrl-C leaves a checkpoint from which `train resume` goes on."""
-    config = from_arguments(configs.TrainConfig, arguments)
+    config = from_arguments(training_configs.TrainConfig, arguments)
     _finish_training(console, run_job(studio, console, "train", config, hold=True))
 
 

@@ -6,7 +6,13 @@ import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mistudio
-from mistudio.core import comparison_configs, configs, dataset_configs, model_configs
+from mistudio.core import (
+    comparison_configs,
+    configs,
+    dataset_configs,
+    model_configs,
+    training_configs,
+)
 from mistudio.core.config import add_arguments, names_of
 
 if TYPE_CHECKING:
@@ -74,14 +80,14 @@ def build_parser() -> argparse.ArgumentParser:
     made = command(templates, "import", "import_templates", "add the templates of a file")
     made.add_argument("path", help="JSON file written by `templates export`")
 
-    training = command(groups, "train", "train", "train an SAE", configs.TrainConfig)
+    training = command(groups, "train", "train", "train an SAE", training_configs.TrainConfig)
     verbs = training.add_subparsers(metavar="[resume]", dest="subcommand")
     command(
         verbs,
         "resume",
         "train_resume",
         "go on with a paused or interrupted training",
-        configs.ResumeConfig,
+        training_configs.ResumeConfig,
         "training",
     )
 
@@ -147,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
     for flag, value in (("--d-in", 576), ("--width", 18432), ("--k", 32), ("--batch", 2048)):
         step.add_argument(flag, type=int, default=value, help=f"(default {value})")
     step.add_argument("--steps", type=int, default=15, help="measured steps (default 15)")
-    step.add_argument("--architecture", choices=configs.ARCHITECTURES, default="topk")
+    step.add_argument("--architecture", choices=training_configs.ARCHITECTURES, default="topk")
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
     _more_benches(command, bench)
     return parser

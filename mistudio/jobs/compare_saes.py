@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mistudio.core.comparison_configs import CompareSaesConfig
 from mistudio.core.config import from_dict
-from mistudio.core.configs import TrainConfig
 from mistudio.core.errors import InvalidInput, Mismatch, NotFound
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.evaluate import LOSS_TOKENS, reference_norm, text_for

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio.core.configs import DemoConfig, HarvestConfig, SteerConfig, TrainConfig
+from mistudio.core.configs import DemoConfig, HarvestConfig, SteerConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import feature_pages, harvest, lookup, sae_library, sample, steer, train
 from mistudio.jobs.context import JobContext, Result
 from mistudio.store import features

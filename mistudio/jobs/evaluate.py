@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import write_json
 from mistudio.core.config import from_dict
-from mistudio.core.configs import EvaluateConfig, TrainConfig
+from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import Mismatch
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio

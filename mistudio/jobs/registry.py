@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.core import comparison_configs, configs, dataset_configs, model_configs
+from mistudio.core import (
+    comparison_configs,
+    configs,
+    dataset_configs,
+    model_configs,
+    training_configs,
+)
 from mistudio.core.config import Config
 from mistudio.jobs import (
     activation_files,
@@ -153,7 +159,7 @@ JOB_KINDS: dict[str, JobKind] = {
             "train",
             "gpu",
             "Train",
-            configs.TrainConfig,
+            training_configs.TrainConfig,
             train.run,
             train.prepare,
             ends_turn_on_pause=True,

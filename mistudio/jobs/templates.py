@@ -10,11 +10,12 @@ from typing import Any, cast
 
 from mistudio.core.atomic import write_json
 from mistudio.core.config import Config, from_dict, to_dict, violations
-from mistudio.core.configs import DENSE_FAMILY, SteerConfig, TrainConfig
+from mistudio.core.configs import SteerConfig
 from mistudio.core.dataset_configs import TokenizeConfig, name_problem
 from mistudio.core.errors import InvalidInput, StudioError, from_os_error
 from mistudio.core.ids import now
 from mistudio.core.model_configs import ExtractConfig, chosen_layers
+from mistudio.core.training_configs import DENSE_FAMILY, TrainConfig
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import TemplateRow
 from mistudio.store.tables import DATASETS, MODELS, SAES, TEMPLATES, TOKENIZATIONS

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import directory_bytes, write_json
 from mistudio.core.config import from_dict, to_dict
-from mistudio.core.configs import TrainConfig
 from mistudio.core.control import EndsTurn, HoldsInPlace, Request
 from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.events import Reporter
 from mistudio.core.ids import new_id, now
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import evaluate, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.runner import Studio, as_studio_error

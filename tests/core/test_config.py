@@ -20,8 +20,9 @@ from mistudio.core.config import (
     validate,
     violations,
 )
-from mistudio.core.configs import SteerConfig, TrainConfig
+from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import InvalidInput
+from mistudio.core.training_configs import TrainConfig
 
 ALL = [c for c in vars(configs).values() if isinstance(c, type) and issubclass(c, Config)]
 

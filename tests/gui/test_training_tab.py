@@ -15,10 +15,11 @@ from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QApplication
 
 from mistudio.core.comparison_configs import CompareSaesConfig
-from mistudio.core.configs import EvaluateConfig, HarvestConfig, TrainConfig
+from mistudio.core.configs import EvaluateConfig, HarvestConfig
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import InvalidInput
 from mistudio.core.model_configs import ImportModelConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.lanes import Lanes
 from mistudio.gui.reporting import Drained, Note, Progress
 from mistudio.gui.services import Services

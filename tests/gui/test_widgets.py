@@ -11,8 +11,9 @@ from PySide6.QtGui import QFont, QGuiApplication
 from PySide6.QtWidgets import QApplication, QLabel
 from pytestqt.qtbot import QtBot
 
-from mistudio.core.configs import SteerConfig, TrainConfig
+from mistudio.core.configs import SteerConfig
 from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.theme import DARK
 from mistudio.gui.widgets.banner import BannerArea

@@ -7,9 +7,9 @@ import time
 from typing import Any, NamedTuple
 
 from mistudio.core.config import to_dict
-from mistudio.core.configs import TrainConfig
 from mistudio.core.control import JobControl
 from mistudio.core.events import Reporter
+from mistudio.core.training_configs import TrainConfig
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
 from mistudio.store.records import JobRow, SaeRow, TrainingRow

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from mistudio.core.configs import TrainConfig
 from mistudio.core.control import JobControl
 from mistudio.core.events import SilentReporter
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, tokenize
 from mistudio.jobs.context import JobContext
 from mistudio.jobs.runner import Studio

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mistudio.core.configs import TrainConfig
 from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.events import RecordingReporter, Reporter
 from mistudio.core.model_configs import ImportModelConfig
 from mistudio.core.paths import Paths
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs.context import Result
 from mistudio.jobs.runner import Studio
 from tests.helpers.tiny import STORIES, save_tiny_llama

@@ -13,11 +13,11 @@ from mistudio.core.configs import (
     HarvestConfig,
     ImportSaeConfig,
     SteerConfig,
-    TrainConfig,
 )
 from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import feature_pages, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.store import features, trainings

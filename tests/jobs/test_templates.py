@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mistudio.core.config import to_dict
-from mistudio.core.configs import TrainConfig
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.core.model_configs import ExtractConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import templates
 from mistudio.jobs.runner import Studio
 from mistudio.store.tables import MODELS, TEMPLATES

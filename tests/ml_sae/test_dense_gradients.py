@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae import trainable
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Penalty, TrainableSae

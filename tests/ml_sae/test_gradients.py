@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mistudio.core.configs import ARCHITECTURES, TOPK_FAMILY
 from mistudio.core.errors import InvalidInput
+from mistudio.core.training_configs import ARCHITECTURES, TOPK_FAMILY
 from mistudio.ml.sae.matryoshka import prefix_widths
 from mistudio.ml.sae.registry import TRAINABLE, new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, TrainableSae

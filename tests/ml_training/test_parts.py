@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from mistudio.core.configs import TrainConfig
 from mistudio.core.errors import InvalidInput
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.dead import DeadTracker
 from mistudio.ml.training.optimizer import BETAS, EPS, ClippedAdam

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.trainable import Penalty
 from mistudio.ml.training.run_state import RunState
 from mistudio.ml.training.sparsity import FiringRates, SparsityControl

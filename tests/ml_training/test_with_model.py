@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mistudio.core.atomic import sha256_file
-from mistudio.core.configs import ARCHITECTURES, TrainConfig
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import SilentReporter
+from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
 from mistudio.ml.activations.stream import ActivationStream

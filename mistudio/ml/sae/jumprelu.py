@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import Chunk, DenseSae, ghost_of
 from mistudio.ml.sae.trainable import Penalty

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_unit_scale
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from mistudio.core.configs import TrainConfig
 from mistudio.core.errors import InvalidInput
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.device import synchronize
 from mistudio.ml.sae.auxiliary import default_aux_k
 from mistudio.ml.sae.registry import new_trainable

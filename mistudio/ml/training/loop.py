@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from mistudio.core.configs import TrainConfig
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput, TrainingBroke
 from mistudio.core.events import Reporter
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import load_checkpoint, prune, save_checkpoint
 from mistudio.ml.training.metrics import MetricWindow, loss_of

@@ -12,8 +12,8 @@ import torch
 
 import mistudio
 from mistudio.core.config import config_hash, from_dict, to_dict
-from mistudio.core.configs import DENSE_FAMILY, TrainConfig
 from mistudio.core.errors import Mismatch
+from mistudio.core.training_configs import DENSE_FAMILY, TrainConfig
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 
 RAMP_SHARE = 0.05  # of the run, over which the weight rises from 0
 ADJUST_EVERY = 10  # steps

@@ -8,8 +8,8 @@ from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mistudio.core.config import settings_of
-from mistudio.core.configs import ARCHITECTURES, TrainConfig
 from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
 from mistudio.gui.tabs.training.fields import (

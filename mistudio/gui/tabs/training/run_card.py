@@ -9,7 +9,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from mistudio.core.config import from_dict
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import (
     EM_DASH,
     format_count,

@@ -6,8 +6,9 @@ from PySide6.QtCore import QPoint, QTimer, Slot
 from PySide6.QtWidgets import QWidget
 
 from mistudio.core.config import from_dict
-from mistudio.core.configs import HarvestConfig, TrainConfig
+from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import StudioError
+from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.training.live import LiveRuns

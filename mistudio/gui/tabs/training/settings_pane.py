@@ -9,7 +9,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.config import command_line, from_dict, settings_of
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.widgets.cards import button, row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mistudio.core.configs import TrainConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import format_bytes, format_count
 from mistudio.store.records import ModelRow
 
