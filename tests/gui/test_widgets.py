@@ -41,6 +41,11 @@ def test_form_begins_with_the_defaults(form: ConfigForm[TrainConfig]) -> None:
     assert form.fields["layer"].isVisibleTo(form)
 
 
+def test_captions_tell_the_unit_once(form: ConfigForm[TrainConfig]) -> None:
+    captions = {name: form.fields[name].caption.text() for name in ("eval_tokens", "batch", "k")}
+    assert captions == {"eval_tokens": "Evaluation tokens", "batch": "Batch (tokens)", "k": "k"}
+
+
 def test_numbers_take_scientific_notation_and_separators(form: ConfigForm[TrainConfig]) -> None:
     form.fields["learning_rate"].editor.set_value("5e-5")
     form.set_values({"tokens": "1,500,000", "width": "4e3"})

@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
 from mistudio.core.config import (
     Config,
+    Option,
     Setting,
     Violation,
     command_line,
@@ -32,6 +33,13 @@ NARROWEST = 260  # px of one column at a 16-px font
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
+def caption_of(option: Option) -> str:
+    """A setting's label with its unit, unless the label says that already ("Tokens")."""
+    if not option.unit or option.label.lower().endswith(option.unit.lower()):
+        return option.label
+    return f"{option.label} ({option.unit})"
+
+
 class Field(QWidget):
     """A setting on screen: label with unit, control, and the sentence about what is wrong."""
 
@@ -43,8 +51,7 @@ class Field(QWidget):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(4))
         if not isinstance(editor, CheckEditor):
-            unit = f" ({described.unit})" if described.unit else ""
-            self.caption = label(described.label + unit, "label")
+            self.caption = label(caption_of(described), "label")
             self.caption.setBuddy(editor.control)
             box.addWidget(self.caption)
         else:
