@@ -344,6 +344,9 @@ def test_a_gated_dataset_from_search_to_samples(
     settle(qtbot, services, card.problem.isVisible)
     assert "alice/stories" in card.problem.text()
     card.token.line.setText(GOOD_TOKEN)
+    shown = card.token.line.displayText()  # what a picture of the window would hold
+    assert len(set(shown)) == 1
+    assert not set(shown) & set(GOOD_TOKEN)
     card.preview()
     settle(qtbot, services, card.shown.isVisible)
     assert card.shown.table.rowCount() == 10
