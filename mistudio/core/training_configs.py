@@ -269,6 +269,13 @@ class TrainConfig(Config):
             return f"k {self.k:,}"
         return f"L0 {self.target_l0:g}" if self.target_l0 else "fixed penalty"
 
+    @property
+    def aimed_l0(self) -> float | None:
+        """Active latents per token that the run is to end with; None if nothing decides them."""
+        if _aims_at_k(self):
+            return float(self.k)
+        return self.target_l0 or None
+
     def check(self) -> Iterable[Violation]:
         if _aims_at_k(self) and self.k > self.width:
             yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
