@@ -11,6 +11,7 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    sweep_configs,
     training_configs,
 )
 from mistudio.core.config import add_arguments, names_of
@@ -81,6 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("path", help="JSON file written by `templates export`")
 
     training = command(groups, "train", "train", "train an SAE", training_configs.TrainConfig)
+    about = "JSON file of settings, as `config.json` of a run; flags go before it"
+    training.add_argument("--config", metavar="FILE", help=about)
     verbs = training.add_subparsers(metavar="[resume]", dest="subcommand")
     command(
         verbs,
@@ -90,6 +93,11 @@ def build_parser() -> argparse.ArgumentParser:
         training_configs.ResumeConfig,
         "training",
     )
+
+    about = "train several SAEs from one pass"
+    sweeping = command(groups, "sweep", "sweep", about, sweep_configs.SweepConfig)
+    about = "JSON file of settings; flags go before it"
+    sweeping.add_argument("--config", metavar="FILE", help=about)
 
     saes = group("sae", "the SAE library")
     command(saes, "list", "list_saes", "list SAEs")

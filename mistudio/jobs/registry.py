@@ -9,6 +9,7 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    sweep_configs,
     training_configs,
 )
 from mistudio.core.config import Config
@@ -33,6 +34,7 @@ from mistudio.jobs import (
     steer,
     tokenize,
     train,
+    train_sweep,
 )
 from mistudio.jobs.context import JobKind
 from mistudio.store.connection import Db
@@ -162,6 +164,16 @@ JOB_KINDS: dict[str, JobKind] = {
             training_configs.TrainConfig,
             train.run,
             train.prepare,
+            ends_turn_on_pause=True,
+            early_finish=True,
+        ),
+        JobKind(
+            "sweep",
+            "gpu",
+            "Train several on",
+            sweep_configs.SweepConfig,
+            train_sweep.run,
+            train_sweep.prepare,
             ends_turn_on_pause=True,
             early_finish=True,
         ),

@@ -12,7 +12,7 @@ from mistudio.ml.activations.capture import Capture, check_ids
 from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.data.token_store import CONTENT, PADDING
 
-REASONS = ("padding", "special", "non_finite", "norm")
+REASONS: tuple[str, ...] = ("padding", "special", "non_finite", "norm")
 
 
 class Kept(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.ml.data.token_store import CONTENT, RowGroup, TokenStore
+from mistudio.ml.data.token_store import CONTENT, PADDING, RowGroup, TokenStore
 
 PARTS = ("train", "calibration", "evaluation")
 
@@ -136,6 +136,16 @@ class VectorTable:
 
     def groups(self, part: str) -> list[RowGroup]:
         return [RowGroup(self._parts[part], 1.0)]
+
+
+def usable_tokens(table: RowTable, part: str, mask_special: bool = True) -> int:
+    """Tokens of a part that are not padding, nor special if those are masked."""
+    total = 0
+    for group in table.groups(part):
+        for low in range(0, len(group.rows), 4096):
+            mask = table.mask[group.rows[low : low + 4096]]
+            total += int(((mask == CONTENT) if mask_special else (mask != PADDING)).sum())
+    return total
 
 
 def tokens_per_row(table: RowTable, rows: np.ndarray) -> float:

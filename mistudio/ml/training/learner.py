@@ -26,14 +26,18 @@ BAD_LIMIT = 3  # batches in a row that cannot be used
 CALIBRATION_TOKENS = 131_072
 QUICK_CALIBRATION_TOKENS = 16_384  # after a stop, when the user waits
 
+Batch = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 Calibration = Callable[[], Iterable[torch.Tensor]]
 Evaluation = Callable[[SparseAutoencoder], Mapping[str, Any]]
 
 
 class Stream(Protocol):
-    """Endless batches of activations, x_BD float32 unscaled, whose position can be saved."""
+    """Endless batches of activations, float32 unscaled, whose position can be saved.
 
-    def __iter__(self) -> Iterator[torch.Tensor]: ...
+    A batch is x_BD, or (x_BD, y_BO) where a target is learnt.
+    """
+
+    def __iter__(self) -> Iterator[Batch]: ...
 
     def state(self) -> dict[str, Any]: ...
 
@@ -139,7 +143,7 @@ class Learner:
         self._window, self._skipped = MetricWindow(), 0
         self._batches = iter(stream)
         self._began = time.monotonic() - self.run.seconds
-        self.save_wanted = False
+        self._saved_step = -1
 
     @property
     def done(self) -> bool:
@@ -150,9 +154,10 @@ class Learner:
         """One batch. Raises `Cancelled` if the stream gave up, `TrainingBroke` after three
         unusable batches in a row, `InvalidInput` if there is nothing to learn from."""
         run, schedule = self.run, self.run.schedule
-        x_BD = next(self._batches, None)
-        if x_BD is None:
+        batch = next(self._batches, None)
+        if batch is None:
             raise InvalidInput("The dataset gives no activations to train on.")
+        x_BD = batch if isinstance(batch, torch.Tensor) else batch[0]
         x_BD = x_BD.to(run.sae.device) * run.scale
         run.sae.k = schedule.k_at(run.step)
         rate = schedule.rate_at(run.step)
@@ -179,9 +184,8 @@ class Learner:
             self._tell(rate)
         every = run.config.checkpoint_every
         due = bool(every) and run.step % every == 0
-        if due or self.save_wanted or self.done:
-            self.save_wanted = False
-            self._save_if_room()
+        if due or self.done:
+            self.save_if_room()
 
     def save(self) -> Path:
         """Write a checkpoint and let surplus ones go."""
@@ -189,11 +193,14 @@ class Learner:
         options = self._options
         state = self.run.checkpoint(self.stream.state(), options.origin, options.metadata)
         self._saved_path = save_checkpoint(self._folder, state)
+        self._saved_step = self.run.step
         prune(self._folder)
         return self._saved_path
 
-    def _save_if_room(self) -> None:
+    def save_if_room(self) -> None:
         """A run whose disk is full goes on: its last checkpoint stays, the next may find room."""
+        if self._saved_step == self.run.step:
+            return
         try:
             self.save()
         except DiskFull as error:

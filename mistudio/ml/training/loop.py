@@ -126,9 +126,6 @@ def _turn(
         outcome = _outcome(control.requested())
         if outcome != "completed":
             return outcome
-        if control.take_save():
-            for other in others:
-                other.save_wanted = True
         try:
             learner.step()
         except Cancelled:  # a stream may give up while it fills a window
@@ -136,6 +133,9 @@ def _turn(
             if outcome == "completed":
                 raise
             return outcome
+        if control.take_save():
+            for other in others:
+                other.save_if_room()
         if learner.done:
             return "completed"
     return "completed"
