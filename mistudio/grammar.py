@@ -217,6 +217,9 @@ def _activation_verbs(command: Any, activations: Any) -> None:
         activations, "extract", "extract", about, model_configs.ExtractConfig, "model", "dataset"
     )
     made.add_argument("--plan", action="store_true", help="only say tokens, bytes and room")
+    about = "add vectors of a .npy or .safetensors file, of any model"
+    importing = model_configs.ImportActivationsConfig
+    command(activations, "import", "activations_import", about, importing, "path")
     verify, export = model_configs.VerifyActivationsConfig, model_configs.ExportActivationsConfig
     about = "read every shard again and compare checksums"
     command(activations, "verify", "activations_verify", about, verify, "activations")

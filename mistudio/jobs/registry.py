@@ -23,6 +23,7 @@ from mistudio.jobs import (
     evaluate,
     extract_activations,
     harvest,
+    import_activations,
     import_dataset,
     import_model,
     index_dataset,
@@ -140,6 +141,14 @@ JOB_KINDS: dict[str, JobKind] = {
             probe_extraction.run,
             probe_extraction.prepare,
             subject="model",
+        ),
+        JobKind(
+            "import_activations",
+            "io",
+            "Import activations",
+            model_configs.ImportActivationsConfig,
+            import_activations.run,
+            import_activations.prepare,
         ),
         JobKind(
             "verify_activations",
