@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from mistudio.core.config import Config, Violation, option
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
+ENCODERS = ("sae", "transcoder", "skip_transcoder")
+TRANSCODER_INPUTS = ("mlp_in", *HOOKS)  # what a transcoder may read
 SAE_FORMATS = ("saelens", "dictionary_learning", "sparsify")  # that an SAE is written in
 
 
