@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from mistudio.core.errors import (
     Unsupported,
     means_out_of_memory,
 )
-from mistudio.ml.hooks import hook_module, hook_path, tl_name
+from mistudio.ml.hooks import first_input, hook_place, tl_name
 from mistudio.ml.loading import LoadedModel
 
 
@@ -44,8 +45,7 @@ class Capture:
         self.loaded = loaded
         self.layer = layer
         self.hook = hook
-        self.module = hook_module(loaded, layer, hook)
-        self.path = hook_path(loaded, layer, hook)
+        self.path, self.module, self._reads_input = hook_place(loaded, layer, hook)
         self.tl_name = tl_name(layer, hook)
         self._trunk: nn.Module = loaded.model.base_model
         self.d = self._probe()
@@ -63,11 +63,11 @@ class Capture:
         """
         caught: list[torch.Tensor] = []
 
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            caught.append(first_tensor(output))
+        def keep(x: torch.Tensor) -> None:
+            caught.append(x)
             raise _Reached
 
-        handle = self.module.register_forward_hook(keep)
+        handle = self._listen(keep)
         try:
             with torch.inference_mode():
                 self._trunk(input_ids=ids_BS.to(self.loaded.device), use_cache=False)
@@ -91,6 +91,20 @@ class Capture:
         # Some families flatten rows and positions inside the block.
         return caught[0].view(*ids_BS.shape, -1) if caught[0].ndim == 2 else caught[0]
 
+    def _listen(self, keep: Callable[[torch.Tensor], None]) -> Any:
+        """Hand what the hook sees to `keep`; the handle that ends it."""
+        if self._reads_input:
+
+            def before(_module: nn.Module, inputs: Any, named: Any) -> None:
+                keep(first_input(inputs, named))
+
+            return self.module.register_forward_pre_hook(before, with_kwargs=True)
+
+        def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            keep(first_tensor(output))
+
+        return self.module.register_forward_hook(after)
+
     def _probe(self) -> int:
         """Count firings in one whole pass over two tokens; returns the width seen."""
         blocks = self.loaded.blocks
@@ -105,17 +119,16 @@ class Capture:
             return keep
 
         def keep_input(_module: nn.Module, inputs: Any, named: Any) -> None:
-            before = inputs[0] if inputs else named["hidden_states"]
-            stream.append(before.detach().flatten(0, -2).float())
+            stream.append(first_input(inputs, named).detach().flatten(0, -2).float())
 
-        block = blocks.modules[self.layer]
+        block, is_sublayer = blocks.modules[self.layer], self.hook in ("mlp_out", "attn_out")
         handles = [
-            self.module.register_forward_hook(note(outputs)),
+            self._listen(outputs.append),
             block.register_forward_pre_hook(keep_input, with_kwargs=True),
             block.register_forward_hook(note(stream)),
         ]
         for module in (blocks.mlp[self.layer], blocks.attention[self.layer]):
-            if module is not None and self.hook != "resid_post":
+            if module is not None and is_sublayer:
                 handles.append(module.register_forward_hook(note(added)))
         limit = self.loaded.facts.vocab_size
         ids_BS = torch.tensor([[min(2, limit - 1), min(3, limit - 1)]], device=self.loaded.device)
@@ -131,7 +144,7 @@ class Capture:
                 "this model cannot be read there.",
                 code="hook_count",
             )
-        if self.hook != "resid_post":
+        if is_sublayer:
             check_sublayers(self.path, stream[0], added, stream[1])
         return outputs[0].shape[-1]
 
