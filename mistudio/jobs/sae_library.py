@@ -131,10 +131,26 @@ def read_sae(studio: Studio, row: SaeRow) -> SparseAutoencoder:
     return read_saelens(studio.paths.absolute(row.path))[0]
 
 
-def training_norm(sae: SparseAutoencoder) -> float | None:
-    """The median activation norm of the training, None for an SAE that does not carry it."""
-    known = sae.metadata.get("median_norm")
+def training_norm(sae: SparseAutoencoder, name: str = "median_norm") -> float | None:
+    """The median activation norm of the training, None for an SAE that does not carry it.
+
+    Of what a transcoder is to give it is called "median_norm_out".
+    """
+    known = sae.metadata.get(name)
     return float(known) if known else None
+
+
+def is_placed(row: SaeRow) -> bool:
+    """Whether it is known where an SAE reads and, a transcoder, what it gives."""
+    if row.layer is None or row.hook_in is None:
+        return False
+    return row.encoder_type == "sae" or row.hook_out is not None
+
+
+def place_of(row: SaeRow) -> str:
+    """Layer and hook in words, such as "layer 3 mlp_in → mlp_out"."""
+    written = f" → {row.hook_out}" if row.hook_out not in (None, row.hook_in) else ""
+    return f"layer {row.layer} {row.hook_in}{written}"
 
 
 def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:

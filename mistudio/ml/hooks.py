@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from mistudio.core.configs import HOOKS
 from mistudio.core.errors import InvalidInput
@@ -33,6 +35,26 @@ def hook_place(loaded: LoadedModel, layer: int, hook: str) -> Place:
 def first_input(inputs: Any, named: Any) -> torch.Tensor:
     """What a module reads, given as its first argument or by name."""
     return inputs[0] if inputs else named["hidden_states"]
+
+
+def first_tensor(output: Any) -> torch.Tensor:
+    """A module's output, or its element 0 if the module returns several things."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def listen(place: Place, keep: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Hand what a place sees to `keep` in every forward pass, until the handle is removed."""
+    if place.reads_input:
+
+        def before(_module: nn.Module, inputs: Any, named: Any) -> None:
+            keep(first_input(inputs, named))
+
+        return place.module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        keep(first_tensor(output))
+
+    return place.module.register_forward_hook(after)
 
 
 def place_metadata(

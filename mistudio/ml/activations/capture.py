@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,17 +14,12 @@ from mistudio.core.errors import (
     Unsupported,
     means_out_of_memory,
 )
-from mistudio.ml.hooks import first_input, hook_place, tl_name
+from mistudio.ml.hooks import first_input, first_tensor, hook_place, listen, tl_name
 from mistudio.ml.loading import LoadedModel
 
 
 class _Reached(BaseException):
     """The hooked module has run; nothing behind it is wanted. No error, so not an Exception."""
-
-
-def first_tensor(output: Any) -> torch.Tensor:
-    """A module's output, or its element 0 if the module returns several things."""
-    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 class Capture:
@@ -45,7 +39,8 @@ class Capture:
         self.loaded = loaded
         self.layer = layer
         self.hook = hook
-        self.path, self.module, self._reads_input = hook_place(loaded, layer, hook)
+        self.place = hook_place(loaded, layer, hook)
+        self.path, self.module, _ = self.place
         self.tl_name = tl_name(layer, hook)
         self._trunk: nn.Module = loaded.model.base_model
         self.d = self._probe()
@@ -67,7 +62,7 @@ class Capture:
             caught.append(x)
             raise _Reached
 
-        handle = self._listen(keep)
+        handle = listen(self.place, keep)
         try:
             with torch.inference_mode():
                 self._trunk(input_ids=ids_BS.to(self.loaded.device), use_cache=False)
@@ -91,20 +86,6 @@ class Capture:
         # Some families flatten rows and positions inside the block.
         return caught[0].view(*ids_BS.shape, -1) if caught[0].ndim == 2 else caught[0]
 
-    def _listen(self, keep: Callable[[torch.Tensor], None]) -> Any:
-        """Hand what the hook sees to `keep`; the handle that ends it."""
-        if self._reads_input:
-
-            def before(_module: nn.Module, inputs: Any, named: Any) -> None:
-                keep(first_input(inputs, named))
-
-            return self.module.register_forward_pre_hook(before, with_kwargs=True)
-
-        def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            keep(first_tensor(output))
-
-        return self.module.register_forward_hook(after)
-
     def _probe(self) -> int:
         """Count firings in one whole pass over two tokens; returns the width seen."""
         blocks = self.loaded.blocks
@@ -123,7 +104,7 @@ class Capture:
 
         block, is_sublayer = blocks.modules[self.layer], self.hook in ("mlp_out", "attn_out")
         handles = [
-            self._listen(outputs.append),
+            listen(self.place, outputs.append),
             block.register_forward_pre_hook(keep_input, with_kwargs=True),
             block.register_forward_hook(note(stream)),
         ]

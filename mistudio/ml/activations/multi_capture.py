@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mistudio.core.errors import InvalidInput, OutOfMemory, StudioError, means_out_of_memory
-from mistudio.ml.activations.capture import check_sublayers, first_tensor
-from mistudio.ml.hooks import first_input, hook_path, hook_place
+from mistudio.ml.activations.capture import check_sublayers
+from mistudio.ml.hooks import first_input, first_tensor, hook_path, hook_place, listen
 from mistudio.ml.loading import LoadedModel
 
 Take = Callable[[int, torch.Tensor], None]
@@ -57,8 +57,8 @@ class MultiCapture:
         self.points = list(points)
         self._check = check
         self._trunk: nn.Module = loaded.model.base_model
-        places = [hook_place(loaded, *point) for point in points]
-        self._paths, self._modules, self._reads_input = zip(*places, strict=True)
+        self._places = [hook_place(loaded, *point) for point in points]
+        self._paths = [place.path for place in self._places]
         self.widths = self._probe()
 
     @property
@@ -110,17 +110,7 @@ class MultiCapture:
         )
 
     def _listen(self, i: int, keep: Callable[[int, torch.Tensor], None]) -> Any:
-        if self._reads_input[i]:
-
-            def before(_module: nn.Module, inputs: Any, named: Any) -> None:
-                keep(i, first_input(inputs, named))
-
-            return self._modules[i].register_forward_pre_hook(before, with_kwargs=True)
-
-        def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            keep(i, first_tensor(output))
-
-        return self._modules[i].register_forward_hook(after)
+        return listen(self._places[i], lambda x: keep(i, x))
 
     def _checks(self) -> list[Any]:
         if self._check is None:
