@@ -6,14 +6,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import ENCODERS, HOOKS, TRANSCODER_INPUTS
 from mistudio.core.errors import InvalidInput
 
 TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
 DENSE_FAMILY = ("standard", "gated", "jumprelu")
 ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
+# gated has no form as a transcoder: no format holds one, and none was described
+TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
+IN_BLOCK = ("attn_out", "mlp_in", "mlp_out", "resid_post")
+"""the hooks of a block in the order in which they are computed"""
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
 LEAST_NESTED = 32  # latents of a Matryoshka SAE
+
+
+def no_transcoder(architecture: str) -> str:
+    """The sentence for an architecture that has no transcoder."""
+    return (
+        f"There is no {architecture} transcoder; choose one of "
+        f"{', '.join(TRANSCODER_ARCHITECTURES)}."
+    )
+
+
+def _is_sae(config: TrainConfig) -> bool:
+    return config.encoder == "sae"
+
+
+def _is_transcoder(config: TrainConfig) -> bool:
+    return config.encoder != "sae"
 
 
 def _keeps_k(config: TrainConfig) -> bool:
@@ -50,11 +70,19 @@ def _is_mixed(config: TrainConfig) -> bool:
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """Train one sparse autoencoder on the activations of one hook."""
+    """Train one sparse autoencoder on the activations of one hook, or one transcoder on two."""
 
     model: str = option("", "Model", "Id or name of a model.", applies=_reads_a_model)
     dataset: str = option(
         "", "Dataset", "Id or name of a dataset or of a tokenisation.", applies=_reads_a_model
+    )
+    encoder: str = option(
+        "sae",
+        "Encoder type",
+        "sae gives back the activations it reads; transcoder gives those of another hook of the "
+        "same block, such as an MLP's output from its input; skip_transcoder adds a linear map of "
+        "what it reads, which leaves the latents what is not linear.",
+        choices=ENCODERS,
     )
     architecture: str = option(
         "batch_topk",
@@ -74,6 +102,21 @@ class TrainConfig(Config):
         "Hook",
         "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it.",
         choices=HOOKS,
+        applies=_is_sae,
+    )
+    hook_in: str = option(
+        "mlp_in",
+        "Hook in",
+        "What the transcoder reads; mlp_in is what the block's MLP reads, after its norm.",
+        choices=TRANSCODER_INPUTS,
+        applies=_is_transcoder,
+    )
+    hook_out: str = option(
+        "mlp_out",
+        "Hook out",
+        "What the transcoder is to give; of the same block and not computed before what it reads.",
+        choices=HOOKS,
+        applies=_is_transcoder,
     )
     width: int = option(
         4096, "Latents", "Number of features to learn.", minimum=1, maximum=1_048_576
@@ -330,6 +373,21 @@ class TrainConfig(Config):
         return found
 
     @property
+    def hook_read(self) -> str:
+        """The hook whose activations go in."""
+        return self.hook if _is_sae(self) else self.hook_in
+
+    @property
+    def hook_written(self) -> str:
+        """The hook whose activations are learnt: that of `hook_read` for an SAE."""
+        return self.hook if _is_sae(self) else self.hook_out
+
+    @property
+    def place(self) -> str:
+        """Hook or hooks in short, such as "resid_post" or "mlp_in → mlp_out"."""
+        return self.hook if _is_sae(self) else f"{self.hook_in} → {self.hook_out}"
+
+    @property
     def aim(self) -> str:
         """What decides how many latents are active, in short."""
         if _aims_at_k(self):
@@ -364,8 +422,33 @@ class TrainConfig(Config):
             )
         if self.architecture == "matryoshka_batch_topk" and self.width < LEAST_NESTED:
             yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        if _is_transcoder(self):
+            if self.architecture not in TRANSCODER_ARCHITECTURES:
+                yield Violation("architecture", no_transcoder(self.architecture))
+            if IN_BLOCK.index(self.hook_in) > IN_BLOCK.index(self.hook_out):
+                yield Violation(
+                    "hook_out",
+                    f"{self.hook_out} is computed before {self.hook_in}, so that nothing of it can "
+                    "be predicted; choose a later one.",
+                )
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
+
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant, as sentences."""
+        found: list[str] = []
+        if _is_transcoder(self) and self.hook_in == self.hook_out:
+            if self.encoder == "skip_transcoder":
+                found.append(
+                    f"The skip transcoder reads and gives {self.hook_in}: its skip connection "
+                    "alone can copy the activations, so that the latents may learn nothing."
+                )
+            else:
+                found.append(
+                    f"The transcoder reads and gives {self.hook_in}: it is a sparse autoencoder "
+                    "that does not subtract its decoder bias first."
+                )
+        return found
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,18 @@ class DenseSae(TrainableSae):
     ) -> Chunk:
         """Forward and backward of some centred rows; `unit` is 1/(N·V).
 
-        `pre_CF` is x_c W_enc without a bias and may be overwritten. Adds to the gradients of the
+        `pre_CF` is x_c W_enc without a bias and may be overwritten. `x_CD` is what f W_dec is to
+        be: the centred rows, of a transcoder y less b_dec and skip. Adds to the gradients of the
         architecture's own vectors.
         """
 
     @torch.no_grad()
     def gradients(
-        self, x_BD: torch.Tensor, variance: float, extra: Auxiliary | Penalty | None = None
+        self,
+        x_BD: torch.Tensor,
+        variance: float,
+        extra: Auxiliary | Penalty | None = None,
+        target_BO: torch.Tensor | None = None,
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is the penalty, None for none at all."""
         penalty = extra if isinstance(extra, Penalty) else Penalty(0.0)
@@ -62,22 +67,26 @@ class DenseSae(TrainableSae):
         self._clear()
         tokens, unit = x_BD.shape[0], 1 / (x_BD.shape[0] * variance)
         W_enc_FD, W_dec_FO = self.parameters["W_enc_FD"], self.parameters["W_dec_FO"]
-        centred_BD = x_BD - self.parameters["b_dec_O"]
+        x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
         grad_enc_FD, grad_dec_FO = self._gradient_buffers()
         sums = torch.zeros(4, dtype=torch.float64, device=x_BD.device)
         counts_F = torch.zeros(self.n_latents, dtype=torch.int64, device=x_BD.device)
         last_row_F = torch.zeros_like(counts_F)
         grad_b_dec_O = torch.zeros_like(self.parameters["b_dec_O"])
         pre_sum_F = torch.zeros_like(self.parameters["W_enc_FD"][:, 0])
+        skip_OD = self.parameters.get("W_skip_OD")
+        grad_skip_OD = None if skip_OD is None else torch.zeros_like(skip_OD)
         start, size = 0, self._chunk_rows()
-        for x_CD in centred_BD.split(size):
-            part = self._rows(self._products(x_CD), x_CD, unit, penalty)
+        for x_CD, wanted_CO in zip(x_BD.split(size), wanted_BO.split(size), strict=True):
+            part = self._rows(self._products(x_CD), wanted_CO, unit, penalty)
             grad_CO = part.error_CO * (2 * unit)
             beta = 1.0 if start else 0.0
             torch.addmm(grad_dec_FO, part.f_CF.T, grad_CO, beta=beta, out=grad_dec_FO)
             torch.addmm(grad_enc_FD, part.grad_pre_CF.T, x_CD, beta=beta, out=grad_enc_FD)
             grad_b_dec_O += grad_CO.sum(0)
             pre_sum_F += part.grad_pre_CF.sum(0)
+            if grad_skip_OD is not None:
+                grad_skip_OD.addmm_(grad_CO.T, x_CD)
             sums += torch.stack(
                 [
                     part.error_CO.square().sum(),
@@ -92,7 +101,11 @@ class DenseSae(TrainableSae):
             start += x_CD.shape[0]
         along_F1 = (grad_dec_FO * W_dec_FO).sum(1, keepdim=True)
         grad_dec_FO.addcmul_(along_F1, W_dec_FO, value=-1)
-        self.parameters["b_dec_O"].grad = grad_b_dec_O - pre_sum_F @ W_enc_FD
+        if not self.is_transcoder:
+            grad_b_dec_O -= pre_sum_F @ W_enc_FD
+        self.parameters["b_dec_O"].grad = grad_b_dec_O
+        if skip_OD is not None:
+            skip_OD.grad = grad_skip_OD
         sums = sums.to(x_BD.dtype)
         return StepResult(
             reconstruction=sums[1] * unit,
@@ -100,7 +113,7 @@ class DenseSae(TrainableSae):
             sparsity=sums[2] * (penalty.weight * unit),
             ghost=sums[3] * (penalty.ghost * unit),
             squared_error=sums[0],
-            squared_deviation=(centred_BD - centred_BD.mean(0)).square().sum(),
+            squared_deviation=(target_BO - target_BO.mean(0)).square().sum(),
             active=int(counts_F.sum()),
             smallest_kept=0.0,
             counts_F=counts_F,
