@@ -70,6 +70,15 @@ def above(h_BF: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor,
     return rows, h_BF.reshape(-1)[at], at - rows * width
 
 
+def kept_codes(
+    codes: SparseCodes, values: torch.Tensor, kept: torch.Tensor
+) -> tuple[SparseCodes, torch.Tensor]:
+    """Entries where `kept` [n] holds, with new values [n], and their positions among all."""
+    at = kept.nonzero().squeeze(1)
+    splits = splits_of(codes.rows[at], codes.row_splits.numel() - 1)
+    return SparseCodes(values[at], codes.ids[at], splits), at
+
+
 def codes_from_dense(f_BF: torch.Tensor) -> SparseCodes:
     """The non-zero entries of a dense code matrix."""
     row, ids = f_BF.nonzero(as_tuple=True)
