@@ -6,7 +6,9 @@ only the encoder's product is, and the rest is summed over the active latents (d
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +19,7 @@ from mistudio.ml.sae.dense_tiles import tiled_step
 from mistudio.ml.sae.selection import SparseCodes
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 
-SPARSE_BELOW = {"cpu": 0.08}
+SPARSE_BELOW = {"cpu": 0.1}
 """Share of entries that a step touches below which it is summed entry by entry (measured)."""
 SPARSE_BELOW_ELSEWHERE = 0.02
 SAMPLE_ROWS = 32
@@ -127,14 +129,14 @@ class DenseSae(TrainableSae):
         limit = SPARSE_BELOW.get(x_BD.device.type, SPARSE_BELOW_ELSEWHERE)
         return int(near_CF.sum()) < limit * near_CF.numel()
 
-    def buffer(self, name: str, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
-        """A matrix that the next call with this name overwrites: fresh pages cost more than what
+    def buffer(self, name: str, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        """A tensor that the next call with this name overwrites: fresh pages cost more than what
         is done with them."""
-        found = self._buffers.get(name)
-        if found is None or found.numel() < rows * columns or found.device != like.device:
-            found = torch.empty(rows * columns, dtype=like.dtype, device=like.device)
+        found, size = self._buffers.get(name), math.prod(shape)
+        if found is None or found.numel() < size or found.device != like.device:
+            found = torch.empty(size, dtype=like.dtype, device=like.device)
             self._buffers[name] = found
-        return found[: rows * columns].view(rows, columns)
+        return found[:size].view(*shape)
 
     def gradient(self, name: str) -> torch.Tensor:
         """`grad` of one of the architecture's own vectors."""

@@ -1,7 +1,7 @@
 """The same step over the entries that take part in it, once they are few.
 
-One product remains, that of the encoder; the rest are sums over the active latents, with the kernels
-of the TopK family. Rare latents, which do not fire, are few columns of their own.
+One product remains, that of the encoder; the rest are sums over the active latents, with the
+kernels of the TopK family. Rare latents, which do not fire, are few columns of their own.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _encode(
     shift_F, bound = sae.reach()
     rows, values, ids, rare, start = [], [], [], [], 0
     for x_CD in x_BD.split(sae.rows_of_chunk()):
-        pre_CF = sae.buffer("kept", x_CD.shape[0], W_enc_FD.shape[0], x_CD)
+        pre_CF = sae.buffer("kept", (x_CD.shape[0], W_enc_FD.shape[0]), x_CD)
         torch.mm(x_CD, W_enc_FD.T, out=pre_CF).add_(shift_F)
         row, value, latent = above(pre_CF, bound)
         rows.append(row + start)

@@ -1,7 +1,7 @@
 """The dense step, some latents at a time, so that their element-wise work stays in the cache.
 
-The products of a dense step remain: encode, decode, and the gradients of the latents, of the decoder
-and of the encoder. Each is formed over many rows at once, which is what makes a product quick.
+The products of a dense step remain: encode, decode, and the gradients of the latents, of the
+decoder and of the encoder. Each is formed over many rows at once, which is what makes it quick.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def tiled_step(
     size = _even(x_BD.shape[0], sae.rows_of_chunk())
     for x_CD, wanted_CO in zip(x_BD.split(size), wanted_BO.split(size), strict=True):
         rows, beta = x_CD.shape[0], 1.0 if start else 0.0
-        kept = sae.buffer("kept", rows * width, 1, x_CD).view(-1)
+        kept = sae.buffer("kept", (rows * width,), x_CD)
         errors = [-wanted_CO for _ in range(sae.paths)]
         l0_C1 = torch.zeros_like(x_CD[:, :1]) if sae.needs_l0 else None
         for at in tiles:
@@ -57,7 +57,7 @@ def tiled_step(
             columns = at.stop - at.start
             grads = []
             for number, out_CO in enumerate(outs):
-                grad_CT = sae.buffer(f"grad {number}", rows, columns, x_CD)
+                grad_CT = sae.buffer(f"grad {number}", (rows, columns), x_CD)
                 grads.append(torch.mm(out_CO, W_dec_FO[at].T, out=grad_CT))
             part = sae.backward_tile(_tile(kept, rows, at), grads, at, unit, penalty, l0_C1)
             torch.addmm(grad_dec_FO[at], part.f_CT.T, outs[0], beta=beta, out=grad_dec_FO[at])

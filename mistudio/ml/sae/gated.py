@@ -41,9 +41,9 @@ class Gated(DenseSae):
         self, pre_CT: torch.Tensor, at: slice, penalty: Penalty
     ) -> tuple[torch.Tensor, ...]:
         p = self.parameters
-        through_CT = self.buffer("through", *pre_CT.shape, pre_CT)
+        through_CT = self.buffer("through", pre_CT.shape, pre_CT)
         torch.add(pre_CT, p["b_gate_F"][at], out=through_CT).relu_()
-        f_CT = self.buffer("f", *pre_CT.shape, pre_CT)
+        f_CT = self.buffer("f", pre_CT.shape, pre_CT)
         torch.addcmul(p["b_mag_F"][at], pre_CT, p["r_mag_F"][at].exp(), out=f_CT).relu_()
         torch.ops.aten.threshold_backward.grad_input(f_CT, through_CT, 0.0, grad_input=f_CT)
         return f_CT, through_CT

@@ -66,9 +66,9 @@ class JumpReLU(DenseSae):
 
     def _jump(self, h_CT: torch.Tensor, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """f and h - θ."""
-        over_CT = self.buffer("over", *h_CT.shape, h_CT)
+        over_CT = self.buffer("over", h_CT.shape, h_CT)
         torch.sub(h_CT, self.parameters["threshold_F"][at], out=over_CT)
-        f_CT = self.buffer("f", *h_CT.shape, h_CT)
+        f_CT = self.buffer("f", h_CT.shape, h_CT)
         torch.ops.aten.threshold_backward.grad_input(h_CT, over_CT, 0.0, grad_input=f_CT)
         return f_CT, over_CT
 
@@ -82,7 +82,7 @@ class JumpReLU(DenseSae):
         l0_C1: torch.Tensor | None,
     ) -> TileGradient:
         f_CT, over_CT = self._jump(kept_CT, at)
-        grad_CT, work_CT = grads[0], self.buffer("work", *f_CT.shape, f_CT)
+        grad_CT, work_CT = grads[0], self.buffer("work", f_CT.shape, f_CT)
         threshold_T, half = self.parameters["threshold_F"][at], self.bandwidth / 2
         weight = penalty.weight * unit
         through_T = threshold_T / self.bandwidth  # -∂f/∂θ where near
