@@ -314,7 +314,7 @@ def resume_job(studio: Studio, console: Console, arguments: Arguments) -> None:
 
 
 def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> None:
-    """Time one training step against one encoder GEMM of the same size, interleaved."""
+    """Time training steps against one encoder GEMM of the same size, interleaved."""
     from mistudio.jobs.bench import bench_step
 
     for name in ("d_in", "width", "k", "batch", "steps"):
@@ -327,4 +327,6 @@ def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> 
             f"k is {arguments.k:,} but the SAE has {arguments.width:,} latents.",
             code="invalid_config",
         )
-    console.result(bench_step(arguments))
+    columns = ("architecture", "density", "step_ms", "gemm_ms", "step_over_gemm")
+    columns += ("step_over_gemm_best", "tokens_per_second", "peak_memory")
+    console.table("steps", bench_step(arguments), columns)

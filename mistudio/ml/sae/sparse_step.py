@@ -137,12 +137,7 @@ class TopKFamily(TrainableSae):
             along_F=sum_by_latent(by_latent, values * grad),  # ⟨∇D_i, D_i⟩ = Σ v ⟨G, D_i⟩
             directions_FD=W_dec_FO,
         )
-        last_row_F = (
-            by_latent.rows[(by_latent.splits[1:] - 1).clamp_min(0)]
-            if codes.ids.numel()
-            else torch.zeros_like(by_latent.splits[1:])
-        )
-        return by_latent.counts, last_row_F, sum_by_latent(by_latent, grad)
+        return by_latent.counts, by_latent.last_rows, sum_by_latent(by_latent, grad)
 
 
 def split_by_block(codes: SparseCodes, blocks: Sequence[Block]) -> list[SparseCodes]:

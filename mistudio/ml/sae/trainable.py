@@ -20,6 +20,8 @@ from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_input_ratio, fold_unit_scale
 
 CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time (38 MB in float32)
+GPU_CHUNK_ENTRIES = 1 << 28  # the same on a GPU, where a small product leaves most of it idle
+GPU_CHUNK_SHARE = 1 / 32  # of the GPU's memory that a chunk takes at most, in float32
 MIN_CHUNK_ROWS = 64
 EPS = 1e-12
 TRANSCODER_COLUMN_NORM = 0.1  # of the encoder, at the start
@@ -240,7 +242,7 @@ class TrainableSae(ABC):
         self._workspace = None
 
     def _chunk_rows(self) -> int:
-        return max(MIN_CHUNK_ROWS, CHUNK_ENTRIES // self.n_latents)
+        return max(MIN_CHUNK_ROWS, chunk_entries(self.device) // self.n_latents)
 
     def _pre_activations(self, x_BD: torch.Tensor) -> torch.Tensor:
         """h of some rows of centred input, in a buffer that the next call overwrites."""
@@ -283,3 +285,12 @@ class TrainableSae(ABC):
             metadata={"training_architecture": self.architecture},
         )
         return fold_unit_scale(unfolded, scale)
+
+
+def chunk_entries(device: torch.device) -> int:
+    """How many pre-activations a step forms at a time on this device."""
+    if device.type != "cuda":
+        return CHUNK_ENTRIES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    most = int(memory * GPU_CHUNK_SHARE) // torch.float32.itemsize
+    return min(GPU_CHUNK_ENTRIES, max(CHUNK_ENTRIES, most))
