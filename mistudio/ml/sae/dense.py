@@ -58,6 +58,7 @@ class DenseSae(TrainableSae):
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is the penalty, None for none at all."""
         penalty = extra if isinstance(extra, Penalty) else Penalty(0.0)
+        self._begin_step()
         self.project()
         self._clear()
         tokens, unit = x_BD.shape[0], 1 / (x_BD.shape[0] * variance)
@@ -90,8 +91,11 @@ class DenseSae(TrainableSae):
             counts_F += fired_CF.sum(0)
             last_row_F = torch.maximum(last_row_F, _last_rows(fired_CF, start))
             start += x_CD.shape[0]
-        along_F1 = (grad_dec_FO * W_dec_FO).sum(1, keepdim=True)
-        grad_dec_FO.addcmul_(along_F1, W_dec_FO, value=-1)
+        if self.unit_decoder:
+            along_F1 = (grad_dec_FO * W_dec_FO).sum(1, keepdim=True)
+            grad_dec_FO.addcmul_(along_F1, W_dec_FO, value=-1)
+        else:
+            self._add_norm_gradient(grad_dec_FO, penalty.weight * unit)
         self.parameters["b_dec_O"].grad = grad_b_dec_O - pre_sum_F @ W_enc_FD
         sums = sums.to(x_BD.dtype)
         return StepResult(
@@ -114,7 +118,10 @@ class DenseSae(TrainableSae):
             self._workspace = torch.empty(
                 rows, self.n_latents, dtype=x_CD.dtype, device=x_CD.device
             )
-        return torch.mm(x_CD, self.parameters["W_enc_FD"].T, out=self._workspace[:rows])
+        return self._encoder_product(x_CD, self._workspace[:rows])
+
+    def _add_norm_gradient(self, grad_dec_FO: torch.Tensor, weight: float) -> None:
+        """Add what a penalty gives free decoder rows; `weight` is λ/(N·V). Here: nothing."""
 
     def _gradient(self, name: str) -> torch.Tensor:
         grad = self.parameters[name].grad

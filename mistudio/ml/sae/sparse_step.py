@@ -55,6 +55,7 @@ class TopKFamily(TrainableSae):
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is AuxK's part, None while no latent is dead."""
         auxiliary = extra if isinstance(extra, Auxiliary) else None
+        self._begin_step()
         tokens, blocks = x_BD.shape[0], self.blocks
         centred_BD = x_BD - self.parameters["b_dec_O"]
         dead_N = None if auxiliary is None else auxiliary.dead_N

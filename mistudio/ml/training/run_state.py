@@ -18,7 +18,7 @@ from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.dead import DeadTracker
-from mistudio.ml.training.optimizer import ClippedAdam
+from mistudio.ml.training.optimizer import optimizer_of
 from mistudio.ml.training.schedule import Schedule, resolve
 from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
 from mistudio.ml.training.threshold import ThresholdAverage
@@ -42,12 +42,15 @@ class RunState:
     ) -> None:
         """A fresh run: b_dec is the mean of the scaled calibration tokens, s·x̄.
 
-        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x.
+        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x; settings that ask for
+        no input normalisation make s 1 and V that of x.
         """
         d_in = mean_D.numel()
         self.config = config
         self.schedule: Schedule = resolve(config, d_in)
-        self.scale, self.variance = float(scale), float(variance)
+        plain = config.input_norm == "none"
+        self.scale = 1.0 if plain else float(scale)
+        self.variance = float(variance) / float(scale) ** 2 if plain else float(variance)
         self.mean_D = mean_D.detach().double().cpu()
         if sae is None:
             sae = new_trainable(config.architecture, d_in, config.width, config.k, seed=config.seed)
@@ -55,7 +58,8 @@ class RunState:
             sae.parameters["b_dec_O"].copy_(self.mean_D * self.scale)
         self.sae = sae
         self.sae.to(device)
-        self.optimizer = ClippedAdam(self.sae.parameters, config.gradient_clip / self.variance)
+        clip_norm = config.gradient_clip / self.variance
+        self.optimizer = optimizer_of(config, self.sae.parameters, clip_norm)
         self.tracker = DeadTracker(config.width, self.schedule.dead_window, device)
         self.threshold = ThresholdAverage(self.schedule.average_start)
         self.sparsity = SparsityControl(config, self.schedule.steps)
