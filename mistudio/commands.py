@@ -11,10 +11,10 @@ from typing import Any
 
 from mistudio.console import Console
 from mistudio.core import configs, training_configs
-from mistudio.core.config import Config, from_arguments
+from mistudio.core.config import Config, from_arguments, validate
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
-from mistudio.jobs import feature_pages, lookup, sample
+from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs as job_rows
 from mistudio.store import trainings
@@ -70,7 +70,23 @@ def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Argumen
 def train(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Train an SAE; Ctrl-C leaves a checkpoint from which `train resume` goes on."""
     config = from_arguments(training_configs.TrainConfig, arguments)
+    if arguments.plan or arguments.probe:
+        _print_plan(studio, console, config, measured=arguments.probe)
+        return
     _finish_training(console, run_job(studio, console, "train", config, hold=True))
+
+
+def _print_plan(
+    studio: Studio, console: Console, config: training_configs.TrainConfig, *, measured: bool
+) -> None:
+    """What a training would take; a plan that is refused is printed too."""
+    validate(config)
+    rates = None
+    if measured:
+        result = run_job(studio, console, "probe_training", config)
+        rates = probe_training.rates_of(result)
+    found = training_plan.plan_training(studio, training_plan.members_of(config), rates)
+    console.result(dataclasses.asdict(found), training_plan.lines(found))
 
 
 def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None:

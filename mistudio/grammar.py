@@ -81,6 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("path", help="JSON file written by `templates export`")
 
     training = command(groups, "train", "train", "train an SAE", training_configs.TrainConfig)
+    training.add_argument(
+        "--plan", action="store_true", help="only say memory, disk and time; with a probe if asked"
+    )
+    training.add_argument("--probe", action="store_true", help="measure the times of a --plan")
     verbs = training.add_subparsers(metavar="[resume]", dest="subcommand")
     command(
         verbs,
