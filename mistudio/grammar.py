@@ -98,6 +98,11 @@ def build_parser() -> argparse.ArgumentParser:
     sweeping = command(groups, "sweep", "sweep", about, sweep_configs.SweepConfig)
     about = "JSON file of settings; flags go before it"
     sweeping.add_argument("--config", metavar="FILE", help=about)
+    for made in (training, sweeping):
+        about = "only say memory, disk and time; with a probe if asked"
+        made.add_argument("--plan", action="store_true", help=about)
+        about = "measure the times of a --plan"
+        made.add_argument("--probe", action="store_true", help=about)
 
     saes = group("sae", "the SAE library")
     command(saes, "list", "list_saes", "list SAEs")

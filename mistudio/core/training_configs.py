@@ -17,7 +17,11 @@ TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
 IN_BLOCK = ("attn_out", "mlp_in", "mlp_out", "resid_post")
 """the hooks of a block in the order in which they are computed"""
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
-LEAST_NESTED = 32  # latents of a Matryoshka SAE
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "exponential")
+PRECISIONS = ("fp32", "bf16")
+INPUT_NORMS = ("constant", "none")
+LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
 
 
 def no_transcoder(architecture: str) -> str:
@@ -54,6 +58,22 @@ def _is_jumprelu(config: TrainConfig) -> bool:
 
 def _is_quadratic(config: TrainConfig) -> bool:
     return _is_jumprelu(config) and config.jumprelu_penalty == "quadratic"
+
+
+def _is_nested(config: TrainConfig) -> bool:
+    return config.architecture == "matryoshka_batch_topk"
+
+
+def _is_standard(config: TrainConfig) -> bool:
+    return config.architecture == "standard"
+
+
+def _keeps_moments(config: TrainConfig) -> bool:
+    return config.optimizer in ("adam", "adamw")
+
+
+def _decays(config: TrainConfig) -> bool:
+    return config.schedule != "constant"
 
 
 def _is_steered_to_l0(config: TrainConfig) -> bool:
@@ -187,6 +207,41 @@ class TrainConfig(Config):
         applies=_is_dense,
         advanced=True,
     )
+    sparsity_warmup: int = option(
+        -1,
+        "Sparsity warm-up",
+        "Steps over which the penalty's weight rises from 0; -1 takes a twentieth of the run, or "
+        "all of it for tanh without a target.",
+        unit="steps",
+        minimum=-1,
+        maximum=1_000_000,
+        applies=_is_dense,
+        advanced=True,
+    )
+    group_sizes: str = option(
+        "",
+        "Group sizes",
+        "Latents of each nested dictionary, rising, the last being all latents, such as "
+        "256,1024,4096; empty takes 1/32, 3/32, 7/32, 15/32 and all.",
+        applies=_is_nested,
+        advanced=True,
+    )
+    unit_decoder: bool = option(
+        True,
+        "Unit decoder",
+        "Hold every feature's direction at unit length; off lets lengths go free and puts them "
+        "into the penalty.",
+        applies=_is_standard,
+        advanced=True,
+    )
+    input_norm: str = option(
+        "constant",
+        "Input normalisation",
+        "constant multiplies all activations by one number, so that settings fit every model; none "
+        "takes them as they are.",
+        choices=INPUT_NORMS,
+        advanced=True,
+    )
     jumprelu_penalty: str = option(
         "tanh",
         "Penalty",
@@ -228,7 +283,7 @@ class TrainConfig(Config):
     learning_rate: float = option(
         0.0,
         "Learning rate",
-        "Adam's peak rate; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
+        "Peak rate of the optimiser; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
         minimum=0.0,
         maximum=0.1,
         advanced=True,
@@ -242,12 +297,54 @@ class TrainConfig(Config):
         maximum=1_000_000,
         advanced=True,
     )
+    schedule: str = option(
+        "linear",
+        "Rate's fall",
+        "How the rate falls at the end of the run: linear or cosine to 0, exponential to a "
+        "thousandth; constant keeps it.",
+        choices=SCHEDULES,
+        advanced=True,
+    )
     decay_share: float = option(
         0.2,
         "Final decay",
-        "Share of the run over which the rate falls linearly to 0.",
+        "Share of the run, at its end, over which the rate falls.",
         minimum=0.0,
         maximum=1.0,
+        applies=_decays,
+        advanced=True,
+    )
+    optimizer: str = option(
+        "adam",
+        "Optimiser",
+        "adam; adamw, whose weight decay does not pass through the moments; sgd with momentum 0.9, "
+        "which needs less memory and a far higher rate.",
+        choices=OPTIMIZERS,
+        advanced=True,
+    )
+    weight_decay: float = option(
+        0.0,
+        "Weight decay",
+        "Pulls the weight matrices towards 0; rows held at unit length, biases and thresholds are "
+        "left alone.",
+        minimum=0.0,
+        maximum=10.0,
+        advanced=True,
+    )
+    eight_bit_moments: bool = option(
+        False,
+        "8-bit moments",
+        "Keep the optimiser's averages of the weight matrices in 8 bits: 10 instead of 16 bytes "
+        "per weight in all, for a slower step.",
+        applies=_keeps_moments,
+        advanced=True,
+    )
+    precision: str = option(
+        "fp32",
+        "Precision",
+        "bf16 rounds what enters the encoder's product, which a GPU then forms faster; weights, "
+        "moments, latents and losses stay in fp32.",
+        choices=PRECISIONS,
         advanced=True,
     )
     k_anneal: float = option(
@@ -420,8 +517,8 @@ class TrainConfig(Config):
                 "target_l0",
                 f"Target L0 is {self.target_l0:,g} but the SAE has {self.width:,} latents.",
             )
-        if self.architecture == "matryoshka_batch_topk" and self.width < LEAST_NESTED:
-            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        if _is_nested(self):
+            yield from self._group_violations()
         if _is_transcoder(self):
             if self.architecture not in TRANSCODER_ARCHITECTURES:
                 yield Violation("architecture", no_transcoder(self.architecture))
@@ -433,6 +530,34 @@ class TrainConfig(Config):
                 )
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
+
+    @property
+    def holds_unit_decoder(self) -> bool:
+        """Whether decoder rows are brought back to unit length after each step."""
+        return self.unit_decoder or not _is_standard(self)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The chosen widths of the nested dictionaries, () for the usual ones.
+
+        Raises `ValueError` for text that is no list of whole numbers.
+        """
+        return tuple(int(part) for part in self.group_sizes.replace(" ", "").split(",") if part)
+
+    def _group_violations(self) -> Iterable[Violation]:
+        try:
+            groups = self.groups
+        except ValueError:
+            yield Violation("group_sizes", "Write group sizes as whole numbers: 256,1024,4096.")
+            return
+        if not groups and self.width < LEAST_NESTED:
+            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        rising = all(a < b for a, b in zip((0, *groups), groups, strict=False))
+        if groups and not (rising and groups[-1] == self.width):
+            yield Violation(
+                "group_sizes",
+                f"Group sizes must rise and end with the number of latents, {self.width:,}.",
+            )
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, as sentences."""

@@ -16,6 +16,7 @@ from mistudio.ml.sae.trainable import Penalty, TrainableSae
 D, M, N, V = 12, 70, 90, 5.0
 CASES = [
     ("standard", {}),
+    ("standard", {"unit_decoder": False}),
     ("gated", {}),
     ("jumprelu", {"jumprelu_penalty": "tanh", "bandwidth": 0.8}),
     ("jumprelu", {"jumprelu_penalty": "step", "bandwidth": 0.3}),
@@ -65,7 +66,7 @@ def prepared(
     sae.configure(TrainConfig(architecture=architecture, width=M, k=6, **settings))
     generator = torch.Generator().manual_seed(5)
     for name, parameter in sae.parameters.items():
-        if name != "W_dec_FO":
+        if name != "W_dec_FO" or not sae.unit_decoder:
             noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
             parameter += 0.2 * noise
     if "threshold_F" in sae.parameters:
@@ -94,7 +95,8 @@ def dense_losses(
         mode, eps = settings.get("jumprelu_penalty"), settings.get("bandwidth", 1.0)
         if sae.architecture == "standard":
             f = torch.relu(h)
-            P = f.sum(1).mean()
+            free = settings.get("unit_decoder") is False
+            P = (f * (p["W_dec_FO"].norm(dim=1) if free else 1)).sum(1).mean()
             lacking = -h
         else:
             theta = p["threshold_F"]
@@ -153,7 +155,8 @@ def test_gradients_equal_float64_autograd(
     expected = {name: leaf.grad for name, leaf in p.items()}
     W, grad_W = p["W_dec_FO"].detach(), expected["W_dec_FO"]
     assert grad_W is not None
-    expected["W_dec_FO"] = grad_W - (grad_W * W).sum(1, keepdim=True) * W
+    if sae.unit_decoder:
+        expected["W_dec_FO"] = grad_W - (grad_W * W).sum(1, keepdim=True) * W
     for name, theirs in expected.items():
         ours = sae.parameters[name].grad
         assert ours is not None

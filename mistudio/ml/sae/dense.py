@@ -90,6 +90,9 @@ class DenseSae(TrainableSae):
         """Add Σ over the tokens of the ghost's gradient with respect to what latents `at` lack to
         fire, [N], to the gradients of the architecture's own vectors."""
 
+    def add_norm_gradient(self, grad_dec_FO: torch.Tensor, weight: float) -> None:
+        """Add the gradient of what the penalty makes of free row lengths; here nothing."""
+
     @torch.no_grad()
     def gradients(
         self,
@@ -100,6 +103,7 @@ class DenseSae(TrainableSae):
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is the penalty, None for none at all."""
         penalty = extra if isinstance(extra, Penalty) else Penalty(0.0)
+        self._begin_step()
         self.project()
         self.clear()
         tokens, unit = x_BD.shape[0], 1 / (x_BD.shape[0] * variance)

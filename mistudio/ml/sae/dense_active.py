@@ -42,14 +42,18 @@ def active_step(
     if part.codes.ids.numel() < touched.ids.numel():
         by_latent = sort_by_latent(part.codes, sae.n_latents)
     values, told = part.codes.values[by_latent.order], part.told[by_latent.order]
-    weight_gradient(
-        by_latent,
-        values,
-        out_BO,
-        grad_dec_FO,
-        along_F=sum_by_latent(by_latent, values * told),
-        directions_FD=W_dec_FO,
-    )
+    if sae.unit_decoder:
+        weight_gradient(
+            by_latent,
+            values,
+            out_BO,
+            grad_dec_FO,
+            along_F=sum_by_latent(by_latent, values * told),
+            directions_FD=W_dec_FO,
+        )
+    else:
+        weight_gradient(by_latent, values, out_BO, grad_dec_FO)
+        sae.add_norm_gradient(grad_dec_FO, penalty.weight * unit)
 
     ghost = torch.zeros_like(part.sparsity)
     if rare_N is not None and reached_BN is not None:
@@ -80,7 +84,7 @@ def _encode(
     rows, values, ids, rare, start = [], [], [], [], 0
     for x_CD in x_BD.split(sae.rows_of_chunk()):
         pre_CF = sae.buffer("kept", (x_CD.shape[0], W_enc_FD.shape[0]), x_CD)
-        torch.mm(x_CD, W_enc_FD.T, out=pre_CF).add_(shift_F)
+        sae.encoder_product(x_CD, pre_CF).add_(shift_F)
         row, value, latent = above(pre_CF, bound)
         rows.append(row + start)
         values.append(value)

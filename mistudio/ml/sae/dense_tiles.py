@@ -44,7 +44,7 @@ def tiled_step(
         l0_C1 = torch.zeros_like(x_CD[:, :1]) if sae.needs_l0 else None
         for at in tiles:
             pre_CT = _tile(kept, rows, at)
-            torch.mm(x_CD, W_enc_FD[at].T, out=pre_CT)
+            sae.encoder_product(x_CD, pre_CT, at)
             found = sae.forward_tile(pre_CT, at, penalty)
             for error_CO, f_CT in zip(errors, found, strict=True):
                 error_CO.addmm_(f_CT, W_dec_FO[at])
@@ -74,7 +74,9 @@ def tiled_step(
             counts_F[at] += counts_T
             last_row_F[at] = torch.where(last_T > 0, last_T - 1 + start, last_row_F[at])
         start += rows
-    for at in tiles:  # what would only change the length of a decoder row
+    if not sae.unit_decoder:
+        sae.add_norm_gradient(grad_dec_FO, penalty.weight * unit)
+    for at in tiles if sae.unit_decoder else ():  # what would only change the length of a row
         along_T1 = (grad_dec_FO[at] * W_dec_FO[at]).sum(1, keepdim=True)
         grad_dec_FO[at].addcmul_(along_T1, W_dec_FO[at], value=-1)
     return StepSums(

@@ -11,16 +11,19 @@ from mistudio.ml.sae.dense import DenseSae
 from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
 from mistudio.ml.sae.selection import SparseCodes
 from mistudio.ml.sae.sparse_gradient import value_gradient, weighted_rows
-from mistudio.ml.sae.trainable import Penalty
+from mistudio.ml.sae.trainable import EPS, Penalty
 
 
 class Standard(DenseSae):
-    """f = ReLU(h), P = Σ f_i per token; decoder rows have unit length, so no norm enters P."""
+    """f = ReLU(h), P = Σ f_i n_i per token with n_i = ‖D_i‖, which is 1 unless lengths are free."""
 
     architecture: ClassVar[str] = "standard"
 
     def clear(self) -> None:
         self._zero("b_enc_F")
+        W_dec_FO = self.parameters["W_dec_FO"]
+        self._norm_F = None if self.unit_decoder else torch.linalg.vector_norm(W_dec_FO, dim=1)
+        self._sum_F = torch.zeros_like(self.parameters["b_enc_F"])  # Σ f over the batch
 
     def forward_tile(
         self, pre_CT: torch.Tensor, at: slice, penalty: Penalty
@@ -39,7 +42,9 @@ class Standard(DenseSae):
         penalty: Penalty,
         l0_C1: torch.Tensor | None,
     ) -> TileGradient:
-        grad_CT = grads[0].add_(penalty.weight * unit)
+        weight = penalty.weight * unit
+        norm_T = None if self._norm_F is None else self._norm_F[at]
+        grad_CT = grads[0].add_(weight if norm_T is None else weight * norm_T)
         f_CT, ghost = kept_CT, kept_CT.new_zeros(())
         torch.ops.aten.threshold_backward.grad_input(grad_CT, kept_CT, 0.0, grad_input=grad_CT)
         if has_rare(penalty, at):
@@ -48,7 +53,11 @@ class Standard(DenseSae):
             f_CT = torch.relu(kept_CT)
         sum_T = grad_CT.sum(0)
         self.gradient("b_enc_F")[at] += sum_T
-        return TileGradient(f_CT, grad_CT, sum_T, f_CT.sum(), ghost)
+        if norm_T is None:
+            return TileGradient(f_CT, grad_CT, sum_T, f_CT.sum(), ghost)
+        total_T = f_CT.sum(0)
+        self._sum_F[at] += total_T
+        return TileGradient(f_CT, grad_CT, sum_T, total_T @ norm_T, ghost)
 
     def reach(self) -> tuple[torch.Tensor, float]:
         return self.parameters["b_enc_F"], 0.0
@@ -59,7 +68,14 @@ class Standard(DenseSae):
         W_dec_FO = self.parameters["W_dec_FO"]
         error_BO = weighted_rows(W_dec_FO, codes) - wanted_BO
         told = value_gradient(codes, error_BO * (2 * unit), W_dec_FO)
-        grad_pre = told + penalty.weight * unit
+        weight, sparsity = penalty.weight * unit, codes.values.sum()
+        if self._norm_F is None:
+            grad_pre = told + weight
+        else:
+            norms = self._norm_F[codes.ids]
+            grad_pre = told + weight * norms
+            sparsity = codes.values @ norms
+            self._sum_F.index_add_(0, codes.ids, codes.values)
         return ActiveGradient(
             codes=codes,
             told=told,
@@ -67,8 +83,14 @@ class Standard(DenseSae):
             vectors={"b_enc_F": grad_pre},
             error_BO=error_BO,
             reconstruction=error_BO.square().sum(),
-            sparsity=codes.values.sum(),
+            sparsity=sparsity,
         )
+
+    def add_norm_gradient(self, grad_dec_FO: torch.Tensor, weight: float) -> None:
+        """∂P/∂D_i = Σ f_i D_i/n_i."""
+        assert self._norm_F is not None
+        along_F = weight * self._sum_F / self._norm_F.clamp_min(EPS)
+        grad_dec_FO.addcmul_(along_F[:, None], self.parameters["W_dec_FO"])
 
     def take_ghost(self, pull_N: torch.Tensor, at: torch.Tensor) -> None:
         self.gradient("b_enc_F").index_add_(0, at, pull_N, alpha=-1)

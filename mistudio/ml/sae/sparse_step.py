@@ -59,6 +59,7 @@ class TopKFamily(TrainableSae):
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is AuxK's part, None while no latent is dead."""
         auxiliary = extra if isinstance(extra, Auxiliary) else None
+        self._begin_step()
         tokens, blocks = x_BD.shape[0], self.blocks
         x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
         dead_N = None if auxiliary is None else auxiliary.dead_N

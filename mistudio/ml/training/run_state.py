@@ -20,7 +20,7 @@ from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableS
 from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.dead import DeadTracker
 from mistudio.ml.training.micro_batch import MicroBatches
-from mistudio.ml.training.optimizer import ClippedAdam
+from mistudio.ml.training.optimizer import optimizer_of
 from mistudio.ml.training.schedule import Schedule, resolve
 from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
 from mistudio.ml.training.threshold import ThresholdAverage
@@ -53,21 +53,21 @@ class RunState:
     ) -> None:
         """A fresh run, its biases set from the means of the scaled calibration tokens.
 
-        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x. A transcoder needs a
-        `target`, whose V takes the place of `variance`. Raises `InvalidInput` if it lacks, or if
-        an SAE has one.
+        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x; settings that ask for
+        no input normalisation make s 1 and V that of x. A transcoder needs a `target`, whose V
+        takes the place of `variance`. Raises `InvalidInput` if it lacks, or if an SAE has one.
         """
         if (target is not None) != (config.encoder != "sae"):
             raise InvalidInput("A transcoder, and nothing else, needs the statistics of a target.")
         self.config = config
         self.mean_D = mean_D.detach().double().cpu()
         self.target = None
+        self.scale, self.variance = _units(config, float(scale), float(variance))
         if target is not None:
             mean_O = target.mean_O.detach().double().cpu()
-            self.target = TargetStatistics(mean_O, float(target.scale), float(target.variance))
-        self.scale = float(scale)
+            self.target = TargetStatistics(mean_O, *_units(config, target.scale, target.variance))
+            self.variance = self.target.variance
         self.scale_out = self.target.scale if self.target else self.scale
-        self.variance = self.target.variance if self.target else float(variance)
         d_out = self.target.mean_O.numel() if self.target else self.mean_D.numel()
         self.schedule: Schedule = resolve(config, d_out)
         if sae is None:
@@ -76,7 +76,8 @@ class RunState:
             sae.start_from(self.mean_D * self.scale, scaled_out_O)
         self.sae = sae
         self.sae.to(device)
-        self.optimizer = ClippedAdam(self.sae.parameters, config.gradient_clip / self.variance)
+        clip_norm = config.gradient_clip / self.variance
+        self.optimizer = optimizer_of(config, self.sae.parameters, clip_norm)
         self.tracker = DeadTracker(config.width, self.schedule.dead_window, device)
         self.threshold = ThresholdAverage(self.schedule.average_start)
         self.sparsity = SparsityControl(config, self.schedule.steps)
@@ -233,6 +234,13 @@ def sae_parameters(checkpoint: Checkpoint, config: TrainConfig) -> TrainableSae:
             raise Mismatch(f"The checkpoint's {name} does not fit its settings.")
         parameter.copy_(stored)
     return sae
+
+
+def _units(config: TrainConfig, scale: float, variance: float) -> tuple[float, float]:
+    """s and V of what is trained on: without input normalisation s is 1 and V that of x."""
+    if config.input_norm == "none":
+        return 1.0, float(variance) / float(scale) ** 2
+    return float(scale), float(variance)
 
 
 def _new_sae(config: TrainConfig, d_in: int, d_out: int) -> TrainableSae:
