@@ -13,6 +13,19 @@ DENSE_FAMILY = ("standard", "gated", "jumprelu")
 ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
 LEAST_NESTED = 32  # latents of a Matryoshka SAE
+# settings that a run which goes on from another one's checkpoint shares with it
+FIXED_IN_A_CONTINUATION = (
+    "model",
+    "architecture",
+    "layer",
+    "hook",
+    "width",
+    "batch",
+    "window",
+    "seed",
+    "mask_special",
+    "norm_cut",
+)
 
 
 def _keeps_k(config: TrainConfig) -> bool:
@@ -262,6 +275,21 @@ class TrainConfig(Config):
         advanced=True,
     )
 
+    continue_from: str = option(
+        "",
+        "Continue from",
+        "Id of a run, or ID@STEP, to go on from its newest or from that checkpoint "
+        "with full state; the length counts from that run's beginning.",
+        advanced=True,
+    )
+    init_from: str = option(
+        "",
+        "Start from SAE",
+        "Id or name of an SAE of the library, also an imported one, whose weights the run starts "
+        "with (fine-tuning).",
+        advanced=True,
+    )
+
     @property
     def aim(self) -> str:
         """What decides how many latents are active, in short."""
@@ -279,6 +307,8 @@ class TrainConfig(Config):
             )
         if self.architecture == "matryoshka_batch_topk" and self.width < LEAST_NESTED:
             yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        if self.continue_from and self.init_from:
+            yield Violation("init_from", "A run continues another one or starts from an SAE.")
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
 
@@ -288,3 +318,12 @@ class ResumeConfig(Config):
     """Go on with a paused or interrupted training from its newest checkpoint."""
 
     training: str = option("last", "Training", "Id of a training, or last.", required=True)
+
+
+@dataclass(frozen=True)
+class WriteSaeConfig(Config):
+    """Put the SAE of a checkpoint into the library."""
+
+    training: str = option("last", "Training", "Id or name of a training, or last.", required=True)
+    step: int = option(-1, "Step", "Step of the checkpoint; -1 takes the newest.", minimum=-1)
+    name: str = option("", "Name", "How the SAE is called; empty makes one from the run's name.")

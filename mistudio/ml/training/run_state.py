@@ -185,7 +185,7 @@ def restore_run(
     run.loss_average = float(values["loss"])
     run.accepted = int(values["accepted"])
     run.bad_in_a_row = int(values["bad_in_a_row"])
-    _restore_random_states(checkpoint)
+    restore_random_states(checkpoint)
     return run
 
 
@@ -209,7 +209,8 @@ def seed_random_states(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _restore_random_states(checkpoint: Checkpoint) -> None:
+def restore_random_states(checkpoint: Checkpoint) -> None:
+    """Put every global generator where it was when the checkpoint was written."""
     version, state, gauss = checkpoint.values["rng_python"]
     random.setstate((version, tuple(state), gauss))
     kind, keys, position, has_gauss, cached = checkpoint.values["rng_numpy"]
