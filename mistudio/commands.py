@@ -70,7 +70,7 @@ def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Argumen
 def train(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Train an SAE; Ctrl-C leaves a checkpoint from which `train resume` goes on."""
     config = from_arguments(training_configs.TrainConfig, arguments)
-    _finish_training(console, run_job(studio, console, "train", config, hold=True))
+    finish_training(console, run_job(studio, console, "train", config, hold=True))
 
 
 def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None:
@@ -81,10 +81,10 @@ def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None
         wanted = unfinished[0].id if unfinished else wanted
     job = studio.resume_training(wanted)
     result = with_signals(lambda control: studio.finish_now(job, console, control), hold=True)
-    _finish_training(console, result)
+    finish_training(console, result)
 
 
-def _finish_training(console: Console, result: Mapping[str, Any]) -> None:
+def finish_training(console: Console, result: Mapping[str, Any]) -> None:
     if result.get("status") == "paused":
         console.note("Paused at a checkpoint; `mistudio train resume last` goes on.")
         raise Cancelled
@@ -277,7 +277,7 @@ def resume_job(studio: Studio, console: Console, arguments: Arguments) -> None:
     if job.status != "queued":
         console.result({"job": job.id, "status": job.status, "request": "resume"})
         return
-    _finish_training(
+    finish_training(
         console,
         with_signals(
             lambda control: finish_here(studio, console, job.id, control), hold=job.kind == "train"

@@ -25,6 +25,7 @@ METRIC_COLUMNS = (
     "k",
     "threshold",
     "tokens_per_s",
+    "train_seconds",
 )
 
 
@@ -66,6 +67,18 @@ def metrics(db: Db, training_id: str, *, after_step: int = -1) -> list[dict[str,
     )
 
 
+def last_metric(db: Db, training_id: str) -> tuple[int, float]:
+    """Step and training seconds of the newest metric row of a run; (-1, 0) without one."""
+    found = list(
+        db.query(
+            "SELECT step, train_seconds FROM training_metrics WHERE training_id = ? "
+            "ORDER BY step DESC LIMIT 1",
+            [training_id],
+        )
+    )
+    return (int(found[0]["step"]), float(found[0]["train_seconds"] or 0.0)) if found else (-1, 0.0)
+
+
 def record_checkpoint(
     db: Db,
     training_id: str,
@@ -95,6 +108,24 @@ def record_checkpoint(
         is_best=is_best,
         verified=True,
     )
+
+
+def mark_checkpoints(
+    db: Db, training_id: str, best: int | None, pinned: Sequence[int] = ()
+) -> None:
+    """Say which step of a run is the best, and which are pinned."""
+    marks = ", ".join("?" for _ in pinned)
+    with db.atomic():
+        db.execute(
+            f"UPDATE checkpoints SET is_best = step IS ?, is_pinned = step IN ({marks}) "
+            "WHERE training_id = ?",
+            [best, *pinned, training_id],
+        )
+
+
+def pin_checkpoint(db: Db, checkpoint_id: str, on: bool) -> None:
+    """Set or take away the pin of a checkpoint."""
+    CHECKPOINTS.update(db, checkpoint_id, is_pinned=on)
 
 
 def checkpoints(db: Db, training_id: str) -> list[CheckpointRow]:
