@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mistudio.core.ids import now
@@ -65,6 +65,25 @@ def metrics(db: Db, training_id: str, *, after_step: int = -1) -> list[dict[str,
             [training_id, after_step],
         )
     )
+
+
+def metric_chunks(
+    db: Db, training_id: str, names: Sequence[str], after_step: int = -1, size: int = 4000
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The named columns of a run's metric rows in step order, `size` rows at a time.
+
+    `names` are columns of the table, among them step.
+    """
+    unknown = set(names) - {"step", "layer", "hook", *METRIC_COLUMNS}
+    if unknown:
+        raise ValueError(f"there is no metric column {', '.join(sorted(unknown))}")
+    found = db.execute(
+        f"SELECT {', '.join(names)} FROM training_metrics WHERE training_id = ? AND step > ? "
+        "ORDER BY step",
+        [training_id, after_step],
+    )
+    while rows := found.fetchmany(size):
+        yield rows
 
 
 def last_metric(db: Db, training_id: str) -> tuple[int, float]:
