@@ -68,7 +68,7 @@ def metrics(db: Db, training_id: str, *, after_step: int = -1) -> list[dict[str,
 
 
 def metric_chunks(
-    db: Db, training_id: str, names: Sequence[str], after_step: int = -1, size: int = 4000
+    db: Db, training_id: str, names: Sequence[str], after_step: int = -1, size: int = 1000
 ) -> Iterator[list[tuple[Any, ...]]]:
     """The named columns of a run's metric rows in step order, `size` rows at a time.
 

@@ -20,6 +20,7 @@ def decimated(xs: np.ndarray, ys: np.ndarray, most: int) -> tuple[np.ndarray, np
     low = np.where(known, parts, np.inf).argmin(1)
     high = np.where(known, parts, -np.inf).argmax(1)
     starts = np.arange(0, whole, size)
-    chosen = np.sort(np.stack((low, high), 1), axis=1) + starts[:, None]
-    places = np.unique(np.concatenate(([0], chosen.ravel(), np.arange(whole, count), [count - 1])))
-    return xs[places], ys[places]
+    kept = np.zeros(count, dtype=bool)
+    kept[low + starts] = kept[high + starts] = True
+    kept[whole:] = kept[0] = kept[-1] = True
+    return xs[kept], ys[kept]

@@ -167,7 +167,10 @@ class CurvePlot(Chart):
 
     def last(self, name: str) -> float | None:
         """The newest finite value of a curve."""
-        finite = self._series[name].ys[np.isfinite(self._series[name].ys)]
+        ys = self._series[name].ys
+        if len(ys) and np.isfinite(ys[-1]):
+            return float(ys[-1])
+        finite = ys[np.isfinite(ys)]
         return float(finite[-1]) if len(finite) else None
 
     def _draw(self, series: _Series) -> None:

@@ -46,5 +46,6 @@ def axis_of(series: MetricSeries, axis: str) -> np.ndarray:
 
 
 def has_time(series: MetricSeries) -> bool:
-    """Whether the time of any row is known."""
-    return bool(np.isfinite(series.column("train_seconds")).any())
+    """Whether the time of the newest row is known."""
+    seconds = series.column("train_seconds")
+    return bool(len(seconds)) and bool(np.isfinite(seconds[-1]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PySide6.QtCore import Qt, Slot
+from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
@@ -28,6 +28,7 @@ from mistudio.gui.widgets.layout import WheelGuard
 from mistudio.gui.widgets.plots import CurvePlot
 
 MANY_DEAD = 5.0  # percent
+LONG = 20_000  # rows, from which on a turn of the event loop draws one chart only
 
 
 class MetricsPane(QWidget):
@@ -41,6 +42,12 @@ class MetricsPane(QWidget):
         self.series = MetricSeries()
         self.plots: dict[str, CurvePlot] = {}
         self._stale = True
+        self._is_rising = False
+        self._waiting: list[Curve] = []  # charts that are yet to be drawn
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._draw_next)
         self.charts = QWidget()
         self._grid = QGridLayout(self.charts)
         self._grid.setContentsMargins(0, 0, 0, 0)
@@ -84,17 +91,22 @@ class MetricsPane(QWidget):
 
     @Slot()
     def _arrange(self) -> None:
-        """Show the chosen charts, two beside each other; a chart is made when first shown."""
+        """Show the chosen charts, two beside each other."""
         for plot in self.plots.values():
             self._grid.removeWidget(plot)
             plot.hide()
-        for place, column in enumerate(self.shown_charts()):
-            if column not in self.plots:
-                self.plots[column] = self._make(next(c for c in CURVES if c.column == column))
-            self._grid.addWidget(self.plots[column], place // 2, place % 2)
-            self.plots[column].show()
         self._on_arranged()
         self._draw_if_seen()
+
+    def _place(self, column: str) -> CurvePlot:
+        """The chart of a column in its place; it is made when it is first drawn."""
+        if column not in self.plots:
+            self.plots[column] = self._make(next(c for c in CURVES if c.column == column))
+        plot, place = self.plots[column], self.shown_charts().index(column)
+        if self._grid.indexOf(plot) < 0:
+            self._grid.addWidget(plot, place // 2, place % 2)
+            plot.show()
+        return plot
 
     def _on_arranged(self) -> None:
         """The choice of charts has changed."""
@@ -141,8 +153,10 @@ class MetricsPane(QWidget):
     @Slot(float)
     def zoom(self, factor: float) -> None:
         """Show `factor` times as much of the x axis around its middle."""
-        for plot in self.plots.values():
-            plot.zoom(factor)
+        shown = [self.plots[name] for name in self.shown_charts() if name in self.plots]
+        if shown:
+            shown[0].zoom(factor)
+            self._follow(shown[0])
 
     @Slot()
     def reset_view(self) -> None:
@@ -176,25 +190,39 @@ class MetricsPane(QWidget):
             self._draw()
 
     def _draw(self) -> None:
+        """Draw every chart: at once, or one after the other where that takes long."""
         self._stale = False
         self.empty.setVisible(len(self.series) == 0)
         self.tools.offer_time(has_time(self.series))
+        self._is_rising = is_rising(self.series.column("loss"))
+        self.rising.setVisible(self._is_rising)
+        dead = self.series.column("dead")[-1:] * (100.0 / self._latents)
+        self.dead.setVisible(bool((dead > MANY_DEAD).any()))
+        self._waiting = [c for c in CURVES if self.toggles[c.column].isChecked()]
+        if len(self.series) > LONG or any(c.column not in self.plots for c in self._waiting):
+            self._soon.start()
+            return
+        while self._waiting:
+            self._draw_next()
+
+    @Slot()
+    def _draw_next(self) -> None:
+        """Draw one chart and leave the rest to the next turn of the event loop."""
+        if not self._waiting:
+            return
+        curve = self._waiting.pop(0)
+        plot, values = self._place(curve.column), self.values(curve.column)
         xs = axis_of(self.series, self.tools.axis())
-        known = np.isfinite(xs)
-        rising = is_rising(self.series.column("loss"))
-        dead = self.values("dead")
-        self.rising.setVisible(rising)
-        self.dead.setVisible(bool(len(dead)) and bool(dead[-1] > MANY_DEAD))
-        for curve in CURVES:
-            if not self.toggles[curve.column].isChecked():
-                continue
-            plot, values = self.plots[curve.column], self.values(curve.column)
-            if self.tools.smooths():
-                plot.set_data("raw", xs[known], values[known])
-                values = smoothed(values, self.tools.points())
-                plot.set_data("smoothed", xs[known], values[known])
-            else:
-                plot.set_data(curve.title, xs[known], values[known])
-            if curve.column == "loss":
-                for name in plot.names():
-                    plot.set_color(name, "yellow" if rising else curve.color)
+        if len(xs) and not np.isfinite(xs[[0, -1]]).all():
+            known = np.isfinite(xs)
+            xs, values = xs[known], values[known]
+        if self.tools.smooths():
+            plot.set_data("raw", xs, values)
+            plot.set_data("smoothed", xs, smoothed(values, self.tools.points()))
+        else:
+            plot.set_data(curve.title, xs, values)
+        if curve.column == "loss":
+            for name in plot.names():
+                plot.set_color(name, "yellow" if self._is_rising else curve.color)
+        if self._waiting:
+            self._soon.start()

@@ -90,12 +90,10 @@ def smoothed(values: np.ndarray, points: int = SMOOTHING) -> np.ndarray:
     if not known.any():
         return values
     half = min(points, len(values) | 1) // 2
-    places = np.arange(len(values))
-    first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
 
     def window_sum(of: np.ndarray) -> np.ndarray:
-        sums = np.concatenate(([0.0], np.cumsum(of)))
-        return sums[last] - sums[first]
+        sums = np.cumsum(np.concatenate((np.zeros(half + 1), of, np.zeros(half))))
+        return sums[2 * half + 1 :] - sums[: -2 * half - 1]
 
     # sums of differences from the mean stay small, so that little is lost to rounding
     middle = float(values[known].mean())
