@@ -251,6 +251,16 @@ def continued(studio: Studio, wanted: str, step: int = -1, **changes: Any) -> Tr
     return config
 
 
+def proposed(studio: Studio, training_id: str, step: int = -1) -> TrainConfig:
+    """Settings to continue a run with: its own length if that is not reached, else twice it."""
+    training = TRAININGS.get(studio.db(), training_id)
+    row = find(studio, training_id, step)
+    stored = from_dict(TrainConfig, training.config)
+    done = row.step * stored.batch
+    tokens = stored.tokens if done < stored.tokens else 2 * stored.tokens
+    return continued(studio, training_id, row.step, tokens=tokens)
+
+
 def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
     """Where a run begins; None: afresh.
 

@@ -19,7 +19,7 @@ from mistudio.ml.training.checkpoint import (
     prune,
     save_checkpoint,
 )
-from mistudio.ml.training.keeping import Keeping, read_keeping, step_of, write_keeping
+from mistudio.ml.training.keeping import AutoSave, Keeping, read_keeping, step_of, write_keeping
 
 
 def write(folder: Path, step: int, loss: float = 1.0) -> Path:
@@ -110,6 +110,16 @@ def test_a_broken_file_of_decisions_means_the_defaults(tmp_path: Path) -> None:
     write(tmp_path, 1)
     (tmp_path / "checkpoints" / "keep.json").write_text("[1]")
     assert read_keeping(tmp_path) == Keeping()
+
+
+def test_the_interval_may_change_while_a_run_trains(tmp_path: Path) -> None:
+    saves = AutoSave(tmp_path, 50)
+    due = [step for step in range(1, 101) if saves.due(step)]
+    write_keeping(tmp_path, Keeping(every=30))
+    due += [step for step in range(101, 201) if saves.due(step)]
+    write_keeping(tmp_path, Keeping(every=0))
+    due += [step for step in range(201, 400) if saves.due(step)]
+    assert due == [50, 100, 120, 150, 180]
 
 
 def test_ten_thousand_saves_leave_at_most_the_cap() -> None:

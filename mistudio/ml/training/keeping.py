@@ -14,6 +14,7 @@ from mistudio.core.retention import DEFAULT_CAP, KEEP_ALL, Kept, surplus
 
 FOLDER = "checkpoints"
 KEEPING = "keep.json"
+LOOK_EVERY = 10  # steps
 MANIFEST = "manifest.json"
 STATE = "state.json"
 FILES = ("model.safetensors", "optimizer.safetensors", "state.safetensors", STATE)
@@ -56,6 +57,24 @@ def save_every(run_folder: Path, default: int) -> int:
     """Steps between the checkpoints of a run: what was decided since it began, else `default`."""
     every = read_keeping(run_folder).every
     return default if every is None else every
+
+
+class AutoSave:
+    """Tells when a checkpoint is due; what is decided while the run trains counts within 10 steps.
+
+    When checkpoints are written changes nothing of what is learnt.
+    """
+
+    def __init__(self, run_folder: Path, default: int) -> None:
+        """`default`: steps between checkpoints by the run's settings, 0: only the last."""
+        self._folder, self._default = run_folder, default
+        self._every = save_every(run_folder, default)
+
+    def due(self, step: int) -> bool:
+        """Whether one is to be written after this step."""
+        if step % LOOK_EVERY == 0:
+            self._every = save_every(self._folder, self._default)
+        return self._every > 0 and step % self._every == 0
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
