@@ -31,6 +31,7 @@ def _verb(name: str) -> Verb:
         "dataset_index": ("index_dataset", dataset_configs.IndexDatasetConfig),
         "model_report": ("report_model", model_configs.ReportModelConfig),
         "model_lens": ("prompt_lens", model_configs.PromptLensConfig),
+        "activations_import": ("import_activations", model_configs.ImportActivationsConfig),
         "activations_verify": ("verify_activations", model_configs.VerifyActivationsConfig),
         "activations_export": ("export_activations", model_configs.ExportActivationsConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mistudio.console import Console
-from mistudio.core import configs, training_configs
-from mistudio.core.config import Config, from_arguments
+from mistudio.core import configs, sweep_configs, training_configs
+from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_dict
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
 from mistudio.jobs import feature_pages, lookup, sample
@@ -69,8 +71,33 @@ def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Argumen
 
 def train(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Train an SAE; Ctrl-C leaves a checkpoint from which `train resume` goes on."""
-    config = from_arguments(training_configs.TrainConfig, arguments)
+    config = configured(training_configs.TrainConfig, arguments)
     finish_training(console, run_job(studio, console, "train", config, hold=True))
+
+
+def sweep(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Train several SAEs from one pass; Ctrl-C leaves checkpoints, as with `train`."""
+    config = configured(sweep_configs.SweepConfig, arguments)
+    finish_training(console, run_job(studio, console, "sweep", config, hold=True))
+
+
+def configured(cls: type[ConfigT], arguments: Arguments) -> ConfigT:
+    """The config of a JSON file, if one is named, with the flags that are given on top."""
+    if not arguments.config:
+        return from_arguments(cls, arguments)
+    path = Path(arguments.config).expanduser()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InvalidInput(f"{path} is no JSON file.", details=str(error)) from error
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{path} must hold one JSON object with the settings.")
+    flags = to_dict(from_arguments(cls, arguments))
+    plain = to_dict(cls())
+    given = {name: value for name, value in flags.items() if value != plain[name]}
+    return from_dict(cls, {**values, **given})
 
 
 def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None:
@@ -280,7 +307,8 @@ def resume_job(studio: Studio, console: Console, arguments: Arguments) -> None:
     finish_training(
         console,
         with_signals(
-            lambda control: finish_here(studio, console, job.id, control), hold=job.kind == "train"
+            lambda control: finish_here(studio, console, job.id, control),
+            hold=job.kind in ("train", "sweep"),
         ),
     )
 

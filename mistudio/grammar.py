@@ -11,6 +11,7 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    sweep_configs,
     training_configs,
 )
 from mistudio.core.config import add_arguments, names_of
@@ -82,6 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("path", help="JSON file written by `templates export`")
 
     training = command(groups, "train", "train", "train an SAE", training_configs.TrainConfig)
+    about = "JSON file of settings, as `config.json` of a run; flags go before it"
+    training.add_argument("--config", metavar="FILE", help=about)
     verbs = training.add_subparsers(metavar="[resume|continue|stop]", dest="subcommand")
     command(
         verbs,
@@ -98,6 +101,11 @@ def build_parser() -> argparse.ArgumentParser:
     made = command(verbs, "stop", "train_stop", "end a run; its SAE goes to the library")
     made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
     _checkpoint_verbs(command, group("checkpoints", "checkpoints of a training"))
+
+    about = "train several SAEs from one pass"
+    sweeping = command(groups, "sweep", "sweep", about, sweep_configs.SweepConfig)
+    about = "JSON file of settings; flags go before it"
+    sweeping.add_argument("--config", metavar="FILE", help=about)
 
     saes = group("sae", "the SAE library")
     command(saes, "list", "list_saes", "list SAEs")
@@ -240,6 +248,9 @@ def _activation_verbs(command: Any, activations: Any) -> None:
         activations, "extract", "extract", about, model_configs.ExtractConfig, "model", "dataset"
     )
     made.add_argument("--plan", action="store_true", help="only say tokens, bytes and room")
+    about = "add vectors of a .npy or .safetensors file, of any model"
+    importing = model_configs.ImportActivationsConfig
+    command(activations, "import", "activations_import", about, importing, "path")
     verify, export = model_configs.VerifyActivationsConfig, model_configs.ExportActivationsConfig
     about = "read every shard again and compare checksums"
     command(activations, "verify", "activations_verify", about, verify, "activations")

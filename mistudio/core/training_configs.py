@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.configs import HOOKS
+from mistudio.core.errors import InvalidInput
 
 TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
 DENSE_FAMILY = ("standard", "gated", "jumprelu")
@@ -52,13 +53,21 @@ def _is_steered_to_l0(config: TrainConfig) -> bool:
     return _is_dense(config) and not _is_quadratic(config)
 
 
+def _reads_a_model(config: TrainConfig) -> bool:
+    return bool(config.model or not config.activations)
+
+
+def _is_mixed(config: TrainConfig) -> bool:
+    return bool(config.more_datasets)
+
+
 @dataclass(frozen=True)
 class TrainConfig(Config):
     """Train one sparse autoencoder on the activations of one hook."""
 
-    model: str = option("", "Model", "Id or name of a model.", required=True)
+    model: str = option("", "Model", "Id or name of a model.", applies=_reads_a_model)
     dataset: str = option(
-        "", "Dataset", "Id or name of a dataset or of a tokenisation.", required=True
+        "", "Dataset", "Id or name of a dataset or of a tokenisation.", applies=_reads_a_model
     )
     architecture: str = option(
         "batch_topk",
@@ -102,9 +111,9 @@ class TrainConfig(Config):
     tokens: int = option(
         2_000_000,
         "Length",
-        "Tokens to train on; text is reused in a new order when it runs out.",
+        "Tokens to train on; text is reused in a new order when it runs out. 0 takes one pass.",
         unit="tokens",
-        minimum=1,
+        minimum=0,
         maximum=1_000_000_000_000,
     )
     seed: int = option(0, "Seed", "Start of every random choice.", minimum=0, maximum=2**31 - 1)
@@ -117,6 +126,27 @@ class TrainConfig(Config):
         unit="tokens",
         minimum=0,
         maximum=4096,
+    )
+    activations: str = option(
+        "",
+        "Activations",
+        "Id or name of an activation set to read the layer and hook from, instead of running the "
+        "model. Of one that was imported, no model and dataset are needed.",
+    )
+    more_datasets: tuple[str, ...] = option(
+        (),
+        "Further datasets",
+        "Datasets or tokenisations to mix in, each as NAME or NAME=WEIGHT; the weights say how "
+        "many tokens come from each.",
+        applies=_reads_a_model,
+    )
+    dataset_weight: float = option(
+        1.0,
+        "Weight of the dataset",
+        "Weight of the first dataset among several.",
+        minimum=1e-6,
+        maximum=1e6,
+        applies=_is_mixed,
     )
     sparsity: float = option(
         0.0,
@@ -256,6 +286,20 @@ class TrainConfig(Config):
         maximum=16_777_216,
         advanced=True,
     )
+    data_seed: int = option(
+        -1,
+        "Seed of the order",
+        "Start of the data's order; -1 takes the seed.",
+        minimum=-1,
+        maximum=2**31 - 1,
+        advanced=True,
+    )
+    shuffle: bool = option(
+        True,
+        "Shuffle",
+        "Draw tokens in random order; off, they come as they are stored.",
+        advanced=True,
+    )
     checkpoint_every: int = option(
         1000,
         "Checkpoint every",
@@ -291,13 +335,54 @@ class TrainConfig(Config):
     )
 
     @property
+    def order_seed(self) -> int:
+        """The seed of the data's order."""
+        return self.seed if self.data_seed < 0 else self.data_seed
+
+    @property
+    def mixture(self) -> list[tuple[str, float]]:
+        """Every dataset with its weight; raises `InvalidInput` for a weight that is none."""
+        found = [(self.dataset, self.dataset_weight if self.more_datasets else 1.0)]
+        for text in self.more_datasets:
+            name, equals, number = text.rpartition("=")
+            if not equals:
+                found.append((text, 1.0))
+                continue
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = 0.0
+            if not 0 < weight < float("inf"):
+                raise InvalidInput(f"{text!r} gives no weight: write NAME=2, a number above 0.")
+            found.append((name, weight))
+        return found
+
+    @property
     def aim(self) -> str:
         """What decides how many latents are active, in short."""
         if _aims_at_k(self):
             return f"k {self.k:,}"
         return f"L0 {self.target_l0:g}" if self.target_l0 else "fixed penalty"
 
+    @property
+    def aimed_l0(self) -> float | None:
+        """Active latents per token that the run is to end with; None if nothing decides them."""
+        if _aims_at_k(self):
+            return float(self.k)
+        return self.target_l0 or None
+
     def check(self) -> Iterable[Violation]:
+        if _reads_a_model(self):
+            for name, label in (("model", "Model"), ("dataset", "Dataset")):
+                if not getattr(self, name):
+                    yield Violation(name, f"{label} is missing.")
+        try:
+            named = [name for name, _ in self.mixture]
+        except InvalidInput as error:
+            yield Violation("more_datasets", error.sentence)
+        else:
+            if len(set(named)) < len(named):
+                yield Violation("more_datasets", "A dataset is named twice.")
         if _aims_at_k(self) and self.k > self.width:
             yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
         if _is_steered_to_l0(self) and self.target_l0 > self.width:

@@ -9,6 +9,7 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    sweep_configs,
     training_configs,
 )
 from mistudio.core.config import Config
@@ -23,6 +24,7 @@ from mistudio.jobs import (
     evaluate,
     extract_activations,
     harvest,
+    import_activations,
     import_dataset,
     import_model,
     index_dataset,
@@ -34,6 +36,7 @@ from mistudio.jobs import (
     steer,
     tokenize,
     train,
+    train_sweep,
 )
 from mistudio.jobs.context import JobKind
 from mistudio.store.connection import Db
@@ -147,6 +150,14 @@ JOB_KINDS: dict[str, JobKind] = {
             subject="model",
         ),
         JobKind(
+            "import_activations",
+            "io",
+            "Import activations",
+            model_configs.ImportActivationsConfig,
+            import_activations.run,
+            import_activations.prepare,
+        ),
+        JobKind(
             "verify_activations",
             "io",
             "Verify activations",
@@ -180,6 +191,16 @@ JOB_KINDS: dict[str, JobKind] = {
             checkpoints.run_write_sae,
             checkpoints.prepare_write_sae,
             subject="training",
+        ),
+        JobKind(
+            "sweep",
+            "gpu",
+            "Train several on",
+            sweep_configs.SweepConfig,
+            train_sweep.run,
+            train_sweep.prepare,
+            ends_turn_on_pause=True,
+            early_finish=True,
         ),
         JobKind(
             "evaluate", "gpu", "Evaluate", configs.EvaluateConfig, evaluate.run, evaluate.prepare

@@ -172,14 +172,30 @@ def use_dataset(db: Db, training_id: str, tokenization_id: str, weight: float = 
         )
 
 
-def tokenization_of(db: Db, training_id: str) -> str | None:
-    """The tokenisation a run reads."""
-    rows = list(
-        db.query(
-            "SELECT tokenization_id FROM training_datasets WHERE training_id = ?", [training_id]
-        )
+def tokenizations_of(db: Db, training_id: str) -> list[tuple[str, float]]:
+    """The tokenisations a run reads, each with its weight, in the order they were named."""
+    rows = db.query(
+        "SELECT tokenization_id, weight FROM training_datasets WHERE training_id = ? "
+        "AND tokenization_id IS NOT NULL ORDER BY rowid",
+        [training_id],
     )
-    return rows[0]["tokenization_id"] if rows else None
+    return [(str(row["tokenization_id"]), float(row["weight"])) for row in rows]
+
+
+def tokenization_of(db: Db, training_id: str) -> str | None:
+    """The first tokenisation a run reads."""
+    found = tokenizations_of(db, training_id)
+    return found[0][0] if found else None
+
+
+def of_job(db: Db, target_id: str) -> list[TrainingRow]:
+    """The trainings that a job works on whose target is a training or a group of them."""
+    return TRAININGS.select(db, "id = ? OR group_id = ?", [target_id, target_id], order="rowid")
+
+
+def of_group(db: Db, group_id: str) -> list[TrainingRow]:
+    """The trainings of a sweep, in the order they were made."""
+    return TRAININGS.select(db, "group_id = ?", [group_id], order="rowid")
 
 
 def unfinished(db: Db) -> list[TrainingRow]:

@@ -14,8 +14,9 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.events import SilentReporter
 from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
 from mistudio.ml.activations.capture import Capture
+from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
-from mistudio.ml.activations.stream import ActivationStream
+from mistudio.ml.activations.stream import open_stream
 from mistudio.ml.training.bench_step import bench_train_step
 from mistudio.ml.training.loop import TrainResult, train
 from tests.helpers.tiny import STORIES, tiny_loaded, write_tokens
@@ -50,13 +51,14 @@ def test_resume_on_a_real_stream_gives_the_same_bytes(tmp_path: Path) -> None:
             yield capture(ids).flatten(0, 1).float()
 
     def run(name: str, control: JobControl, resume_from: Path | None = None) -> TrainResult:
-        with ActivationStream(
-            capture,
+        with open_stream(
+            loaded,
+            HookPoint(1, "resid_post"),
             tokens,
+            statistics,
             batch=config.batch,
             window=config.window,
             seed=config.seed,
-            statistics=statistics,
             folder=tmp_path / name,
         ) as stream:
             return train(

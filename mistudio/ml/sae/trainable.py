@@ -140,6 +140,10 @@ class TrainableSae(ABC):
         assert grad_dec is not None
         return grad_enc, grad_dec
 
+    def free_workspace(self) -> None:
+        """Give back the memory that is only held to be reused."""
+        self._workspace = None
+
     def _chunk_rows(self) -> int:
         return max(MIN_CHUNK_ROWS, CHUNK_ENTRIES // self.n_latents)
 

@@ -69,6 +69,7 @@ def extend_run(
     run.sae.k = run.schedule.k_at(run.step)
     run.loss_average = float(values["loss"])
     run.accepted = int(values["accepted"])
+    run.micro.rows = int(values.get("micro_batch", 0))
     restore_random_states(checkpoint)
     return run
 

@@ -18,6 +18,7 @@ from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.dead import DeadTracker
+from mistudio.ml.training.micro_batch import MicroBatches
 from mistudio.ml.training.optimizer import ClippedAdam
 from mistudio.ml.training.schedule import Schedule, resolve
 from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
@@ -60,6 +61,7 @@ class RunState:
         self.threshold = ThresholdAverage(self.schedule.average_start)
         self.sparsity = SparsityControl(config, self.schedule.steps)
         self.rates = FiringRates(config.width, self.schedule.dead_window, device)
+        self.micro = MicroBatches()
         self.step = 0
         self.seconds = 0.0
         self.loss_average = 0.0
@@ -134,6 +136,7 @@ class RunState:
             "loss": self.loss_average,
             "accepted": self.accepted,
             "bad_in_a_row": self.bad_in_a_row,
+            "micro_batch": self.micro.rows,
             "data": dict(data),
             "origin": dict(origin),
             "metadata": dict(metadata),
@@ -185,6 +188,7 @@ def restore_run(
     run.loss_average = float(values["loss"])
     run.accepted = int(values["accepted"])
     run.bad_in_a_row = int(values["bad_in_a_row"])
+    run.micro.rows = int(values.get("micro_batch", 0))
     restore_random_states(checkpoint)
     return run
 

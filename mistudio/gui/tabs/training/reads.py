@@ -87,7 +87,8 @@ def read_run(db: Any, training_id: str) -> Run | None:
 
 
 def _run(db: Any, row: TrainingRow) -> Run:
-    jobs = JOBS.select(db, "target_id = ? AND kind = 'train'", [row.id], limit=1)
+    whose = "target_id IN (?, ?) AND kind IN ('train', 'sweep')"
+    jobs = JOBS.select(db, whose, [row.id, row.group_id], limit=1)
     counted = db.query("SELECT count(*) AS n FROM checkpoints WHERE training_id = ?", [row.id])
     return Run(
         row,
@@ -123,7 +124,9 @@ class LogLine:
 def read_log(db: Any, training_id: str, folder: Path, limit: int = 2000) -> list[LogLine]:
     """The newest notes of all jobs of a run, oldest first; `folder` holds the jobs' log files."""
     lines: list[LogLine] = []
-    for job in JOBS.select(db, "target_id = ? AND kind = 'train'", [training_id]):
+    row = TRAININGS.find(db, training_id)
+    whose = "target_id IN (?, ?) AND kind IN ('train', 'sweep')"
+    for job in JOBS.select(db, whose, [training_id, row.group_id if row else None]):
         try:
             written = (folder / f"{job.id}.jsonl").read_text(encoding="utf-8").splitlines()
         except OSError:
