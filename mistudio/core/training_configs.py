@@ -22,8 +22,11 @@ FIXED_IN_A_CONTINUATION = (
     "hook",
     "width",
     "batch",
+    "activations",
     "window",
     "seed",
+    "data_seed",
+    "shuffle",
     "mask_special",
     "norm_cut",
 )

@@ -243,8 +243,10 @@ def continued(studio: Studio, wanted: str, step: int = -1, **changes: Any) -> Tr
     """
     training = TRAININGS.named(studio.db(), wanted)
     row = find(studio, training.id, step)
-    text = trainings.tokenization_of(studio.db(), training.id) or training.config.get("dataset")
-    own = {"name": "", "init_from": "", "dataset": text, "context": 0}
+    own: dict[str, Any] = {"name": "", "init_from": "", "context": 0}
+    text = trainings.tokenization_of(studio.db(), training.id)
+    if text and not training.config.get("more_datasets"):
+        own["dataset"] = text  # the very rows, also if the dataset was tokenised again since
     config = from_dict(TrainConfig, {**training.config, **own, **changes})
     config = dataclasses.replace(config, continue_from=f"{training.id}@{row.step}")
     starting_point(studio, config)

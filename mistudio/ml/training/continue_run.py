@@ -68,6 +68,7 @@ def extend_run(
     run.step = checkpoint.step
     run.sae.k = run.schedule.k_at(run.step)
     run.loss_average = float(values["loss"])
+    run.l0 = values.get("l0")
     run.accepted = int(values["accepted"])
     run.micro.rows = int(values.get("micro_batch", 0))
     restore_random_states(checkpoint)
