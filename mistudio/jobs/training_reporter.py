@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
+
+import psutil
 
 from mistudio.core.events import Reporter
 from mistudio.core.ids import now
@@ -15,6 +18,15 @@ from mistudio.store import trainings
 from mistudio.store.connection import Db
 from mistudio.store.records import TrainingRow
 from mistudio.store.tables import TRAININGS
+from mistudio.system.gpu import GpuReader
+
+
+@lru_cache(maxsize=1)
+def _gpu() -> GpuReader:
+    """The reader of this process, opened once."""
+    reader = GpuReader()
+    reader.open()
+    return reader
 
 
 class TrainingReporter:
@@ -30,6 +42,8 @@ class TrainingReporter:
         self._rows: list[Mapping[str, float | int | str | None]] = []
         self._written_at = time.monotonic()
         self._last_step, self._seconds = trainings.last_metric(studio.db(), training.id)
+        self._looked_at = float("-inf")
+        self._gpu_load: float | None = None
         self._log = studio.paths.run(training.id) / "log.jsonl"
 
     @property
@@ -45,9 +59,22 @@ class TrainingReporter:
 
     def metric(self, name: str, values: Mapping[str, float | int | str | None]) -> None:
         if name == "training":
-            values = {**values, "train_seconds": self._clock(values)}
+            values = {
+                **values,
+                "train_seconds": self._clock(values),
+                "gpu_percent": self._gpu_percent(),
+                "memory_bytes": psutil.Process().memory_info().rss,
+            }
             self._rows.append(values)
         self._inner.metric(name, {"training_id": self._training.id, **values})
+
+    def _gpu_percent(self) -> float | None:
+        """How busy the GPU is, looked at once a second; None without one."""
+        if time.monotonic() - self._looked_at >= 1.0:
+            self._looked_at = time.monotonic()
+            sample = _gpu().take()
+            self._gpu_load = sample.load_percent if sample else None
+        return self._gpu_load
 
     def _clock(self, values: Mapping[str, float | int | str | None]) -> float:
         """Seconds of training so far; those of steps that are done again count once."""

@@ -26,6 +26,7 @@ METRIC_COLUMNS = (
     "threshold",
     "tokens_per_s",
     "train_seconds",
+    "gpu_percent",
 )
 
 

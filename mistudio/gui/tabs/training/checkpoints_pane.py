@@ -33,7 +33,7 @@ class CheckpointsPane(QWidget):
         self._shown: tuple[int, str] = (-1, "")
         self._rows: list[CheckpointRow] = []
         self.table = FactsTable(
-            ["Step", "Loss", "L0", "Size", "Written", "Mark"], "Checkpoints", most=8
+            ["Step", "Loss", "L0", "Size", "Written", "Mark"], "Checkpoints", most=5
         )
         self.table.itemSelectionChanged.connect(self._on_selected)
         self.empty = label("No checkpoint has been written yet.", "muted")

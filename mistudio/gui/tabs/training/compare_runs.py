@@ -30,7 +30,7 @@ from mistudio.gui.tabs.training.run_choices import (
 )
 from mistudio.gui.tabs.training.series import Columns, MetricSeries, smoothed
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.plots import CurvePlot
 from mistudio.store.records import TrainingRow
@@ -90,13 +90,15 @@ class CompareRuns(Dialog):
     def _build(self) -> None:
         px = appearance().px
         side = QVBoxLayout()
-        self.list.setFixedWidth(px(300))
+        self.list.setFixedWidth(px(280))
+        side.addWidget(label("Metric", "label"))
+        side.addWidget(self.metric_box)
         side.addWidget(label(f"Runs (up to {MOST})", "label"))
         side.addWidget(self.list, 1)
         side.addWidget(self.group_button)
         side.addWidget(self.note)
         main = QVBoxLayout()
-        main.addLayout(row(self.metric_box, self.tools))
+        main.addWidget(self.tools)
         self.plot.plot.setMinimumHeight(px(280))
         main.addWidget(self.plot, 1)
         main.addWidget(self.same)
@@ -165,8 +167,10 @@ class CompareRuns(Dialog):
         self.list.blockSignals(True)
         for place in range(self.list.count()):
             item = self.list.item(place)
-            on = item.data(Qt.ItemDataRole.UserRole) in self._wanted
+            run = str(item.data(Qt.ItemDataRole.UserRole))
+            on, name = run in self._wanted, self._choices[run].training.name
             item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
+            item.setText(f"{LETTERS[self._wanted.index(run)]} · {name}" if on else name)
         self.list.blockSignals(False)
         self.group_button.setVisible(bool(self._group()))
 

@@ -22,7 +22,7 @@ ACTIONS = {
     ),
     "steer": Action("Steer", "sliders", "secondary", "Generate text with this SAE's features"),
     "pause": Action(
-        "Pause", "pause", "secondary", "Write a checkpoint and give up memory and device"
+        "Pause", "pause", "warning", "Write a checkpoint and give up memory and device"
     ),
     "resume": Action("Resume", "play", "primary", "Go on from the newest checkpoint"),
     "save": Action("Save now", "save", "secondary", "Write a checkpoint at the next step"),
@@ -37,7 +37,7 @@ ACTIONS = {
     "write": Action(
         "Write SAE", "features", "secondary", "Put the newest checkpoint's SAE into the library"
     ),
-    "retry": Action("Retry", "retry", "secondary", "New run with the same settings, from step 0"),
+    "retry": Action("Retry", "retry", "info", "New run with the same settings, from step 0"),
     "delete": Action("Delete", "trash", "secondary", "Remove this run and its checkpoints"),
 }
 
