@@ -75,7 +75,7 @@ def train(studio: Studio, console: Console, arguments: Arguments) -> None:
     if arguments.plan or arguments.probe:
         _print_plan(studio, console, config, measured=arguments.probe)
         return
-    _finish_training(console, run_job(studio, console, "train", config, hold=True))
+    finish_training(console, run_job(studio, console, "train", config, hold=True))
 
 
 def sweep(studio: Studio, console: Console, arguments: Arguments) -> None:
@@ -84,7 +84,7 @@ def sweep(studio: Studio, console: Console, arguments: Arguments) -> None:
     if arguments.plan or arguments.probe:
         _print_plan(studio, console, config, measured=arguments.probe)
         return
-    _finish_training(console, run_job(studio, console, "sweep", config, hold=True))
+    finish_training(console, run_job(studio, console, "sweep", config, hold=True))
 
 
 def configured(cls: type[ConfigT], arguments: Arguments) -> ConfigT:
@@ -127,10 +127,10 @@ def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None
         wanted = unfinished[0].id if unfinished else wanted
     job = studio.resume_training(wanted)
     result = with_signals(lambda control: studio.finish_now(job, console, control), hold=True)
-    _finish_training(console, result)
+    finish_training(console, result)
 
 
-def _finish_training(console: Console, result: Mapping[str, Any]) -> None:
+def finish_training(console: Console, result: Mapping[str, Any]) -> None:
     if result.get("status") == "paused":
         console.note("Paused at a checkpoint; `mistudio train resume last` goes on.")
         raise Cancelled
@@ -323,7 +323,7 @@ def resume_job(studio: Studio, console: Console, arguments: Arguments) -> None:
     if job.status != "queued":
         console.result({"job": job.id, "status": job.status, "request": "resume"})
         return
-    _finish_training(
+    finish_training(
         console,
         with_signals(
             lambda control: finish_here(studio, console, job.id, control),

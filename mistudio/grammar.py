@@ -15,6 +15,7 @@ from mistudio.core import (
     training_configs,
 )
 from mistudio.core.config import add_arguments, names_of
+from mistudio.core.retention import RetentionConfig
 
 if TYPE_CHECKING:
     from mistudio.core.config import Config
@@ -84,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     training = command(groups, "train", "train", "train an SAE", training_configs.TrainConfig)
     about = "JSON file of settings, as `config.json` of a run; flags go before it"
     training.add_argument("--config", metavar="FILE", help=about)
-    verbs = training.add_subparsers(metavar="[resume]", dest="subcommand")
+    verbs = training.add_subparsers(metavar="[resume|continue|stop]", dest="subcommand")
     command(
         verbs,
         "resume",
@@ -93,6 +94,13 @@ def build_parser() -> argparse.ArgumentParser:
         training_configs.ResumeConfig,
         "training",
     )
+    about = "go on from a checkpoint of a run, as a new run with full state"
+    made = command(verbs, "continue", "train_continue", about)
+    made.add_argument("training", help="id or name of a run, or RUN@STEP")
+    add_arguments(made, training_configs.TrainConfig, without=("continue_from", "init_from"))
+    made = command(verbs, "stop", "train_stop", "end a run; its SAE goes to the library")
+    made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
+    _checkpoint_verbs(command, group("checkpoints", "checkpoints of a training"))
 
     about = "train several SAEs from one pass"
     sweeping = command(groups, "sweep", "sweep", about, sweep_configs.SweepConfig)
@@ -171,6 +179,29 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
     _more_benches(command, bench)
     return parser
+
+
+def _checkpoint_verbs(command: Any, verbs: Any) -> None:
+    for name, verb, about in (
+        ("list", "list_checkpoints", "list checkpoints, newest first"),
+        ("save", "save_checkpoint", "ask a run that trains for a checkpoint"),
+        ("pin", "pin_checkpoint", "keep a checkpoint whatever the rule says"),
+        ("unpin", "unpin_checkpoint", "leave a checkpoint to the rule again"),
+        ("delete", "remove_checkpoint", "delete one checkpoint"),
+    ):
+        made = command(verbs, name, verb, about)
+        made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
+        if name not in ("list", "save"):
+            made.add_argument("--step", type=int, default=-1, help="(default the newest)")
+        if name == "delete":
+            made.add_argument("--yes", action="store_true", help="do it without asking")
+    about = "set how many are kept and delete the others"
+    made = command(verbs, "keep", "keep_checkpoints", about, RetentionConfig, "training")
+    made.add_argument("--every", type=int, help="steps between checkpoints; 0: only the last")
+    made.add_argument("--preview", action="store_true", help="only say what would go")
+    about = "put the SAE of a checkpoint into the library"
+    config = training_configs.WriteSaeConfig
+    command(verbs, "write-sae", "write_sae", about, config, "training")
 
 
 def _dataset_verbs(command: Any, datasets: Any) -> None:

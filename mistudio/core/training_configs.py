@@ -23,6 +23,29 @@ PRECISIONS = ("fp32", "bf16")
 INPUT_NORMS = ("constant", "none")
 LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
 
+# settings that a run which goes on from another one's checkpoint shares with it
+FIXED_IN_A_CONTINUATION = (
+    "model",
+    "architecture",
+    "layer",
+    "hook",
+    "encoder",
+    "hook_in",
+    "hook_out",
+    "input_norm",
+    "optimizer",
+    "eight_bit_moments",
+    "width",
+    "batch",
+    "activations",
+    "window",
+    "seed",
+    "data_seed",
+    "shuffle",
+    "mask_special",
+    "norm_cut",
+)
+
 
 def no_transcoder(architecture: str) -> str:
     """The sentence for an architecture that has no transcoder."""
@@ -446,6 +469,21 @@ class TrainConfig(Config):
         advanced=True,
     )
 
+    continue_from: str = option(
+        "",
+        "Continue from",
+        "Id of a run, or ID@STEP, to go on from its newest or from that checkpoint "
+        "with full state; the length counts from that run's beginning.",
+        advanced=True,
+    )
+    init_from: str = option(
+        "",
+        "Start from SAE",
+        "Id or name of an SAE of the library, also an imported one, whose weights the run starts "
+        "with (fine-tuning).",
+        advanced=True,
+    )
+
     @property
     def order_seed(self) -> int:
         """The seed of the data's order."""
@@ -528,6 +566,8 @@ class TrainConfig(Config):
                     f"{self.hook_out} is computed before {self.hook_in}, so that nothing of it can "
                     "be predicted; choose a later one.",
                 )
+        if self.continue_from and self.init_from:
+            yield Violation("init_from", "A run continues another one or starts from an SAE.")
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
 
@@ -581,3 +621,12 @@ class ResumeConfig(Config):
     """Go on with a paused or interrupted training from its newest checkpoint."""
 
     training: str = option("last", "Training", "Id of a training, or last.", required=True)
+
+
+@dataclass(frozen=True)
+class WriteSaeConfig(Config):
+    """Put the SAE of a checkpoint into the library."""
+
+    training: str = option("last", "Training", "Id or name of a training, or last.", required=True)
+    step: int = option(-1, "Step", "Step of the checkpoint; -1 takes the newest.", minimum=-1)
+    name: str = option("", "Name", "How the SAE is called; empty makes one from the run's name.")

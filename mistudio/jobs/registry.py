@@ -16,6 +16,7 @@ from mistudio.core.config import Config
 from mistudio.jobs import (
     activation_files,
     check_model,
+    checkpoints,
     compare_saes,
     demo,
     download_dataset,
@@ -40,9 +41,15 @@ from mistudio.jobs import (
 )
 from mistudio.jobs.context import JobKind
 from mistudio.store.connection import Db
-from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS, TRAININGS
 
-TABLES = {"sae": SAES, "activations": ACTIVATION_SETS, "dataset": DATASETS, "model": MODELS}
+TABLES = {
+    "sae": SAES,
+    "activations": ACTIVATION_SETS,
+    "dataset": DATASETS,
+    "model": MODELS,
+    "training": TRAININGS,
+}
 
 JOB_KINDS: dict[str, JobKind] = {
     known.kind: known
@@ -176,6 +183,15 @@ JOB_KINDS: dict[str, JobKind] = {
             train.prepare,
             ends_turn_on_pause=True,
             early_finish=True,
+        ),
+        JobKind(
+            "write_sae",
+            "gpu",
+            "Write SAE of",
+            training_configs.WriteSaeConfig,
+            checkpoints.run_write_sae,
+            checkpoints.prepare_write_sae,
+            subject="training",
         ),
         JobKind(
             "sweep",

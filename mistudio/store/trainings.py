@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mistudio.core.ids import now
@@ -25,6 +25,8 @@ METRIC_COLUMNS = (
     "k",
     "threshold",
     "tokens_per_s",
+    "train_seconds",
+    "gpu_percent",
 )
 
 
@@ -66,6 +68,37 @@ def metrics(db: Db, training_id: str, *, after_step: int = -1) -> list[dict[str,
     )
 
 
+def metric_chunks(
+    db: Db, training_id: str, names: Sequence[str], after_step: int = -1, size: int = 1000
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The named columns of a run's metric rows in step order, `size` rows at a time.
+
+    `names` are columns of the table, among them step.
+    """
+    unknown = set(names) - {"step", "layer", "hook", *METRIC_COLUMNS}
+    if unknown:
+        raise ValueError(f"there is no metric column {', '.join(sorted(unknown))}")
+    found = db.execute(
+        f"SELECT {', '.join(names)} FROM training_metrics WHERE training_id = ? AND step > ? "
+        "ORDER BY step",
+        [training_id, after_step],
+    )
+    while rows := found.fetchmany(size):
+        yield rows
+
+
+def last_metric(db: Db, training_id: str) -> tuple[int, float]:
+    """Step and training seconds of the newest metric row of a run; (-1, 0) without one."""
+    found = list(
+        db.query(
+            "SELECT step, train_seconds FROM training_metrics WHERE training_id = ? "
+            "ORDER BY step DESC LIMIT 1",
+            [training_id],
+        )
+    )
+    return (int(found[0]["step"]), float(found[0]["train_seconds"] or 0.0)) if found else (-1, 0.0)
+
+
 def record_checkpoint(
     db: Db,
     training_id: str,
@@ -95,6 +128,24 @@ def record_checkpoint(
         is_best=is_best,
         verified=True,
     )
+
+
+def mark_checkpoints(
+    db: Db, training_id: str, best: int | None, pinned: Sequence[int] = ()
+) -> None:
+    """Say which step of a run is the best, and which are pinned."""
+    marks = ", ".join("?" for _ in pinned)
+    with db.atomic():
+        db.execute(
+            f"UPDATE checkpoints SET is_best = step IS ?, is_pinned = step IN ({marks}) "
+            "WHERE training_id = ?",
+            [best, *pinned, training_id],
+        )
+
+
+def pin_checkpoint(db: Db, checkpoint_id: str, on: bool) -> None:
+    """Set or take away the pin of a checkpoint."""
+    CHECKPOINTS.update(db, checkpoint_id, is_pinned=on)
 
 
 def checkpoints(db: Db, training_id: str) -> list[CheckpointRow]:

@@ -86,6 +86,7 @@ class RunState:
         self.step = 0
         self.seconds = 0.0
         self.loss_average = 0.0
+        self.l0: float | None = None  # of the last accepted batch
         self.accepted = 0
         self.bad_in_a_row = 0
 
@@ -130,6 +131,7 @@ class RunState:
             self.rates.update(result.counts_F, tokens)
         weight = LOSS_DECAY if self.accepted else 0.0
         self.loss_average = weight * self.loss_average + (1 - weight) * loss
+        self.l0 = result.active / tokens
         self.accepted += 1
         self.bad_in_a_row = 0
 
@@ -162,6 +164,7 @@ class RunState:
             "threshold": self.threshold.state(),
             "sparsity": self.sparsity.state(),
             "loss": self.loss_average,
+            "l0": self.l0,
             "accepted": self.accepted,
             "bad_in_a_row": self.bad_in_a_row,
             "micro_batch": self.micro.rows,
@@ -217,10 +220,11 @@ def restore_run(
     run.step = checkpoint.step
     run.seconds = float(values["seconds"])
     run.loss_average = float(values["loss"])
+    run.l0 = values.get("l0")
     run.accepted = int(values["accepted"])
     run.bad_in_a_row = int(values["bad_in_a_row"])
     run.micro.rows = int(values.get("micro_batch", 0))
-    _restore_random_states(checkpoint)
+    restore_random_states(checkpoint)
     return run
 
 
@@ -264,7 +268,8 @@ def seed_random_states(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _restore_random_states(checkpoint: Checkpoint) -> None:
+def restore_random_states(checkpoint: Checkpoint) -> None:
+    """Put every global generator where it was when the checkpoint was written."""
     version, state, gauss = checkpoint.values["rng_python"]
     random.setstate((version, tuple(state), gauss))
     kind, keys, position, has_gauss, cached = checkpoint.values["rng_numpy"]

@@ -9,7 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mistudio.core.units import EM_DASH
+from mistudio.gui.tabs.training.series import COLUMNS, Columns
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, JobRow, SaeRow, TrainingRow
 from mistudio.store.tables import JOBS, SAES, TRAININGS
@@ -145,9 +148,17 @@ def read_checkpoints(db: Any, training_id: str) -> list[CheckpointRow]:
     return trainings.checkpoints(db, training_id)
 
 
-def read_metrics(db: Any, training_id: str, after_step: int) -> list[dict[str, Any]]:
-    """The metric rows of a run behind a step, in step order."""
-    return trainings.metrics(db, training_id, after_step=after_step)
+def read_metrics(db: Any, training_id: str, after_step: int) -> Columns:
+    """The metric columns of a run behind a step, in step order.
+
+    Converted in pieces: a long conversion would keep the window's thread from running.
+    """
+    parts = [
+        np.array(rows, dtype=np.float64)
+        for rows in trainings.metric_chunks(db, training_id, COLUMNS, after_step)
+    ]
+    whole = np.concatenate(parts) if parts else np.empty((0, len(COLUMNS)))
+    return {name: whole[:, place] for place, name in enumerate(COLUMNS)}
 
 
 def local_time(stamp: str | None) -> str:
