@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mistudio.ml.training.loop import InputStatistics
 
-STATISTICS = "statistics.json"
+STATISTICS = ("statistics.json", "statistics-out.json")  # of what is read, of a target
 UNFINISHED = ("queued", "initializing", "training", "stopping", "paused", "interrupted")
 
 
@@ -272,6 +272,11 @@ def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
         return _continued_start(studio, config)
     if config.init_from:
         row = lookup.sae(studio, config.init_from)
+        if row.encoder_type != "sae" or config.encoder != "sae":
+            raise InvalidInput(
+                "Only a sparse autoencoder can be trained on from the library; a transcoder goes "
+                "on from a checkpoint of its run."
+            )
         if row.n_latents != config.width:
             raise Mismatch(
                 f"The SAE {row.name!r} has {row.n_latents:,} latents; set Latents to it."
@@ -314,11 +319,12 @@ def _continued_start(studio: Studio, config: TrainConfig) -> Start:
 def inherit_statistics(studio: Studio, config: TrainConfig, folder: Path) -> None:
     """Let a continued run measure norms by its parent's values, as its weights do."""
     start = starting_point(studio, config) if config.continue_from else None
-    if start is None or start.parent is None or (folder / STATISTICS).exists():
+    if start is None or start.parent is None:
         return
-    measured = studio.paths.run(start.parent.id) / STATISTICS
-    if measured.exists():
-        write_json(folder / STATISTICS, json.loads(measured.read_text(encoding="utf-8")))
+    for name in STATISTICS:
+        measured = studio.paths.run(start.parent.id) / name
+        if measured.exists() and not (folder / name).exists():
+            write_json(folder / name, json.loads(measured.read_text(encoding="utf-8")))
 
 
 def write_start(
