@@ -8,13 +8,19 @@ from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mistudio.core.config import settings_of
+from mistudio.core.configs import TRANSCODER_INPUTS
 from mistudio.core.errors import InvalidInput, StudioError
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import (
+    ARCHITECTURES,
+    TRANSCODER_ARCHITECTURES,
+    TrainConfig,
+)
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
 from mistudio.gui.tabs.training.fields import (
-    ARCHITECTURE_TEXTS,
+    ENCODER_TEXTS,
     LayerEditor,
+    architecture_pairs,
     hook_pairs,
 )
 from mistudio.gui.tabs.training.summary import summary
@@ -28,9 +34,12 @@ from mistudio.gui.widgets.library_choice import LibraryChoice
 FIELDS = (
     "model",
     "dataset",
+    "encoder",
     "architecture",
     "layer",
     "hook",
+    "hook_in",
+    "hook_out",
     "width",
     "k",
     "target_l0",
@@ -52,9 +61,11 @@ class NewTraining(Card):
         self._services = services
         self._choices = Choices()
         self._pairs: Pairs = []
+        self._offered: tuple[str, ...] = ARCHITECTURES
         self.model = LibraryChoice("Choose a model")
         self.dataset = LibraryChoice("Choose a dataset")
         self.layer = LayerEditor()
+        self.architecture = ChoiceEditor(architecture_pairs(ARCHITECTURES))
         self.form = ConfigForm(
             TrainConfig,
             (*FIELDS, *_advanced()),
@@ -62,10 +73,11 @@ class NewTraining(Card):
                 "model": self.model,
                 "dataset": self.dataset,
                 "layer": self.layer,
+                "encoder": ChoiceEditor(list(ENCODER_TEXTS.items())),
                 "hook": ChoiceEditor(hook_pairs()),
-                "architecture": ChoiceEditor(
-                    [(name, ARCHITECTURE_TEXTS[name]) for name in ARCHITECTURES]
-                ),
+                "hook_in": ChoiceEditor(hook_pairs(TRANSCODER_INPUTS)),
+                "hook_out": ChoiceEditor(hook_pairs()),
+                "architecture": self.architecture,
             },
             columns=3,
             settings=services.settings,
@@ -73,6 +85,7 @@ class NewTraining(Card):
             command="train",
         )
         self.summary = label("", "muted", wrap=True)
+        self.warning = label("", "warning", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.reason = label("", "muted")
@@ -88,7 +101,8 @@ class NewTraining(Card):
         self.section = Collapsible("New training", is_open=self._recalled())
         self.section.heading.setProperty("role", "card")
         self.section.toggled.connect(self._on_toggled)
-        for part in (self.form, self.summary, self.problem, self.start_button):
+        parts = (self.form, self.summary, self.warning, self.problem, self.start_button)
+        for part in parts:
             self.section.box.addWidget(part)
         self.section.box.addLayout(row(self.reason, self.get_button, None))
         self.box.addWidget(self.section)
@@ -152,6 +166,7 @@ class NewTraining(Card):
     @Slot()
     def _on_changed(self) -> None:
         self._fit_to_model()
+        self._fit_to_encoder()
         tokenized = self._choices.tokenization(self.dataset.value()) is not None
         self.form.fields["context"].setVisible(not tokenized)
         self._say("")
@@ -166,13 +181,25 @@ class NewTraining(Card):
             self._pairs = pairs
             self.dataset.offer(pairs, self._choices.only_dataset())
 
+    def _fit_to_encoder(self) -> None:
+        """Offer only the architectures that the encoder has."""
+        is_sae = self.form.fields["encoder"].editor.value() == "sae"
+        offered = ARCHITECTURES if is_sae else TRANSCODER_ARCHITECTURES
+        if offered != self._offered:
+            self._offered = offered
+            self.architecture.set_choices(architecture_pairs(offered))
+
     def _tell(self) -> None:
+        warnings: list[str] = []
         try:
             config = self.form.values()
             text = summary(config, self._choices.model(config.model))
+            warnings = config.warnings()
         except InvalidInput:
             text = ""
         self.summary.setText(text)
+        self.warning.setText(" ".join(warnings))
+        self.warning.setVisible(bool(warnings))
         reason, place = self._missing()
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason))
