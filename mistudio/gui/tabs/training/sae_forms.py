@@ -111,7 +111,7 @@ def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
         services,
         f"Export {sae.name}",
         "export_sae",
-        ExportSaeConfig(sae=sae.id, format=formats[0], out=str(folder)),
+        ExportSaeConfig(sae=sae.id, format=formats[0] if formats else "saelens", out=str(folder)),
         ("format", "out", "others"),
         {"format": ChoiceEditor(formats), "out": PathEditor("folder")},
         explanation="Writes the files that the chosen program reads into a new folder. SAELens: "
