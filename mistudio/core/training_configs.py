@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.configs import ENCODERS, HOOKS, TRANSCODER_INPUTS
+from mistudio.core.errors import InvalidInput
 
 TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
 DENSE_FAMILY = ("standard", "gated", "jumprelu")
@@ -16,7 +17,34 @@ TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
 IN_BLOCK = ("attn_out", "mlp_in", "mlp_out", "resid_post")
 """the hooks of a block in the order in which they are computed"""
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
-LEAST_NESTED = 32  # latents of a Matryoshka SAE
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "exponential")
+PRECISIONS = ("fp32", "bf16")
+INPUT_NORMS = ("constant", "none")
+LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
+
+# settings that a run which goes on from another one's checkpoint shares with it
+FIXED_IN_A_CONTINUATION = (
+    "model",
+    "architecture",
+    "layer",
+    "hook",
+    "encoder",
+    "hook_in",
+    "hook_out",
+    "input_norm",
+    "optimizer",
+    "eight_bit_moments",
+    "width",
+    "batch",
+    "activations",
+    "window",
+    "seed",
+    "data_seed",
+    "shuffle",
+    "mask_special",
+    "norm_cut",
+)
 
 
 def no_transcoder(architecture: str) -> str:
@@ -55,17 +83,41 @@ def _is_quadratic(config: TrainConfig) -> bool:
     return _is_jumprelu(config) and config.jumprelu_penalty == "quadratic"
 
 
+def _is_nested(config: TrainConfig) -> bool:
+    return config.architecture == "matryoshka_batch_topk"
+
+
+def _is_standard(config: TrainConfig) -> bool:
+    return config.architecture == "standard"
+
+
+def _keeps_moments(config: TrainConfig) -> bool:
+    return config.optimizer in ("adam", "adamw")
+
+
+def _decays(config: TrainConfig) -> bool:
+    return config.schedule != "constant"
+
+
 def _is_steered_to_l0(config: TrainConfig) -> bool:
     return _is_dense(config) and not _is_quadratic(config)
+
+
+def _reads_a_model(config: TrainConfig) -> bool:
+    return bool(config.model or not config.activations)
+
+
+def _is_mixed(config: TrainConfig) -> bool:
+    return bool(config.more_datasets)
 
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
     """Train one sparse autoencoder on the activations of one hook, or one transcoder on two."""
 
-    model: str = option("", "Model", "Id or name of a model.", required=True)
+    model: str = option("", "Model", "Id or name of a model.", applies=_reads_a_model)
     dataset: str = option(
-        "", "Dataset", "Id or name of a dataset or of a tokenisation.", required=True
+        "", "Dataset", "Id or name of a dataset or of a tokenisation.", applies=_reads_a_model
     )
     encoder: str = option(
         "sae",
@@ -132,9 +184,9 @@ class TrainConfig(Config):
     tokens: int = option(
         2_000_000,
         "Length",
-        "Tokens to train on; text is reused in a new order when it runs out.",
+        "Tokens to train on; text is reused in a new order when it runs out. 0 takes one pass.",
         unit="tokens",
-        minimum=1,
+        minimum=0,
         maximum=1_000_000_000_000,
     )
     seed: int = option(0, "Seed", "Start of every random choice.", minimum=0, maximum=2**31 - 1)
@@ -148,6 +200,27 @@ class TrainConfig(Config):
         minimum=0,
         maximum=4096,
     )
+    activations: str = option(
+        "",
+        "Activations",
+        "Id or name of an activation set to read the layer and hook from, instead of running the "
+        "model. Of one that was imported, no model and dataset are needed.",
+    )
+    more_datasets: tuple[str, ...] = option(
+        (),
+        "Further datasets",
+        "Datasets or tokenisations to mix in, each as NAME or NAME=WEIGHT; the weights say how "
+        "many tokens come from each.",
+        applies=_reads_a_model,
+    )
+    dataset_weight: float = option(
+        1.0,
+        "Weight of the dataset",
+        "Weight of the first dataset among several.",
+        minimum=1e-6,
+        maximum=1e6,
+        applies=_is_mixed,
+    )
     sparsity: float = option(
         0.0,
         "Sparsity weight",
@@ -155,6 +228,41 @@ class TrainConfig(Config):
         minimum=0.0,
         maximum=1e6,
         applies=_is_dense,
+        advanced=True,
+    )
+    sparsity_warmup: int = option(
+        -1,
+        "Sparsity warm-up",
+        "Steps over which the penalty's weight rises from 0; -1 takes a twentieth of the run, or "
+        "all of it for tanh without a target.",
+        unit="steps",
+        minimum=-1,
+        maximum=1_000_000,
+        applies=_is_dense,
+        advanced=True,
+    )
+    group_sizes: str = option(
+        "",
+        "Group sizes",
+        "Latents of each nested dictionary, rising, the last being all latents, such as "
+        "256,1024,4096; empty takes 1/32, 3/32, 7/32, 15/32 and all.",
+        applies=_is_nested,
+        advanced=True,
+    )
+    unit_decoder: bool = option(
+        True,
+        "Unit decoder",
+        "Hold every feature's direction at unit length; off lets lengths go free and puts them "
+        "into the penalty.",
+        applies=_is_standard,
+        advanced=True,
+    )
+    input_norm: str = option(
+        "constant",
+        "Input normalisation",
+        "constant multiplies all activations by one number, so that settings fit every model; none "
+        "takes them as they are.",
+        choices=INPUT_NORMS,
         advanced=True,
     )
     jumprelu_penalty: str = option(
@@ -198,7 +306,7 @@ class TrainConfig(Config):
     learning_rate: float = option(
         0.0,
         "Learning rate",
-        "Adam's peak rate; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
+        "Peak rate of the optimiser; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
         minimum=0.0,
         maximum=0.1,
         advanced=True,
@@ -212,12 +320,54 @@ class TrainConfig(Config):
         maximum=1_000_000,
         advanced=True,
     )
+    schedule: str = option(
+        "linear",
+        "Rate's fall",
+        "How the rate falls at the end of the run: linear or cosine to 0, exponential to a "
+        "thousandth; constant keeps it.",
+        choices=SCHEDULES,
+        advanced=True,
+    )
     decay_share: float = option(
         0.2,
         "Final decay",
-        "Share of the run over which the rate falls linearly to 0.",
+        "Share of the run, at its end, over which the rate falls.",
         minimum=0.0,
         maximum=1.0,
+        applies=_decays,
+        advanced=True,
+    )
+    optimizer: str = option(
+        "adam",
+        "Optimiser",
+        "adam; adamw, whose weight decay does not pass through the moments; sgd with momentum 0.9, "
+        "which needs less memory and a far higher rate.",
+        choices=OPTIMIZERS,
+        advanced=True,
+    )
+    weight_decay: float = option(
+        0.0,
+        "Weight decay",
+        "Pulls the weight matrices towards 0; rows held at unit length, biases and thresholds are "
+        "left alone.",
+        minimum=0.0,
+        maximum=10.0,
+        advanced=True,
+    )
+    eight_bit_moments: bool = option(
+        False,
+        "8-bit moments",
+        "Keep the optimiser's averages of the weight matrices in 8 bits: 10 instead of 16 bytes "
+        "per weight in all, for a slower step.",
+        applies=_keeps_moments,
+        advanced=True,
+    )
+    precision: str = option(
+        "fp32",
+        "Precision",
+        "bf16 rounds what enters the encoder's product, which a GPU then forms faster; weights, "
+        "moments, latents and losses stay in fp32.",
+        choices=PRECISIONS,
         advanced=True,
     )
     k_anneal: float = option(
@@ -286,6 +436,20 @@ class TrainConfig(Config):
         maximum=16_777_216,
         advanced=True,
     )
+    data_seed: int = option(
+        -1,
+        "Seed of the order",
+        "Start of the data's order; -1 takes the seed.",
+        minimum=-1,
+        maximum=2**31 - 1,
+        advanced=True,
+    )
+    shuffle: bool = option(
+        True,
+        "Shuffle",
+        "Draw tokens in random order; off, they come as they are stored.",
+        advanced=True,
+    )
     checkpoint_every: int = option(
         1000,
         "Checkpoint every",
@@ -304,6 +468,44 @@ class TrainConfig(Config):
         maximum=100_000_000,
         advanced=True,
     )
+
+    continue_from: str = option(
+        "",
+        "Continue from",
+        "Id of a run, or ID@STEP, to go on from its newest or from that checkpoint "
+        "with full state; the length counts from that run's beginning.",
+        advanced=True,
+    )
+    init_from: str = option(
+        "",
+        "Start from SAE",
+        "Id or name of an SAE of the library, also an imported one, whose weights the run starts "
+        "with (fine-tuning).",
+        advanced=True,
+    )
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data's order."""
+        return self.seed if self.data_seed < 0 else self.data_seed
+
+    @property
+    def mixture(self) -> list[tuple[str, float]]:
+        """Every dataset with its weight; raises `InvalidInput` for a weight that is none."""
+        found = [(self.dataset, self.dataset_weight if self.more_datasets else 1.0)]
+        for text in self.more_datasets:
+            name, equals, number = text.rpartition("=")
+            if not equals:
+                found.append((text, 1.0))
+                continue
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = 0.0
+            if not 0 < weight < float("inf"):
+                raise InvalidInput(f"{text!r} gives no weight: write NAME=2, a number above 0.")
+            found.append((name, weight))
+        return found
 
     @property
     def hook_read(self) -> str:
@@ -327,7 +529,25 @@ class TrainConfig(Config):
             return f"k {self.k:,}"
         return f"L0 {self.target_l0:g}" if self.target_l0 else "fixed penalty"
 
+    @property
+    def aimed_l0(self) -> float | None:
+        """Active latents per token that the run is to end with; None if nothing decides them."""
+        if _aims_at_k(self):
+            return float(self.k)
+        return self.target_l0 or None
+
     def check(self) -> Iterable[Violation]:
+        if _reads_a_model(self):
+            for name, label in (("model", "Model"), ("dataset", "Dataset")):
+                if not getattr(self, name):
+                    yield Violation(name, f"{label} is missing.")
+        try:
+            named = [name for name, _ in self.mixture]
+        except InvalidInput as error:
+            yield Violation("more_datasets", error.sentence)
+        else:
+            if len(set(named)) < len(named):
+                yield Violation("more_datasets", "A dataset is named twice.")
         if _aims_at_k(self) and self.k > self.width:
             yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
         if _is_steered_to_l0(self) and self.target_l0 > self.width:
@@ -335,8 +555,8 @@ class TrainConfig(Config):
                 "target_l0",
                 f"Target L0 is {self.target_l0:,g} but the SAE has {self.width:,} latents.",
             )
-        if self.architecture == "matryoshka_batch_topk" and self.width < LEAST_NESTED:
-            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        if _is_nested(self):
+            yield from self._group_violations()
         if _is_transcoder(self):
             if self.architecture not in TRANSCODER_ARCHITECTURES:
                 yield Violation("architecture", no_transcoder(self.architecture))
@@ -346,8 +566,38 @@ class TrainConfig(Config):
                     f"{self.hook_out} is computed before {self.hook_in}, so that nothing of it can "
                     "be predicted; choose a later one.",
                 )
+        if self.continue_from and self.init_from:
+            yield Violation("init_from", "A run continues another one or starts from an SAE.")
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
+
+    @property
+    def holds_unit_decoder(self) -> bool:
+        """Whether decoder rows are brought back to unit length after each step."""
+        return self.unit_decoder or not _is_standard(self)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The chosen widths of the nested dictionaries, () for the usual ones.
+
+        Raises `ValueError` for text that is no list of whole numbers.
+        """
+        return tuple(int(part) for part in self.group_sizes.replace(" ", "").split(",") if part)
+
+    def _group_violations(self) -> Iterable[Violation]:
+        try:
+            groups = self.groups
+        except ValueError:
+            yield Violation("group_sizes", "Write group sizes as whole numbers: 256,1024,4096.")
+            return
+        if not groups and self.width < LEAST_NESTED:
+            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        rising = all(a < b for a, b in zip((0, *groups), groups, strict=False))
+        if groups and not (rising and groups[-1] == self.width):
+            yield Violation(
+                "group_sizes",
+                f"Group sizes must rise and end with the number of latents, {self.width:,}.",
+            )
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, as sentences."""
@@ -371,3 +621,12 @@ class ResumeConfig(Config):
     """Go on with a paused or interrupted training from its newest checkpoint."""
 
     training: str = option("last", "Training", "Id of a training, or last.", required=True)
+
+
+@dataclass(frozen=True)
+class WriteSaeConfig(Config):
+    """Put the SAE of a checkpoint into the library."""
+
+    training: str = option("last", "Training", "Id or name of a training, or last.", required=True)
+    step: int = option(-1, "Step", "Step of the checkpoint; -1 takes the newest.", minimum=-1)
+    name: str = option("", "Name", "How the SAE is called; empty makes one from the run's name.")

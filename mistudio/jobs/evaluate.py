@@ -17,6 +17,7 @@ from mistudio.store.records import ModelRow, SaeRow, TokenizationRow
 from mistudio.store.tables import SAES
 
 if TYPE_CHECKING:
+    from mistudio.jobs.training_source import TrainingSource
     from mistudio.ml.data.token_store import TokenStore
     from mistudio.ml.loading import LoadedModel
     from mistudio.ml.sae.base import SparseAutoencoder
@@ -73,6 +74,53 @@ def measure(
         norm_limit_out=training.norm_cut * norms.written,
         mask_special=training.mask_special,
         max_tokens=most,
+        max_loss_tokens=LOSS_TOKENS,
+        report=ctx.report,
+        control=ctx.control,
+    )
+
+
+def measure_trained(
+    ctx: JobContext, row: SaeRow, source: TrainingSource, config: TrainConfig
+) -> dict[str, Any]:
+    """Every metric of an SAE that has just been trained, on what was held out of its own data.
+
+    Without a language model those that need one are left out.
+    """
+    from mistudio.ml.evaluation.evaluate import evaluate
+    from mistudio.ml.evaluation.vectors import evaluate_vectors
+
+    sae = sae_library.read_sae(ctx.studio, row).to(source.device)
+    norm = sae_library.training_norm(sae)
+    limit = None if norm is None else config.norm_cut * norm
+    written = sae_library.training_norm(sae, "median_norm_out")
+    if source.loaded is None:
+        from mistudio.jobs.training_source import calibration_reader
+        from mistudio.ml.activations.multi_capture import HookPoint
+
+        ctx.report.note(
+            "These activations have no language model: cross-entropy and KL are not measured."
+        )
+        return evaluate_vectors(
+            sae,
+            calibration_reader(source, [HookPoint(config.layer, config.hook)], ctx),
+            source.table,
+            norm_limit=limit,
+            max_tokens=config.eval_tokens,
+            report=ctx.report,
+            control=ctx.control,
+        )
+    return evaluate(
+        sae,
+        source.loaded,
+        source.table,
+        config.layer,
+        config.hook_read,
+        hook_out=config.hook_written,
+        norm_limit=limit,
+        norm_limit_out=limit if written is None else config.norm_cut * written,
+        mask_special=config.mask_special,
+        max_tokens=config.eval_tokens,
         max_loss_tokens=LOSS_TOKENS,
         report=ctx.report,
         control=ctx.control,

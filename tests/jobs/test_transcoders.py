@@ -27,7 +27,7 @@ from mistudio.ml.formats.sparsify import write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import FEATURE_SETS, MODELS, SAES
-from tests.helpers.studio import run
+from tests.helpers.studio import run, tiny_training
 
 LATENTS = 40
 
@@ -181,3 +181,44 @@ def test_hooks_that_no_transcoder_here_can_have(trained: Studio, tmp_path: Path)
     write_circuit_tracer(tmp_path / "ct", {0: plain}, "resid_post", "mlp_out", "tiny")
     found = run(trained, "import_sae", ImportSaeConfig(path=str(tmp_path / "ct")))
     assert (found["hook"], found["hook_out"]) == ("resid_post", "mlp_out")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "architecture"),
+    [
+        ("transcoder", "batch_topk"),
+        ("skip_transcoder", "matryoshka_batch_topk"),
+        ("skip_transcoder", "topk"),
+        ("transcoder", "standard"),
+        ("skip_transcoder", "jumprelu"),
+    ],
+)
+def test_one_is_trained(trained: Studio, encoder: str, architecture: str) -> None:
+    config = tiny_training(encoder=encoder, architecture=architecture, target_l0=4.0)
+    result = run(trained, "train", config)
+    row = SAES.get(trained.db(), str(result["sae"]))
+    assert (row.encoder_type, row.layer, row.hook_in, row.hook_out) == (
+        encoder, 1, "mlp_in", "mlp_out",
+    )  # fmt: skip
+    sae = read_sae(trained, row)
+    assert sae.encoder == encoder
+    assert sae.metadata["hook_name"] == "model.layers.1.mlp.input"
+    assert sae.metadata["hook_name_out"] == "model.layers.1.mlp"
+    assert sae.metadata["median_norm_out"] != sae.metadata["median_norm"]
+    figures = row.evaluation or {}
+    assert figures["ev"] > 0.02
+    assert figures["ce_loss_score"] is not None
+    again = run(trained, "evaluate", EvaluateConfig(sae=row.id, tokens=1024))
+    assert again["ev"] == pytest.approx(figures["ev"], abs=1e-6)
+    assert again["n"] == figures["n"]
+
+
+def test_equal_hooks_are_noted_and_trained(trained: Studio) -> None:
+    reporter = RecordingReporter()
+    config = tiny_training(
+        encoder="skip_transcoder", hook_in="resid_post", hook_out="resid_post", tokens=12_800
+    )
+    result = run(trained, "train", config, reporter)
+    assert any("skip connection alone can copy" in str(event.values) for event in reporter.events)
+    row = SAES.get(trained.db(), str(result["sae"]))
+    assert (row.hook_in, row.hook_out) == ("resid_post", "resid_post")

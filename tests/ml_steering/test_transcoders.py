@@ -1,4 +1,4 @@
-"""Steering with a transcoder: it acts where it writes, its activations come from where it reads."""
+"""Steering with a transcoder: it acts where it writes and is read where it reads."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_output_of_the_mlp_is_moved_by_what_its_input_says(
     ids = torch.tensor([[3, 9, 27, 81, 243, 17], [5, 25, 125, 7, 49, 343]])
     x, y = mlp_sides(loaded, ids, None)
     own = transcoder.encode(x)[..., FEATURE]
-    assert (own > 0).any()
+    assert int((own > 0).sum()) > 0
     steering = prepare(
         [Edit(FEATURE, value, operator)], transcoder, "raw", {}, loaded.hidden_dim, loaded.device
     )

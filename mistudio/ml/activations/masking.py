@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from mistudio.ml.activations.capture import Capture, check_ids
-from mistudio.ml.data.token_store import CONTENT, PADDING, TokenStore
+from mistudio.ml.data.row_table import RowTable
+from mistudio.ml.data.token_store import CONTENT, PADDING
 
-REASONS = ("padding", "special", "non_finite", "norm")
+REASONS: tuple[str, ...] = ("padding", "special", "non_finite", "norm")
 
 
 class Kept(NamedTuple):
@@ -82,7 +83,7 @@ def keep_pair(
 
 def iterate_rows(
     capture: Capture,
-    tokens: TokenStore,
+    tokens: RowTable,
     rows: Iterable[int],
     forward_batch: int,
     *,

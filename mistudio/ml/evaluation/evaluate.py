@@ -6,7 +6,7 @@ from typing import Any
 
 from mistudio.core.control import JobControl
 from mistudio.core.events import Reporter
-from mistudio.ml.data.token_store import TokenStore
+from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.evaluation.bootstrap import with_intervals
 from mistudio.ml.evaluation.definitions import LOSS, RECONSTRUCTION
 from mistudio.ml.evaluation.measure import Measured, TextPart, measure
@@ -18,7 +18,7 @@ from mistudio.ml.sae.base import SparseAutoencoder
 def evaluate(
     sae: SparseAutoencoder,
     loaded: LoadedModel,
-    tokens: TokenStore,
+    tokens: RowTable,
     layer: int,
     hook: str,
     *,

@@ -18,7 +18,7 @@ from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.events import Reporter
 from mistudio.ml.activations.masking import default_forward_batch, keep_pair
 from mistudio.ml.activations.pair_capture import PairCapture
-from mistudio.ml.data.token_store import TokenStore
+from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.evaluation.bootstrap import DocumentGroups
 from mistudio.ml.evaluation.firing import FiringSums
 from mistudio.ml.evaluation.language_model_loss import (
@@ -41,7 +41,7 @@ class TextPart:
     at all). `norm_limit_out` is for what a transcoder is to give.
     """
 
-    tokens: TokenStore
+    tokens: RowTable
     norm_limit: float | None
     mask_special: bool
     max_tokens: int
@@ -142,7 +142,7 @@ def measure(
     return Measurement(found, groups.counted, loss_groups.counted, dropped)
 
 
-def spread_rows(rows: range, count: int) -> np.ndarray:
+def spread_rows(rows: Sequence[int], count: int) -> np.ndarray:
     """At most `count` of the rows, evenly spread, ascending."""
     if count >= len(rows):
         return np.array(rows, dtype=np.int64)

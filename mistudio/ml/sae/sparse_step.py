@@ -59,6 +59,7 @@ class TopKFamily(TrainableSae):
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is AuxK's part, None while no latent is dead."""
         auxiliary = extra if isinstance(extra, Auxiliary) else None
+        self._begin_step()
         tokens, blocks = x_BD.shape[0], self.blocks
         x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
         dead_N = None if auxiliary is None else auxiliary.dead_N
@@ -137,12 +138,7 @@ class TopKFamily(TrainableSae):
             along_F=sum_by_latent(by_latent, values * grad),  # ⟨∇D_i, D_i⟩ = Σ v ⟨G, D_i⟩
             directions_FD=W_dec_FO,
         )
-        last_row_F = (
-            by_latent.rows[(by_latent.splits[1:] - 1).clamp_min(0)]
-            if codes.ids.numel()
-            else torch.zeros_like(by_latent.splits[1:])
-        )
-        return by_latent.counts, last_row_F, sum_by_latent(by_latent, grad)
+        return by_latent.counts, by_latent.last_rows, sum_by_latent(by_latent, grad)
 
 
 def split_by_block(codes: SparseCodes, blocks: Sequence[Block]) -> list[SparseCodes]:

@@ -16,10 +16,13 @@ import torch
 
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.device import check_bf16
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.sae.fold import fold_input_ratio, fold_unit_scale
+from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_ratio, fold_unit_scale
 
 CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time (38 MB in float32)
+GPU_CHUNK_ENTRIES = 1 << 28  # the same on a GPU, where a small product leaves most of it idle
+GPU_CHUNK_SHARE = 1 / 32  # of the GPU's memory that a chunk takes at most, in float32
 MIN_CHUNK_ROWS = 64
 EPS = 1e-12
 TRANSCODER_COLUMN_NORM = 0.1  # of the encoder, at the start
@@ -125,10 +128,15 @@ class TrainableSae(ABC):
         if encoder == "skip_transcoder":
             self.parameters["W_skip_OD"] = torch.zeros(d_out, d_in, dtype=dtype)
         self._workspace: torch.Tensor | None = None
+        self.bf16 = False
+        self.unit_decoder = True
+        self._rounded_FD: torch.Tensor | None = None
 
     def configure(self, config: TrainConfig) -> None:
-        """Take over what only some architectures have of a run's settings; here only k."""
+        """Take over the settings of a run: k, the precision, whether decoder rows are held."""
         self.k = config.k
+        self.bf16 = config.precision == "bf16"
+        self.unit_decoder = config.holds_unit_decoder
 
     @torch.no_grad()
     def start_from(self, mean_in_D: torch.Tensor, mean_out_O: torch.Tensor | None = None) -> None:
@@ -167,7 +175,12 @@ class TrainableSae(ABC):
         return self.parameters["W_enc_FD"].device
 
     def to(self, device: torch.device) -> None:
-        """Move the parameters; call before an optimiser takes hold of them."""
+        """Move the parameters; call before an optimiser takes hold of them.
+
+        Raises `Unsupported` for bf16 on a GPU without it.
+        """
+        if self.bf16:
+            check_bf16(device)
         self.parameters = {name: p.to(device) for name, p in self.parameters.items()}
 
     @abstractmethod
@@ -221,7 +234,9 @@ class TrainableSae(ABC):
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
-        """Give every decoder row unit length again."""
+        """Give every decoder row unit length again, unless lengths are free."""
+        if not self.unit_decoder:
+            return
         W_dec_FO = self.parameters["W_dec_FO"]
         W_dec_FO /= torch.linalg.vector_norm(W_dec_FO, dim=1, keepdim=True).clamp_min_(EPS)
 
@@ -235,8 +250,12 @@ class TrainableSae(ABC):
         assert grad_dec is not None
         return grad_enc, grad_dec
 
+    def free_workspace(self) -> None:
+        """Give back the memory that is only held to be reused."""
+        self._workspace = None
+
     def _chunk_rows(self) -> int:
-        return max(MIN_CHUNK_ROWS, CHUNK_ENTRIES // self.n_latents)
+        return max(MIN_CHUNK_ROWS, chunk_entries(self.device) // self.n_latents)
 
     def _pre_activations(self, x_BD: torch.Tensor) -> torch.Tensor:
         """h of some rows of centred input, in a buffer that the next call overwrites."""
@@ -245,8 +264,33 @@ class TrainableSae(ABC):
             self._workspace = torch.empty(
                 rows, self.n_latents, dtype=x_BD.dtype, device=x_BD.device
             )
-        h_BF = torch.mm(x_BD, self.parameters["W_enc_FD"].T, out=self._workspace[:rows])
+        h_BF = self.encoder_product(x_BD, self._workspace[:rows])
         return h_BF.add_(self.parameters["b_enc_F"])
+
+    def _begin_step(self) -> None:
+        """The weights may have changed: forget what was derived from them."""
+        self._rounded_FD = None
+
+    def encoder_product(
+        self, x_BD: torch.Tensor, out_BF: torch.Tensor, at: slice = slice(None)
+    ) -> torch.Tensor:
+        """x W_enc of the latents `at` in float32, written to `out_BF`; with `bf16` of factors
+        rounded to it.
+
+        A processor multiplies the rounded numbers in float32, which gives what a GPU's bf16
+        product with float32 sums does.
+        """
+        W_enc_FD = self.parameters["W_enc_FD"]
+        if not self.bf16:
+            return torch.mm(x_BD, W_enc_FD[at].T, out=out_BF)
+        on_gpu = W_enc_FD.device.type == "cuda"
+        if self._rounded_FD is None:
+            rounded_FD = W_enc_FD.to(torch.bfloat16)
+            self._rounded_FD = rounded_FD if on_gpu else rounded_FD.to(W_enc_FD.dtype)
+        low_BD = x_BD.to(torch.bfloat16)
+        if on_gpu:
+            return out_BF.copy_(torch.mm(low_BD, self._rounded_FD[at].T, out_dtype=torch.float32))
+        return torch.mm(low_BD.to(x_BD.dtype), self._rounded_FD[at].T, out=out_BF)
 
     def _inference(
         self,
@@ -278,4 +322,15 @@ class TrainableSae(ABC):
             encoder=self.encoder,
             metadata={"training_architecture": self.architecture},
         )
+        if not self.unit_decoder:
+            unfolded = fold_decoder_norms(unfolded)
         return fold_unit_scale(unfolded, scale)
+
+
+def chunk_entries(device: torch.device) -> int:
+    """How many pre-activations a step forms at a time on this device."""
+    if device.type != "cuda":
+        return CHUNK_ENTRIES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    most = int(memory * GPU_CHUNK_SHARE) // torch.float32.itemsize
+    return min(GPU_CHUNK_ENTRIES, max(CHUNK_ENTRIES, most))

@@ -19,7 +19,8 @@ from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.dead import DeadTracker
-from mistudio.ml.training.optimizer import ClippedAdam
+from mistudio.ml.training.micro_batch import MicroBatches
+from mistudio.ml.training.optimizer import optimizer_of
 from mistudio.ml.training.schedule import Schedule, resolve
 from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
 from mistudio.ml.training.threshold import ThresholdAverage
@@ -52,21 +53,21 @@ class RunState:
     ) -> None:
         """A fresh run, its biases set from the means of the scaled calibration tokens.
 
-        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x. A transcoder needs a
-        `target`, whose V takes the place of `variance`. Raises `InvalidInput` if it lacks, or if
-        an SAE has one.
+        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x; settings that ask for
+        no input normalisation make s 1 and V that of x. A transcoder needs a `target`, whose V
+        takes the place of `variance`. Raises `InvalidInput` if it lacks, or if an SAE has one.
         """
         if (target is not None) != (config.encoder != "sae"):
             raise InvalidInput("A transcoder, and nothing else, needs the statistics of a target.")
         self.config = config
         self.mean_D = mean_D.detach().double().cpu()
         self.target = None
+        self.scale, self.variance = _units(config, float(scale), float(variance))
         if target is not None:
-            mean_O = target.mean_O.detach().double().cpu()
-            self.target = TargetStatistics(mean_O, float(target.scale), float(target.variance))
-        self.scale = float(scale)
+            mean_O = target.mean_O.detach().double().cpu().clone()  # may be that of the input
+            self.target = TargetStatistics(mean_O, *_units(config, target.scale, target.variance))
+            self.variance = self.target.variance
         self.scale_out = self.target.scale if self.target else self.scale
-        self.variance = self.target.variance if self.target else float(variance)
         d_out = self.target.mean_O.numel() if self.target else self.mean_D.numel()
         self.schedule: Schedule = resolve(config, d_out)
         if sae is None:
@@ -75,14 +76,17 @@ class RunState:
             sae.start_from(self.mean_D * self.scale, scaled_out_O)
         self.sae = sae
         self.sae.to(device)
-        self.optimizer = ClippedAdam(self.sae.parameters, config.gradient_clip / self.variance)
+        clip_norm = config.gradient_clip / self.variance
+        self.optimizer = optimizer_of(config, self.sae.parameters, clip_norm)
         self.tracker = DeadTracker(config.width, self.schedule.dead_window, device)
         self.threshold = ThresholdAverage(self.schedule.average_start)
         self.sparsity = SparsityControl(config, self.schedule.steps)
         self.rates = FiringRates(config.width, self.schedule.dead_window, device)
+        self.micro = MicroBatches()
         self.step = 0
         self.seconds = 0.0
         self.loss_average = 0.0
+        self.l0: float | None = None  # of the last accepted batch
         self.accepted = 0
         self.bad_in_a_row = 0
 
@@ -127,6 +131,7 @@ class RunState:
             self.rates.update(result.counts_F, tokens)
         weight = LOSS_DECAY if self.accepted else 0.0
         self.loss_average = weight * self.loss_average + (1 - weight) * loss
+        self.l0 = result.active / tokens
         self.accepted += 1
         self.bad_in_a_row = 0
 
@@ -159,8 +164,10 @@ class RunState:
             "threshold": self.threshold.state(),
             "sparsity": self.sparsity.state(),
             "loss": self.loss_average,
+            "l0": self.l0,
             "accepted": self.accepted,
             "bad_in_a_row": self.bad_in_a_row,
+            "micro_batch": self.micro.rows,
             "data": dict(data),
             "origin": dict(origin),
             "metadata": dict(metadata),
@@ -213,9 +220,11 @@ def restore_run(
     run.step = checkpoint.step
     run.seconds = float(values["seconds"])
     run.loss_average = float(values["loss"])
+    run.l0 = values.get("l0")
     run.accepted = int(values["accepted"])
     run.bad_in_a_row = int(values["bad_in_a_row"])
-    _restore_random_states(checkpoint)
+    run.micro.rows = int(values.get("micro_batch", 0))
+    restore_random_states(checkpoint)
     return run
 
 
@@ -229,6 +238,13 @@ def sae_parameters(checkpoint: Checkpoint, config: TrainConfig) -> TrainableSae:
             raise Mismatch(f"The checkpoint's {name} does not fit its settings.")
         parameter.copy_(stored)
     return sae
+
+
+def _units(config: TrainConfig, scale: float, variance: float) -> tuple[float, float]:
+    """s and V of what is trained on: without input normalisation s is 1 and V that of x."""
+    if config.input_norm == "none":
+        return 1.0, float(variance) / float(scale) ** 2
+    return float(scale), float(variance)
 
 
 def _new_sae(config: TrainConfig, d_in: int, d_out: int) -> TrainableSae:
@@ -252,7 +268,8 @@ def seed_random_states(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _restore_random_states(checkpoint: Checkpoint) -> None:
+def restore_random_states(checkpoint: Checkpoint) -> None:
+    """Put every global generator where it was when the checkpoint was written."""
     version, state, gauss = checkpoint.values["rng_python"]
     random.setstate((version, tuple(state), gauss))
     kind, keys, position, has_gauss, cached = checkpoint.values["rng_numpy"]
