@@ -77,8 +77,9 @@ def is_eight_bit(config: TrainConfig) -> bool:
 
 
 def parameters(config: TrainConfig, d: int) -> int:
-    """Numbers in both weight matrices."""
-    return 2 * d * config.width
+    """Numbers in the weight matrices, a skip transcoder's linear map included."""
+    skip = d * d if config.encoder == "skip_transcoder" else 0
+    return 2 * d * config.width + skip
 
 
 def state_bytes(config: TrainConfig, d: int) -> int:
@@ -103,7 +104,7 @@ def chunk_bytes(config: TrainConfig) -> int:
 def step_bytes(config: TrainConfig, d: int) -> int:
     """Working memory of one step, beside `state_bytes`."""
     chunk = _CHUNK_COPIES[config.architecture] * chunk_bytes(config)
-    row = config.batch * d * FLOAT
+    row = config.batch * d * FLOAT * (1 if config.encoder == "sae" else 2)
     if config.architecture in DENSE_FAMILY:
         whole = config.width * d * FLOAT  # the part of a gradient along the decoder's rows
         taken = chunk + _DENSE_ROW_COPIES * row + whole
@@ -146,9 +147,10 @@ def evaluation_bytes(config: TrainConfig, d: int, model: ModelNeeds, context: in
 
 
 def window_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
-    """The file of shuffled activations."""
+    """The file of shuffled activations; a transcoder's holds what it reads and what it gives."""
     tokens = min(config.window * 2, text_tokens) if text_tokens else config.window
-    return tokens * d * 2
+    sides = 1 if config.encoder == "sae" else 2
+    return tokens * d * 2 * sides
 
 
 def kept_checkpoints(config: TrainConfig) -> int:
