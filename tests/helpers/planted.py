@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from mistudio.core.control import JobControl
+from mistudio.core.events import RecordingReporter
+from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.training.loop import train
 from tests.helpers.activations import FakeStatistics
 
 
@@ -21,7 +26,8 @@ class Planted:
     def __init__(
         self, features: int, d: int, active: float, *, noise: float = 0.02, seed: int = 0
     ) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        # apart from a training's own seeds: an SAE must not start out as the answer
+        generator = torch.Generator().manual_seed(7_000_003 + seed)
         self.directions_FD = functional.normalize(
             torch.randn(features, d, generator=generator), dim=1
         )
@@ -54,6 +60,11 @@ class Planted:
         found_FM = self.directions_FD @ functional.normalize(sae.W_dec_FO, dim=1).T
         return float((found_FM.amax(1) >= cosine).float().mean())
 
+    def l0(self, sae: SparseAutoencoder) -> float:
+        """Mean active latents on held-out tokens."""
+        x_BD = torch.cat([self.sample(-300 - i, 1024) for i in range(8)])
+        return float(sae.encode_sparse(x_BD).l0.double().mean())
+
     def unused(self, sae: SparseAutoencoder) -> float:
         """Share of the latents that never fire on 32 thousand held-out tokens."""
         fired_F = torch.zeros(sae.n_latents, dtype=torch.bool)
@@ -82,3 +93,33 @@ class PlantedStream:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
+
+
+def learn(
+    planted: Planted, architecture: str, steps: int, folder: Path, *, batch: int, **settings: Any
+) -> SparseAutoencoder:
+    """Train as a job does, with as many latents as there are features and their L0 as the aim."""
+    active = float(planted.rate_F.sum())
+    values: dict[str, Any] = {
+        "k": round(active), "target_l0": active, "width": planted.rate_F.numel(), **settings
+    }  # fmt: skip
+    config = TrainConfig(
+        model="m",
+        dataset="d",
+        architecture=architecture,
+        batch=batch,
+        tokens=batch * steps,
+        checkpoint_every=0,
+        **values,
+    )
+    result = train(
+        config,
+        PlantedStream(planted, batch),
+        planted.statistics(),
+        folder,
+        RecordingReporter(),
+        JobControl(),
+        calibration=planted.calibration,
+    )
+    assert result.sae is not None
+    return result.sae
