@@ -273,11 +273,6 @@ def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
         return _continued_start(studio, config)
     if config.init_from:
         row = lookup.sae(studio, config.init_from)
-        if row.encoder_type != "sae" or config.encoder != "sae":
-            raise InvalidInput(
-                "Only a sparse autoencoder can be trained on from the library; a transcoder goes "
-                "on from a checkpoint of its run."
-            )
         if row.n_latents != config.width:
             raise Mismatch(
                 f"The SAE {row.name!r} has {row.n_latents:,} latents; set Latents to it."
