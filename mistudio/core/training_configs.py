@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ SCHEDULES = ("constant", "linear", "cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
 INPUT_NORMS = ("constant", "none")
 LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
+
+
+def default_aux_k(d_in: int) -> int:
+    """Half the model's width, rounded to a power of two."""
+    return 2 ** max(0, round(math.log2(max(1, d_in / 2))))
 
 
 def _keeps_k(config: TrainConfig) -> bool:

@@ -143,7 +143,7 @@ def memory_items(
         "Finishing": kept + max(formulas.finish_bytes(m, d) for m in members),
     }
     phases["One training step"] += max(formulas.auxiliary_bytes(m, d) for m in members)
-    finished = sum(formulas.finish_bytes(member, d) for member in members)
+    finished = sum(formulas.finished_bytes(member, d) for member in members)
     measuring = max(formulas.evaluation_bytes(m, d, model, context) for m in members)
     largest = max(phases, key=lambda name: phases[name])
     items = [Item("Language model", model.weight_bytes)]
@@ -152,7 +152,7 @@ def memory_items(
     several = len(members) > 1
     if finished + measuring > state + phases[largest]:
         # by then gradients and moments are gone, so the items are those of another moment
-        spare = finished + measuring - formulas.finish_bytes(members[0], d)
+        spare = finished + measuring - formulas.finished_bytes(members[0], d)
         return [
             *items,
             Item("Finished SAEs" if several else "Finished SAE", finished),
@@ -182,7 +182,7 @@ def _windows(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
 
 def _disk(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
     checkpoints = sum(formulas.saved_bytes(m, d) * formulas.kept_checkpoints(m) for m in members)
-    finished = sum(formulas.finish_bytes(member, d) for member in members)
+    finished = sum(formulas.finished_bytes(member, d) for member in members)
     return checkpoints + finished + _windows(members, d, text_tokens)
 
 
