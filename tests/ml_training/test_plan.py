@@ -124,7 +124,7 @@ def test_tight_memory_warns_and_too_little_refuses_with_ways_that_work() -> None
     assert len(refused.proposals) >= 2
     for proposal in (*warned.proposals, *refused.proposals):
         assert proposal.changes
-        again = planned(replace(CONFIG, **proposal.changes), free=total * 0.95)
+        again = planned(replace(CONFIG, **proposal.changes), free=total * 0.95, disk_free=10**15)
         assert again.total == proposal.total
         assert again.verdict != "refuse"
     with pytest.raises(OutOfMemory, match=r"does not fit into memory.*It would with") as caught:

@@ -5,78 +5,22 @@ Formulas only, so that a window can ask at every keystroke; a probe's rates make
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mistudio.core.errors import DiskFull, OutOfMemory
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_plan import Item, Plan, Proposal, Rates
 from mistudio.core.units import format_bytes, format_count, format_duration
 from mistudio.ml.training import plan_formulas as formulas
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
 
-WARN_SHARE = 0.75
+__all__ = ["Item", "Plan", "Proposal", "Rates", "check_fits", "memory_items", "plan"]
+
+WARN_SHARE = 0.75  # of the free memory, beyond which less is proposed
 SMALLEST_BATCH, SMALLEST_WIDTH = 64, 256
 CPU_FLOPS = 2e10  # of one core, for times before a probe
 GPU_FLOPS = 1e13
-
-
-@dataclass(frozen=True)
-class Item:
-    """One part of the memory."""
-
-    name: str
-    bytes: int
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A change after which it fits; `changes` are settings by name, `layers` how many to keep."""
-
-    sentence: str
-    total: int
-    changes: Mapping[str, Any]
-    layers: int = 0
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a probe has measured; seconds of one step of each member, tokens/s of the model."""
-
-    step_s: tuple[float, ...]
-    forward_tokens_per_s: float
-    forward_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training takes. The items add up to `total`, the peak."""
-
-    items: tuple[Item, ...]
-    total: int
-    free: int
-    window: int
-    """bytes of the window's file in the page cache, which the system takes back when it must"""
-    disk: int
-    disk_free: int
-    tokens: int
-    steps: int
-    seconds: float
-    measured: bool
-    """whether the time rests on a probe"""
-    saes: int
-    verdict: str
-    """fits, warn or refuse"""
-    proposals: tuple[Proposal, ...]
-    summary: str
-    refusal: str = ""
-    """the sentence that says why it cannot start"""
-
-    @property
-    def share(self) -> float:
-        """Of the free memory."""
-        return self.total / max(1, self.free)
 
 
 def plan(
@@ -222,7 +166,8 @@ def _proposals(
         candidates.append(Proposal("8-bit moments", needs(changed), {"eight_bit_moments": True}))
     found = [c for c in candidates if c is not None and c.total <= free]
     good = [c for c in found if c.total <= WARN_SHARE * free]
-    return tuple(good or found)
+    others = [c for c in found if c not in good] if needs(members) > free else []
+    return (*good, *others)
 
 
 def _halved(

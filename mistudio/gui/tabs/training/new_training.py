@@ -17,6 +17,7 @@ from mistudio.gui.tabs.training.fields import (
     LayerEditor,
     hook_pairs,
 )
+from mistudio.gui.tabs.training.plan_box import PlanBox
 from mistudio.gui.tabs.training.summary import summary
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
@@ -73,6 +74,7 @@ class NewTraining(Card):
             command="train",
         )
         self.summary = label("", "muted", wrap=True)
+        self.plan = PlanBox(services)
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.reason = label("", "muted")
@@ -81,6 +83,8 @@ class NewTraining(Card):
         self.get_button = button("", self._open_library, variant="link")
         self._build()
         self.form.changed.connect(self._on_changed)
+        self.plan.changed.connect(self._show_reason)
+        self.plan.chosen.connect(self.form.set_values)
         services.publisher.changed.connect(self._on_published)
         self.reload()
 
@@ -88,7 +92,7 @@ class NewTraining(Card):
         self.section = Collapsible("New training", is_open=self._recalled())
         self.section.heading.setProperty("role", "card")
         self.section.toggled.connect(self._on_toggled)
-        for part in (self.form, self.summary, self.problem, self.start_button):
+        for part in (self.form, self.summary, self.plan, self.problem, self.start_button):
             self.section.box.addWidget(part)
         self.section.box.addLayout(row(self.reason, self.get_button, None))
         self.box.addWidget(self.section)
@@ -167,19 +171,26 @@ class NewTraining(Card):
             self.dataset.offer(pairs, self._choices.only_dataset())
 
     def _tell(self) -> None:
+        config = None
         try:
             config = self.form.values()
             text = summary(config, self._choices.model(config.model))
         except InvalidInput:
             text = ""
         self.summary.setText(text)
+        self.plan.show_config(None if self._missing()[0] else config)
+        self._show_reason()
+
+    @Slot()
+    def _show_reason(self) -> None:
+        """Say what keeps the run from starting."""
         reason, place = self._missing()
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason))
         self.get_button.setText(f"Open {place}" if place else "")
         self.get_button.setVisible(bool(place))
-        self.start_button.setEnabled(not reason)
-        self.start_button.setToolTip(reason)
+        self.start_button.setEnabled(not (reason or self.plan.refuses))
+        self.start_button.setToolTip(reason or self.plan.refuses)
 
     def _missing(self) -> tuple[str, str]:
         """Why it cannot start, and the tab that helps; ("", "") if it can."""
