@@ -19,6 +19,7 @@ from mistudio.ml.sae.fold import fold_decoder_norms, fold_unit_scale
 CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time (38 MB in float32)
 MIN_CHUNK_ROWS = 64
 EPS = 1e-12
+KEEPS_SUMS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
 
 
 class Auxiliary(NamedTuple):
@@ -174,12 +175,12 @@ class TrainableSae(ABC):
         """x W_enc in float32; with `bf16` of factors rounded to it. May be written to `out_BF`.
 
         A processor multiplies the rounded numbers in float32, which gives what a GPU's bf16
-        product with float32 sums does.
+        product with float32 sums does; so does a GPU whose torch (before 2.8) cannot keep the sums.
         """
         W_enc_FD = self.parameters["W_enc_FD"]
         if not self.bf16:
             return torch.mm(x_BD, W_enc_FD.T, out=out_BF)
-        on_gpu = W_enc_FD.device.type == "cuda"
+        on_gpu = W_enc_FD.device.type == "cuda" and KEEPS_SUMS
         if self._rounded_FD is None:
             rounded_FD = W_enc_FD.to(torch.bfloat16)
             self._rounded_FD = rounded_FD if on_gpu else rounded_FD.to(W_enc_FD.dtype)
