@@ -41,7 +41,7 @@ _CHUNK_COPIES = {
 _GHOST_COPIES = 2.2  # while latents are rare
 _ROW_COPIES = {"topk": 5.0, "batch_topk": 5.0, "matryoshka_batch_topk": 10.0}  # [N, d] in float32
 _SCRATCH = 14_000_000  # what matrix products and the allocator keep for themselves
-_RESTING = 40_000_000  # of the allocator's blocks, after the last step
+_RESTING = 150_000_000  # most of a step's memory that the allocator keeps after the last one
 _DENSE_ROW_COPIES = 8.0
 _ENTRY_BYTES = 60  # per active latent: ids, values, their order by latent, copies of these
 _STREAM_COPIES, _INNER_COPIES = 3.0, 2.0  # of the residual stream and of the MLP's inside
@@ -150,7 +150,7 @@ def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int
 
 def finish_bytes(config: TrainConfig, d: int) -> int:
     """The finished SAE beside the one that was trained."""
-    taken = parameters(config, d) * FLOAT + chunk_bytes(config) + _RESTING
+    taken = parameters(config, d) * FLOAT + min(step_bytes(config, d), _RESTING)
     if config.architecture in ("batch_topk", "matryoshka_batch_topk"):
         taken += round(2 * FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS)
     return taken
