@@ -23,7 +23,7 @@ Verb = Callable[..., None]
 
 
 def _verb(name: str) -> Verb:
-    from mistudio import commands, evaluation_commands, library_commands
+    from mistudio import commands, evaluation_commands, library_commands, training_commands
     from mistudio.core import configs, dataset_configs, model_configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
@@ -31,6 +31,7 @@ def _verb(name: str) -> Verb:
         "dataset_index": ("index_dataset", dataset_configs.IndexDatasetConfig),
         "model_report": ("report_model", model_configs.ReportModelConfig),
         "model_lens": ("prompt_lens", model_configs.PromptLensConfig),
+        "activations_import": ("import_activations", model_configs.ImportActivationsConfig),
         "activations_verify": ("verify_activations", model_configs.VerifyActivationsConfig),
         "activations_export": ("export_activations", model_configs.ExportActivationsConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),
@@ -46,7 +47,7 @@ def _verb(name: str) -> Verb:
         if name.startswith(f"{made}_"):
             kind = name.removeprefix(f"{made}_").removesuffix("s" if made == "search_hub" else "")
             return getattr(library_commands, made)(kind)
-    for module in (library_commands, evaluation_commands):
+    for module in (library_commands, evaluation_commands, training_commands):
         if hasattr(module, name):
             return getattr(module, name)
     return getattr(commands, name)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mistudio.console import Console
-from mistudio.core import configs, training_configs
-from mistudio.core.config import Config, from_arguments, validate
+from mistudio.core import configs, sweep_configs, training_configs
+from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_dict, validate
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
 from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
@@ -69,11 +71,39 @@ def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Argumen
 
 def train(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Train an SAE; Ctrl-C leaves a checkpoint from which `train resume` goes on."""
-    config = from_arguments(training_configs.TrainConfig, arguments)
+    config = configured(training_configs.TrainConfig, arguments)
     if arguments.plan or arguments.probe:
         _print_plan(studio, console, config, measured=arguments.probe)
         return
-    _finish_training(console, run_job(studio, console, "train", config, hold=True))
+    finish_training(console, run_job(studio, console, "train", config, hold=True))
+
+
+def sweep(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Train several SAEs from one pass; Ctrl-C leaves checkpoints, as with `train`."""
+    config = configured(sweep_configs.SweepConfig, arguments)
+    if arguments.plan or arguments.probe:
+        _print_plan(studio, console, config, measured=arguments.probe)
+        return
+    finish_training(console, run_job(studio, console, "sweep", config, hold=True))
+
+
+def configured(cls: type[ConfigT], arguments: Arguments) -> ConfigT:
+    """The config of a JSON file, if one is named, with the flags that are given on top."""
+    if not arguments.config:
+        return from_arguments(cls, arguments)
+    path = Path(arguments.config).expanduser()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InvalidInput(f"{path} is no JSON file.", details=str(error)) from error
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{path} must hold one JSON object with the settings.")
+    flags = to_dict(from_arguments(cls, arguments))
+    plain = to_dict(cls())
+    given = {name: value for name, value in flags.items() if value != plain[name]}
+    return from_dict(cls, {**values, **given})
 
 
 def _print_plan(
@@ -85,7 +115,7 @@ def _print_plan(
     if measured:
         result = run_job(studio, console, "probe_training", config)
         rates = probe_training.rates_of(result)
-    found = training_plan.plan_training(studio, training_plan.members_of(config), rates)
+    found = training_plan.plan_training(studio, training_plan.members_of(studio, config), rates)
     console.result(dataclasses.asdict(found), training_plan.lines(found))
 
 
@@ -97,10 +127,10 @@ def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None
         wanted = unfinished[0].id if unfinished else wanted
     job = studio.resume_training(wanted)
     result = with_signals(lambda control: studio.finish_now(job, console, control), hold=True)
-    _finish_training(console, result)
+    finish_training(console, result)
 
 
-def _finish_training(console: Console, result: Mapping[str, Any]) -> None:
+def finish_training(console: Console, result: Mapping[str, Any]) -> None:
     if result.get("status") == "paused":
         console.note("Paused at a checkpoint; `mistudio train resume last` goes on.")
         raise Cancelled
@@ -293,16 +323,17 @@ def resume_job(studio: Studio, console: Console, arguments: Arguments) -> None:
     if job.status != "queued":
         console.result({"job": job.id, "status": job.status, "request": "resume"})
         return
-    _finish_training(
+    finish_training(
         console,
         with_signals(
-            lambda control: finish_here(studio, console, job.id, control), hold=job.kind == "train"
+            lambda control: finish_here(studio, console, job.id, control),
+            hold=job.kind in ("train", "sweep"),
         ),
     )
 
 
 def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> None:
-    """Time one training step against one encoder GEMM of the same size, interleaved."""
+    """Time training steps against one encoder GEMM of the same size, interleaved."""
     from mistudio.jobs.bench import bench_step
 
     for name in ("d_in", "width", "k", "batch", "steps"):
@@ -315,4 +346,6 @@ def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> 
             f"k is {arguments.k:,} but the SAE has {arguments.width:,} latents.",
             code="invalid_config",
         )
-    console.result(bench_step(arguments))
+    columns = ("architecture", "density", "step_ms", "gemm_ms", "step_over_gemm")
+    columns += ("step_over_gemm_best", "tokens_per_second", "peak_memory")
+    console.table("steps", bench_step(arguments), columns)

@@ -11,9 +11,11 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    sweep_configs,
     training_configs,
 )
 from mistudio.core.config import add_arguments, names_of
+from mistudio.core.retention import RetentionConfig
 
 if TYPE_CHECKING:
     from mistudio.core.config import Config
@@ -81,11 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("path", help="JSON file written by `templates export`")
 
     training = command(groups, "train", "train", "train an SAE", training_configs.TrainConfig)
-    training.add_argument(
-        "--plan", action="store_true", help="only say memory, disk and time; with a probe if asked"
-    )
-    training.add_argument("--probe", action="store_true", help="measure the times of a --plan")
-    verbs = training.add_subparsers(metavar="[resume]", dest="subcommand")
+    about = "JSON file of settings, as `config.json` of a run; flags go before it"
+    training.add_argument("--config", metavar="FILE", help=about)
+    verbs = training.add_subparsers(metavar="[resume|continue|stop]", dest="subcommand")
     command(
         verbs,
         "resume",
@@ -94,6 +94,23 @@ def build_parser() -> argparse.ArgumentParser:
         training_configs.ResumeConfig,
         "training",
     )
+    about = "go on from a checkpoint of a run, as a new run with full state"
+    made = command(verbs, "continue", "train_continue", about)
+    made.add_argument("training", help="id or name of a run, or RUN@STEP")
+    add_arguments(made, training_configs.TrainConfig, without=("continue_from", "init_from"))
+    made = command(verbs, "stop", "train_stop", "end a run; its SAE goes to the library")
+    made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
+    _checkpoint_verbs(command, group("checkpoints", "checkpoints of a training"))
+
+    about = "train several SAEs from one pass"
+    sweeping = command(groups, "sweep", "sweep", about, sweep_configs.SweepConfig)
+    about = "JSON file of settings; flags go before it"
+    sweeping.add_argument("--config", metavar="FILE", help=about)
+    for made in (training, sweeping):
+        about = "only say memory, disk and time; with a probe if asked"
+        made.add_argument("--plan", action="store_true", help=about)
+        about = "measure the times of a --plan"
+        made.add_argument("--probe", action="store_true", help=about)
 
     saes = group("sae", "the SAE library")
     command(saes, "list", "list_saes", "list SAEs")
@@ -157,10 +174,34 @@ def build_parser() -> argparse.ArgumentParser:
     for flag, value in (("--d-in", 576), ("--width", 18432), ("--k", 32), ("--batch", 2048)):
         step.add_argument(flag, type=int, default=value, help=f"(default {value})")
     step.add_argument("--steps", type=int, default=15, help="measured steps (default 15)")
-    step.add_argument("--architecture", choices=training_configs.ARCHITECTURES, default="topk")
+    kinds = ("all", *training_configs.ARCHITECTURES)
+    step.add_argument("--architecture", choices=kinds, default="topk", help="(default topk)")
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
     _more_benches(command, bench)
     return parser
+
+
+def _checkpoint_verbs(command: Any, verbs: Any) -> None:
+    for name, verb, about in (
+        ("list", "list_checkpoints", "list checkpoints, newest first"),
+        ("save", "save_checkpoint", "ask a run that trains for a checkpoint"),
+        ("pin", "pin_checkpoint", "keep a checkpoint whatever the rule says"),
+        ("unpin", "unpin_checkpoint", "leave a checkpoint to the rule again"),
+        ("delete", "remove_checkpoint", "delete one checkpoint"),
+    ):
+        made = command(verbs, name, verb, about)
+        made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
+        if name not in ("list", "save"):
+            made.add_argument("--step", type=int, default=-1, help="(default the newest)")
+        if name == "delete":
+            made.add_argument("--yes", action="store_true", help="do it without asking")
+    about = "set how many are kept and delete the others"
+    made = command(verbs, "keep", "keep_checkpoints", about, RetentionConfig, "training")
+    made.add_argument("--every", type=int, help="steps between checkpoints; 0: only the last")
+    made.add_argument("--preview", action="store_true", help="only say what would go")
+    about = "put the SAE of a checkpoint into the library"
+    config = training_configs.WriteSaeConfig
+    command(verbs, "write-sae", "write_sae", about, config, "training")
 
 
 def _dataset_verbs(command: Any, datasets: Any) -> None:
@@ -213,6 +254,9 @@ def _activation_verbs(command: Any, activations: Any) -> None:
         activations, "extract", "extract", about, model_configs.ExtractConfig, "model", "dataset"
     )
     made.add_argument("--plan", action="store_true", help="only say tokens, bytes and room")
+    about = "add vectors of a .npy or .safetensors file, of any model"
+    importing = model_configs.ImportActivationsConfig
+    command(activations, "import", "activations_import", about, importing, "path")
     verify, export = model_configs.VerifyActivationsConfig, model_configs.ExportActivationsConfig
     about = "read every shard again and compare checksums"
     command(activations, "verify", "activations_verify", about, verify, "activations")

@@ -11,6 +11,7 @@ PREFIXES = {
     "model": "m_",
     "activation_set": "act_",
     "training": "tr_",
+    "sweep": "sw_",
     "checkpoint": "cp_",
     "sae": "sae_",
     "feature_set": "fs_",

@@ -175,6 +175,26 @@ class ExtractConfig(Config):
 
 
 @dataclass(frozen=True)
+class ImportActivationsConfig(Config):
+    """Add vectors of a file, [rows, width], as an activation set to train on."""
+
+    path: str = option("", "File", "A .npy or .safetensors file of vectors.", required=True)
+    name: str = option("", "Name", "How the set is called; empty takes the file's name.")
+    tensor: str = option("", "Tensor", "Which tensor of a .safetensors file that holds several.")
+    model: str = option("", "Model", "Model of the library that the vectors come from, if any.")
+    layer: int = option(
+        -1, "Layer", "Block that they come from; -1 says nothing.", minimum=-1, maximum=511
+    )
+    hook: str = option(
+        "", "Hook", "Hook that they come from; empty says nothing.", choices=("", *EXTRACTION_HOOKS)
+    )
+
+    def check(self) -> Iterable[Violation]:
+        if problem := name_problem(self.name):
+            yield Violation("name", problem)
+
+
+@dataclass(frozen=True)
 class VerifyActivationsConfig(Config):
     """Read every shard of an activation set again and compare it with its checksums."""
 

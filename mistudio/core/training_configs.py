@@ -7,17 +7,61 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import ENCODERS, HOOKS, TRANSCODER_INPUTS
+from mistudio.core.errors import InvalidInput
 
 TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
 DENSE_FAMILY = ("standard", "gated", "jumprelu")
 ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
+# gated has no form as a transcoder: no format holds one, and none was described
+TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
+IN_BLOCK = ("attn_out", "mlp_in", "mlp_out", "resid_post")
+"""the hooks of a block in the order in which they are computed"""
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
 INPUT_NORMS = ("constant", "none")
 LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
+
+# settings that a run which goes on from another one's checkpoint shares with it
+FIXED_IN_A_CONTINUATION = (
+    "model",
+    "architecture",
+    "layer",
+    "hook",
+    "encoder",
+    "hook_in",
+    "hook_out",
+    "input_norm",
+    "optimizer",
+    "eight_bit_moments",
+    "width",
+    "batch",
+    "activations",
+    "window",
+    "seed",
+    "data_seed",
+    "shuffle",
+    "mask_special",
+    "norm_cut",
+)
+
+
+def no_transcoder(architecture: str) -> str:
+    """The sentence for an architecture that has no transcoder."""
+    return (
+        f"There is no {architecture} transcoder; choose one of "
+        f"{', '.join(TRANSCODER_ARCHITECTURES)}."
+    )
+
+
+def _is_sae(config: TrainConfig) -> bool:
+    return config.encoder == "sae"
+
+
+def _is_transcoder(config: TrainConfig) -> bool:
+    return config.encoder != "sae"
 
 
 def default_aux_k(d_in: int) -> int:
@@ -65,13 +109,29 @@ def _is_steered_to_l0(config: TrainConfig) -> bool:
     return _is_dense(config) and not _is_quadratic(config)
 
 
+def _reads_a_model(config: TrainConfig) -> bool:
+    return bool(config.model or not config.activations)
+
+
+def _is_mixed(config: TrainConfig) -> bool:
+    return bool(config.more_datasets)
+
+
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """Train one sparse autoencoder on the activations of one hook."""
+    """Train one sparse autoencoder on the activations of one hook, or one transcoder on two."""
 
-    model: str = option("", "Model", "Id or name of a model.", required=True)
+    model: str = option("", "Model", "Id or name of a model.", applies=_reads_a_model)
     dataset: str = option(
-        "", "Dataset", "Id or name of a dataset or of a tokenisation.", required=True
+        "", "Dataset", "Id or name of a dataset or of a tokenisation.", applies=_reads_a_model
+    )
+    encoder: str = option(
+        "sae",
+        "Encoder type",
+        "sae gives back the activations it reads; transcoder gives those of another hook of the "
+        "same block, such as an MLP's output from its input; skip_transcoder adds a linear map of "
+        "what it reads, which leaves the latents what is not linear.",
+        choices=ENCODERS,
     )
     architecture: str = option(
         "batch_topk",
@@ -91,6 +151,21 @@ class TrainConfig(Config):
         "Hook",
         "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it.",
         choices=HOOKS,
+        applies=_is_sae,
+    )
+    hook_in: str = option(
+        "mlp_in",
+        "Hook in",
+        "What the transcoder reads; mlp_in is what the block's MLP reads, after its norm.",
+        choices=TRANSCODER_INPUTS,
+        applies=_is_transcoder,
+    )
+    hook_out: str = option(
+        "mlp_out",
+        "Hook out",
+        "What the transcoder is to give; of the same block and not computed before what it reads.",
+        choices=HOOKS,
+        applies=_is_transcoder,
     )
     width: int = option(
         4096, "Latents", "Number of features to learn.", minimum=1, maximum=1_048_576
@@ -115,9 +190,9 @@ class TrainConfig(Config):
     tokens: int = option(
         2_000_000,
         "Length",
-        "Tokens to train on; text is reused in a new order when it runs out.",
+        "Tokens to train on; text is reused in a new order when it runs out. 0 takes one pass.",
         unit="tokens",
-        minimum=1,
+        minimum=0,
         maximum=1_000_000_000_000,
     )
     seed: int = option(0, "Seed", "Start of every random choice.", minimum=0, maximum=2**31 - 1)
@@ -130,6 +205,27 @@ class TrainConfig(Config):
         unit="tokens",
         minimum=0,
         maximum=4096,
+    )
+    activations: str = option(
+        "",
+        "Activations",
+        "Id or name of an activation set to read the layer and hook from, instead of running the "
+        "model. Of one that was imported, no model and dataset are needed.",
+    )
+    more_datasets: tuple[str, ...] = option(
+        (),
+        "Further datasets",
+        "Datasets or tokenisations to mix in, each as NAME or NAME=WEIGHT; the weights say how "
+        "many tokens come from each.",
+        applies=_reads_a_model,
+    )
+    dataset_weight: float = option(
+        1.0,
+        "Weight of the dataset",
+        "Weight of the first dataset among several.",
+        minimum=1e-6,
+        maximum=1e6,
+        applies=_is_mixed,
     )
     sparsity: float = option(
         0.0,
@@ -346,6 +442,20 @@ class TrainConfig(Config):
         maximum=16_777_216,
         advanced=True,
     )
+    data_seed: int = option(
+        -1,
+        "Seed of the order",
+        "Start of the data's order; -1 takes the seed.",
+        minimum=-1,
+        maximum=2**31 - 1,
+        advanced=True,
+    )
+    shuffle: bool = option(
+        True,
+        "Shuffle",
+        "Draw tokens in random order; off, they come as they are stored.",
+        advanced=True,
+    )
     checkpoint_every: int = option(
         1000,
         "Checkpoint every",
@@ -365,6 +475,59 @@ class TrainConfig(Config):
         advanced=True,
     )
 
+    continue_from: str = option(
+        "",
+        "Continue from",
+        "Id of a run, or ID@STEP, to go on from its newest or from that checkpoint "
+        "with full state; the length counts from that run's beginning.",
+        advanced=True,
+    )
+    init_from: str = option(
+        "",
+        "Start from SAE",
+        "Id or name of an SAE of the library, also an imported one, whose weights the run starts "
+        "with (fine-tuning).",
+        advanced=True,
+    )
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data's order."""
+        return self.seed if self.data_seed < 0 else self.data_seed
+
+    @property
+    def mixture(self) -> list[tuple[str, float]]:
+        """Every dataset with its weight; raises `InvalidInput` for a weight that is none."""
+        found = [(self.dataset, self.dataset_weight if self.more_datasets else 1.0)]
+        for text in self.more_datasets:
+            name, equals, number = text.rpartition("=")
+            if not equals:
+                found.append((text, 1.0))
+                continue
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = 0.0
+            if not 0 < weight < float("inf"):
+                raise InvalidInput(f"{text!r} gives no weight: write NAME=2, a number above 0.")
+            found.append((name, weight))
+        return found
+
+    @property
+    def hook_read(self) -> str:
+        """The hook whose activations go in."""
+        return self.hook if _is_sae(self) else self.hook_in
+
+    @property
+    def hook_written(self) -> str:
+        """The hook whose activations are learnt: that of `hook_read` for an SAE."""
+        return self.hook if _is_sae(self) else self.hook_out
+
+    @property
+    def place(self) -> str:
+        """Hook or hooks in short, such as "resid_post" or "mlp_in → mlp_out"."""
+        return self.hook if _is_sae(self) else f"{self.hook_in} → {self.hook_out}"
+
     @property
     def aim(self) -> str:
         """What decides how many latents are active, in short."""
@@ -372,7 +535,25 @@ class TrainConfig(Config):
             return f"k {self.k:,}"
         return f"L0 {self.target_l0:g}" if self.target_l0 else "fixed penalty"
 
+    @property
+    def aimed_l0(self) -> float | None:
+        """Active latents per token that the run is to end with; None if nothing decides them."""
+        if _aims_at_k(self):
+            return float(self.k)
+        return self.target_l0 or None
+
     def check(self) -> Iterable[Violation]:
+        if _reads_a_model(self):
+            for name, label in (("model", "Model"), ("dataset", "Dataset")):
+                if not getattr(self, name):
+                    yield Violation(name, f"{label} is missing.")
+        try:
+            named = [name for name, _ in self.mixture]
+        except InvalidInput as error:
+            yield Violation("more_datasets", error.sentence)
+        else:
+            if len(set(named)) < len(named):
+                yield Violation("more_datasets", "A dataset is named twice.")
         if _aims_at_k(self) and self.k > self.width:
             yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
         if _is_steered_to_l0(self) and self.target_l0 > self.width:
@@ -382,6 +563,17 @@ class TrainConfig(Config):
             )
         if _is_nested(self):
             yield from self._group_violations()
+        if _is_transcoder(self):
+            if self.architecture not in TRANSCODER_ARCHITECTURES:
+                yield Violation("architecture", no_transcoder(self.architecture))
+            if IN_BLOCK.index(self.hook_in) > IN_BLOCK.index(self.hook_out):
+                yield Violation(
+                    "hook_out",
+                    f"{self.hook_out} is computed before {self.hook_in}, so that nothing of it can "
+                    "be predicted; choose a later one.",
+                )
+        if self.continue_from and self.init_from:
+            yield Violation("init_from", "A run continues another one or starts from an SAE.")
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
 
@@ -413,9 +605,34 @@ class TrainConfig(Config):
                 f"Group sizes must rise and end with the number of latents, {self.width:,}.",
             )
 
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant, as sentences."""
+        found: list[str] = []
+        if _is_transcoder(self) and self.hook_in == self.hook_out:
+            if self.encoder == "skip_transcoder":
+                found.append(
+                    f"The skip transcoder reads and gives {self.hook_in}: its skip connection "
+                    "alone can copy the activations, so that the latents may learn nothing."
+                )
+            else:
+                found.append(
+                    f"The transcoder reads and gives {self.hook_in}: it is a sparse autoencoder "
+                    "that does not subtract its decoder bias first."
+                )
+        return found
+
 
 @dataclass(frozen=True)
 class ResumeConfig(Config):
     """Go on with a paused or interrupted training from its newest checkpoint."""
 
     training: str = option("last", "Training", "Id of a training, or last.", required=True)
+
+
+@dataclass(frozen=True)
+class WriteSaeConfig(Config):
+    """Put the SAE of a checkpoint into the library."""
+
+    training: str = option("last", "Training", "Id or name of a training, or last.", required=True)
+    step: int = option(-1, "Step", "Step of the checkpoint; -1 takes the newest.", minimum=-1)
+    name: str = option("", "Name", "How the SAE is called; empty makes one from the run's name.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from PySide6.QtGui import QFontDatabase
 
 from mistudio.core.paths import resources
-from mistudio.gui.theme import Appearance, Colors
+from mistudio.gui.theme import Appearance, Colors, mix
 
 
 def mono_family() -> str:
@@ -162,6 +162,15 @@ def _buttons(c: Colors, look: Appearance) -> str:
             look,
             'QPushButton[variant="danger"]',
             (c.danger, c.danger_hover, c.danger_pressed, c.on_fill),
+        )
+        + "".join(
+            _button(
+                c,
+                look,
+                f'QPushButton[variant="{name}"]',
+                (fill, mix(fill, "#000000", 0.85), mix(fill, "#000000", 0.7), c.on_fill),
+            )
+            for name, fill in (("warning", c.yellow_fill), ("info", c.blue_fill))
         )
     )
 

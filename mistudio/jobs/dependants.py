@@ -164,7 +164,8 @@ def of_training(studio: Studio, training_id: str) -> Dependants:
     """What deleting a training means; only a running job forbids it. Raises `NotFound`."""
     db = studio.db()
     row = TRAININGS.get(db, training_id)
-    running = JOBS.select(db, "target_id = ? AND status = 'running'", [training_id])
+    whose = "target_id IN (?, ?) AND status = 'running'"
+    running = JOBS.select(db, whose, [training_id, row.group_id])
     return Dependants(
         "training",
         row.name,

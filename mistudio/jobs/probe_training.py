@@ -15,7 +15,7 @@ from mistudio.jobs.training_plan import check_training, context_of, members_of, 
 
 def prepare(studio: Studio, config: TrainConfig) -> None:
     """Refuse what does not fit before anything is queued."""
-    check_training(studio, members_of(config))
+    check_training(studio, members_of(studio, config))
 
 
 def run(ctx: JobContext, config: TrainConfig) -> Result:
@@ -23,7 +23,7 @@ def run(ctx: JobContext, config: TrainConfig) -> Result:
     from mistudio.ml.activations.capture import Capture
     from mistudio.ml.training.probe import probe
 
-    members = members_of(config)
+    members = members_of(ctx.studio, config)
     model = lookup.model(ctx.studio, config.model)
     ctx.report.progress(0.1, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))

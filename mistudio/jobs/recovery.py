@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from mistudio.jobs.runner import Studio
 
 _TOKENISING = (
-    "'tokenize', 'train', 'evaluate', 'compare_saes', 'harvest', 'demo', 'extract_activations', "
-    "'probe_extraction'"
+    "'tokenize', 'train', 'sweep', 'evaluate', 'compare_saes', 'harvest', 'demo', "
+    "'extract_activations', 'probe_extraction'"
 )
 _INDEXING = "'index_dataset', 'import_dataset', 'download_dataset', 'add_sample', 'demo'"
 
@@ -34,7 +34,8 @@ def recover(studio: Studio) -> list[JobRow]:
     for training in TRAININGS.select(
         db, "status IN ('queued', 'initializing', 'training', 'stopping')"
     ):
-        if not _active(db, "(target_id = ? OR kind = 'demo')", training.id):
+        whose = "(target_id IN (?, ?) OR kind = 'demo')"
+        if not _active(db, whose, training.id, training.group_id or ""):
             TRAININGS.update(db, training.id, status="interrupted")
     for found in ACTIVATION_SETS.select(db, "status IN ('queued', 'initializing', 'extracting')"):
         if not _active(db, "target_id = ?", found.id):

@@ -9,12 +9,14 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    sweep_configs,
     training_configs,
 )
 from mistudio.core.config import Config
 from mistudio.jobs import (
     activation_files,
     check_model,
+    checkpoints,
     compare_saes,
     demo,
     download_dataset,
@@ -22,6 +24,7 @@ from mistudio.jobs import (
     evaluate,
     extract_activations,
     harvest,
+    import_activations,
     import_dataset,
     import_model,
     index_dataset,
@@ -34,12 +37,19 @@ from mistudio.jobs import (
     steer,
     tokenize,
     train,
+    train_sweep,
 )
 from mistudio.jobs.context import JobKind
 from mistudio.store.connection import Db
-from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS, TRAININGS
 
-TABLES = {"sae": SAES, "activations": ACTIVATION_SETS, "dataset": DATASETS, "model": MODELS}
+TABLES = {
+    "sae": SAES,
+    "activations": ACTIVATION_SETS,
+    "dataset": DATASETS,
+    "model": MODELS,
+    "training": TRAININGS,
+}
 
 JOB_KINDS: dict[str, JobKind] = {
     known.kind: known
@@ -141,6 +151,14 @@ JOB_KINDS: dict[str, JobKind] = {
             subject="model",
         ),
         JobKind(
+            "import_activations",
+            "io",
+            "Import activations",
+            model_configs.ImportActivationsConfig,
+            import_activations.run,
+            import_activations.prepare,
+        ),
+        JobKind(
             "verify_activations",
             "io",
             "Verify activations",
@@ -163,6 +181,25 @@ JOB_KINDS: dict[str, JobKind] = {
             training_configs.TrainConfig,
             train.run,
             train.prepare,
+            ends_turn_on_pause=True,
+            early_finish=True,
+        ),
+        JobKind(
+            "write_sae",
+            "gpu",
+            "Write SAE of",
+            training_configs.WriteSaeConfig,
+            checkpoints.run_write_sae,
+            checkpoints.prepare_write_sae,
+            subject="training",
+        ),
+        JobKind(
+            "sweep",
+            "gpu",
+            "Train several on",
+            sweep_configs.SweepConfig,
+            train_sweep.run,
+            train_sweep.prepare,
             ends_turn_on_pause=True,
             early_finish=True,
         ),

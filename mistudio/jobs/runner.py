@@ -31,10 +31,11 @@ from mistudio.jobs.context import JobContext, PersistingReporter, Result
 from mistudio.jobs.heartbeat import Heartbeat
 from mistudio.jobs.loaded_models import LoadedModels
 from mistudio.store import jobs as rows
+from mistudio.store import trainings
 from mistudio.store.connection import Db
 from mistudio.store.database import Store
 from mistudio.store.jobs import JobState
-from mistudio.store.records import JobRow
+from mistudio.store.records import JobRow, TrainingRow
 from mistudio.store.tables import ACTIVATION_SETS, JOBS, TRAININGS
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,9 @@ class Studio:
 
         if what == "cancel":
             rows.move(self.db(), job.id, state, JobState.CANCELLED)
-            if job.target_id and job.kind == "train":
-                self._settle_cancelled(job.target_id, state)
+            if job.target_id and job.kind in ("train", "sweep"):
+                for training in trainings.of_job(self.db(), job.target_id):
+                    self._settle_cancelled(training, state)
             elif job.target_id and job.kind == "extract_activations":
                 from mistudio.jobs.extract_activations import settle_cancelled
 
@@ -133,20 +135,21 @@ class Studio:
             stop = what == "stop" and JOB_KINDS[job.kind].early_finish
             request = "stop" if stop else None
             rows.move(self.db(), job.id, state, JobState.QUEUED, request=request)
-            if job.target_id and job.kind == "train":
-                TRAININGS.update(self.db(), job.target_id, status="queued")
+            if job.target_id and job.kind in ("train", "sweep"):
+                for training in trainings.of_job(self.db(), job.target_id):
+                    if training.status in ("paused", "interrupted"):
+                        TRAININGS.update(self.db(), training.id, status="queued")
             elif job.target_id and job.kind == "extract_activations":
                 ACTIVATION_SETS.update(self.db(), job.target_id, status="queued")
 
-    def _settle_cancelled(self, training_id: str, state: JobState) -> None:
+    def _settle_cancelled(self, training: TrainingRow, state: JobState) -> None:
         """A cancelled run that never began leaves nothing; another keeps its checkpoints."""
-        training = TRAININGS.find(self.db(), training_id)
-        if training is None:
+        if training.status in ("completed", "stopped", "failed"):
             return
         if state is JobState.QUEUED and training.current_step == 0:
-            TRAININGS.delete(self.db(), training_id)
+            TRAININGS.delete(self.db(), training.id)
         else:
-            TRAININGS.update(self.db(), training_id, status="interrupted")
+            TRAININGS.update(self.db(), training.id, status="interrupted")
 
     def deliver(self, job_id: str, control: JobControl, what: str) -> None:
         """Hand a request to a job that runs in this process."""
@@ -193,8 +196,8 @@ class Studio:
             raise InUse(f"This training has already ended ({training.status}).")
         held = JOBS.select(
             self.db(),
-            "target_id = ? AND status IN ('paused', 'interrupted')",
-            [training.id],
+            "target_id IN (?, ?) AND status IN ('paused', 'interrupted')",
+            [training.id, training.group_id],
             limit=1,
         )
         if held:

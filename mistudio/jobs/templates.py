@@ -17,6 +17,7 @@ from mistudio.core.ids import now
 from mistudio.core.model_configs import ExtractConfig, chosen_layers
 from mistudio.core.training_configs import DENSE_FAMILY, TrainConfig
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.shipped_templates import SHIPPED, Scaling, scaling_of
 from mistudio.store.records import TemplateRow
 from mistudio.store.tables import DATASETS, MODELS, SAES, TEMPLATES, TOKENIZATIONS
 
@@ -44,6 +45,8 @@ class Loaded:
     config: Config
     warnings: list[str] = field(default_factory=list[str])
     """sentences: which model or dataset is gone and was cleared"""
+    scaling: Scaling = field(default_factory=Scaling)
+    """what is left to the model"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def load(studio: Studio, template_id: str) -> Loaded:
             values[setting] = ""
             noun = "SAE" if setting == "sae" else setting
             warnings.append(f"The {noun} {wanted!r} of this template is gone; choose another.")
-    return Loaded(from_dict(CONFIGS[row.kind], values), warnings)
+    return Loaded(from_dict(CONFIGS[row.kind], values), warnings, scaling_of(row))
 
 
 def _exists(studio: Studio, setting: str, wanted: str) -> bool:
@@ -283,32 +286,17 @@ def _layer_words(layers: str) -> str:
     return f"layer{numbers[0]}" if len(numbers) == 1 else f"layers{min(numbers)}-{max(numbers)}"
 
 
-_SHIPPED = (
-    (
-        "Quick Scan",
-        "The residual stream of an early, a middle and a late layer on 5,000 rows.",
-        ExtractConfig(layers="0,6,11", hooks=("resid_post",), rows=5000, top_k=50),
-    ),
-    (
-        "Full Analysis",
-        "Every hook of the first twelve layers on all rows.",
-        ExtractConfig(
-            layers="0-11", hooks=("resid_post", "mlp_out", "attn_out", "mlp_in"), rows=0, top_k=100
-        ),
-    ),
-)
-
-
 def _ensure_shipped(studio: Studio) -> None:
     db = studio.db()
-    present = {row.name for row in TEMPLATES.select(db, "kind = 'extraction' AND is_builtin = 1")}
-    for name, description, config in _SHIPPED:
-        if name not in present:
+    present = {(row.kind, row.name) for row in TEMPLATES.select(db, "is_builtin = 1")}
+    for shipped in SHIPPED:
+        if (shipped.kind, shipped.name) not in present:
             TEMPLATES.insert(
                 db,
-                kind="extraction",
-                name=_free_name(studio, "extraction", name),
-                description=description,
-                config=to_dict(config),
+                kind=shipped.kind,
+                name=_free_name(studio, shipped.kind, shipped.name),
+                description=shipped.description,
+                config=shipped.config,
+                is_favorite=shipped.is_favorite,
                 is_builtin=True,
             )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Plan, Rates
 from mistudio.core.units import format_bytes
@@ -25,10 +26,11 @@ LIBRARIES = 420_000_000  # resident bytes of torch and transformers once importe
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "nf4": 0.6, "fp4": 0.6}
 
 
-def members_of(config: TrainConfig) -> list[TrainConfig]:
-    """The SAEs that a config trains: one, or those of a sweep."""
-    members: Any = getattr(config, "members", None)
-    return list(members()) if members is not None else [config]
+def members_of(studio: Studio, config: TrainConfig) -> list[TrainConfig]:
+    """The SAEs that a config trains: one, or those of a sweep. Raises as `lookup.model`."""
+    if isinstance(config, SweepConfig):
+        return config.members(lookup.model(studio, config.model).num_layers or 0)
+    return [config]
 
 
 def plan_training(

@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from mistudio.core.atomic import directory_bytes
+import psutil
+
 from mistudio.core.events import Reporter
 from mistudio.core.ids import now
+from mistudio.jobs import checkpoints
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
 from mistudio.store.connection import Db
 from mistudio.store.records import TrainingRow
 from mistudio.store.tables import TRAININGS
+from mistudio.system.gpu import GpuReader
+
+
+@lru_cache(maxsize=1)
+def _gpu() -> GpuReader:
+    """The reader of this process, opened once."""
+    reader = GpuReader()
+    reader.open()
+    return reader
 
 
 class TrainingReporter:
@@ -29,6 +41,9 @@ class TrainingReporter:
         self._training = training
         self._rows: list[Mapping[str, float | int | str | None]] = []
         self._written_at = time.monotonic()
+        self._last_step, self._seconds = trainings.last_metric(studio.db(), training.id)
+        self._looked_at = float("-inf")
+        self._gpu_load: float | None = None
         self._log = studio.paths.run(training.id) / "log.jsonl"
 
     @property
@@ -43,9 +58,31 @@ class TrainingReporter:
             self.flush(progress=100.0 * fraction)
 
     def metric(self, name: str, values: Mapping[str, float | int | str | None]) -> None:
-        self._inner.metric(name, {"training_id": self._training.id, **values})
         if name == "training":
+            values = {
+                **values,
+                "train_seconds": self._clock(values),
+                "gpu_percent": self._gpu_percent(),
+                "memory_bytes": psutil.Process().memory_info().rss,
+            }
             self._rows.append(values)
+        self._inner.metric(name, {"training_id": self._training.id, **values})
+
+    def _gpu_percent(self) -> float | None:
+        """How busy the GPU is, looked at once a second; None without one."""
+        if time.monotonic() - self._looked_at >= 1.0:
+            self._looked_at = time.monotonic()
+            sample = _gpu().take()
+            self._gpu_load = sample.load_percent if sample else None
+        return self._gpu_load
+
+    def _clock(self, values: Mapping[str, float | int | str | None]) -> float:
+        """Seconds of training so far; those of steps that are done again count once."""
+        step = int(values["step"] or 0)
+        if step > self._last_step:
+            self._last_step = step
+            self._seconds += float(values.get("seconds") or 0.0)
+        return self._seconds
 
     def note(self, sentence: str, *, level: str = "info") -> None:
         self._inner.note(sentence, level=level)
@@ -78,25 +115,4 @@ class TrainingReporter:
 
     def mirror_checkpoints(self) -> None:
         """Make the checkpoint rows of the run say what is on the disk."""
-        from mistudio.ml.training.checkpoint import list_checkpoints, read_values
-
-        folder = self._studio.paths.run(self._training.id)
-        known = {row.step: row for row in trainings.checkpoints(self._db, self._training.id)}
-        found = {int(path.name.removeprefix("step_")): path for path in list_checkpoints(folder)}
-        losses = {step: row.loss for step, row in known.items() if step in found}
-        for step in sorted(found.keys() - known.keys()):
-            values = read_values(found[step])
-            losses[step] = values.get("loss")
-            trainings.record_checkpoint(
-                self._db,
-                self._training.id,
-                step,
-                self._studio.paths.relative(found[step]),
-                size_bytes=directory_bytes(found[step]),
-                loss=values.get("loss"),
-                l0=values.get("l0"),
-                is_best=losses[step] is not None
-                and losses[step] == min(v for v in losses.values() if v is not None),
-            )
-        if known.keys() - found.keys():
-            trainings.forget_checkpoints(self._db, self._training.id, sorted(found))
+        checkpoints.mirror(self._studio, self._training.id)

@@ -151,6 +151,8 @@ class TrainingRow(WorkRow):
     hook: str
     config: Json = field(default_factory=dict[str, Any])
     parent_id: str | None = None
+    group_id: str | None = None
+    """what trainings share that one job runs over one pass"""
     model_id: str | None = None
     model_format: str | None = None
     activation_set_id: str | None = None

@@ -195,3 +195,15 @@ def hub_formats_and_activation_sets(db: Database) -> None:
     ):
         for old, new in (("float32", "fp32"), ("bfloat16", "bf16"), ("float16", "fp16")):
             db.conn.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", [new, old])
+
+
+@migrations()
+def groups_of_trainings(db: Database) -> None:
+    """Trainings that share one pass over the text."""
+    db.conn.execute("ALTER TABLE trainings ADD COLUMN group_id TEXT")
+
+
+@migrations()
+def training_seconds(db: Database) -> None:
+    """Seconds of training behind each metric row; rows written before have none."""
+    db.conn.execute("ALTER TABLE training_metrics ADD COLUMN train_seconds REAL")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mistudio.core.ids import now
@@ -25,6 +25,8 @@ METRIC_COLUMNS = (
     "k",
     "threshold",
     "tokens_per_s",
+    "train_seconds",
+    "gpu_percent",
 )
 
 
@@ -66,6 +68,37 @@ def metrics(db: Db, training_id: str, *, after_step: int = -1) -> list[dict[str,
     )
 
 
+def metric_chunks(
+    db: Db, training_id: str, names: Sequence[str], after_step: int = -1, size: int = 1000
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The named columns of a run's metric rows in step order, `size` rows at a time.
+
+    `names` are columns of the table, among them step.
+    """
+    unknown = set(names) - {"step", "layer", "hook", *METRIC_COLUMNS}
+    if unknown:
+        raise ValueError(f"there is no metric column {', '.join(sorted(unknown))}")
+    found = db.execute(
+        f"SELECT {', '.join(names)} FROM training_metrics WHERE training_id = ? AND step > ? "
+        "ORDER BY step",
+        [training_id, after_step],
+    )
+    while rows := found.fetchmany(size):
+        yield rows
+
+
+def last_metric(db: Db, training_id: str) -> tuple[int, float]:
+    """Step and training seconds of the newest metric row of a run; (-1, 0) without one."""
+    found = list(
+        db.query(
+            "SELECT step, train_seconds FROM training_metrics WHERE training_id = ? "
+            "ORDER BY step DESC LIMIT 1",
+            [training_id],
+        )
+    )
+    return (int(found[0]["step"]), float(found[0]["train_seconds"] or 0.0)) if found else (-1, 0.0)
+
+
 def record_checkpoint(
     db: Db,
     training_id: str,
@@ -97,6 +130,24 @@ def record_checkpoint(
     )
 
 
+def mark_checkpoints(
+    db: Db, training_id: str, best: int | None, pinned: Sequence[int] = ()
+) -> None:
+    """Say which step of a run is the best, and which are pinned."""
+    marks = ", ".join("?" for _ in pinned)
+    with db.atomic():
+        db.execute(
+            f"UPDATE checkpoints SET is_best = step IS ?, is_pinned = step IN ({marks}) "
+            "WHERE training_id = ?",
+            [best, *pinned, training_id],
+        )
+
+
+def pin_checkpoint(db: Db, checkpoint_id: str, on: bool) -> None:
+    """Set or take away the pin of a checkpoint."""
+    CHECKPOINTS.update(db, checkpoint_id, is_pinned=on)
+
+
 def checkpoints(db: Db, training_id: str) -> list[CheckpointRow]:
     """Checkpoints of a run, newest step first."""
     return CHECKPOINTS.select(db, "training_id = ?", [training_id], order="step DESC")
@@ -122,14 +173,30 @@ def use_dataset(db: Db, training_id: str, tokenization_id: str, weight: float = 
         )
 
 
-def tokenization_of(db: Db, training_id: str) -> str | None:
-    """The tokenisation a run reads."""
-    rows = list(
-        db.query(
-            "SELECT tokenization_id FROM training_datasets WHERE training_id = ?", [training_id]
-        )
+def tokenizations_of(db: Db, training_id: str) -> list[tuple[str, float]]:
+    """The tokenisations a run reads, each with its weight, in the order they were named."""
+    rows = db.query(
+        "SELECT tokenization_id, weight FROM training_datasets WHERE training_id = ? "
+        "AND tokenization_id IS NOT NULL ORDER BY rowid",
+        [training_id],
     )
-    return rows[0]["tokenization_id"] if rows else None
+    return [(str(row["tokenization_id"]), float(row["weight"])) for row in rows]
+
+
+def tokenization_of(db: Db, training_id: str) -> str | None:
+    """The first tokenisation a run reads."""
+    found = tokenizations_of(db, training_id)
+    return found[0][0] if found else None
+
+
+def of_job(db: Db, target_id: str) -> list[TrainingRow]:
+    """The trainings that a job works on whose target is a training or a group of them."""
+    return TRAININGS.select(db, "id = ? OR group_id = ?", [target_id, target_id], order="rowid")
+
+
+def of_group(db: Db, group_id: str) -> list[TrainingRow]:
+    """The trainings of a sweep, in the order they were made."""
+    return TRAININGS.select(db, "group_id = ?", [group_id], order="rowid")
 
 
 def unfinished(db: Db) -> list[TrainingRow]:

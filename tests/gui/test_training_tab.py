@@ -391,7 +391,9 @@ def test_a_chart_leaves_the_wheel_to_the_page(qtbot: Any, desk: Desk) -> None:
     card = card_of(tab, row.id)
     card.open_pane("metrics")
     settle(qtbot, desk)
-    plot = card.panes["metrics"].plots["loss"].plot  # type: ignore[attr-defined]
+    pane: MetricsPane = card.panes["metrics"]  # type: ignore[assignment]
+    qtbot.waitUntil(lambda: "loss" in pane.plots)
+    plot = pane.plots["loss"].plot
     plot.setXRange(0, 10)
     before, view = plot.viewRange(), plot.viewport()
     middle = QPointF(view.rect().center())
@@ -433,6 +435,7 @@ def test_curves_show_the_stored_rows(qtbot: Any, desk: Desk) -> None:
     card.open_pane("metrics")
     settle(qtbot, desk)
     pane: MetricsPane = card.panes["metrics"]  # type: ignore[assignment]
+    qtbot.waitUntil(lambda: len(pane.plots) == 4)
     steps, losses = pane.plots["loss"].points("Loss")
     assert len(steps) == 50
     assert losses[-1] == pytest.approx(100 / 600)
@@ -482,6 +485,7 @@ def test_fast_metrics_leave_the_window_responsive(
     lanes.start()
     try:
         pane: MetricsPane = card.panes["metrics"]  # type: ignore[assignment]
+        qtbot.waitUntil(lambda: len(pane.plots) == 4, timeout=5000)
         qtbot.waitUntil(lambda: len(pane.plots["loss"].points("Loss")[0]) > 50, timeout=5000)
         with qtbot.waitSignal(lanes.finished, timeout=5000):
             card.toggles["metrics"].setChecked(False)

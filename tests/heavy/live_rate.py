@@ -21,8 +21,9 @@ from mistudio.jobs.context import JobContext
 from mistudio.jobs.runner import Studio
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.masking import default_forward_batch
+from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
-from mistudio.ml.activations.stream import ActivationStream
+from mistudio.ml.activations.stream import open_stream
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.training.loop import train
 from mistudio.store.tables import JOBS
@@ -56,13 +57,14 @@ def measure(
     store = TokenStore(studio.paths.absolute(found.path or ""))
     statistics = reference_statistics(capture, store, StatisticsSettings(min_tokens=20_000))
     forwards = [_forward_rate(capture, store)]
-    with ActivationStream(
-        capture, store, batch=batch, window=window, seed=0, statistics=statistics, folder=home
+    point = HookPoint(layer, "resid_post")
+    with open_stream(
+        loaded, point, store, statistics, batch=batch, window=window, seed=0, folder=home
     ) as stream:
         held = list(itertools.islice(stream, 4))
         steps = [_step_rate(config, held, statistics, home / "step1")]
-    with ActivationStream(
-        capture, store, batch=batch, window=window, seed=0, statistics=statistics, folder=home
+    with open_stream(
+        loaded, point, store, statistics, batch=batch, window=window, seed=0, folder=home
     ) as stream:
         began = time.perf_counter()
         result = train(config, stream, statistics, home / "live", SilentReporter(), JobControl())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mistudio.core.config import to_dict
+from mistudio.core.config import to_dict, violations
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.core.model_configs import ExtractConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import templates
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.shipped_templates import Scaling, fitted
 from mistudio.store.tables import MODELS, TEMPLATES
 from tests.helpers.studio import new_studio
 
@@ -101,7 +103,33 @@ def test_shipped_templates_stay(studio: Studio) -> None:
     for change in (templates.delete, lambda s, i: templates.rename(s, i, "x")):
         with pytest.raises(InvalidInput, match="comes with miStudio"):
             change(studio, quick.id)
-    assert len(templates.templates(studio)) == 2
+    assert len(templates.templates(studio, "extraction")) == 2
+
+
+def test_shipped_trainings_scale_with_the_model(studio: Studio) -> None:
+    rows = {row.name: row for row in templates.templates(studio, "training")}
+    starred = [name for name, row in rows.items() if row.is_favorite]
+    assert sorted(starred) == ["Fast Prototyping", "High Quality"]
+    told = {}
+    for name, row in rows.items():
+        loaded = templates.load(studio, row.id)
+        config = loaded.config
+        assert isinstance(config, TrainConfig)
+        assert not violations(dataclasses.replace(config, model="m", dataset="d"))
+        told[name] = (
+            config.learning_rate,
+            config.tokens // config.batch,
+            config.batch,
+            fitted(loaded.scaling, 576, 30),
+        )
+    assert told == {
+        "Fast Prototyping": (5e-4, 5000, 1024, {"width": 2304, "layer": 14, "layers": "14"}),
+        "High Quality": (3e-4, 50_000, 4096, {"width": 4608, "layer": 14, "layers": "7,14,21"}),
+        "Large Expansion": (3e-4, 50_000, 4096, {"width": 9216, "layer": 11, "layers": "11"}),
+    }
+    assert rows["High Quality"].config["schedule"] == "cosine"
+    assert fitted(Scaling(), 576, 30) == {}
+    assert fitted(Scaling(4, (0.25, 0.5)), 64, 1) == {"width": 256, "layer": 0, "layers": "0"}
 
 
 def test_export_and_import(studio: Studio, tmp_path: Path) -> None:

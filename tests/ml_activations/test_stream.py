@@ -15,15 +15,14 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, Mismatch, OutOfMemory
 from mistudio.core.events import RecordingReporter
 from mistudio.ml.activations.capture import Capture
-from mistudio.ml.activations.stream import (
-    ActivationStream,
+from mistudio.ml.activations.masking import default_forward_batch, iterate_rows, keep_mask
+from mistudio.ml.activations.multi_capture import HookPoint
+from mistudio.ml.activations.statistics import (
     StatisticsSettings,
     StreamStatistics,
-    default_forward_batch,
-    iterate_rows,
-    keep_mask,
     reference_statistics,
 )
+from mistudio.ml.activations.stream import ActivationStream, open_stream
 from mistudio.ml.data.token_store import TokenStore
 from tests.helpers.tiny import STORIES, tiny_loaded, write_tokens
 
@@ -46,8 +45,10 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 def stream(setup: Setup, folder: Path, **changes: object) -> ActivationStream:
     settings: dict[str, object] = {"batch": 256, "window": 4000, "seed": 1}
-    return ActivationStream(
-        setup.capture, setup.tokens, statistics=setup.statistics, folder=folder,
+    capture = setup.capture
+    point = HookPoint(capture.layer, capture.hook)
+    return open_stream(
+        capture.loaded, point, setup.tokens, setup.statistics, folder=folder,
         **{**settings, **changes},  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -229,6 +230,8 @@ def test_masked_tokens_are_counted_and_never_returned(setup: Setup, tmp_path: Pa
     module = setup.capture.module
 
     def spoil(_m: object, _i: object, output: torch.Tensor) -> torch.Tensor:
+        if output.shape[1] < 5:  # the probe
+            return output
         spoiled = output.clone()
         spoiled[:, 3, 0] = torch.nan
         spoiled[:, 4] *= 1000
@@ -325,5 +328,5 @@ def test_out_of_memory_is_a_sentence(setup: Setup) -> None:
 def test_window_file_goes_with_the_stream(setup: Setup, tmp_path: Path) -> None:
     with stream(setup, tmp_path) as source:
         next(source)
-        assert [p.name for p in tmp_path.iterdir()] == ["window.bin"]
+        assert [p.name for p in tmp_path.iterdir()] == ["window-L2.resid_post.bin"]
     assert list(tmp_path.iterdir()) == []

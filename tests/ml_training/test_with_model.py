@@ -12,10 +12,11 @@ from mistudio.core.atomic import sha256_file
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import SilentReporter
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import ARCHITECTURES, DENSE_FAMILY, TrainConfig
 from mistudio.ml.activations.capture import Capture
+from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
-from mistudio.ml.activations.stream import ActivationStream
+from mistudio.ml.activations.stream import open_stream
 from mistudio.ml.training.bench_step import bench_train_step
 from mistudio.ml.training.loop import TrainResult, train
 from tests.helpers.tiny import STORIES, tiny_loaded, write_tokens
@@ -50,13 +51,14 @@ def test_resume_on_a_real_stream_gives_the_same_bytes(tmp_path: Path) -> None:
             yield capture(ids).flatten(0, 1).float()
 
     def run(name: str, control: JobControl, resume_from: Path | None = None) -> TrainResult:
-        with ActivationStream(
-            capture,
+        with open_stream(
+            loaded,
+            HookPoint(1, "resid_post"),
             tokens,
+            statistics,
             batch=config.batch,
             window=config.window,
             seed=config.seed,
-            statistics=statistics,
             folder=tmp_path / name,
         ) as stream:
             return train(
@@ -88,5 +90,9 @@ def test_benchmark_reports_consistent_figures(architecture: str) -> None:
     assert found["step_over_gemm"] == pytest.approx(found["step_ms"] / found["gemm_ms"])
     assert found["step_over_gemm"] > 1
     assert found["tokens_per_second"] == pytest.approx(64_000 / found["step_ms"])
+    if architecture in DENSE_FAMILY:
+        assert 0.3 < found["density"] < 0.7
+        quiet = bench_train_step(32, 256, 8, 64, 3, architecture, density=0.02)
+        assert quiet["density"] == pytest.approx(0.02, abs=0.01)
     with pytest.raises(InvalidInput, match="k is 300"):
         bench_train_step(32, 256, 300, 64)

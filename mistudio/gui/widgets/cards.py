@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
 )
 
 from mistudio.core.units import EM_DASH
-from mistudio.gui import icons
+from mistudio.gui import icons, style
 from mistudio.gui.theme import appearance
 
 
@@ -66,7 +66,7 @@ def button(
 
 def set_icon(target: QPushButton, name: str) -> None:
     """Give a button an icon that follows the theme and the font; text keeps a distance from it."""
-    strong = target.property("variant") in ("primary", "danger")
+    strong = target.property("variant") in ("primary", "danger", "warning", "info")
     px = appearance().px
     size, gap = px(18), px(4) if target.text() else 0
     target.setProperty("iconName", name)
@@ -140,6 +140,10 @@ class MetricTile(Card):
         self._value.setText(value)
         self._detail.setText(detail)
         self._detail.setVisible(bool(detail))
+
+    def set_color(self, color: str) -> None:
+        """Show the value in another role's colour."""
+        style.set_property(self._value, "role", f"metric-{color}")
 
     def value(self) -> str:
         return self._value.text()

@@ -52,6 +52,12 @@ class FactsTable(QTableWidget):
         )
         self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
 
+    def set_titles(self, titles: Sequence[str]) -> None:
+        """Show other columns; the rows are to be set after this."""
+        self.setRowCount(0)
+        self.setColumnCount(len(titles))
+        self.setHorizontalHeaderLabels(list(titles))
+
     def set_rows(self, rows: Sequence[Sequence[str]], tips: Sequence[str] = ()) -> None:
         """Show these rows; the selected row stays."""
         current = self.currentRow()

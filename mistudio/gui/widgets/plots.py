@@ -8,158 +8,38 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, QSize, Qt
+from PySide6.QtCore import Signal, Slot
 from PySide6.QtGui import QColor
-from PySide6.QtWidgets import (
-    QHeaderView,
-    QSizePolicy,
-    QStackedWidget,
-    QTableView,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QWidget
 
 from mistudio.core.units import EM_DASH, format_short
-from mistudio.gui.theme import SERIES, appearance
-from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.theme import SERIES, appearance, mix
+from mistudio.gui.widgets.cards import button
+from mistudio.gui.widgets.chart import Chart
+from mistudio.gui.widgets.crosshair import Crosshair
+from mistudio.gui.widgets.decimate import decimated
 
-MAX_POINTS = 20_000
+MAX_POINTS = 4_000  # drawn of a curve; more than any screen is wide
 _WRITTEN_BARS = 24  # a histogram of more bars has no room for its counts
-
-pg.setConfigOptions(antialias=False, useOpenGL=False)
-
-
-class NumbersModel(QAbstractTableModel):
-    """Columns of numbers for a chart's table."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._titles: list[str] = []
-        self._columns: list[np.ndarray] = []
-
-    def set_columns(self, titles: Sequence[str], columns: Sequence[np.ndarray]) -> None:
-        """Show columns of equal length."""
-        self.beginResetModel()
-        self._titles, self._columns = list(titles), list(columns)
-        self.endResetModel()
-
-    def rowCount(self, parent: QModelIndex | QPersistentModelIndex = QModelIndex()) -> int:  # noqa: B008
-        return len(self._columns[0]) if self._columns and not parent.isValid() else 0
-
-    def columnCount(self, parent: QModelIndex | QPersistentModelIndex = QModelIndex()) -> int:  # noqa: B008
-        return 0 if parent.isValid() else len(self._columns)
-
-    def data(
-        self,
-        index: QModelIndex | QPersistentModelIndex,
-        role: int = Qt.ItemDataRole.DisplayRole,
-    ) -> object:
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-        if role != Qt.ItemDataRole.DisplayRole:
-            return None
-        value = float(self._columns[index.column()][index.row()])
-        return EM_DASH if np.isnan(value) else f"{value:,.6g}"
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> object:
-        if role != Qt.ItemDataRole.DisplayRole:
-            return None
-        return self._titles[section] if orientation == Qt.Orientation.Horizontal else section + 1
-
-
-class _Chart(QWidget):
-    """A titled pyqtgraph plot with reset, table view and theme colours."""
-
-    def __init__(self, title: str, x_label: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.x_label = x_label
-        self.plot = pg.PlotWidget(enableMenu=False)
-        self._plot_item: Any = self.plot.getPlotItem()  # never None, though its type says so
-        self.plot.setMouseEnabled(x=True, y=False)
-        self.plot.hideButtons()
-        self.plot.setMinimumHeight(appearance().px(140))
-        self.plot.setAccessibleName(title)
-        self._model = NumbersModel(self)
-        self._table = QTableView()
-        self._table.setModel(self._model)
-        self._table.verticalHeader().hide()
-        self._table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self.plot)
-        self._pages.addWidget(self._table)
-        self.title = label(title, "label")
-        self._legend = label("", "small")
-        self._legend.setTextFormat(Qt.TextFormat.RichText)
-        self._legend.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.reset_button = button(
-            "", self.reset_view, variant="ghost", icon="zoom_reset", tip="Show all of it"
-        )
-        self.table_button = button("", variant="ghost", icon="table", tip="Show as table")
-        self.table_button.setCheckable(True)
-        self.table_button.toggled.connect(self._show_table)
-        self.tools = row(self.title, self._legend, self.reset_button, self.table_button)
-        self.tools.setStretch(1, 1)
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(appearance().px(4))
-        box.addLayout(self.tools)
-        box.addWidget(self._pages, 1)
-        appearance().changed.connect(self._recolor)
-
-    def sizeHint(self) -> QSize:
-        px = appearance().px
-        return QSize(px(320), px(220))
-
-    def shrink_to(self, height: float) -> None:
-        """Let the plot be as low as `height` px (at a 16-px font) where a page has little room."""
-        self.plot.setMinimumHeight(appearance().px(height))
-        # a page of wrapped texts asks for the wanted height, which would make it scroll
-        self.setMinimumHeight(self.minimumSizeHint().height())
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)
-
-    def reset_view(self) -> None:
-        """Zoom to all data and follow it again."""
-        self.plot.enableAutoRange()
-
-    def _show_table(self, on: bool) -> None:
-        if on:
-            self._fill_table()
-        self._pages.setCurrentIndex(1 if on else 0)
-
-    def _is_table(self) -> bool:
-        return self._pages.currentIndex() == 1
-
-    def _fill_table(self) -> None:
-        raise NotImplementedError
-
-    def _recolor(self) -> None:
-        colors = appearance().colors
-        self.plot.setBackground(colors.card_settings)
-        for side in ("bottom", "left"):
-            axis = self.plot.getAxis(side)
-            axis.setPen(pg.mkPen(colors.border, width=1))
-            axis.setTextPen(pg.mkPen(colors.muted))
-        look, bottom = appearance(), self.plot.getAxis("bottom")
-        small = look.px(12)
-        bottom.enableAutoSIPrefix(False)  # minutes are not to become thousandths of a minute
-        bottom.setLabel(self.x_label, **{"color": colors.muted, "font-size": f"{small}px"})
-        # pyqtgraph gives the labels four fifths of their height, which cuts large ones off
-        bottom.setHeight(round(1.3 * look.font_px + 1.3 * small) + look.px(8))
-        self.plot.showGrid(x=True, y=True, alpha=0.15)
 
 
 @dataclass
 class _Series:
     color: str
     item: pg.PlotDataItem
+    faint: bool = False
     xs: np.ndarray = field(default_factory=lambda: np.empty(0))
     ys: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
-class CurvePlot(_Chart):
-    """Named curves over a common x. NaN breaks a curve. At most 20,000 points are drawn of each."""
+class CurvePlot(Chart):
+    """Named curves over a common x. NaN breaks a curve.
+
+    Of a long curve the lowest and highest value of each stretch in view are drawn. While the mouse
+    is over the chart, the values below it stand beside the title; `hovered(x)` tells where it is.
+    """
+
+    hovered = Signal(object)
 
     def __init__(
         self,
@@ -177,6 +57,10 @@ class CurvePlot(_Chart):
         super().__init__(title, x_label, parent)
         self._digits, self._tells_last, self._y_range = digits, tells_last, y_range
         self._series: dict[str, _Series] = {}
+        self._cursor: float | None = None
+        self.crosshair = Crosshair(self.plot)
+        self.crosshair.moved.connect(self.hovered)
+        self.crosshair.moved.connect(self.set_cursor)
         self.log_button = button("log", variant="ghost", tip="Logarithmic y axis")
         self.log_button.setCheckable(True)
         self.log_button.toggled.connect(self._set_log)
@@ -184,6 +68,7 @@ class CurvePlot(_Chart):
         self.plot.setDownsampling(auto=True, mode="peak")
         self.plot.setClipToView(True)
         self.log_button.setChecked(log_y)
+        self.view.sigXRangeChanged.connect(self._on_zoomed)
         self._recolor()
         self.reset_view()
 
@@ -193,13 +78,61 @@ class CurvePlot(_Chart):
             low, high = self._y_range
             self._plot_item.getViewBox().setYRange(low, high, padding=0.02)
 
-    def add_series(self, name: str, color: str = "") -> None:
-        """A curve in a role's colour (the next free one by default)."""
+    def add_series(self, name: str, color: str = "", *, faint: bool = False) -> None:
+        """A curve in a role's colour (the next free one by default); a faint one has no legend."""
         chosen = color or SERIES[len(self._series) % len(SERIES)]
-        pen = pg.mkPen(appearance().colors.role(chosen), width=1)
-        item = self.plot.plot([], [], pen=pen, connect="finite")
+        item = self.plot.plot([], [], connect="finite")
         item.setLogMode(False, self.log_button.isChecked())
-        self._series[name] = _Series(chosen, item)
+        self._series[name] = _Series(chosen, item, faint)
+        item.setPen(self._pen(self._series[name]))
+
+    def set_color(self, name: str, color: str) -> None:
+        """Give a curve another role's colour."""
+        series = self._series[name]
+        if series.color != color:
+            series.color = color
+            series.item.setPen(self._pen(series))
+            self._write_legend()
+
+    def names(self) -> list[str]:
+        """The curves, in the order they were added."""
+        return list(self._series)
+
+    def set_digits(self, digits: int) -> None:
+        """How many decimals the values beside the title have."""
+        self._digits = digits
+
+    def set_x_label(self, text: str) -> None:
+        """Say what the horizontal axis is."""
+        if text != self.x_label:
+            self.x_label = text
+            self._recolor()
+
+    def remove_series(self, name: str) -> None:
+        """Take a curve away."""
+        self.plot.removeItem(self._series.pop(name).item)
+        self._write_legend()
+
+    @Slot(object)
+    def set_cursor(self, x: float | None) -> None:
+        """Tell the values at `x` beside the title; None: the newest ones again."""
+        self._cursor = x
+        self.crosshair.show_at(x)
+        self._write_legend()
+
+    def value_at(self, name: str, x: float) -> float | None:
+        """The value of a curve at the measured point that is nearest to `x`."""
+        series = self._series[name]
+        known = np.isfinite(series.xs) & np.isfinite(series.ys)
+        if not known.any():
+            return None
+        xs, ys = series.xs[known], series.ys[known]
+        return float(ys[nearest(xs, x)])
+
+    def _pen(self, series: _Series) -> Any:
+        colors = appearance().colors
+        color = colors.role(series.color)
+        return pg.mkPen(mix(color, colors.card_settings, 0.4) if series.faint else color, width=1)
 
     def set_data(
         self, name: str, xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray
@@ -234,26 +167,53 @@ class CurvePlot(_Chart):
 
     def last(self, name: str) -> float | None:
         """The newest finite value of a curve."""
-        finite = self._series[name].ys[np.isfinite(self._series[name].ys)]
+        ys = self._series[name].ys
+        if len(ys) and np.isfinite(ys[-1]):
+            return float(ys[-1])
+        finite = ys[np.isfinite(ys)]
         return float(finite[-1]) if len(finite) else None
 
     def _draw(self, series: _Series) -> None:
-        stride = -(-len(series.xs) // MAX_POINTS) or 1
-        series.item.setData(series.xs[::stride], series.ys[::stride])
+        xs, ys = self._in_view(series)
+        series.item.setData(*decimated(xs, ys, MAX_POINTS))
         self._write_legend()
         if self._is_table():
             self._fill_table()
 
+    def _in_view(self, series: _Series) -> tuple[np.ndarray, np.ndarray]:
+        """The part of a long curve that a zoomed view shows, and one point beyond either side."""
+        if len(series.xs) <= MAX_POINTS or self.view.autoRangeEnabled()[0]:
+            return series.xs, series.ys
+        low, high = self.shown()
+        first = max(0, int(np.searchsorted(series.xs, low)) - 1)
+        last = int(np.searchsorted(series.xs, high, side="right")) + 1
+        return series.xs[first:last], series.ys[first:last]
+
+    @Slot()
+    def _on_zoomed(self) -> None:
+        for series in self._series.values():
+            if len(series.xs) > MAX_POINTS:
+                series.item.setData(*decimated(*self._in_view(series), MAX_POINTS))
+
     def _write_legend(self) -> None:
-        if not self._tells_last:
+        at = self._cursor
+        if not self._tells_last and at is None:
+            self._legend.setText("")
             return
         colors = appearance().colors
+        named = {name: s for name, s in self._series.items() if not s.faint}
         parts, plain = list[str](), list[str]()
-        for name, series in self._series.items():
-            last = self.last(name)
-            value = EM_DASH if last is None else f"{last:.{self._digits}f}"
-            shown = value if len(self._series) == 1 else f"{name} {value}"
-            parts.append(f'<span style="color:{colors.role(series.color)}">{shown}</span>')
+        if at is not None and named:
+            first = next(iter(named.values()))
+            place = first.xs[nearest(first.xs, at)] if len(first.xs) else at
+            plain.append(f"{self.x_label} {place:,.6g}")
+            parts.append(plain[0])
+        for name, series in named.items():
+            value = self.last(name) if at is None else self.value_at(name, at)
+            told = EM_DASH if value is None else f"{value:.{self._digits}f}"
+            shown = told if len(named) == 1 else f"{name} {told}"
+            text = shown.replace("&", "&amp;").replace("<", "&lt;")
+            parts.append(f'<span style="color:{colors.role(series.color)}">{text}</span>')
             plain.append(shown)
         self._legend.setText(" &nbsp; ".join(parts))
         self._legend.setToolTip(", ".join(plain))  # where there is no room for all of it
@@ -273,11 +233,21 @@ class CurvePlot(_Chart):
     def _recolor(self) -> None:
         super()._recolor()
         for series in self._series.values():
-            series.item.setPen(pg.mkPen(appearance().colors.role(series.color), width=1))
+            series.item.setPen(self._pen(series))
         self._write_legend()
 
 
-class HistogramPlot(_Chart):
+def nearest(xs: np.ndarray, x: float) -> int:
+    """The place of the value nearest to `x` among ascending ones; 0 for none."""
+    right = int(np.searchsorted(xs, x))
+    if right == 0:
+        return 0
+    if right == len(xs) or x - xs[right - 1] <= xs[right] - x:
+        return right - 1
+    return right
+
+
+class HistogramPlot(Chart):
     """Counts per bin as bars."""
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,13 +14,22 @@ from mistudio.core.errors import Mismatch
 from mistudio.ml.activations.set_statistics import HookStatistics
 from mistudio.ml.activations.shard_files import DTYPES, ShardFile, Written, token_bytes, write_small
 from mistudio.ml.activations.shards import STATE, keep_whole_shards, read_state, shard_name
-from mistudio.ml.data.token_store import TokenStore
 
 if TYPE_CHECKING:
     from mistudio.ml.activations.extract import ExtractSettings
 
 VERSION = 1
 COLUMNS = ("ids", "rows", "positions", "special")
+
+
+class ReadRows(Protocol):
+    """What a set keeps of the rows it was read from."""
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def meta(self) -> Mapping[str, Any]: ...
 
 
 class PartOfShard(NamedTuple):
@@ -66,7 +75,7 @@ class Extraction:
         folder: Path,
         settings: ExtractSettings,
         widths: list[int],
-        store: TokenStore,
+        store: ReadRows,
         batch: int,
         model: Mapping[str, Any],
         shard_bytes: int,

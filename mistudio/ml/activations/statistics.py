@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
-from mistudio.ml.activations.capture import Capture
-from mistudio.ml.activations.masking import REASONS, RowBatch, default_forward_batch, iterate_rows
-from mistudio.ml.data.token_store import TokenStore
+from mistudio.ml.activations.capture import Capture, check_ids
+from mistudio.ml.activations.masking import REASONS, RowBatch, default_forward_batch, keep_mask
+from mistudio.ml.activations.multi_capture import HookPoint
+from mistudio.ml.activations.readers import RowReader, Take
+from mistudio.ml.data.row_table import RowTable
 
 
 @dataclass(frozen=True)
@@ -64,54 +66,116 @@ class StreamStatistics:
 
 def reference_statistics(
     capture: Capture,
-    tokens: TokenStore,
+    tokens: RowTable,
     settings: StatisticsSettings,
     report: Reporter | None = None,
     control: JobControl | None = None,
 ) -> StreamStatistics:
+    """`measure_hooks` of one hook."""
+    reader = OneHook(capture)
+    return measure_hooks(reader, tokens, reader.points, settings, report, control)[reader.points[0]]
+
+
+def measure_hooks(
+    reader: RowReader,
+    table: RowTable,
+    points: Sequence[HookPoint],
+    settings: StatisticsSettings,
+    report: Reporter | None = None,
+    control: JobControl | None = None,
+) -> dict[HookPoint, StreamStatistics]:
     """Measure calibration rows, and training rows too until there are `min_tokens` kept tokens.
 
-    Rows are drawn in a fixed random order. The sums are fp64. Raises `InvalidInput` if fewer than
-    two tokens can be kept or their activations do not vary.
+    One pass serves all hooks. Rows are drawn in a fixed random order. The sums are fp64. Raises
+    `InvalidInput` if fewer than two tokens can be kept or their activations do not vary.
     """
+    sums = {point: _Sums(settings.norm_cut) for point in points}
+    used = 0
+    for batch in _read(reader, table, settings, control):
+        used += len(batch[points[0]].rows)
+        for point in points:
+            if sums[point].seen < settings.min_tokens:
+                sums[point].add(batch[point])
+        least = min(own.seen for own in sums.values())
+        if report is not None:
+            report.progress(min(1.0, least / settings.min_tokens), "Measuring activations")
+        if least >= settings.min_tokens:
+            break
+    found = {}
+    for point, own in sums.items():
+        if own.seen == 0:
+            raise InvalidInput("No token of this text can be used: all are special or not finite.")
+        median = own.median()
+        if own.must_repeat(median):
+            seen, own = own.seen, _Sums(settings.norm_cut, median)
+            for batch in _read(reader, table, settings, control):
+                own.add(batch[point])
+                if own.seen >= seen:
+                    break
+        found[point] = own.finish(median, settings)
+    return found
+
+
+class OneHook:
+    """A single hook's `Capture` as a reader."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.points = [HookPoint(capture.layer, capture.hook)]
+        self.widths = [capture.d]
+        self.device = capture.device
+        self._capture = capture
+
+    def read(self, table: RowTable, rows: np.ndarray, take: Take) -> None:
+        ids_BS = torch.from_numpy(table.ids[rows].astype(np.int64))
+        check_ids(ids_BS, self._capture.loaded.facts.vocab_size)
+        take(0, self._capture(ids_BS))
+
+    def holds(self, table: RowTable, rows: np.ndarray) -> np.ndarray:
+        return np.ones(len(rows), dtype=bool)
+
+
+def _read(
+    reader: RowReader, table: RowTable, settings: StatisticsSettings, control: JobControl | None
+) -> Iterator[dict[HookPoint, RowBatch]]:
+    """Activations and masks of the rows to measure, in a fixed random order."""
     rng = np.random.default_rng(0)
     rows = np.concatenate(
-        [rng.permutation(np.array(tokens.rows(part))) for part in ("calibration", "train")]
+        [
+            rng.permutation(np.array(table.rows(part), dtype=np.int64))
+            for part in ("calibration", "train")
+        ]
     )
-    sums = _Sums(capture.d, settings.norm_cut)
-    batch_rows = settings.forward_batch or default_forward_batch(tokens.context)
-    batches = iterate_rows(capture, tokens, rows, batch_rows, mask_special=settings.mask_special)
-    used = 0
-    for batch in batches:
+    rows = rows[reader.holds(table, rows)]
+    size = settings.forward_batch or default_forward_batch(table.context)
+    for low in range(0, len(rows), size):
         if control is not None:
             control.check()
-        sums.add(batch)
-        used += len(batch.rows)
-        if report is not None:
-            report.progress(min(1.0, sums.seen / settings.min_tokens), "Measuring activations")
-        if sums.seen >= settings.min_tokens:
-            break
-    if sums.seen == 0:
-        raise InvalidInput("No token of this text can be used: all are special or not finite.")
-    median = sums.median()
-    if sums.must_repeat(median):
-        sums = _Sums(capture.d, settings.norm_cut, median)
-        for batch in iterate_rows(
-            capture, tokens, rows[:used], batch_rows, mask_special=settings.mask_special
-        ):
-            if control is not None:
-                control.check()
-            sums.add(batch)
-    return sums.finish(median, settings)
+        chosen = rows[low : low + size]
+        found: dict[HookPoint, RowBatch] = {}
+
+        def take(
+            i: int,
+            x_BSD: torch.Tensor,
+            chosen: np.ndarray = chosen,
+            found: dict[HookPoint, RowBatch] = found,
+        ) -> None:
+            x_BSD = x_BSD.clone()  # valid only while its hook runs
+            kept = keep_mask(
+                x_BSD, table.mask[chosen], norm_limit=None, mask_special=settings.mask_special
+            )
+            found[reader.points[i]] = RowBatch(chosen, x_BSD, kept.keep_BS, kept.dropped)
+
+        reader.read(table, chosen, take)
+        yield found
 
 
 class _Sums:
     """Running sums of one pass. The norm cut needs the median, which is known only at the end; so
     suspiciously large activations are set aside and judged then."""
 
-    def __init__(self, d: int, norm_cut: float, median: float | None = None) -> None:
+    def __init__(self, norm_cut: float, median: float | None = None) -> None:
         self._norm_cut = norm_cut
-        self._sum_D = torch.zeros(d, dtype=torch.float64)
+        self._sum_D = torch.zeros(0, dtype=torch.float64)
         self._square = 0.0
         self._count = 0
         self._norms: list[np.ndarray] = []
@@ -125,6 +189,8 @@ class _Sums:
         for reason, count in batch.dropped.items():
             self.dropped[reason] += count
         x_TD = batch.x_BSD[batch.keep_BS].double().cpu()
+        if not self._sum_D.numel():
+            self._sum_D = torch.zeros(x_TD.shape[1], dtype=torch.float64)
         if len(x_TD) == 0:
             return
         norm_T = torch.linalg.vector_norm(x_TD, dim=-1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,139 +10,71 @@ from typing import Any
 import numpy as np
 import torch
 
-from mistudio.core.errors import InvalidInput, Mismatch, from_os_error
-from mistudio.ml.activations.capture import Capture
-from mistudio.ml.activations.masking import (
-    REASONS,
-    Kept,
-    RowBatch,
-    default_forward_batch,
-    iterate_rows,
-    keep_mask,
-)
-from mistudio.ml.activations.statistics import (
-    StatisticsSettings,
-    StreamStatistics,
-    reference_statistics,
-)
-from mistudio.ml.data.token_store import CONTENT, PADDING, TokenStore
+from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.ml.activations.masking import REASONS
+from mistudio.ml.activations.multi_capture import HookPoint
+from mistudio.ml.activations.readers import LiveReader
+from mistudio.ml.activations.row_order import TOKENS
+from mistudio.ml.activations.statistics import StreamStatistics
+from mistudio.ml.activations.windows import Feed, Windows
+from mistudio.ml.data.row_table import RowTable
+from mistudio.ml.loading import LoadedModel
 
-__all__ = [
-    "ActivationStream",
-    "Kept",
-    "RowBatch",
-    "StatisticsSettings",
-    "StreamStatistics",
-    "default_forward_batch",
-    "iterate_rows",
-    "keep_mask",
-    "reference_statistics",
-]
-
-_ROWS, _TOKENS = 1, 2  # which permutation a random key is for
+Batch = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 class ActivationStream:
-    """Endless batches x_BD (float32, unscaled, on the model's device) of tokens that count.
+    """Endless batches of tokens that count: x_BD, or (x_BD, y_BO) where a target is read too.
 
-    An epoch visits every row of a part once, in an order keyed by (seed, epoch), cut into equal
-    windows of at least `window` kept tokens; a text with fewer is one window. The activations of
-    a window are written to a memory-mapped file, and batches are drawn from it by a permutation of
+    Values are float32, unscaled, on the device of the reader. An epoch visits every row of a part
+    once, in an order keyed by (seed, epoch), cut into equal windows of at least the windows' size;
+    a text with fewer tokens is one window. Batches are drawn from a window by a permutation of
     single tokens keyed by (seed, epoch, window), which is recomputed and never stored. The tokens
     that do not fill a window's last batch are left out and counted as "leftover"; another epoch's
     permutation leaves out others.
 
-    `state` and `restore` continue a stream to the byte, given the same number of threads.
+    Several streams may share the windows, each with a place of its own: `wanted` tells which
+    window the next batch comes from. `state` and `restore` continue a stream to the byte, given
+    the same number of threads.
     """
 
-    def __init__(
-        self,
-        capture: Capture,
-        tokens: TokenStore,
-        *,
-        part: str = "train",
-        batch: int,
-        window: int,
-        seed: int,
-        statistics: StreamStatistics,
-        mask_special: bool = True,
-        norm_cut: float | None = None,
-        forward_batch: int = 0,
-        folder: Path,
-        dtype: torch.dtype = torch.float16,
-        on_fill: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """`folder` gets the window file; `forward_batch` 0 takes about 2,048 tokens.
-
-        `on_fill(rows done, rows of the window)` is called before each forward pass; what it raises
-        ends the filling, and the stream stays where it was. Raises `InvalidInput` if the part has
-        less than a batch of tokens, `DiskFull` if the window has no room.
-        """
-        if statistics.d != capture.d:
-            raise Mismatch(f"The statistics have width {statistics.d}, the hook {capture.d}.")
-        self._capture, self._tokens = capture, tokens
-        self._rows = np.array(tokens.rows(part))
-        self._part, self._batch, self._seed = part, batch, seed
-        self._window_tokens = window
-        self._mask_special = mask_special
-        cut = statistics.norm_cut if norm_cut is None else norm_cut
-        self._norm_limit = cut * statistics.median_norm
-        self._forward_batch = forward_batch or default_forward_batch(tokens.context)
-        # Stored values are multiplied by a power of two near s, which is exact and keeps any
-        # model's activations inside the range of fp16.
-        self._shift = 2.0 ** math.floor(math.log2(statistics.scale))
-        self._on_fill = on_fill
-        usable = self._usable_tokens()
-        if usable < batch:
+    def __init__(self, windows: Windows, feed: int, *, batch: int) -> None:
+        """Raises `InvalidInput` if the part has less than a batch of tokens."""
+        if windows.usable_tokens < batch:
             raise InvalidInput(
-                f"The text has {usable:,} tokens to learn from, fewer than one batch of {batch:,}; "
-                "use more text or a smaller batch."
+                f"The text has {windows.usable_tokens:,} tokens to learn from, fewer than one "
+                f"batch of {batch:,}; use more text or a smaller batch."
             )
-        self.windows_per_epoch = max(1, usable // window)
-        self._path = folder / "window.bin"
-        self._file_ND = self._open_file(dtype)
-        self._place_N2 = np.zeros((len(self._file_ND), 2), dtype=np.int32)  # row and position
-
+        self.windows = windows
+        self._feed, self._batch = feed, batch
         self._epoch = self._window = self._position = 0
-        self._size = -1  # kept tokens of the current window; -1: not begun
-        self._held = 0  # kept tokens in the file
-        self._filled: tuple[int, int] | None = None  # epoch and window that the file holds
+        self._begun = False  # whether the order of the current window is known
         self._order_N = torch.zeros(0, dtype=torch.int64)
-        self._window_counts: dict[str, int] = dict.fromkeys((*REASONS, "leftover"), 0)
-        self._counts_before = dict(self._window_counts)
+        self._counts_before = dict.fromkeys((*REASONS, "leftover"), 0)
         self._last_N = np.zeros(0, dtype=np.int64)
 
-    def _usable_tokens(self) -> int:
-        rows = slice(int(self._rows[0]), int(self._rows[-1]) + 1)
-        mask = self._tokens.mask[rows]
-        return int(((mask == CONTENT) if self._mask_special else (mask != PADDING)).sum())
+    @property
+    def windows_per_epoch(self) -> int:
+        return self.windows.order.windows_per_epoch
 
-    def _open_file(self, dtype: torch.dtype) -> torch.Tensor:
-        largest = -(-len(self._rows) // self.windows_per_epoch)
-        count = largest * self._tokens.context
-        width = self._capture.d
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("wb") as stream:
-                # Reserved now: a full disk is an error here, but a crash in a mapped write.
-                os.posix_fallocate(stream.fileno(), 0, count * width * dtype.itemsize)
-        except OSError as error:
-            self._path.unlink(missing_ok=True)
-            raise from_os_error(error, "make room for the activations") from error
-        flat = torch.from_file(str(self._path), shared=True, size=count * width, dtype=dtype)
-        return flat.view(count, width)
+    @property
+    def wanted(self) -> tuple[int, int]:
+        """Epoch and window of the next batch, as far as is known without filling it."""
+        if self._begun and self._position + self._batch > len(self._order_N):
+            self._advance()
+        return self._epoch, self._window
 
     def __iter__(self) -> ActivationStream:
         return self
 
-    def __next__(self) -> torch.Tensor:
+    def __next__(self) -> Batch:
         """The next batch; fills the next window first if needed."""
         without_batch = 0
         while True:
-            self._fill()
-            if self._position + self._batch <= self._size:
+            self.windows.bring(*self.wanted)
+            self._begin()
+            if self._position + self._batch <= len(self._order_N):
                 break
-            self._advance()
             without_batch += 1
             if without_batch > self.windows_per_epoch:
                 raise InvalidInput(
@@ -154,92 +84,53 @@ class ActivationStream:
         chosen_B = self._order_N[self._position : self._position + self._batch]
         self._position += self._batch
         self._last_N = chosen_B.numpy()
-        x_BD = self._file_ND.index_select(0, chosen_B)
-        x_BD = x_BD.to(self._capture.device, torch.float32)
-        return x_BD.div_(self._shift)
+        parts = self.windows.take(self._feed, chosen_B)
+        return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     @property
     def last_docs(self) -> np.ndarray:
         """Document of each token of the batch returned last, int32 [B]."""
-        row_B, position_B = self._place_N2[self._last_N].T
-        return np.asarray(self._tokens.docs[row_B, position_B])
+        row_B, position_B = self.last_positions.T
+        return np.asarray(self.windows.table.docs[row_B, position_B])
 
     @property
     def last_positions(self) -> np.ndarray:
         """Row and position in the row of each token of the batch returned last, int32 [B, 2]."""
-        return self._place_N2[self._last_N]
+        return self.windows.window(self._feed).place_N2[self._last_N]
 
     @property
     def counts(self) -> dict[str, int]:
         """Tokens left out in the windows begun so far, by reason and as "leftover"."""
-        current = self._window_counts if self._size >= 0 else {}
-        return {k: v + current.get(k, 0) for k, v in self._counts_before.items()}
+        found = dict(self._counts_before)
+        if self._begun:
+            for reason, count in self.windows.window(self._feed).counts.items():
+                found[reason] += count
+            found["leftover"] += len(self._order_N) % self._batch
+        return found
 
     @property
     def epoch(self) -> int:
         """Completed passes over the text."""
         return self._epoch
 
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        size = self.windows.window(self._feed).size
+        order_N = np.arange(size)
+        if self.windows.shuffle:
+            key = (TOKENS, self._epoch, self._window)
+            order_N = self.windows.order.random(*key).permutation(size)
+        self._order_N = torch.from_numpy(order_N)
+        self._begun = True
+
     def _advance(self) -> None:
         self._counts_before = self.counts
         self._window += 1
         self._position = 0
-        self._size = -1
+        self._begun = False
         if self._window == self.windows_per_epoch:
             self._epoch, self._window = self._epoch + 1, 0
-
-    def _window_rows(self) -> np.ndarray:
-        if self.windows_per_epoch == 1:
-            return self._rows  # one window: only the order of its tokens matters
-        order = self._random(_ROWS, self._epoch).permutation(self._rows)
-        return np.array_split(order, self.windows_per_epoch)[self._window]
-
-    def _random(self, *key: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, *key])))
-
-    def _fill(self) -> None:
-        """Bring the current window into the file, unless it is there."""
-        if self._size >= 0:
-            return
-        whole_text = self.windows_per_epoch == 1
-        if self._filled is None or not (whole_text or self._filled == (self._epoch, self._window)):
-            self._filled = None
-            self._held = self._run_model(self._window_rows())
-            self._filled = (self._epoch, self._window)
-        size = self._held
-        order = self._random(_TOKENS, self._epoch, self._window).permutation(size)
-        self._order_N = torch.from_numpy(order)
-        self._window_counts["leftover"] = size % self._batch
-        self._size = size
-
-    def _run_model(self, rows: np.ndarray) -> int:
-        """Write the kept activations of rows to the file; returns how many."""
-        counts: dict[str, int] = dict.fromkeys(self._window_counts, 0)
-        at = done = 0
-        if self._on_fill is not None:
-            self._on_fill(0, len(rows))
-        for batch in iterate_rows(
-            self._capture,
-            self._tokens,
-            rows,
-            self._forward_batch,
-            norm_limit=self._norm_limit,
-            mask_special=self._mask_special,
-        ):
-            for reason, count in batch.dropped.items():
-                counts[reason] += count
-            x_TD = batch.x_BSD[batch.keep_BS]
-            stop = at + len(x_TD)
-            self._file_ND[at:stop] = x_TD.mul(self._shift).to(self._file_ND.dtype).cpu()
-            row_T, position_T = np.nonzero(batch.keep_BS.cpu().numpy())
-            self._place_N2[at:stop, 0] = batch.rows[row_T]
-            self._place_N2[at:stop, 1] = position_T
-            at = stop
-            done += len(batch.rows)
-            if self._on_fill is not None:
-                self._on_fill(done, len(rows))
-        self._window_counts = counts
-        return at
 
     def state(self) -> dict[str, Any]:
         """Where the stream is, as plain JSON values for `restore`."""
@@ -252,20 +143,23 @@ class ActivationStream:
         }
 
     def _identity(self) -> dict[str, Any]:
-        meta = self._tokens.meta
-        return {
-            "seed": self._seed,
+        windows, feed = self.windows, self.windows.feeds[self._feed]
+        identity = {
+            "seed": windows.seed,
             "batch": self._batch,
-            "window_tokens": self._window_tokens,
-            "forward_batch": self._forward_batch,
-            "part": self._part,
-            "rows": len(self._rows),
-            "tokens_hash": meta.get("settings_hash"),
-            "hook": self._capture.tl_name,
+            "window_tokens": windows.window_tokens,
+            "forward_batch": windows.forward_batch,
+            "part": windows.part,
+            "rows": windows.row_count,
+            "tokens_hash": windows.table.meta.get("settings_hash"),
+            "hook": _place(feed.point),
         }
+        if feed.target is not None:
+            identity["target"] = _place(feed.target)
+        return identity
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go to a recorded place; the next batch rebuilds the window by running the model again.
+        """Go to a recorded place; the next batch rebuilds the window by reading its rows again.
 
         Raises `Mismatch` if the state is of another stream.
         """
@@ -278,13 +172,11 @@ class ActivationStream:
         self._epoch, self._window = int(state["epoch"]), int(state["window"])
         self._position = int(state["position"])
         self._counts_before = {k: int(v) for k, v in state["counts"].items()}
-        self._size = -1
+        self._begun = False
 
     def close(self) -> None:
-        """Remove the window file; the stream cannot be used afterwards."""
-        self._file_ND = torch.zeros(0, self._capture.d, dtype=self._file_ND.dtype)
-        self._size, self._filled = -1, None
-        self._path.unlink(missing_ok=True)
+        """Close the windows, for all streams that share them."""
+        self.windows.close()
 
     def __enter__(self) -> ActivationStream:
         return self
@@ -296,3 +188,43 @@ class ActivationStream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _place(point: HookPoint) -> str:
+    return f"blocks.{point.layer}.hook_{point.hook}"
+
+
+def open_stream(
+    loaded: LoadedModel,
+    point: HookPoint,
+    table: RowTable,
+    statistics: StreamStatistics,
+    *,
+    batch: int,
+    window: int,
+    seed: int,
+    folder: Path,
+    norm_cut: float | None = None,
+    part: str = "train",
+    mask_special: bool = True,
+    forward_batch: int = 0,
+    on_fill: Callable[[int, int], None] | None = None,
+) -> ActivationStream:
+    """The stream of one hook by itself, whose closing closes its windows."""
+    windows = Windows(
+        LiveReader(loaded, [point]),
+        table,
+        [Feed(point, statistics, norm_cut=norm_cut)],
+        window=window,
+        seed=seed,
+        folder=folder,
+        part=part,
+        mask_special=mask_special,
+        forward_batch=forward_batch,
+        on_fill=on_fill,
+    )
+    try:
+        return ActivationStream(windows, 0, batch=batch)
+    except BaseException:
+        windows.close()
+        raise

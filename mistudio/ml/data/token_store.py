@@ -33,6 +33,13 @@ class Piece(NamedTuple):
     special: bool = False  # a token with no text of its own: BOS, separator, padding
 
 
+class RowGroup(NamedTuple):
+    """Rows of one text, rising, and the weight of the tokens that are to come from them."""
+
+    rows: np.ndarray
+    weight: float
+
+
 class TokenStore:
     """The arrays of one tokenisation, memory-mapped and read-only.
 
@@ -90,6 +97,10 @@ class TokenStore:
         if part not in self.meta["parts"]:
             raise InvalidInput(f"There is no part {part!r} of a dataset.")
         return range(*self.meta["parts"][part])
+
+    def groups(self, part: str) -> list[RowGroup]:
+        """The rows of a part by text: all are of one."""
+        return [RowGroup(np.array(self.rows(part), dtype=np.int64), 1.0)]
 
     def reader(self, store: TextStore) -> Callable[[int], str]:
         """How to read the text of a document that was tokenised: a column of the dataset's."""

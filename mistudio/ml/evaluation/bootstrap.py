@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mistudio.ml.data.token_store import TokenStore
+from mistudio.ml.data.row_table import RowTable
 
 GROUPS = 1000  # documents are drawn one by one up to this many, beyond in as many groups
 RESAMPLES = 1000
@@ -80,7 +80,7 @@ def plain(value: Any) -> Any:
 class DocumentGroups:
     """Assigns tokens to the groups in which their documents are drawn."""
 
-    def __init__(self, tokens: TokenStore, rows: np.ndarray) -> None:
+    def __init__(self, tokens: RowTable, rows: np.ndarray) -> None:
         documents = np.empty(0, dtype=np.int64)
         for start in range(0, len(rows), _ROWS):
             documents = np.union1d(documents, tokens.docs[rows[start : start + _ROWS]])

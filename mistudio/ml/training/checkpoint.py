@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,18 @@ from typing import Any
 import torch
 
 from mistudio.core.atomic import atomic_directory, sha256_file
-from mistudio.core.errors import Damaged, NotFound, StudioError, from_os_error
+from mistudio.core.errors import StudioError, from_os_error
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
-
-FOLDER = "checkpoints"
-MANIFEST = "manifest.json"
-STATE = "state.json"
-FILES = ("model.safetensors", "optimizer.safetensors", "state.safetensors", STATE)
-KEEP_ALL = 10
-KEEP_EVERY = 1000
+from mistudio.ml.training.keeping import (
+    FILES,
+    FOLDER,
+    MANIFEST,
+    STATE,
+    list_checkpoints,
+    read_values,
+    verify_checkpoint,
+)
+from mistudio.ml.training.keeping import prune as prune
 
 
 @dataclass(frozen=True)
@@ -74,36 +76,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def verify_checkpoint(path: Path) -> None:
-    """Raise `NotFound` without a manifest, `Damaged` if a file is missing or has other bytes."""
-    if not (path / MANIFEST).is_file():
-        raise NotFound(f"{path.name} has no manifest; it is no complete checkpoint.")
-    try:
-        hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        for name in FILES:
-            if sha256_file(path / name) != hashes[name]:
-                raise Damaged(f"{name} of the checkpoint {path.name} is damaged.")
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise Damaged(f"The checkpoint {path.name} is damaged.", details=str(error)) from None
-    except OSError as error:
-        raise from_os_error(error, "read the checkpoint") from error
-
-
-def read_values(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint, without its tensors."""
-    try:
-        return json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Damaged(
-            f"{STATE} of the checkpoint {path.name} is damaged.", details=str(error)
-        ) from None
-
-
-def list_checkpoints(run_folder: Path) -> list[Path]:
-    """Checkpoint folders with a manifest, by step; their content is not verified."""
-    return sorted(p.parent for p in (run_folder / FOLDER).glob(f"step_*/{MANIFEST}"))
-
-
 def newest_checkpoint(run_folder: Path, notes: list[str] | None = None) -> Path | None:
     """The newest checkpoint that verifies; sentences about damaged ones are added to `notes`."""
     for path in reversed(list_checkpoints(run_folder)):
@@ -115,24 +87,6 @@ def newest_checkpoint(run_folder: Path, notes: list[str] | None = None) -> Path 
             continue
         return path
     return None
-
-
-def prune(run_folder: Path, keep_all: int = KEEP_ALL) -> list[Path]:
-    """Delete surplus checkpoints; returns the deleted folders.
-
-    Up to `keep_all` stay untouched. Beyond that stay the first, the newest two, every 1000th step
-    and the one with the lowest loss.
-    """
-    paths = list_checkpoints(run_folder)
-    if len(paths) <= keep_all:
-        return []
-    best = min(paths, key=lambda path: float(read_values(path).get("loss", float("inf"))))
-    kept = {paths[0], best, *paths[-2:]}
-    surplus = [p for p in paths if p not in kept and int(p.name[5:]) % KEEP_EVERY != 0]
-    for path in surplus:
-        (path / MANIFEST).unlink(missing_ok=True)  # from here on it does not exist
-        shutil.rmtree(path, ignore_errors=True)
-    return surplus
 
 
 def _write(path: Path, value: Any) -> None:

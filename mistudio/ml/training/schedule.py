@@ -57,8 +57,8 @@ class Schedule:
         return round(self.k + (self.k_start - self.k) * left)
 
 
-def resolve(config: TrainConfig, d_in: int) -> Schedule:
-    """The schedule of a config for activations of width `d_in`; raises `InvalidInput`."""
+def resolve(config: TrainConfig, d_out: int) -> Schedule:
+    """The schedule of a config that learns activations of width `d_out`; raises `InvalidInput`."""
     validate(config)
     steps = max(1, math.ceil(config.tokens / config.batch))
     tenth = steps // 10
@@ -71,7 +71,7 @@ def resolve(config: TrainConfig, d_in: int) -> Schedule:
         k=config.k,
         k_start=min(config.width, round(config.k * config.k_anneal)),
         anneal_steps=tenth if config.k_anneal > 1 else 0,
-        aux_k=default_aux_k(d_in) if config.aux_k < 0 else config.aux_k,
+        aux_k=default_aux_k(d_out) if config.aux_k < 0 else config.aux_k,
         aux_weight=config.aux_weight,
         dead_window=config.dead_window or max(1, min(DEAD_WINDOW, steps * config.batch // 10)),
         average_start=min(AVERAGE_START, steps // 2),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mistudio.core.units import format_count, format_short
-from mistudio.store.records import DatasetRow, ModelRow, TokenizationRow
-from mistudio.store.tables import DATASETS, MODELS, TOKENIZATIONS
+from mistudio.store.records import DatasetRow, ModelRow, SaeRow, TokenizationRow
+from mistudio.store.tables import DATASETS, MODELS, SAES, TOKENIZATIONS
 
 Pairs = list[tuple[str, str]]
 
@@ -21,6 +21,7 @@ class Choices:
     models: list[ModelRow] = field(default_factory=list)
     datasets: list[DatasetRow] = field(default_factory=list)
     tokenizations: list[TokenizationRow] = field(default_factory=list)
+    saes: list[SaeRow] = field(default_factory=list)
 
     def model(self, name: str) -> ModelRow | None:
         """The model that a form's value means: a name, or an id where names repeat."""
@@ -35,6 +36,18 @@ class Choices:
         """(value, text) of every model."""
         values = _values(self.models)
         return [(values[row.id], _model_text(row)) for row in self.models]
+
+    def sae_pairs(self, model: ModelRow | None) -> Pairs:
+        """(value, text) of every SAE whose width is that of the model."""
+        return [
+            (row.id, f"{row.name} · {row.architecture} · {format_count(row.n_latents)} latents")
+            for row in self.saes
+            if model is not None and row.d_in == model.hidden_dim
+        ]
+
+    def sae(self, sae_id: str) -> SaeRow | None:
+        """The SAE with this id."""
+        return next((row for row in self.saes if row.id == sae_id), None)
 
     def text_pairs(self, model: ModelRow | None) -> Pairs:
         """(value, text) of every dataset and of its tokenisations that fit the model."""
@@ -67,7 +80,10 @@ def read_choices(db: Any) -> Choices:
     """Everything a form offers; runs in the query thread."""
     ready = "status = 'ready'"
     return Choices(
-        MODELS.select(db, ready), DATASETS.select(db, ready), TOKENIZATIONS.select(db, ready)
+        MODELS.select(db, ready),
+        DATASETS.select(db, ready),
+        TOKENIZATIONS.select(db, ready),
+        SAES.select(db, ready),
     )
 
 

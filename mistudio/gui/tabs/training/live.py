@@ -25,7 +25,7 @@ class LiveRuns(QObject):
 
     def __init__(self, lanes: Lanes, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._run_of: dict[str, str] = {}  # job id -> training id
+        self._runs_of: dict[str, set[str]] = {}  # job id -> training ids
         self._moving: set[str] = set()
         self._timer = QTimer(self)
         self._timer.setInterval(1000)
@@ -36,21 +36,23 @@ class LiveRuns(QObject):
 
     def know(self, job_id: str, training_id: str) -> None:
         """Learn whose job this is; metric rows tell it by themselves."""
-        self._run_of[job_id] = training_id
+        self._runs_of.setdefault(job_id, set()).add(training_id)
 
     def job_of(self, training_id: str) -> str | None:
         """The job that works on a run in this window, if one has told something."""
-        return next((job for job, run in self._run_of.items() if run == training_id), None)
+        return next((job for job, runs in self._runs_of.items() if training_id in runs), None)
 
     @Slot(str, object)
     def _on_drained(self, job_id: str, drained: Drained) -> None:
-        for training_id, rows in by_run(drained).items():
-            self._run_of[job_id] = training_id
+        told = by_run(drained)
+        for training_id, rows in told.items():
+            self.know(job_id, training_id)
             self.told.emit(training_id, rows, drained)
             self._touch(training_id)
-        if job_id in self._run_of and not by_run(drained):
-            self.told.emit(self._run_of[job_id], [], drained)
-            self._touch(self._run_of[job_id])
+        if not told:
+            for training_id in self._runs_of.get(job_id, ()):
+                self.told.emit(training_id, [], drained)
+                self._touch(training_id)
 
     def _touch(self, training_id: str) -> None:
         self._moving.add(training_id)
@@ -65,8 +67,7 @@ class LiveRuns(QObject):
 
     @Slot(str, str)
     def _on_finished(self, job_id: str, state: str) -> None:
-        training_id = self._run_of.pop(job_id, None)
-        if training_id is not None:
+        for training_id in self._runs_of.pop(job_id, set()):
             self.moved.emit(training_id)
 
 

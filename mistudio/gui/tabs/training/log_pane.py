@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
@@ -31,7 +32,7 @@ class LogPane(QWidget):
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(MOST_LINES)
         self.text.setFont(mono_font(13))
-        self.text.setFixedHeight(appearance().px(160))
+        self.text.setFixedHeight(appearance().px(128))
         self.text.setPlaceholderText("Nothing has been noted yet.")
         self.text.setAccessibleName("Log")
         self.live = label("Live", "text-emerald")
@@ -73,12 +74,13 @@ class LogPane(QWidget):
         self._append(lines)
 
     def _append(self, lines: Iterable[LogLine]) -> None:
-        texts = [_line(line) for line in lines]
-        if texts:
-            self.text.appendPlainText("\n".join(texts))
+        grey = appearance().colors.muted
+        for line in lines:
+            self.text.appendHtml(_line(line, grey))
 
 
-def _line(line: LogLine) -> str:
+def _line(line: LogLine, grey: str) -> str:
     clock = datetime.fromisoformat(line.time).astimezone().strftime("%H:%M:%S")
     level = "" if line.level == "info" else f"{line.level.upper()}: "
-    return f"{clock}  {level}{line.text}"
+    text = html.escape(f"{level}{line.text}")
+    return f'<span style="color:{grey}">{clock}</span>&nbsp; {text}'

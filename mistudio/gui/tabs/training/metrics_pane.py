@@ -1,86 +1,170 @@
-"""Live curves of one run: loss, L0, dead latents, explained variance."""
+"""Live curves of one run, with axes, smoothing, zoom, a crosshair and export."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PySide6.QtCore import Qt, Slot
+from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
-from mistudio.gui.tabs.training.series import SMOOTHING, MetricSeries, smoothed
+from mistudio.gui.tabs.training.chart_tools import ChartTools
+from mistudio.gui.tabs.training.curves import (
+    AXES,
+    CURVES,
+    FIRST_SHOWN,
+    Curve,
+    axis_of,
+    has_time,
+    values_of,
+)
+from mistudio.gui.tabs.training.series import Columns, MetricSeries, is_rising, smoothed
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import WheelGuard
 from mistudio.gui.widgets.plots import CurvePlot
 
-
-class Curve(NamedTuple):
-    """A chart: its column, title, colour role and digits in the legend."""
-
-    column: str
-    title: str
-    color: str
-    digits: int
-
-
-CURVES = (
-    Curve("loss", "Loss", "emerald", 4),
-    Curve("l0", "L0", "blue", 1),
-    Curve("dead", "Dead latents (%)", "red", 2),
-    Curve("explained_variance", "Explained variance", "purple", 4),
-)
+MANY_DEAD = 5.0  # percent
+LONG = 20_000  # rows, from which on a turn of the event loop draws one chart only
 
 
 class MetricsPane(QWidget):
     """Draws a `MetricSeries`; rows that arrive while it is hidden are drawn when it is shown."""
 
-    def __init__(self, latents: int, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, latents: int, shown: Sequence[str] = FIRST_SHOWN, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self._latents = max(1, latents)
         self.series = MetricSeries()
         self.plots: dict[str, CurvePlot] = {}
         self._stale = True
-        self._grid = QGridLayout()
+        self._is_rising = False
+        self._waiting: list[Curve] = []  # charts that are yet to be drawn
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._draw_next)
+        self.charts = QWidget()
+        self._grid = QGridLayout(self.charts)
+        self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(appearance().px(16))
-        self.smooth_button = button(
-            "Smooth",
-            variant="toggle",
-            tip=f"Moving average of {SMOOTHING} points over the raw line",
-        )
-        self.smooth_button.toggled.connect(self._make_plots)
+        self.toggles = {curve.column: self._toggle(curve, shown) for curve in CURVES}
+        self.tools = ChartTools()
+        self.tools.changed.connect(self._on_tools)
+        self.tools.zoomed.connect(self.zoom)
+        self.tools.reset.connect(self.reset_view)
+        self.smooth_button = self.tools.smooth_button
         self.empty = label("No step has been measured yet.", "muted")
+        self.rising = label("The loss is rising.", "text-yellow")
+        self.rising.setToolTip(
+            "The mean of the last 20 rows exceeds that of the 20 before by 3 standard errors"
+        )
+        self.dead = label("More than 5 % of the latents are dead.", "text-red")
+        self._build()
+        self._arrange()
+
+    def _toggle(self, curve: Curve, shown: Sequence[str]) -> Any:
+        made = button(curve.title.split(" (")[0], variant="toggle", tip=f"Show {curve.title}")
+        made.setChecked(curve.column in shown)
+        made.clicked.connect(self._arrange)
+        return made
+
+    def _build(self) -> None:
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        box.addLayout(row(self.empty, None, self.smooth_button))
-        box.addLayout(self._grid)
-        self._make_plots()
+        chosen = QWidget()
+        chosen.setLayout(FlowRow(*self.toggles.values()))
+        box.addWidget(chosen)
+        box.addWidget(self.tools)
+        box.addLayout(row(self.empty, self.rising, self.dead, None))
+        box.addWidget(self.charts)
+        self.rising.hide()
+        self.dead.hide()
+
+    def shown_charts(self) -> list[str]:
+        """The columns whose charts are shown, in order."""
+        return [name for name, toggle in self.toggles.items() if toggle.isChecked()]
 
     @Slot()
-    def _make_plots(self) -> None:
-        """New charts: a chart has a fixed set of curves."""
-        for old in self.plots.values():
-            self._grid.removeWidget(old)
-            old.hide()
-            old.deleteLater()
-        self.plots = {}
-        for place, curve in enumerate(CURVES):
-            plot = CurvePlot(curve.title, "step", digits=curve.digits)
-            if self.smooth_button.isChecked():
-                plot.add_series("raw", "muted")
-                plot.add_series("smoothed", curve.color)
-            else:
-                plot.add_series(curve.title, curve.color)
-            plot.plot.setMinimumHeight(appearance().px(170))
-            view = plot.plot.viewport()
-            view.installEventFilter(WheelGuard(view))  # the page scrolls on over a chart
-            self.plots[curve.column] = plot
-            self._grid.addWidget(plot, place // 2, place % 2)
+    def _arrange(self) -> None:
+        """Show the chosen charts, two beside each other."""
+        for plot in self.plots.values():
+            self._grid.removeWidget(plot)
+            plot.hide()
+        self._on_arranged()
         self._draw_if_seen()
 
-    def set_history(self, rows: Sequence[Mapping[str, Any]], after: int = -1) -> None:
+    def _place(self, column: str) -> CurvePlot:
+        """The chart of a column in its place; it is made when it is first drawn."""
+        if column not in self.plots:
+            self.plots[column] = self._make(next(c for c in CURVES if c.column == column))
+        plot, place = self.plots[column], self.shown_charts().index(column)
+        if self._grid.indexOf(plot) < 0:
+            self._grid.addWidget(plot, place // 2, place % 2)
+            plot.show()
+        return plot
+
+    def _on_arranged(self) -> None:
+        """The choice of charts has changed."""
+
+    def _make(self, curve: Curve) -> CurvePlot:
+        plot = CurvePlot(curve.title, AXES[self.tools.axis()], digits=curve.digits)
+        self._set_curves(plot, curve)
+        plot.plot.setMinimumHeight(appearance().px(170))
+        plot.plot.setToolTip("Drag to pan, drag with the right button to zoom")
+        view = plot.plot.viewport()
+        view.installEventFilter(WheelGuard(view))  # the page scrolls on over a chart
+        plot.hovered.connect(self._on_hovered)
+        plot.view.sigRangeChangedManually.connect(lambda *_: self._follow(plot))
+        return plot
+
+    def _set_curves(self, plot: CurvePlot, curve: Curve) -> None:
+        for name in list(plot.names()):
+            plot.remove_series(name)
+        if self.tools.smooths():
+            plot.add_series("raw", curve.color, faint=True)
+            plot.add_series("smoothed", curve.color)
+        else:
+            plot.add_series(curve.title, curve.color)
+
+    @Slot()
+    def _on_tools(self) -> None:
+        for curve in CURVES:
+            if (plot := self.plots.get(curve.column)) is not None:
+                self._set_curves(plot, curve)
+                plot.set_x_label(AXES[self.tools.axis()])
+        self._draw_if_seen()
+
+    @Slot(object)
+    def _on_hovered(self, x: float | None) -> None:
+        for plot in self.plots.values():
+            plot.set_cursor(x)
+
+    def _follow(self, moved: CurvePlot) -> None:
+        """Let every chart show the part that the user chose in one."""
+        for plot in self.plots.values():
+            if plot is not moved:
+                plot.show_between(*moved.shown())
+
+    @Slot(float)
+    def zoom(self, factor: float) -> None:
+        """Show `factor` times as much of the x axis around its middle."""
+        shown = [self.plots[name] for name in self.shown_charts() if name in self.plots]
+        if shown:
+            shown[0].zoom(factor)
+            self._follow(shown[0])
+
+    @Slot()
+    def reset_view(self) -> None:
+        """Show all of every curve and follow it again."""
+        for plot in self.plots.values():
+            plot.reset_view()
+
+    def set_history(self, rows: Sequence[Mapping[str, Any]] | Columns, after: int = -1) -> None:
         """Take stored rows behind step `after`; those that arrived meanwhile stay behind them."""
         self.series.insert(rows, after)
         self._draw_if_seen()
@@ -92,8 +176,7 @@ class MetricsPane(QWidget):
 
     def values(self, column: str) -> np.ndarray:
         """What a chart shows: the column, dead latents in percent of all."""
-        found = self.series.column(column)
-        return 100.0 * found / self._latents if column == "dead" else found
+        return values_of(self.series, column, self._latents)
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -107,13 +190,39 @@ class MetricsPane(QWidget):
             self._draw()
 
     def _draw(self) -> None:
+        """Draw every chart: at once, or one after the other where that takes long."""
         self._stale = False
         self.empty.setVisible(len(self.series) == 0)
-        steps = self.series.column("step")
-        for curve in CURVES:
-            plot, values = self.plots[curve.column], self.values(curve.column)
-            if self.smooth_button.isChecked():
-                plot.set_data("raw", steps, values)
-                plot.set_data("smoothed", steps, smoothed(values))
-            else:
-                plot.set_data(curve.title, steps, values)
+        self.tools.offer_time(has_time(self.series))
+        self._is_rising = is_rising(self.series.column("loss"))
+        self.rising.setVisible(self._is_rising)
+        dead = self.series.column("dead")[-1:] * (100.0 / self._latents)
+        self.dead.setVisible(bool((dead > MANY_DEAD).any()))
+        self._waiting = [c for c in CURVES if self.toggles[c.column].isChecked()]
+        if len(self.series) > LONG or any(c.column not in self.plots for c in self._waiting):
+            self._soon.start()
+            return
+        while self._waiting:
+            self._draw_next()
+
+    @Slot()
+    def _draw_next(self) -> None:
+        """Draw one chart and leave the rest to the next turn of the event loop."""
+        if not self._waiting:
+            return
+        curve = self._waiting.pop(0)
+        plot, values = self._place(curve.column), self.values(curve.column)
+        xs = axis_of(self.series, self.tools.axis())
+        if len(xs) and not np.isfinite(xs[[0, -1]]).all():
+            known = np.isfinite(xs)
+            xs, values = xs[known], values[known]
+        if self.tools.smooths():
+            plot.set_data("raw", xs, values)
+            plot.set_data("smoothed", xs, smoothed(values, self.tools.points()))
+        else:
+            plot.set_data(curve.title, xs, values)
+        if curve.column == "loss":
+            for name in plot.names():
+                plot.set_color(name, "yellow" if self._is_rising else curve.color)
+        if self._waiting:
+            self._soon.start()

@@ -7,10 +7,11 @@ import dataclasses
 from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
-from mistudio.core.config import settings_of
+from mistudio.core.config import settings_of, to_dict
 from mistudio.core.errors import InvalidInput, StudioError
 from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.models.template_panel import TemplatePanel
 from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
 from mistudio.gui.tabs.training.fields import (
     ARCHITECTURE_TEXTS,
@@ -25,6 +26,8 @@ from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.gui.widgets.layout import Collapsible
 from mistudio.gui.widgets.library_choice import LibraryChoice
+from mistudio.jobs.shipped_templates import Scaling, fitted
+from mistudio.jobs.templates import Loaded
 
 FIELDS = (
     "model",
@@ -40,7 +43,7 @@ FIELDS = (
     "name",
     "context",
 )
-KINDS = ("models", "datasets", "tokenizations")
+KINDS = ("models", "datasets", "tokenizations", "saes")
 
 
 class NewTraining(Card):
@@ -53,9 +56,12 @@ class NewTraining(Card):
         self._services = services
         self._choices = Choices()
         self._pairs: Pairs = []
+        self._saes: Pairs = []
         self.model = LibraryChoice("Choose a model")
         self.dataset = LibraryChoice("Choose a dataset")
         self.layer = LayerEditor()
+        self.sae = LibraryChoice("Fresh weights")
+        self._begun_at = ""  # the SAE whose latents the form took over
         self.form = ConfigForm(
             TrainConfig,
             (*FIELDS, *_advanced()),
@@ -63,6 +69,7 @@ class NewTraining(Card):
                 "model": self.model,
                 "dataset": self.dataset,
                 "layer": self.layer,
+                "init_from": self.sae,
                 "hook": ChoiceEditor(hook_pairs()),
                 "architecture": ChoiceEditor(
                     [(name, ARCHITECTURE_TEXTS[name]) for name in ARCHITECTURES]
@@ -73,6 +80,11 @@ class NewTraining(Card):
             remember="train",
             command="train",
         )
+        self.form.set_values({"init_from": ""})  # each run asks for it anew
+        self.templates = TemplatePanel(services, "training")
+        self._scaling = Scaling()  # what a loaded template leaves to the model
+        self.note = label("", "text-yellow", wrap=True)
+        self.note.hide()
         self.summary = label("", "muted", wrap=True)
         self.plan = PlanBox(services)
         self.problem = label("", "error", wrap=True)
@@ -92,7 +104,11 @@ class NewTraining(Card):
         self.section = Collapsible("New training", is_open=self._recalled())
         self.section.heading.setProperty("role", "card")
         self.section.toggled.connect(self._on_toggled)
-        for part in (self.form, self.summary, self.plan, self.problem, self.start_button):
+        self.templates.loaded.connect(self.load)
+        self.templates.save_asked.connect(self._save_template)
+        self.templates.problem.connect(self._say)
+        parts = (self.templates, self.note, self.form, self.summary, self.plan)
+        for part in (*parts, self.problem, self.start_button):
             self.section.box.addWidget(part)
         self.section.box.addLayout(row(self.reason, self.get_button, None))
         self.box.addWidget(self.section)
@@ -139,8 +155,42 @@ class NewTraining(Card):
         ):
             if found and options.combo.findData(found) >= 0:
                 shown[name] = found
-        self.form.set_values({**shown, "name": ""})
+        self.form.set_values({**shown, "name": "", "continue_from": ""})
         self.section.set_open(True)
+
+    @Slot(object)
+    def load(self, found: Loaded) -> None:
+        """Take the settings of a template; model and text stay unless it names others."""
+        values = to_dict(found.config)
+        for name in ("model", "dataset"):
+            if not values.get(name):
+                values.pop(name)
+        self._scaling = found.scaling
+        self.form.set_values({**values, "continue_from": ""})
+        self._fit_to_template()
+        waits = self._scaling != Scaling()
+        told = [*found.warnings, "Layer and latents follow from the model you choose."]
+        sentences = told if waits else found.warnings
+        self.note.setText(" ".join(sentences))
+        self.note.setVisible(bool(sentences))
+
+    def _fit_to_template(self) -> None:
+        """Set what the template leaves to the model, once there is one."""
+        model = self._choices.model(self.model.value())
+        if model is None or self._scaling == Scaling():
+            return
+        scaling, self._scaling = self._scaling, Scaling()
+        self.note.hide()
+        self.layer.set_layers(model.num_layers)
+        self.form.set_values(fitted(scaling, model.hidden_dim, model.num_layers))
+
+    def _save_template(self) -> None:
+        try:
+            config = self.form.values()
+        except InvalidInput as error:
+            self._say(error.sentence)
+        else:
+            self.templates.save(dataclasses.replace(config, model="", dataset="", name=""))
 
     def _say(self, sentence: str) -> None:
         self.problem.setText(sentence)
@@ -156,6 +206,7 @@ class NewTraining(Card):
     @Slot()
     def _on_changed(self) -> None:
         self._fit_to_model()
+        self._fit_to_template()
         tokenized = self._choices.tokenization(self.dataset.value()) is not None
         self.form.fields["context"].setVisible(not tokenized)
         self._say("")
@@ -165,16 +216,32 @@ class NewTraining(Card):
         """Offer only what goes with the chosen model."""
         model = self._choices.model(self.model.value())
         self.layer.set_layers(model.num_layers if model else None)
+        saes = self._choices.sae_pairs(model)
+        if saes != self._saes:
+            self._saes = saes
+            self.sae.offer(saes)
+        self._fit_to_sae()
         pairs = self._choices.text_pairs(model)
         if pairs != self._pairs:
             self._pairs = pairs
             self.dataset.offer(pairs, self._choices.only_dataset())
+
+    def _fit_to_sae(self) -> None:
+        """Take over the number of latents of the SAE that the run is to start from."""
+        found = self._choices.sae(self.sae.value())
+        if found is not None and found.id != self._begun_at:
+            self._begun_at = found.id
+            self.form.set_values({"width": found.n_latents})
+        elif found is None:
+            self._begun_at = ""
 
     def _tell(self) -> None:
         config = None
         try:
             config = self.form.values()
             text = summary(config, self._choices.model(config.model))
+            if (sae := self._choices.sae(config.init_from)) is not None:
+                text = f"{text} · starts with the weights of {sae.name}"
         except InvalidInput:
             text = ""
         self.summary.setText(text)
@@ -214,4 +281,6 @@ class NewTraining(Card):
 
 
 def _advanced() -> tuple[str, ...]:
-    return tuple(s.name for s in settings_of(TrainConfig) if s.option.advanced)
+    return tuple(
+        s.name for s in settings_of(TrainConfig) if s.option.advanced and s.name != "continue_from"
+    )

@@ -9,7 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mistudio.core.units import EM_DASH
+from mistudio.gui.tabs.training.series import COLUMNS, Columns
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, JobRow, SaeRow, TrainingRow
 from mistudio.store.tables import JOBS, SAES, TRAININGS
@@ -84,7 +87,8 @@ def read_run(db: Any, training_id: str) -> Run | None:
 
 
 def _run(db: Any, row: TrainingRow) -> Run:
-    jobs = JOBS.select(db, "target_id = ? AND kind = 'train'", [row.id], limit=1)
+    whose = "target_id IN (?, ?) AND kind IN ('train', 'sweep')"
+    jobs = JOBS.select(db, whose, [row.id, row.group_id], limit=1)
     counted = db.query("SELECT count(*) AS n FROM checkpoints WHERE training_id = ?", [row.id])
     return Run(
         row,
@@ -120,7 +124,9 @@ class LogLine:
 def read_log(db: Any, training_id: str, folder: Path, limit: int = 2000) -> list[LogLine]:
     """The newest notes of all jobs of a run, oldest first; `folder` holds the jobs' log files."""
     lines: list[LogLine] = []
-    for job in JOBS.select(db, "target_id = ? AND kind = 'train'", [training_id]):
+    row = TRAININGS.find(db, training_id)
+    whose = "target_id IN (?, ?) AND kind IN ('train', 'sweep')"
+    for job in JOBS.select(db, whose, [training_id, row.group_id if row else None]):
         try:
             written = (folder / f"{job.id}.jsonl").read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -142,9 +148,17 @@ def read_checkpoints(db: Any, training_id: str) -> list[CheckpointRow]:
     return trainings.checkpoints(db, training_id)
 
 
-def read_metrics(db: Any, training_id: str, after_step: int) -> list[dict[str, Any]]:
-    """The metric rows of a run behind a step, in step order."""
-    return trainings.metrics(db, training_id, after_step=after_step)
+def read_metrics(db: Any, training_id: str, after_step: int) -> Columns:
+    """The metric columns of a run behind a step, in step order.
+
+    Converted in pieces: a long conversion would keep the window's thread from running.
+    """
+    parts = [
+        np.array(rows, dtype=np.float64)
+        for rows in trainings.metric_chunks(db, training_id, COLUMNS, after_step)
+    ]
+    whole = np.concatenate(parts) if parts else np.empty((0, len(COLUMNS)))
+    return {name: whole[:, place] for place, name in enumerate(COLUMNS)}
 
 
 def local_time(stamp: str | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
@@ -12,6 +14,7 @@ from mistudio.core.config import from_dict
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import (
     EM_DASH,
+    format_bytes,
     format_count,
     format_decimal,
     format_duration,
@@ -20,14 +23,17 @@ from mistudio.core.units import (
 from mistudio.gui.reporting import Drained, Progress
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.fields import ARCHITECTURE_TEXTS
+from mistudio.gui.tabs.training.metrics_pane import MANY_DEAD
 from mistudio.gui.tabs.training.panes import PANES, make_pane, pane_title
 from mistudio.gui.tabs.training.reads import Run, local_time
+from mistudio.gui.tabs.training.series import RECENT, is_rising
 from mistudio.gui.tabs.training.states import ACTIONS, actions_of
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
 from mistudio.gui.widgets.pill import Pill
 from mistudio.gui.widgets.progress import ProgressBar
 
+BUSY = 95  # percent of the GPU
 WORKING = ("initializing", "training", "stopping")
 
 
@@ -52,8 +58,11 @@ class RunCard(Card):
             "loss": MetricTile("Loss", color="emerald"),
             "l0": MetricTile("L0", color="blue"),
             "dead": MetricTile("Dead", color="red"),
-            "ev": MetricTile("Explained variance", color="purple"),
+            "ev": MetricTile("Explained variance", color="text"),
+            "gpu": MetricTile("GPU", color="purple"),
         }
+        self.tiles["gpu"].hide()
+        self._recent: deque[Mapping[str, Any]] = deque(maxlen=2 * RECENT)
         self.bar = ProgressBar("emerald")
         self.line = label("", "muted")
         self.failure = label("", "error", wrap=True, selectable=True)
@@ -121,6 +130,7 @@ class RunCard(Card):
             log.add(drained.notes)  # type: ignore[attr-defined]
         if rows:
             self.live = rows[-1]
+            self._recent.extend(rows)
             if (metrics := self.panes.get("metrics")) is not None:
                 metrics.add(rows)  # type: ignore[attr-defined]
         self._show_figures()
@@ -150,7 +160,20 @@ class RunCard(Card):
         self.tiles["ev"].set_value(
             format_decimal(live.get("explained_variance", training.latest_ev), 4)
         )
+        self._warn(dead / width if dead is not None and width else 0.0)
         self._show_progress(training.status)
+
+    def _warn(self, dead_share: float) -> None:
+        """Colours that ask for attention, and the GPU's load while it is told."""
+        losses = np.array([row.get("loss") for row in self._recent], dtype=np.float64)
+        working = self.run.training.status in WORKING
+        self.tiles["loss"].set_color("yellow" if working and is_rising(losses) else "emerald")
+        self.tiles["dead"].set_color("red" if dead_share > MANY_DEAD / 100 else "text")
+        load = (self.live or {}).get("gpu_percent") if working else None
+        self.tiles["gpu"].setVisible(load is not None)
+        if load is not None:
+            self.tiles["gpu"].set_value(f"{load:.0f} %")
+            self.tiles["gpu"].set_color("red" if load > BUSY else "purple")
 
     def _show_progress(self, status: str) -> None:
         training, live, told = self.run.training, self.live or {}, self._progress
@@ -166,10 +189,23 @@ class RunCard(Card):
         if status in WORKING and told:
             if told.rate:
                 parts.append(told.rate)
-            parts.append(f"{format_duration(told.eta_s)} left" if told.eta_s else told.phase)
+            left = self._left() or told.eta_s
+            parts.append(f"{format_duration(left)} left" if left else told.phase)
+            if memory := live.get("memory_bytes"):
+                parts.append(f"{format_bytes(int(memory))} memory")
         elif done:
             parts.append(f"{format_count(training.tokens_seen)} tokens")
         self.line.setText(" · ".join(parts))
+
+    def _left(self) -> float | None:
+        """Seconds left at the pace of the last 100 steps; None before two rows are known."""
+        rows = [row for row in self._recent if row.get("train_seconds") is not None][-11:]
+        total = self.run.training.total_steps
+        if len(rows) < 2 or not total:
+            return None
+        steps = rows[-1]["step"] - rows[0]["step"]
+        seconds = rows[-1]["train_seconds"] - rows[0]["train_seconds"]
+        return max(0, total - rows[-1]["step"]) * seconds / steps if steps > 0 else None
 
 
 def _subtitle(run: Run) -> str:

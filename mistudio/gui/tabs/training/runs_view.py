@@ -11,12 +11,15 @@ from mistudio.core.errors import StudioError
 from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
+from mistudio.gui.tabs.training.checkpoints_pane import write_sae
+from mistudio.gui.tabs.training.continue_dialog import ContinueDialog
 from mistudio.gui.tabs.training.live import LiveRuns
 from mistudio.gui.tabs.training.new_training import NewTraining
 from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.tabs.training.run_list import RunList
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.layout import CenteredColumn
+from mistudio.jobs import checkpoints
 from mistudio.jobs.deletion import delete_training
 from mistudio.jobs.dependants import of_training
 from mistudio.store.tables import JOBS
@@ -80,6 +83,10 @@ class RunsView(CenteredColumn):
             self._announce(run.job.id)
         elif action == "resume":
             self._announce(self._services.studio.resume_training(run.training.id))
+        elif action == "continue":
+            self._continue(run)
+        elif action == "write":
+            write_sae(self._services, run)
         elif action == "retry":
             self._retry(run)
         elif action == "delete":
@@ -89,6 +96,16 @@ class RunsView(CenteredColumn):
             self._services.open_tab("Features", sae=run.sae.id)
         elif run.sae is not None and action == "steer":
             self._services.open_tab("Steering", sae=run.sae.id)
+
+    def _continue(self, run: Run) -> None:
+        studio, training = self._services.studio, run.training
+        self._services.query.ask(
+            lambda _: (checkpoints.proposed(studio, training.id), training.name), self._on_proposed
+        )
+
+    @Slot(object)
+    def _on_proposed(self, found: tuple[TrainConfig, str]) -> None:
+        ContinueDialog(self._services, *found, self.window()).show()
 
     def _retry(self, run: Run) -> None:
         if run.job is None:

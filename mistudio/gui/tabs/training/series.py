@@ -2,58 +2,86 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-COLUMNS = ("step", "tokens", "loss", "l0", "dead", "explained_variance", "tokens_per_s")
+COLUMNS = (
+    "step",
+    "tokens",
+    "train_seconds",
+    "loss",
+    "reconstruction",
+    "sparsity",
+    "l0",
+    "dead",
+    "explained_variance",
+    "learning_rate",
+    "tokens_per_s",
+)
 SMOOTHING = 21  # points of the moving average
+RECENT = 20  # rows that are compared with as many before them
+
+Columns = Mapping[str, np.ndarray]
 
 
 class MetricSeries:
     """Rows in step order. A step that is already there stays as it was first measured."""
 
     def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {name: [] for name in COLUMNS}
+        self._size = 0
+        self._values = {name: np.empty(256) for name in COLUMNS}
 
     def __len__(self) -> int:
-        return len(self._values["step"])
+        return self._size
 
     def last_step(self) -> int:
         """The newest step, -1 without rows."""
-        steps = self._values["step"]
-        return int(steps[-1]) if steps else -1
+        return int(self._values["step"][self._size - 1]) if self._size else -1
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Append rows behind the last step; returns how many were new."""
-        before, last = len(self), self.last_step()
-        for row in rows:
-            step = int(row["step"])
-            if step <= last:
-                continue
-            last = step
-            for name, column in self._values.items():
-                value = row.get(name)
-                column.append(float("nan") if value is None else float(value))
-        return len(self) - before
+        before = self._size
+        self._append(as_columns(rows))
+        return self._size - before
 
-    def insert(self, rows: Iterable[Mapping[str, Any]], after: int) -> None:
+    def insert(self, rows: Iterable[Mapping[str, Any]] | Columns, after: int) -> None:
         """Put stored rows behind step `after`, before those that arrived while they were read."""
-        steps = self._values["step"]
-        known = bisect.bisect_right(steps, after)
-        newer = {name: column[known:] for name, column in self._values.items()}
-        for column in self._values.values():
-            del column[known:]
-        self.add(rows)
-        first = bisect.bisect_right(newer["step"], self.last_step())
-        for name, column in self._values.items():
-            column.extend(newer[name][first:])
+        read = cast("Columns", rows) if isinstance(rows, Mapping) else as_columns(rows)
+        known = int(np.searchsorted(self.column("step"), after, side="right"))
+        newer = {name: self.column(name)[known:].copy() for name in COLUMNS}
+        self._size = known
+        self._append(read)
+        self._append(newer)
 
     def column(self, name: str) -> np.ndarray:
-        """One column as float64, unknown values as NaN."""
-        return np.asarray(self._values[name], dtype=np.float64)
+        """One column as float64, unknown values as NaN; do not write into it."""
+        return self._values[name][: self._size]
+
+    def _append(self, columns: Columns) -> None:
+        """Append what lies behind the last step; steps that do not rise are left out."""
+        steps = columns["step"]
+        if not len(steps):
+            return
+        # the highest step so far before each row
+        highest = np.maximum.accumulate(np.concatenate(([self.last_step()], steps[:-1])))
+        new = steps > highest
+        count = int(new.sum())
+        size = self._size + count
+        for name, held in self._values.items():
+            if size > len(held):
+                grown = np.empty(max(size, 2 * len(held)))
+                grown[: self._size] = held[: self._size]
+                self._values[name] = grown
+            self._values[name][self._size : size] = columns[name][new]
+        self._size = size
+
+
+def as_columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
+    """Rows as float64 columns; what a row does not tell is NaN."""
+    listed = list(rows)
+    return {name: np.array([row.get(name) for row in listed], dtype=np.float64) for name in COLUMNS}
 
 
 def smoothed(values: np.ndarray, points: int = SMOOTHING) -> np.ndarray:
@@ -61,11 +89,24 @@ def smoothed(values: np.ndarray, points: int = SMOOTHING) -> np.ndarray:
     known = np.isfinite(values)
     if not known.any():
         return values
-    kernel = np.ones(min(points, len(values) | 1))
-    half = len(kernel) // 2
+    half = min(points, len(values) | 1) // 2
 
     def window_sum(of: np.ndarray) -> np.ndarray:
-        return np.convolve(of, kernel)[half : half + len(of)]
+        sums = np.cumsum(np.concatenate((np.zeros(half + 1), of, np.zeros(half))))
+        return sums[2 * half + 1 :] - sums[: -2 * half - 1]
 
-    total, count = window_sum(np.where(known, values, 0.0)), window_sum(known.astype(np.float64))
-    return np.where(known, total / np.maximum(count, 1.0), np.nan)
+    # sums of differences from the mean stay small, so that little is lost to rounding
+    middle = float(values[known].mean())
+    total = window_sum(np.where(known, values - middle, 0.0))
+    count = window_sum(known.astype(np.float64))
+    return np.where(known, middle + total / np.maximum(count, 1.0), np.nan)
+
+
+def is_rising(losses: np.ndarray) -> bool:
+    """Whether the mean of the last 20 rows exceeds that of the 20 before by 3 standard errors."""
+    found = losses[-2 * RECENT :]
+    if len(found) < 2 * RECENT or not np.isfinite(found).all():
+        return False
+    before, now = found[:RECENT], found[RECENT:]
+    error = float(np.sqrt((before.var(ddof=1) + now.var(ddof=1)) / RECENT))
+    return float(now.mean() - before.mean()) > 3 * error

@@ -22,13 +22,22 @@ ACTIONS = {
     ),
     "steer": Action("Steer", "sliders", "secondary", "Generate text with this SAE's features"),
     "pause": Action(
-        "Pause", "pause", "secondary", "Write a checkpoint and give up memory and device"
+        "Pause", "pause", "warning", "Write a checkpoint and give up memory and device"
     ),
     "resume": Action("Resume", "play", "primary", "Go on from the newest checkpoint"),
     "save": Action("Save now", "save", "secondary", "Write a checkpoint at the next step"),
     "stop": Action("Stop", "stop", "danger", "End after this step; the SAE goes to the library"),
     "cancel": Action("Cancel", "close", "secondary", "Take this run out of the queue"),
-    "retry": Action("Retry", "retry", "secondary", "New run with the same settings, from step 0"),
+    "continue": Action(
+        "Continue",
+        "play",
+        "secondary",
+        "New run from the newest checkpoint, with full state and more steps",
+    ),
+    "write": Action(
+        "Write SAE", "features", "secondary", "Put the newest checkpoint's SAE into the library"
+    ),
+    "retry": Action("Retry", "retry", "info", "New run with the same settings, from step 0"),
     "delete": Action("Delete", "trash", "secondary", "Remove this run and its checkpoints"),
 }
 
@@ -39,11 +48,12 @@ _BY_STATE = {
     "stopping": (),
     "paused": ("resume", "stop"),
     "interrupted": ("resume", "stop", "delete"),
-    "stopped": ("features", "steer", "retry", "delete"),
-    "completed": ("features", "steer", "retry", "delete"),
-    "failed": ("resume", "retry", "delete"),
+    "stopped": ("features", "steer", "continue", "retry", "delete"),
+    "completed": ("features", "steer", "continue", "retry", "delete"),
+    "failed": ("resume", "continue", "write", "retry", "delete"),
 }
 _WAITING = ("paused", "interrupted")
+_NEEDS_CHECKPOINT = ("resume", "continue", "write")
 _NEEDS_JOB = ("cancel", "stop", "pause", "save")
 
 
@@ -56,6 +66,6 @@ def actions_of(run: Run) -> tuple[str, ...]:
         found = tuple(name for name in found if name != "stop")
     if run.sae is None:
         found = tuple(name for name in found if name not in ("features", "steer"))
-    if run.training.status == "failed" and not run.checkpoints:
-        found = tuple(name for name in found if name != "resume")
+    if not run.checkpoints and run.training.status in ("failed", "stopped", "completed"):
+        found = tuple(name for name in found if name not in _NEEDS_CHECKPOINT)
     return found

@@ -1,0 +1,531 @@
+"""Runs one training, or several over one pass: statistics, windows, learners, library entries."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mistudio.core.atomic import directory_bytes, write_json
+from mistudio.core.config import from_dict, to_dict
+from mistudio.core.control import EndsTurn, HoldsInPlace, Request
+from mistudio.core.errors import Cancelled, StudioError
+from mistudio.core.ids import now
+from mistudio.core.training_configs import TrainConfig
+from mistudio.jobs import evaluate, lookup, sae_library
+from mistudio.jobs.context import JobContext, Result, StageReporter
+from mistudio.jobs.runner import as_studio_error
+from mistudio.jobs.shared_progress import SharedProgress
+from mistudio.jobs.training_reporter import TrainingReporter
+from mistudio.jobs.training_source import (
+    TrainingSource,
+    calibration_reader,
+    open_source,
+    training_reader,
+)
+from mistudio.store.records import SaeRow, TrainingRow
+from mistudio.store.tables import MODELS, TRAININGS
+
+if TYPE_CHECKING:
+    import torch
+
+    from mistudio.ml.activations.multi_capture import HookPoint
+    from mistudio.ml.activations.readers import RowReader
+    from mistudio.ml.activations.statistics import StreamStatistics
+    from mistudio.ml.activations.windows import Feed, Windows
+    from mistudio.ml.training.learner import Learner
+    from mistudio.ml.training.loop import TrainResult
+    from mistudio.ml.training.run_state import TargetStatistics
+
+MEASURED = 0.04  # of the progress goes to measuring the activations
+STATISTICS = ("statistics.json", "statistics-out.json")  # of what is read, of the target
+TRAINED = 0.93  # of it is reached before the evaluation
+
+
+@dataclass
+class Run:
+    """One training of this turn."""
+
+    row: TrainingRow
+    config: TrainConfig
+    folder: Path
+    report: TrainingReporter
+    result: TrainResult | None = None
+    sae: SaeRow | None = None
+    ended: bool = False
+    """whether its row holds the last state of this turn"""
+
+
+def run_trainings(
+    ctx: JobContext, rows: Sequence[TrainingRow], *, ends_turn: bool = True
+) -> list[Result]:
+    """Take trainings from where they stand to completed, stopped or paused.
+
+    All read the same rows of the same text. With `ends_turn` a pause ends the job's turn at a
+    checkpoint; without, it waits in place. No row stays in a working state: a failure leaves it
+    failed, with its sentence. One that fails does not end the others; raises what it failed of if
+    there is no other.
+    """
+    control = EndsTurn(ctx.control) if ends_turn else HoldsInPlace(ctx.control)
+    turn = dataclasses.replace(ctx, control=control)
+    together = SharedProgress(turn.report, len(rows))
+    runs = [_begin(turn, row, together.member(i)) for i, row in enumerate(rows)]
+    try:
+        results = _run(turn, runs)
+    except Cancelled:
+        paused = ends_turn and ctx.control.requested() is Request.PAUSE
+        for run in runs:
+            if not run.ended:
+                status = "paused" if paused else "interrupted"
+                TRAININGS.update(ctx.db, run.row.id, status=status, progress=None)
+        if paused:
+            ctx.held = True
+            return [{"training": run.row.id, "outcome": "paused"} for run in runs]
+        raise
+    except Exception as error:
+        for run in runs:
+            if not run.ended:
+                _fail(turn, run, as_studio_error(error))
+        raise
+    ctx.held = turn.held
+    return results
+
+
+def _begin(ctx: JobContext, row: TrainingRow, progress: Any) -> Run:
+    config = from_dict(TrainConfig, row.config)
+    folder = ctx.paths.run(row.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    TRAININGS.update(
+        ctx.db,
+        row.id,
+        status="initializing",
+        error_code=None,
+        error_message=None,
+        started_at=row.started_at or now(),
+    )
+    sae = lookup.sae(ctx.studio, row.sae_id) if row.sae_id else None
+    report = TrainingReporter(StageReporter(progress, 0.0, TRAINED), ctx.studio, row)
+    return Run(row, config, folder, report, sae=sae)
+
+
+def _fail(ctx: JobContext, run: Run, failure: StudioError) -> None:
+    TRAININGS.update(
+        ctx.db,
+        run.row.id,
+        status="failed",
+        progress=None,
+        error_code=failure.code,
+        error_message=failure.sentence,
+        ended_at=now(),
+    )
+    run.ended = True
+
+
+def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
+    first = runs[0]
+    source = open_source(ctx, first.row, first.config)
+    for run in runs:
+        for sentence in run.config.warnings():
+            run.report.note(sentence, level="warning")
+        if source.texts and run is not first:
+            _share_texts(ctx, run, source)
+        _settle_length(ctx, run, source)
+        write_json(run.folder / "config.json", to_dict(run.config))
+    try:
+        failures = _learn(ctx, source, runs)
+    finally:
+        for run in runs:
+            run.report.flush()
+            run.report.mirror_checkpoints()
+    for run in runs:
+        if not run.ended:
+            _settle(ctx, source, run)
+    if failures and len(runs) == len(failures):
+        raise failures[0]
+    return [_told(ctx, run) for run in runs if run.result is not None]
+
+
+def _share_texts(ctx: JobContext, run: Run, source: TrainingSource) -> None:
+    from mistudio.store import trainings
+
+    if not trainings.tokenizations_of(ctx.db, run.row.id):
+        for text, weight in source.texts:
+            trainings.use_dataset(ctx.db, run.row.id, text.id, weight)
+
+
+def _settle_length(ctx: JobContext, run: Run, source: TrainingSource) -> None:
+    """A length of 0 is one pass over what there is to train on."""
+    if run.config.tokens:
+        return
+    from mistudio.ml.data.row_table import usable_tokens
+
+    batch = run.config.batch
+    usable = usable_tokens(source.table, "train", run.config.mask_special)
+    run.config = dataclasses.replace(run.config, tokens=max(1, usable // batch) * batch)
+    steps = run.config.tokens // batch
+    TRAININGS.update(ctx.db, run.row.id, config=to_dict(run.config), total_steps=steps)
+
+
+def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[StudioError]:
+    """The tensor part: measure activations, fill windows, train; goes on from checkpoints."""
+    from mistudio.ml.activations.stream import ActivationStream
+    from mistudio.ml.activations.windows import Windows
+    from mistudio.ml.training.learner import Learner, LearnerOptions
+    from mistudio.ml.training.loop import train_together
+
+    config = runs[0].config
+    points = _points(runs)
+    reader = calibration_reader(source, points, ctx)
+    feeds = _feeds(ctx, source, reader, runs)
+    numbers = {(feed.point, feed.target): number for number, feed in enumerate(feeds)}
+    failures: list[StudioError] = []
+
+    def on_fill(done: int, rows: int) -> None:
+        if ctx.control.requested() is not Request.NONE:
+            raise Cancelled
+
+    def on_note(sentence: str) -> None:
+        runs[0].report.note(sentence, level="warning")
+
+    def on_done(number: int, result: TrainResult) -> None:
+        _keep(ctx, source, runs[number], result)
+
+    def on_failed(number: int, error: StudioError) -> None:
+        if len(runs) == 1:
+            raise error
+        runs[number].report.note(error.sentence, level="error")
+        _fail(ctx, runs[number], error)
+        failures.append(error)
+
+    windows = Windows(
+        training_reader(source, points, ctx, reader),
+        source.table,
+        feeds,
+        window=config.window,
+        seed=config.order_seed,
+        mask_special=config.mask_special,
+        shuffle=config.shuffle,
+        folder=runs[0].folder,
+        on_fill=on_fill,
+        on_note=on_note,
+    )
+    calibration = _Calibration(reader, source, feeds, config, runs[0].folder / "calibration")
+    try:
+        learners: list[Learner] = []
+        for run in runs:
+            number = numbers[_pair(run.config)]
+            statistics, target = feeds[number].statistics, feeds[number].target_statistics
+            metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}
+            if target is not None:
+                metadata["median_norm_out"] = target.median_norm
+            learners.append(
+                Learner(
+                    run.config,
+                    ActivationStream(windows, number, batch=run.config.batch),
+                    statistics,
+                    run.folder,
+                    StageReporter(run.report, MEASURED, 1.0),
+                    ctx.control,
+                    source.device,
+                    LearnerOptions(
+                        calibration=calibration.of(number),
+                        resume_from=_checkpoint(run),
+                        origin=source.origin,
+                        target=None if target is None else _target_of(target),
+                        metadata=metadata,
+                    ),
+                )
+            )
+        train_together(learners, ctx.control, on_done, on_failed)
+        for run, learner in zip(runs, learners, strict=True):
+            _tell_left_out(run, learner)
+    finally:
+        calibration.close()
+        windows.close()
+    return failures
+
+
+def _target_of(statistics: StreamStatistics) -> TargetStatistics:
+    import torch
+
+    from mistudio.ml.training.run_state import TargetStatistics
+
+    mean_O = torch.as_tensor(statistics.mean_D)
+    return TargetStatistics(mean_O, statistics.scale, statistics.variance)
+
+
+def _tell_left_out(run: Run, learner: Learner) -> None:
+    """What the masks kept from the training, where it is more than special tokens."""
+    if run.result is None or run.result.outcome == "paused":
+        return
+    counts = learner.stream.state().get("counts", {})
+    for reason, what in (("non_finite", "not finite"), ("norm", "far larger than usual")):
+        if counts.get(reason):
+            run.report.note(f"Left out: {counts[reason]:,} tokens whose activations were {what}.")
+
+
+def _checkpoint(run: Run) -> Path | None:
+    """The newest whole checkpoint of a run, if it has one."""
+    from mistudio.ml.training.checkpoint import newest_checkpoint
+
+    notes: list[str] = []
+    found = newest_checkpoint(run.folder, notes)
+    for note in notes:
+        run.report.note(note, level="warning")
+    if found is not None:
+        run.report.note(f"Goes on from {found.name}.")
+    return found
+
+
+def _pair(config: TrainConfig) -> tuple[HookPoint, HookPoint | None]:
+    """What a training reads and, a transcoder, what it is to give."""
+    from mistudio.ml.activations.multi_capture import HookPoint
+
+    point = HookPoint(config.layer, config.hook_read)
+    return point, None if config.encoder == "sae" else HookPoint(config.layer, config.hook_written)
+
+
+def _points(runs: Sequence[Run]) -> list[HookPoint]:
+    """Every hook point that is read, each once, layer by layer."""
+    return sorted({point for run in runs for point in _pair(run.config) if point is not None})
+
+
+def _feeds(
+    ctx: JobContext, source: TrainingSource, reader: RowReader, runs: Sequence[Run]
+) -> list[Feed]:
+    """What is read, with its statistics: those of an earlier turn, else measured now."""
+    from mistudio.ml.activations.statistics import (
+        StatisticsSettings,
+        StreamStatistics,
+        measure_hooks,
+    )
+    from mistudio.ml.activations.windows import Feed
+
+    config = runs[0].config
+    known: dict[HookPoint, StreamStatistics] = {}
+    for run in runs:
+        for point, file in zip(_pair(run.config), STATISTICS, strict=True):
+            if point is not None and (run.folder / file).exists():
+                values = json.loads((run.folder / file).read_text(encoding="utf-8"))
+                known[point] = StreamStatistics.from_dict(values)
+    missing = [point for point in reader.points if point not in known]
+    if missing:
+        settings = StatisticsSettings(norm_cut=config.norm_cut, mask_special=config.mask_special)
+        report = StageReporter(runs[0].report, 0.0, MEASURED)
+        known |= measure_hooks(reader, source.table, missing, settings, report, ctx.control)
+    pairs: dict[tuple[HookPoint, HookPoint | None], None] = {}
+    for run in runs:
+        pair = _pair(run.config)
+        for point, file in zip(pair, STATISTICS, strict=True):
+            if point is not None:
+                write_json(run.folder / file, known[point].to_dict())
+        pairs[pair] = None
+    return [
+        Feed(point, known[point], target, known[target] if target else None, config.norm_cut)
+        for point, target in pairs
+    ]
+
+
+class _Calibration:
+    """Kept activations of the calibration documents, read once for all SAEs when first needed."""
+
+    def __init__(
+        self,
+        reader: RowReader,
+        source: TrainingSource,
+        feeds: Sequence[Feed],
+        config: TrainConfig,
+        folder: Path,
+    ) -> None:
+        self._reader, self._source, self._feeds = reader, source, feeds
+        self._config, self._folder = config, folder
+        self._windows: Windows | None = None
+
+    def of(self, feed: int) -> Callable[[], Iterator[torch.Tensor]]:
+        """A function that yields unscaled x_BD of a feed."""
+
+        def batches() -> Iterator[torch.Tensor]:
+            held = self._open()
+            if held is None:
+                return
+            import torch
+
+            size = held.window(feed).size
+            for low in range(0, size, 4096):
+                chosen_B = torch.arange(low, min(size, low + 4096))
+                yield held.take(feed, chosen_B)[0]
+
+        return batches
+
+    def _open(self) -> Windows | None:
+        from mistudio.ml.activations.windows import Windows
+        from mistudio.ml.training.learner import CALIBRATION_TOKENS
+
+        if self._windows is None:
+            if not len(self._source.table.rows("calibration")):
+                return None
+            import torch
+
+            self._windows = Windows(
+                self._reader,
+                self._source.table,
+                self._feeds,
+                window=CALIBRATION_TOKENS,
+                seed=0,
+                part="calibration",
+                mask_special=self._config.mask_special,
+                shuffle=False,
+                dtype=torch.float32,
+                folder=self._folder,
+            )
+        self._windows.bring(0, 0)
+        return self._windows
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._windows is not None:
+            self._windows.close()
+            self._folder.rmdir()
+
+
+def _keep(ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult) -> None:
+    """Take in how a training ended; its SAE goes into the library at once."""
+    run.result = result
+    if result.sae is None:
+        ctx.held = True
+        return
+    run.report.flush()
+    TRAININGS.update(ctx.db, run.row.id, status="stopping")
+    if run.sae is None:
+        run.sae = _add_to_library(ctx, source, run, result)
+        TRAININGS.update(ctx.db, run.row.id, sae_id=run.sae.id)
+
+
+def _settle(ctx: JobContext, source: TrainingSource, run: Run) -> None:
+    """Evaluate what was trained to its end, and give the row its last state."""
+    result = run.result
+    if result is None:
+        TRAININGS.update(ctx.db, run.row.id, status="interrupted", progress=None)
+        run.ended = True
+        return
+    if ctx.held or run.sae is None:  # one that is done is evaluated when the others go on
+        share = 100.0 * result.step / result.steps
+        TRAININGS.update(
+            ctx.db, run.row.id, status="paused", current_step=result.step, progress=share
+        )
+        run.ended = True
+        return
+    if result.outcome == "completed" and not run.sae.evaluation:
+        _evaluate(ctx, source, run)
+    TRAININGS.update(
+        ctx.db,
+        run.row.id,
+        status="completed" if result.outcome == "completed" else "stopped",
+        progress=None,
+        current_step=result.step,
+        tokens_seen=result.tokens,
+        size_bytes=directory_bytes(run.folder),
+        ended_at=now(),
+    )
+    run.ended = True
+
+
+def _evaluate(ctx: JobContext, source: TrainingSource, run: Run) -> None:
+    """Measure a finished SAE; whoever ends the job now keeps the SAE without figures."""
+    assert run.sae is not None
+    try:
+        figures = evaluate.measure_trained(ctx.part(TRAINED, 1.0), run.sae, source, run.config)
+    except Cancelled:
+        run.report.note("The SAE is kept; its evaluation was left out.", level="warning")
+        return
+    except StudioError as error:
+        run.report.note(f"The SAE is kept without figures: {error.sentence}", level="warning")
+        return
+    evaluate.keep(ctx.studio, run.sae, figures)
+
+
+def _add_to_library(
+    ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult
+) -> SaeRow:
+    assert result.sae is not None
+    config = run.config
+    is_transcoder = config.encoder != "sae"
+    metadata: dict[str, Any] = {
+        "layer": config.layer,
+        "hook": config.hook_read,
+        "hook_head_index": None,
+        "seqpos_slice": [None],
+        "exclude_special_tokens": config.mask_special,
+        "model_from_pretrained_kwargs": {},
+        "training_architecture": config.architecture,
+        "norm_cut": config.norm_cut,
+        "trained_steps": result.step,
+    }
+    for name in ("median_norm", "median_norm_out"):
+        if name in result.sae.metadata:
+            metadata[name] = result.sae.metadata[name]
+    if source.loaded is not None and source.model is not None:
+        from mistudio.ml.hooks import hook_place, tl_name
+
+        text = source.texts[0][0]
+        sides = [("", config.hook_read), ("_out", config.hook_written)]
+        for side, hook in sides if is_transcoder else sides[:1]:
+            path = hook_place(source.loaded, config.layer, hook).path
+            metadata |= {
+                f"hook_name{side}": path,
+                f"hf_hook_name{side}": path,
+                f"tl_hook_name{side}": tl_name(config.layer, hook),
+            }
+        metadata |= {
+            "model_name": source.model.name,
+            "model_class_name": "AutoModelForCausalLM",
+            "context_size": text.context,
+            "prepend_bos": (text.statistics or {}).get("row_start_id") is not None,
+            "dataset_path": text.dataset_id,
+        }
+    elif source.stored is not None:
+        metadata |= {"hook_name": source.stored.name, "dataset_path": source.stored.name}
+    model, known = source.model, source.model is not None
+    if source.stored is not None and model is None:  # vectors that may tell where they come from
+        model = MODELS.find(ctx.db, source.stored.model_id) if source.stored.model_id else None
+        known = int(source.stored.config.get("layer", -1)) >= 0
+    return sae_library.add_sae(
+        ctx.studio,
+        result.sae,
+        metadata,
+        name=run.row.name,
+        origin="trained",
+        model=model,
+        layer=config.layer if known else None,
+        hook=config.hook_read if known else None,
+        hook_out=config.hook_written if known and is_transcoder else None,
+        training_id=run.row.id,
+        step=result.step,
+        config=to_dict(config),
+    )
+
+
+def _told(ctx: JobContext, run: Run) -> Result:
+    """What the job says of a run that ended its turn."""
+    found = run.result
+    assert found is not None
+    result = {"training": run.row.id, "outcome": found.outcome, "steps": found.step}
+    if run.sae is None:
+        return result
+    row = lookup.sae(ctx.studio, run.sae.id)
+    evaluation = row.evaluation or {}
+    return {
+        **result,
+        "sae": row.id,
+        "tokens": found.tokens,
+        "weights_hash": row.weights_hash,
+        "train_seconds": found.seconds,
+        "tokens_per_s": found.tokens / found.seconds if found.seconds else None,
+        "explained_variance": evaluation.get("ev"),
+        "l0": evaluation.get("l0"),
+        "dead_fraction": evaluation.get("dead"),
+        "ce_loss_score": evaluation.get("ce_loss_score"),
+    }

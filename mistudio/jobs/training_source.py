@@ -1,0 +1,138 @@
+"""What trainings read: a model and texts, or activations that are stored already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mistudio.core.errors import InUse, Mismatch
+from mistudio.core.training_configs import TrainConfig
+from mistudio.jobs import lookup
+from mistudio.jobs.context import JobContext
+from mistudio.jobs.runner import Studio
+from mistudio.jobs.tokenize import for_training
+from mistudio.store import trainings
+from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow, TrainingRow
+from mistudio.store.tables import ACTIVATION_SETS
+
+if TYPE_CHECKING:
+    import torch
+
+    from mistudio.ml.activations.multi_capture import HookPoint
+    from mistudio.ml.activations.readers import RowReader
+    from mistudio.ml.data.row_table import RowTable
+    from mistudio.ml.loading import LoadedModel
+
+HELD_OUT = 0.05  # of vectors without text
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """The rows of a training and where their activations come from.
+
+    `model`, `loaded` and `texts` are None and empty for vectors that were imported.
+    """
+
+    model: ModelRow | None
+    loaded: LoadedModel | None
+    texts: list[tuple[TokenizationRow, float]]
+    table: RowTable
+    stored: ActivationSetRow | None
+    device: torch.device
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a resume must find again."""
+        found: dict[str, Any] = {}
+        if self.model is not None:
+            found["model"] = self.model.id
+            found["tokenization"] = ",".join(text.id for text, _ in self.texts)
+        if self.stored is not None:
+            found["activations"] = self.stored.id
+        return found
+
+
+def activation_set(studio: Studio, config: TrainConfig) -> ActivationSetRow | None:
+    """The ready activation set that a config names, if it names one."""
+    if not config.activations:
+        return None
+    row = ACTIVATION_SETS.named(studio.db(), config.activations)
+    if row.status not in ("ready", "completed"):
+        raise InUse(f"Activation set {row.name!r} is not ready ({row.status}).")
+    return row
+
+
+def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> TrainingSource:
+    """Load the model and the texts of a training, which may have to be tokenised first."""
+    from mistudio.ml.data.row_table import MixedTokens, VectorTable
+    from mistudio.ml.data.token_store import TokenStore
+    from mistudio.ml.device import choose_device
+
+    stored = activation_set(ctx.studio, config)
+    if not config.model:
+        assert stored is not None
+        return TrainingSource(
+            None,
+            None,
+            [],
+            VectorTable(stored.n_tokens or 0, HELD_OUT, config.order_seed),
+            stored,
+            choose_device(),
+        )
+    model = lookup.model(ctx.studio, config.model)
+    texts = _texts(ctx, training, model, config)
+    ctx.report.progress(0.0, "loading the model")
+    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    stores = [TokenStore(ctx.paths.absolute(text.path or "")) for text, _ in texts]
+    table: RowTable = stores[0]
+    if len(stores) > 1:
+        table = MixedTokens(stores, [weight for _, weight in texts])
+    if stored is not None and stored.tokenization_id not in (None, texts[0][0].id):
+        raise Mismatch(
+            f"Activation set {stored.name!r} was made from another text than the one chosen; "
+            "choose the tokenisation it was made from."
+        )
+    return TrainingSource(model, loaded, texts, table, stored, loaded.device)
+
+
+def _texts(
+    ctx: JobContext, training: TrainingRow, model: ModelRow, config: TrainConfig
+) -> list[tuple[TokenizationRow, float]]:
+    """The texts of a run: those it began with, else what its settings name."""
+    begun = trainings.tokenizations_of(ctx.db, training.id)
+    wanted = begun or config.mixture
+    found = [(for_training(ctx, name, model, config.context), weight) for name, weight in wanted]
+    if not begun:
+        for text, weight in found:
+            trainings.use_dataset(ctx.db, training.id, text.id, weight)
+    return found
+
+
+def calibration_reader(
+    source: TrainingSource, points: Sequence[HookPoint], ctx: JobContext
+) -> RowReader:
+    """Reads rows of every part: the model, or the stored vectors where there is none."""
+    from mistudio.ml.activations.readers import LiveReader, SetReader
+
+    if source.loaded is not None:
+        return LiveReader(source.loaded, points)
+    return SetReader(_open_set(source, ctx), points, source.device)
+
+
+def training_reader(
+    source: TrainingSource, points: Sequence[HookPoint], ctx: JobContext, reader: RowReader
+) -> RowReader:
+    """Reads the rows to train on: from a stored set if one is named, else as `reader` does."""
+    from mistudio.ml.activations.readers import stored_rows
+
+    if source.stored is None or source.loaded is None:
+        return reader
+    return stored_rows(_open_set(source, ctx), source.table, points, source.device)
+
+
+def _open_set(source: TrainingSource, ctx: JobContext) -> Any:
+    from mistudio.ml.activations.shards import ActivationSet
+
+    assert source.stored is not None
+    return ActivationSet(ctx.paths.absolute(source.stored.path or ""))

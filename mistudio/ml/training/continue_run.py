@@ -1,0 +1,186 @@
+"""Where a run may begin that is no fresh one: another run's checkpoint, or an SAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mistudio.core.config import from_dict, settings_of
+from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.training_configs import FIXED_IN_A_CONTINUATION, TrainConfig
+from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.fold import UNIT_TOLERANCE, fold_decoder_norms
+from mistudio.ml.sae.registry import new_trainable
+from mistudio.ml.sae.trainable import TrainableSae
+from mistudio.ml.training.checkpoint import Checkpoint
+from mistudio.ml.training.run_state import (
+    RunState,
+    TargetStatistics,
+    restore_random_states,
+    sae_parameters,
+)
+
+if TYPE_CHECKING:
+    from mistudio.ml.training.loop import InputStatistics
+
+# what an SAE computes -> what can be trained further without changing what it computes, but for
+# the number of active latents
+_FITTING = {
+    "standard": ("standard", "gated", "jumprelu"),
+    "topk": ("topk", "batch_topk"),
+    "jumprelu": ("jumprelu", "gated", "batch_topk", "matryoshka_batch_topk"),
+}
+
+
+def extend_run(
+    checkpoint: Checkpoint,
+    config: TrainConfig,
+    device: torch.device,
+    origin: Mapping[str, Any] | None = None,
+) -> RunState:
+    """A run that goes on from another one's checkpoint under new settings.
+
+    Weights, moments, counters, averages, random states and the step number come from the
+    checkpoint, the schedule from `config`, whose `tokens` count from the first run's beginning.
+    The stream is to be moved to `checkpoint.values["data"]`. With the settings of the first run
+    it goes on as that one would have. Raises `Mismatch` where a setting differs that must not, or
+    `origin` does; `InvalidInput` if there is nothing left to do.
+    """
+    values = checkpoint.values
+    stored = from_dict(TrainConfig, values["config"])
+    check_continuation(stored, config)
+    for key, value in (origin or {}).items():
+        if values["origin"].get(key) != value:
+            raise Mismatch(f"The {key} differs from the one of the run that is continued.")
+    sae = sae_parameters(checkpoint, config)
+    mean_D, mean_O = checkpoint.state["input_mean"], checkpoint.state.get("target_mean")
+    target = None
+    if mean_O is not None:
+        target = TargetStatistics(mean_O, values["scale_out"], values["variance"])
+    run = RunState(config, mean_D, values["scale"], values["variance"], device, sae, target)
+    if run.schedule.steps <= checkpoint.step:
+        done = checkpoint.step * config.batch
+        raise InvalidInput(
+            f"This checkpoint has seen {done:,} tokens already; the length must be more."
+        )
+    run.optimizer.restore(checkpoint.optimizer)
+    run.tracker.restore(checkpoint.state)
+    run.threshold.restore(values["threshold"])
+    if "sparsity" in values:  # not in checkpoints of the first version
+        if (stored.sparsity, stored.jumprelu_penalty) == (config.sparsity, config.jumprelu_penalty):
+            run.sparsity.restore(values["sparsity"])
+        run.rates.restore(checkpoint.state)
+    run.step = checkpoint.step
+    run.sae.k = run.schedule.k_at(run.step)
+    run.loss_average = float(values["loss"])
+    run.l0 = values.get("l0")
+    run.accepted = int(values["accepted"])
+    run.micro.rows = int(values.get("micro_batch", 0))
+    restore_random_states(checkpoint)
+    return run
+
+
+def check_continuation(stored: TrainConfig, config: TrainConfig) -> None:
+    """Raise `Mismatch` naming the first setting that a continued run cannot change."""
+    labels = {setting.name: setting.option.label for setting in settings_of(TrainConfig)}
+    for name in FIXED_IN_A_CONTINUATION:
+        old, new = getattr(stored, name), getattr(config, name)
+        if old != new:
+            raise Mismatch(
+                f"{labels[name]} cannot change in a continued run: it was {old}, now {new}."
+            )
+
+
+def run_from_sae(
+    sae: SparseAutoencoder, config: TrainConfig, statistics: InputStatistics, device: torch.device
+) -> RunState:
+    """A fresh run whose weights are those of an SAE that reads unscaled activations.
+
+    At step 0 it computes what `sae` does: decoder rows become unit, biases and thresholds are
+    multiplied by s, and a b_dec that was not subtracted from the input moves into the encoder's
+    bias. Raises `Mismatch` for other widths, `InvalidInput` for an architecture that `config`
+    cannot train on from there.
+    """
+    mean_D = torch.as_tensor(statistics.mean_D)
+    check_fits(sae, config, mean_D.numel())
+    if not _has_unit_rows(sae):
+        if sae.architecture == "topk":
+            raise InvalidInput(
+                "This SAE's decoder rows differ in length, and with them which latents a TopK SAE "
+                "would choose. It cannot be trained on."
+            )
+        sae = fold_decoder_norms(sae)
+    trainable = new_trainable(
+        config.architecture, sae.d_in, config.width, config.k, seed=config.seed
+    )
+    trainable.configure(config)
+    _take_weights(trainable, sae, statistics.scale)
+    run = RunState(config, mean_D, statistics.scale, statistics.variance, device, trainable)
+    if trainable.needs_threshold and sae.threshold_F is not None:
+        value = float(sae.threshold_F[0]) * statistics.scale
+        run.threshold.restore({"value": value, "averaging": 0.0})
+    return run
+
+
+def check_fits(sae: SparseAutoencoder, config: TrainConfig, d_in: int) -> None:
+    """Raise unless training with `config` on activations of width `d_in` can begin at `sae`."""
+    if (sae.d_in, sae.d_out) != (d_in, d_in):
+        raise Mismatch(f"This SAE expects width {sae.d_in:,}, the activations have {d_in:,}.")
+    if sae.n_latents != config.width:
+        raise Mismatch(
+            f"This SAE has {sae.n_latents:,} latents; set Latents to that number to train it on."
+        )
+    wanted = config.architecture
+    if wanted not in _FITTING[sae.architecture]:
+        fitting = ", ".join(_FITTING[sae.architecture])
+        raise InvalidInput(
+            f"A {sae.architecture} SAE cannot be trained on as {wanted}; it can as {fitting}."
+        )
+    if wanted.endswith("batch_topk") and not _has_one_threshold(sae):
+        raise InvalidInput(
+            f"This SAE has a threshold for each latent; {wanted} has one for all. Train it on as "
+            "jumprelu or gated."
+        )
+    trained_as = sae.metadata.get("training_architecture")
+    if wanted == "matryoshka_batch_topk" and trained_as != wanted:
+        raise InvalidInput(
+            "The latents of this SAE are not nested; it cannot be trained on as a Matryoshka SAE."
+        )
+
+
+def _take_weights(trainable: TrainableSae, sae: SparseAutoencoder, scale: float) -> None:
+    """Parameters in units of s·x from an SAE with unit rows in units of x, by way of float64."""
+    b_enc_F = sae.b_enc_F.double()
+    if not sae.apply_b_dec_to_input:
+        b_enc_F = b_enc_F + sae.b_dec_O.double() @ sae.W_enc_DF.double()
+    b_enc_F = b_enc_F * scale
+    threshold_F = torch.zeros_like(b_enc_F)
+    if sae.threshold_F is not None:
+        threshold_F = sae.threshold_F.double().clamp(min=0) * scale
+    values = {
+        "W_enc_FD": sae.W_enc_DF.T,
+        "W_dec_FO": sae.W_dec_FO,
+        "b_dec_O": sae.b_dec_O.double() * scale,
+        "b_enc_F": b_enc_F,
+        "threshold_F": threshold_F,
+        # gated: both paths read one matrix; the gate opens where h exceeds the threshold
+        "b_mag_F": b_enc_F,
+        "b_gate_F": b_enc_F - threshold_F,
+        "r_mag_F": torch.zeros_like(b_enc_F),
+    }
+    for name, parameter in trainable.parameters.items():
+        parameter.copy_(values[name])
+    trainable.normalise_decoder()
+
+
+def _has_unit_rows(sae: SparseAutoencoder) -> bool:
+    norms_F = torch.linalg.vector_norm(sae.W_dec_FO.double(), dim=1)
+    return bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all())
+
+
+def _has_one_threshold(sae: SparseAutoencoder) -> bool:
+    if sae.threshold_F is None:
+        return True
+    return bool((sae.threshold_F == sae.threshold_F[0]).all())

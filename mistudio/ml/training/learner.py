@@ -1,0 +1,345 @@
+"""One sparse autoencoder in training: takes batches, saves, tells, and ends as a usable SAE."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from mistudio.core.control import JobControl
+from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, TrainingBroke
+from mistudio.core.events import Reporter
+from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.training.alarms import Alarms
+from mistudio.ml.training.checkpoint import load_checkpoint, prune, save_checkpoint
+from mistudio.ml.training.metrics import MetricWindow, loss_of
+from mistudio.ml.training.run_state import (
+    RunState,
+    TargetStatistics,
+    restore_run,
+    seed_random_states,
+)
+from mistudio.ml.training.threshold import calibrate_threshold
+
+REPORT_EVERY = 10  # steps
+BAD_LIMIT = 3  # batches in a row that cannot be used
+CALIBRATION_TOKENS = 131_072
+QUICK_CALIBRATION_TOKENS = 16_384  # after a stop, when the user waits
+
+Batch = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+Calibration = Callable[[], Iterable[torch.Tensor]]
+Evaluation = Callable[[SparseAutoencoder], Mapping[str, Any]]
+
+
+class Stream(Protocol):
+    """Endless batches of activations, float32 unscaled, whose position can be saved.
+
+    A batch is x_BD, or (x_BD, y_BO) where a target is learnt.
+    """
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class WindowedStream(Stream, Protocol):
+    """A stream that shares its windows with others."""
+
+    @property
+    def wanted(self) -> tuple[int, int]:
+        """Epoch and window that the next batch comes from."""
+        ...
+
+
+class InputStatistics(Protocol):
+    """What calibration found: s, the mean x̄ of unscaled tokens [D], V of s·x."""
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def mean_D(self) -> Any: ...  # array or tensor
+
+    @property
+    def variance(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended.
+
+    `outcome` is "completed", "stopped", "cancelled" or "paused"; a paused one has no SAE. `sae` is
+    folded: it reads unscaled activations. `metrics` is what `evaluate` returned, empty if it did
+    not run; `last` the last "training" row; `threshold` a BatchTopK's θ in residual units.
+    """
+
+    outcome: str
+    sae: SparseAutoencoder | None
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    checkpoint: Path
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    last: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+    dead: int = 0
+    skipped: int = 0
+
+
+@dataclass
+class LearnerOptions:
+    """What a training may be given beside its data.
+
+    `calibration()` yields unscaled x of calibration documents, for the final threshold of a
+    BatchTopK. `origin` holds fingerprints (JSON) that a resume must match, `metadata` what the SAE
+    is to carry. `resume_from` is a checkpoint to go on from: the stream is moved there, and the
+    final weights equal those of an undisturbed run. `start` begins with this state instead.
+    `target` are the statistics of what a transcoder is to give.
+    """
+
+    evaluate: Evaluation | None = None
+    calibration: Calibration | None = None
+    resume_from: Path | None = None
+    start: RunState | None = None
+    target: TargetStatistics | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Learner:
+    """The training of one SAE, step by step."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        stream: Stream,
+        statistics: InputStatistics,
+        folder: Path,
+        report: Reporter,
+        control: JobControl,
+        device: torch.device,
+        options: LearnerOptions,
+    ) -> None:
+        """`folder` receives checkpoints. Raises `Mismatch` for a checkpoint of another training."""
+        self.stream, self.report = stream, report
+        self._folder, self._control, self._options = folder, control, options
+        self._saved_path = options.resume_from
+        if options.resume_from is not None:
+            saved = load_checkpoint(options.resume_from)
+            self.run = restore_run(saved, device, config, options.origin)
+            stream.restore(dict(saved.values["data"]))
+        elif options.start is not None:
+            self.run = options.start
+        else:
+            seed_random_states(config.seed)
+            mean_D = torch.as_tensor(statistics.mean_D)
+            self.run = RunState(
+                config,
+                mean_D,
+                statistics.scale,
+                statistics.variance,
+                device,
+                target=options.target,
+            )
+        schedule = self.run.schedule
+        settled = schedule.steps // 10
+        self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
+        self._alarms.resumed_at(self.run.step)
+        self._window, self._skipped = MetricWindow(), 0
+        self._batches = iter(stream)
+        self._began = time.monotonic() - self.run.seconds
+        self._saved_step = -1
+
+    @property
+    def done(self) -> bool:
+        """Whether every step has been made."""
+        return self.run.step >= self.run.schedule.steps
+
+    def step(self) -> None:
+        """One batch. Raises `Cancelled` if the stream gave up, `TrainingBroke` after three
+        unusable batches in a row, `InvalidInput` if there is nothing to learn from."""
+        run, schedule = self.run, self.run.schedule
+        batch = next(self._batches, None)
+        if batch is None:
+            raise InvalidInput("The dataset gives no activations to train on.")
+        x_BD, target_BO = (batch, None) if isinstance(batch, torch.Tensor) else batch
+        x_BD = x_BD.to(run.sae.device) * run.scale
+        if target_BO is not None:
+            target_BO = target_BO.to(run.sae.device) * run.scale_out
+        run.sae.k = schedule.k_at(run.step)
+        rate = schedule.rate_at(run.step)
+        rows = run.micro.rows
+        result = run.micro.gradients(run.sae, x_BD, run.variance, run.extra(), target_BO)
+        if run.micro.rows != rows:
+            self.report.note(
+                f"A step ran out of memory; batches go on in pieces of {run.micro.rows:,} tokens.",
+                level="warning",
+            )
+        loss = float(loss_of(result, schedule.aux_weight))
+        norm = float("nan")
+        if run.acceptable(loss):
+            norm = float(run.optimizer.step(rate))
+        if norm == norm and norm != float("inf"):
+            run.sae.normalise_decoder()
+            run.take_in(result, loss, x_BD.shape[0])
+            self._window.add(result, loss, norm, x_BD.shape[0])
+        else:
+            self._skipped += 1
+            self._skip(loss)
+        run.step += 1
+        if run.step % REPORT_EVERY == 0 or self.done:
+            self._tell(rate)
+        every = run.config.checkpoint_every
+        due = bool(every) and run.step % every == 0
+        if due or self.done:
+            self.save_if_room()
+
+    def save(self) -> Path:
+        """Write a checkpoint and let surplus ones go."""
+        self.run.seconds = time.monotonic() - self._began
+        options = self._options
+        state = self.run.checkpoint(self.stream.state(), options.origin, options.metadata)
+        self._saved_path = save_checkpoint(self._folder, state)
+        self._saved_step = self.run.step
+        prune(self._folder)
+        return self._saved_path
+
+    def save_if_room(self) -> None:
+        """A run whose disk is full goes on: its last checkpoint stays, the next may find room."""
+        if self._saved_step == self.run.step:
+            return
+        try:
+            self.save()
+        except DiskFull as error:
+            if self._saved_path is None and self.done:
+                raise
+            self.report.note(
+                f"{error.sentence} The training goes on without this checkpoint.", level="warning"
+            )
+
+    def end(self, outcome: str) -> TrainResult:
+        """Save, and make the SAE unless the run is only paused."""
+        if outcome == "cancelled" and self.run.step == 0:
+            raise Cancelled
+        if outcome != "completed" or self._saved_path is None:
+            self.save()
+        run = self.run
+        run.seconds = time.monotonic() - self._began
+        sae = None
+        metrics: Mapping[str, Any] = {}
+        if outcome != "paused":
+            sae = self._finish(outcome).with_metadata(**self._options.metadata)
+            metrics = self._evaluated(sae, outcome)
+        assert self._saved_path is not None
+        has_threshold = sae is not None and sae.threshold_F is not None and run.sae.needs_threshold
+        return TrainResult(
+            outcome=outcome,
+            sae=sae,
+            step=run.step,
+            steps=run.schedule.steps,
+            tokens=run.tokens,
+            seconds=run.seconds,
+            checkpoint=self._saved_path,
+            metrics=metrics,
+            last=self._window.last,
+            threshold=float(sae.threshold_F[0])
+            if has_threshold and sae is not None and sae.threshold_F is not None
+            else None,
+            dead=int(run.tracker.dead().numel()),
+            skipped=self._skipped,
+        )
+
+    def _skip(self, loss: float) -> None:
+        """Note a batch that was not used. Nothing has changed yet, so there is nothing to undo."""
+        run = self.run
+        run.bad_in_a_row += 1
+        what = f"a loss of {loss:.3g}" if loss == loss else "a loss that is not a number"
+        self.report.note(
+            f"Step {run.step + 1:,} gave {what}; its batch was skipped.", level="warning"
+        )
+        if run.bad_in_a_row >= BAD_LIMIT:
+            raise TrainingBroke(
+                f"The loss was unusable {BAD_LIMIT} times in a row at step {run.step + 1:,}. "
+                "Lower the learning rate, or go on from the last checkpoint."
+            )
+
+    def _tell(self, rate: float) -> None:
+        """Publish the last steps and start a new window."""
+        run = self.run
+        row = self._window.close(
+            step=run.step,
+            tokens=run.tokens,
+            learning_rate=rate,
+            k=run.sae.k if run.sae.uses_k else None,
+            dead=int(run.tracker.dead().numel()),
+            width=run.config.width,
+            threshold=_threshold(run),
+            aux_weight=run.schedule.aux_weight,
+        )
+        self.report.metric("training", row)
+        for level, sentence in self._alarms.of(row):
+            self.report.note(sentence, level=level)
+        rate_tokens = row["tokens_per_s"] or 0.0
+        left = (run.schedule.steps - run.step) * run.schedule.batch
+        self.report.progress(
+            run.step / run.schedule.steps,
+            f"Training: step {run.step:,} of {run.schedule.steps:,}",
+            rate=f"{rate_tokens:,.0f} tokens/s",
+            eta_s=left / rate_tokens if rate_tokens else None,
+        )
+
+    def _finish(self, outcome: str) -> SparseAutoencoder:
+        """Fold; give a BatchTopK the threshold at which calibration documents have mean L0 = k."""
+        run, calibration = self.run, self._options.calibration
+        sae = folded(run)
+        if not run.sae.needs_threshold or calibration is None or outcome == "cancelled":
+            return sae
+        self.report.progress(run.step / run.schedule.steps, "Finding the threshold")
+        whole = outcome == "completed"
+        tokens = CALIBRATION_TOKENS if whole else QUICK_CALIBRATION_TOKENS
+        control = self._control if whole else None
+        try:
+            threshold = calibrate_threshold(
+                sae.to(run.sae.device), calibration, run.sae.k, tokens, control
+            )
+        except Cancelled:
+            self.report.note(
+                "The threshold stays at its average over the training.", level="warning"
+            )
+            return sae
+        return sae.with_threshold(threshold)
+
+    def _evaluated(self, sae: SparseAutoencoder, outcome: str) -> Mapping[str, Any]:
+        evaluate = self._options.evaluate
+        if evaluate is None or outcome == "cancelled":
+            return {}
+        try:
+            return evaluate(sae)
+        except Cancelled:
+            self.report.note("The SAE is kept; its evaluation was left out.", level="warning")
+            return {}
+
+
+def folded(run: RunState) -> SparseAutoencoder:
+    """The SAE of a run as it stands; a BatchTopK's by its average θ."""
+    sae = run.folded()
+    kept = {"k": run.sae.k} if run.sae.uses_k else {}
+    return sae.with_metadata(
+        trained_tokens=run.tokens, **kept, input_scale=run.scale, seed=run.config.seed
+    )
+
+
+def _threshold(run: RunState) -> float | None:
+    """θ in residual units, of a JumpReLU its mean; None where there is none."""
+    own_F = run.sae.parameters.get("threshold_F")
+    value = float(own_F.mean()) if own_F is not None else run.threshold.value
+    return value / run.scale or None

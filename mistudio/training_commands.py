@@ -1,0 +1,140 @@
+"""The command line's verbs for continued and stopped trainings and for checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mistudio.commands import finish_training, run_job
+from mistudio.console import Console
+from mistudio.core.config import from_arguments, settings_of
+from mistudio.core.errors import InUse, InvalidInput
+from mistudio.core.retention import RetentionConfig
+from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
+from mistudio.core.units import format_bytes
+from mistudio.jobs import checkpoints
+from mistudio.jobs.runner import Studio
+from mistudio.store import trainings
+from mistudio.store.records import CheckpointRow, TrainingRow
+from mistudio.store.tables import JOBS, TRAININGS
+
+Arguments = argparse.Namespace
+
+
+def train_continue(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Go on from a checkpoint of a run as a new run; flags that are given replace its settings."""
+    changes = {
+        setting.name: value
+        for setting in settings_of(TrainConfig)
+        if (value := getattr(arguments, setting.name, None)) is not None
+    }
+    wanted, step = _at(arguments.training)
+    config = checkpoints.continued(studio, wanted, step, **changes)
+    finish_training(console, run_job(studio, console, "train", config, hold=True))
+
+
+def train_stop(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """End a run that trains after its step; its SAE goes to the library."""
+    training = _training(studio, arguments)
+    waiting = "target_id = ? AND status IN ('running', 'paused', 'interrupted')"
+    jobs = JOBS.select(studio.db(), waiting, [training.id], limit=1)
+    if not jobs:
+        raise InUse(f"The run {training.name!r} does not train now.")
+    studio.request(jobs[0].id, "stop")
+    console.result({"training": training.id, "job": jobs[0].id, "request": "stop"})
+
+
+def list_checkpoints(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """The checkpoints of a run, newest first."""
+    training = _training(studio, arguments)
+    checkpoints.mirror(studio, training.id)
+    rows = [_told(row) for row in trainings.checkpoints(studio.db(), training.id)]
+    columns = ("step", "loss", "l0", "bytes", "written", "best", "pinned")
+    console.table("checkpoints", rows, columns)
+
+
+def save_checkpoint(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Ask a run that trains for a checkpoint at its next step."""
+    training = _training(studio, arguments)
+    job = checkpoints.save_now(studio, training.id)
+    console.result({"training": training.id, "job": job, "request": "save"})
+
+
+def pin_checkpoint(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Keep a checkpoint whatever the rule says."""
+    _pin(studio, console, arguments, True)
+
+
+def unpin_checkpoint(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Leave a checkpoint to the rule again."""
+    _pin(studio, console, arguments, False)
+
+
+def _pin(studio: Studio, console: Console, arguments: Arguments, on: bool) -> None:
+    training = _training(studio, arguments)
+    checkpoints.pin(studio, training.id, arguments.step, on)
+    console.result(_told(checkpoints.find(studio, training.id, arguments.step)))
+
+
+def remove_checkpoint(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Delete one checkpoint."""
+    if not arguments.yes:
+        raise InvalidInput("Add --yes to delete it.", code="invalid_config")
+    training = _training(studio, arguments)
+    step = checkpoints.find(studio, training.id, arguments.step).step
+    freed = checkpoints.delete(studio, training.id, step)
+    console.result({"training": training.id, "step": step, "bytes": freed})
+
+
+def keep_checkpoints(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Set how many checkpoints of a run are kept and delete the others."""
+    config = from_arguments(RetentionConfig, arguments)
+    training = TRAININGS.named(studio.db(), config.training)
+    if arguments.every is not None:
+        checkpoints.save_every(studio, training.id, arguments.every)
+    if arguments.preview:
+        found = checkpoints.preview(studio, training.id, config.cap)
+    else:
+        found = checkpoints.keep(studio, config)
+    verb = "Would delete" if arguments.preview else "Deleted"
+    steps = ", ".join(f"{row.step:,}" for row in found.rows) or "none"
+    console.result(
+        {
+            "training": training.id,
+            "steps": [row.step for row in found.rows],
+            "bytes": found.size_bytes,
+            "preview": bool(arguments.preview),
+        },
+        [f"{verb}: {steps} ({format_bytes(found.size_bytes)})."],
+    )
+
+
+def write_sae(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Put the SAE of a checkpoint into the library."""
+    config = from_arguments(WriteSaeConfig, arguments)
+    console.result(run_job(studio, console, "write_sae", config))
+
+
+def _training(studio: Studio, arguments: Arguments) -> TrainingRow:
+    return TRAININGS.named(studio.db(), arguments.training)
+
+
+def _at(wanted: str) -> tuple[str, int]:
+    """A run and a step from RUN or RUN@STEP; -1: its newest checkpoint."""
+    name, sign, step = wanted.rpartition("@")
+    if sign and step.isdecimal():
+        return name, int(step)
+    return wanted, -1
+
+
+def _told(row: CheckpointRow) -> dict[str, Any]:
+    return {
+        "step": row.step,
+        "loss": row.loss,
+        "l0": row.l0,
+        "bytes": row.size_bytes,
+        "written": row.created_at,
+        "best": row.is_best,
+        "pinned": row.is_pinned,
+        "path": row.path,
+    }

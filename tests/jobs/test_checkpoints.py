@@ -1,0 +1,193 @@
+"""Checkpoints of real runs: pins, deletion, the rule, an SAE from one, a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistudio.cli import main
+from mistudio.core.config import to_dict
+from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
+from mistudio.core.paths import Paths
+from mistudio.core.retention import RetentionConfig
+from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
+from mistudio.jobs import checkpoints
+from mistudio.jobs.runner import Studio
+from mistudio.store import trainings
+from mistudio.store.tables import SAES, TRAININGS
+from tests.helpers.studio import run, tiny_studio, tiny_training
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a finished run of 100 steps and five checkpoints."""
+    folder = tmp_path_factory.mktemp("kept")
+    studio = tiny_studio(folder)
+    run(studio, "train", tiny_training(architecture="topk", name="first"))
+    studio.close()
+    return folder / "data"
+
+
+@pytest.fixture
+def studio(home: Path) -> Iterator[Studio]:
+    opened = Studio(Paths.at(home))
+    yield opened
+    opened.close()
+
+
+def first(studio: Studio) -> str:
+    return TRAININGS.named(studio.db(), "first").id
+
+
+def steps(studio: Studio) -> list[int]:
+    return [row.step for row in trainings.checkpoints(studio.db(), first(studio))]
+
+
+def test_one_is_the_best_and_rows_tell_seconds(studio: Studio) -> None:
+    rows = trainings.checkpoints(studio.db(), first(studio))
+    assert [row.step for row in rows] == [100, 80, 60, 40, 20]
+    assert [row.step for row in rows if row.is_best] == [
+        min(rows, key=lambda row: row.loss or 1e9).step
+    ]
+    seconds = [row["train_seconds"] for row in trainings.metrics(studio.db(), first(studio))]
+    assert all(later > earlier > 0 for earlier, later in pairwise(seconds))
+
+
+def test_pins_preview_and_the_cap(studio: Studio) -> None:
+    training = first(studio)
+    checkpoints.pin(studio, training, 40)
+    rows = trainings.checkpoints(studio.db(), training)
+    assert [row.step for row in rows if row.is_pinned] == [40]
+    found = checkpoints.preview(studio, training, 4)
+    best = next(row.step for row in rows if row.is_best)
+    assert [row.step for row in found.rows] == sorted({60, 80} - {best})
+    assert found.size_bytes == sum(row.size_bytes or 0 for row in found.rows) > 0
+    assert len(steps(studio)) == 5, "a preview deletes nothing"
+    with pytest.raises(InUse, match="pinned"):
+        checkpoints.delete(studio, training, 40)
+    with pytest.raises(InvalidInput, match="between 2 and 1,000"):
+        checkpoints.keep(studio, RetentionConfig(training, cap=1))
+    checkpoints.pin(studio, training, 40, on=False)
+    assert not any(row.is_pinned for row in trainings.checkpoints(studio.db(), training))
+
+
+def test_delete_and_what_forbids_it(studio: Studio) -> None:
+    training = first(studio)
+    path = studio.paths.absolute(checkpoints.find(studio, training, 60).path)
+    TRAININGS.update(studio.db(), training, status="interrupted")
+    with pytest.raises(InUse, match="newest of an unfinished run"):
+        checkpoints.delete(studio, training, 100)
+    TRAININGS.update(studio.db(), training, status="completed")
+    assert checkpoints.delete(studio, training, 60) > 0
+    assert not path.exists()
+    assert steps(studio) == [100, 80, 40, 20]
+    with pytest.raises(NotFound, match="no checkpoint of step 60; it has 100, 80, 40, 20"):
+        checkpoints.delete(studio, training, 60)
+    with pytest.raises(InUse, match="does not train now"):
+        checkpoints.save_now(studio, training)
+
+
+def test_the_sae_of_the_last_checkpoint_is_that_of_the_run(studio: Studio) -> None:
+    training = TRAININGS.get(studio.db(), first(studio))
+    own = SAES.get(studio.db(), training.sae_id or "")
+    result = run(studio, "write_sae", WriteSaeConfig(training.id))
+    made = SAES.get(studio.db(), result["sae"])
+    assert made.weights_hash == own.weights_hash
+    assert (made.checkpoint_step, made.layer, made.hook_in) == (100, 1, "resid_post")
+    described = json.loads((studio.paths.absolute(made.path) / "cfg.json").read_text())
+    assert "layers.1" in json.dumps(described)
+    earlier = run(studio, "write_sae", WriteSaeConfig(training.id, step=20, name="early"))
+    early = SAES.get(studio.db(), earlier["sae"])
+    assert (early.name, early.checkpoint_step) == ("early", 20)
+    assert early.weights_hash != own.weights_hash
+
+
+def test_settings_of_a_continued_run(studio: Studio) -> None:
+    training = first(studio)
+    config = checkpoints.continued(studio, "first", 40, tokens=12_800)
+    assert config.continue_from == f"{training}@40"
+    assert config.dataset == trainings.tokenization_of(studio.db(), training)
+    start = checkpoints.starting_point(studio, config)
+    assert start is not None
+    assert start.checkpoint is not None
+    assert start.checkpoint.name == "step_00000040"
+    with pytest.raises(InvalidInput, match="6,400 tokens already"):
+        checkpoints.continued(studio, "first")
+    with pytest.raises(Mismatch, match="Latents cannot change"):
+        checkpoints.continued(studio, "first", tokens=12_800, width=128)
+
+
+def fresh(studio: Studio, config: TrainConfig, begin: bool) -> tuple[str, dict[str, Any]]:
+    """Queue a run, let it begin where its settings say, and run it; its id and result."""
+    from mistudio.ml.activations.statistics import StreamStatistics
+    from mistudio.ml.training.checkpoint import load_checkpoint
+
+    job = studio.submit("train", config)
+    training = TRAININGS.named(studio.db(), "last")
+    if begin:
+        folder = studio.paths.run(training.id)
+        source = studio.paths.run(first(studio))
+        values = json.loads((source / "statistics.json").read_text())
+        import torch
+
+        stored = TrainConfig(**training.config)
+        saved = load_checkpoint(source / "checkpoints" / "step_00000020").values
+        checkpoints.inherit_statistics(studio, stored, folder)
+        checkpoints.write_start(
+            studio,
+            stored,
+            folder,
+            StreamStatistics.from_dict(values),
+            data={**saved["data"], "epoch": 0, "window": 0, "position": 0},
+            origin=saved["origin"],
+            metadata=saved["metadata"],
+            device=torch.device("cpu"),
+        )
+        assert (folder / "statistics.json").exists() == bool(config.continue_from)
+    assert studio.execute(job) == "completed"
+    ended = TRAININGS.get(studio.db(), training.id)
+    return training.id, {"status": ended.status, "step": ended.current_step, "sae": ended.sae_id}
+
+
+def test_a_run_that_goes_on_with_the_same_settings_ends_the_same(studio: Studio) -> None:
+    own = SAES.get(studio.db(), TRAININGS.get(studio.db(), first(studio)).sae_id or "")
+    config = checkpoints.continued(studio, "first", 40)
+    training, result = fresh(studio, config, begin=True)
+    assert (result["status"], result["step"]) == ("completed", 100)
+    assert SAES.get(studio.db(), result["sae"]).weights_hash == own.weights_hash
+    assert trainings.metrics(studio.db(), training)[0]["step"] == 50
+
+
+def test_fine_tuning_begins_with_the_weights_of_an_sae(studio: Studio) -> None:
+    own = TRAININGS.get(studio.db(), first(studio))
+    config = tiny_training(architecture="topk", init_from=own.sae_id, tokens=1280)
+    assert to_dict(config)["init_from"] == own.sae_id
+    _, result = fresh(studio, config, begin=True)
+    training = TRAININGS.named(studio.db(), "last")
+    rows = trainings.metrics(studio.db(), training.id)
+    begun = trainings.metrics(studio.db(), own.id)
+    assert rows[0]["loss"] < 0.8 * begun[0]["loss"], "it has learnt before"
+    assert result["status"] == "completed"
+    with pytest.raises(Mismatch, match="has 64 latents"):
+        checkpoints.starting_point(studio, tiny_training(init_from=own.sae_id, width=128))
+
+
+def test_the_same_from_the_command_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> dict[str, Any]:
+        assert main([*words, "--json", "--home", str(home)]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    told("checkpoints", "pin", "first", "--step", "20")
+    listed = told("checkpoints", "list", "first")
+    assert [row["step"] for row in listed["checkpoints"] if row["pinned"]] == [20]
+    would = told("checkpoints", "keep", "first", "--cap", "2", "--preview")
+    assert would["preview"] is True
+    done = told("checkpoints", "keep", "first", "--cap", "2")
+    assert done["steps"] == would["steps"] != []
+    assert main(["checkpoints", "delete", "first", "--home", str(home)]) == 2
+    assert told("checkpoints", "delete", "first", "--yes")["step"] == 100

@@ -1,0 +1,192 @@
+"""A run may begin at another run's checkpoint or at an SAE, and loses nothing on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mistudio.core.atomic import sha256_file
+from mistudio.core.control import JobControl
+from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.events import RecordingReporter
+from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from mistudio.ml.training.continue_run import extend_run, run_from_sae
+from mistudio.ml.training.loop import TrainResult, train
+from tests.helpers.activations import FakeStream, batch_at, statistics_of
+
+D, BATCH = 32, 256
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(
+    model="m",
+    dataset="d",
+    architecture="topk",
+    width=128,
+    k=6,
+    target_l0=6.0,
+    batch=BATCH,
+    tokens=BATCH * 60,
+    warmup_steps=5,
+    dead_window=3000,
+    aux_k=4,
+    decay_share=0.0,
+    checkpoint_every=30,
+)
+EVERY_ARCHITECTURE = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+def run(folder: Path, config: TrainConfig, **options: Any) -> TrainResult:
+    stream = FakeStream(config.batch, D)
+    reporter = RecordingReporter()
+    return train(config, stream, statistics_of(D), folder, reporter, JobControl(), **options)
+
+
+def extended(folder: Path, source: Path, config: TrainConfig) -> Path:
+    """The first checkpoint of a run that continues the one of `source`."""
+    saved = load_checkpoint(source)
+    state = extend_run(saved, config, CPU)
+    return save_checkpoint(folder, state.checkpoint(saved.values["data"], {}, {}))
+
+
+def held_out() -> torch.Tensor:
+    return torch.cat([batch_at(-50 - i, batch=200, d=D) for i in range(2)])
+
+
+def test_a_longer_run_is_the_one_that_was_long_from_the_start(tmp_path: Path) -> None:
+    longer = replace(CONFIG, tokens=BATCH * 120, decay_share=0.25)
+    whole = run(tmp_path / "whole", longer)
+    run(tmp_path / "short", CONFIG)
+    begin = extended(tmp_path / "more", checkpoint_path(tmp_path / "short", 60), longer)
+    more = run(tmp_path / "more", longer, resume_from=begin)
+    assert (more.outcome, more.step, more.tokens) == ("completed", 120, BATCH * 120)
+    for name in ("model.safetensors", "optimizer.safetensors", "state.safetensors"):
+        assert sha256_file(more.checkpoint / name) == sha256_file(whole.checkpoint / name)
+
+
+@EVERY_ARCHITECTURE
+def test_every_architecture_goes_on_with_other_settings(tmp_path: Path, architecture: str) -> None:
+    config = replace(CONFIG, architecture=architecture)
+    run(tmp_path / "a", config)
+    saved = load_checkpoint(checkpoint_path(tmp_path / "a", 30))
+    changed = replace(config, tokens=BATCH * 70, learning_rate=2e-3, k=5, target_l0=5.0)
+    state = extend_run(saved, changed, CPU)
+    assert state.step == 30
+    for name, parameter in state.sae.parameters.items():
+        assert torch.equal(parameter, saved.model[name]), name
+    for name, moment in state.optimizer.state().items():
+        assert torch.equal(moment, saved.optimizer[name]), name
+    begin = extended(tmp_path / "b", checkpoint_path(tmp_path / "a", 30), changed)
+    more = run(tmp_path / "b", changed, resume_from=begin)
+    assert (more.outcome, more.step) == ("completed", 70)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"width": 256}, "Latents cannot change"),
+        ({"layer": 2}, "Layer cannot change"),
+        ({"batch": 128}, "Batch cannot change"),
+        ({"architecture": "batch_topk"}, "Architecture cannot change"),
+    ],
+)
+def test_what_a_continued_run_shares(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    run(tmp_path, replace(CONFIG, tokens=BATCH * 30))
+    saved = load_checkpoint(checkpoint_path(tmp_path, 30))
+    with pytest.raises(Mismatch, match=sentence):
+        extend_run(saved, replace(CONFIG, **change), CPU)
+    with pytest.raises(InvalidInput, match="7,680 tokens already"):
+        extend_run(saved, replace(CONFIG, tokens=BATCH * 30), CPU)
+    with pytest.raises(Mismatch, match="tokenization differs"):
+        extend_run(saved, CONFIG, CPU, {"tokenization": "another"})
+
+
+def made(architecture: str, **changes: Any) -> SparseAutoencoder:
+    """An SAE of random weights in units of the activations, some thresholds above zero."""
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    W_dec_FO = torch.nn.functional.normalize(normal(128, D), dim=1)
+    values: dict[str, Any] = {
+        "W_enc_DF": W_dec_FO.T + 0.1 * normal(D, 128),
+        "b_enc_F": 0.5 * normal(128),
+        "W_dec_FO": W_dec_FO,
+        "b_dec_O": 2.5 + 0.1 * normal(D),
+        "k": 6 if architecture == "topk" else None,
+        "threshold_F": normal(128).abs() if architecture == "jumprelu" else None,
+    }
+    return SparseAutoencoder(architecture=architecture, **{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("standard", "standard"),
+        ("standard", "gated"),
+        ("standard", "jumprelu"),
+        ("jumprelu", "jumprelu"),
+        ("jumprelu", "gated"),
+        ("topk", "topk"),
+    ],
+)
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_at_step_0_it_computes_what_the_sae_does(source: str, target: str, subtracts: bool) -> None:
+    sae = made(source, apply_b_dec_to_input=subtracts)
+    statistics = statistics_of(D)
+    state = run_from_sae(sae, replace(CONFIG, architecture=target), statistics, CPU)
+    again = state.sae.folded(state.scale, state.threshold.value)
+    x_BD = held_out()
+    torch.testing.assert_close(again.encode(x_BD), sae.encode(x_BD), rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(again.reconstruct(x_BD), sae.reconstruct(x_BD), rtol=1e-3, atol=1e-3)
+    assert state.step == 0
+
+
+def test_rows_of_other_lengths_are_made_unit_first() -> None:
+    unit = made("standard")
+    lengths_F = 0.5 + torch.rand(128, generator=torch.Generator().manual_seed(5))
+    sae = replace(unit, W_dec_FO=unit.W_dec_FO * lengths_F[:, None])
+    state = run_from_sae(sae, replace(CONFIG, architecture="standard"), statistics_of(D), CPU)
+    x_BD = held_out()
+    again = state.sae.folded(state.scale)
+    torch.testing.assert_close(again.reconstruct(x_BD), sae.reconstruct(x_BD), rtol=1e-3, atol=1e-3)
+    with pytest.raises(InvalidInput, match="differ in length"):
+        run_from_sae(replace(sae, architecture="topk", k=6), CONFIG, statistics_of(D), CPU)
+
+
+def test_a_batch_topk_begins_with_its_threshold(tmp_path: Path) -> None:
+    config = replace(CONFIG, architecture="batch_topk")
+    trained = run(tmp_path, config).sae
+    assert trained is not None
+    statistics = statistics_of(D)
+    state = run_from_sae(trained, config, statistics, CPU)
+    again = state.sae.folded(state.scale, state.threshold.value)
+    x_BD = held_out()
+    torch.testing.assert_close(again.encode(x_BD), trained.encode(x_BD), rtol=1e-4, atol=1e-4)
+    path = save_checkpoint(tmp_path / "b", state.checkpoint({"position": 0}, {}, {}))
+    assert run(tmp_path / "b", config, resume_from=path).outcome == "completed"
+
+
+@pytest.mark.parametrize(
+    ("source", "change", "sentence"),
+    [
+        ("topk", {"architecture": "jumprelu"}, "cannot be trained on as jumprelu; it can as topk"),
+        ("topk", {"width": 64}, "has 128 latents"),
+        ("jumprelu", {"architecture": "batch_topk"}, "a threshold for each latent"),
+    ],
+)
+def test_what_cannot_be_trained_on(source: str, change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises((InvalidInput, Mismatch), match=sentence):
+        run_from_sae(made(source), replace(CONFIG, **change), statistics_of(D), CPU)
+    wider = statistics_of(2 * D)
+    with pytest.raises(Mismatch, match="expects width 32, the activations have 64"):
+        run_from_sae(made("topk"), CONFIG, wider, CPU)
+    flat = made("jumprelu", threshold_F=torch.ones(128))
+    nested = replace(CONFIG, architecture="matryoshka_batch_topk")
+    with pytest.raises(InvalidInput, match="not nested"):
+        run_from_sae(flat, nested, statistics_of(D), CPU)
