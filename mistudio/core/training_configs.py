@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -61,6 +62,11 @@ def _is_sae(config: TrainConfig) -> bool:
 
 def _is_transcoder(config: TrainConfig) -> bool:
     return config.encoder != "sae"
+
+
+def default_aux_k(d_in: int) -> int:
+    """Half the model's width, rounded to a power of two."""
+    return 2 ** max(0, round(math.log2(max(1, d_in / 2))))
 
 
 def _keeps_k(config: TrainConfig) -> bool:
