@@ -263,6 +263,18 @@ def proposed(studio: Studio, training_id: str, step: int = -1) -> TrainConfig:
     return continued(studio, training_id, row.step, tokens=tokens)
 
 
+def named_start(studio: Studio, config: TrainConfig) -> TrainConfig:
+    """The config with ids for what it begins at; raises as `starting_point`."""
+    start = starting_point(studio, config)
+    if start is None:
+        return config
+    if start.parent is not None and start.checkpoint is not None:
+        step = keeping.step_of(start.checkpoint)
+        return dataclasses.replace(config, continue_from=f"{start.parent.id}@{step}")
+    assert start.sae is not None
+    return dataclasses.replace(config, init_from=start.sae.id)
+
+
 def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
     """Where a run begins; None: afresh.
 
