@@ -182,6 +182,12 @@ def test_the_same_from_the_command_line(home: Path, capsys: pytest.CaptureFixtur
         assert main([*words, "--json", "--home", str(home)]) == 0
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
+    out = home / "exports" / "first.csv"
+    assert told("export", "metrics", "first", "--out", str(out))["rows"] == 10
+    assert len(out.read_text().splitlines()) == 11
+    assert main(["export", "metrics", "nothing", "--home", str(home)]) == 1
+    assert main(["checkpoints", "save", "first", "--home", str(home)]) == 1
+    capsys.readouterr()
     told("checkpoints", "pin", "first", "--step", "20")
     listed = told("checkpoints", "list", "first")
     assert [row["step"] for row in listed["checkpoints"] if row["pinned"]] == [20]
