@@ -13,10 +13,10 @@ from typing import Any
 
 from mistudio.console import Console
 from mistudio.core import configs, sweep_configs, training_configs
-from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_dict
+from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_dict, validate
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
-from mistudio.jobs import feature_pages, lookup, sample
+from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs as job_rows
 from mistudio.store import trainings
@@ -72,12 +72,18 @@ def job_verb(kind: str, cls: type[Config]) -> Callable[[Studio, Console, Argumen
 def train(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Train an SAE; Ctrl-C leaves a checkpoint from which `train resume` goes on."""
     config = configured(training_configs.TrainConfig, arguments)
+    if arguments.plan or arguments.probe:
+        _print_plan(studio, console, config, measured=arguments.probe)
+        return
     finish_training(console, run_job(studio, console, "train", config, hold=True))
 
 
 def sweep(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Train several SAEs from one pass; Ctrl-C leaves checkpoints, as with `train`."""
     config = configured(sweep_configs.SweepConfig, arguments)
+    if arguments.plan or arguments.probe:
+        _print_plan(studio, console, config, measured=arguments.probe)
+        return
     finish_training(console, run_job(studio, console, "sweep", config, hold=True))
 
 
@@ -98,6 +104,19 @@ def configured(cls: type[ConfigT], arguments: Arguments) -> ConfigT:
     plain = to_dict(cls())
     given = {name: value for name, value in flags.items() if value != plain[name]}
     return from_dict(cls, {**values, **given})
+
+
+def _print_plan(
+    studio: Studio, console: Console, config: training_configs.TrainConfig, *, measured: bool
+) -> None:
+    """What a training would take; a plan that is refused is printed too."""
+    validate(config)
+    rates = None
+    if measured:
+        result = run_job(studio, console, "probe_training", config)
+        rates = probe_training.rates_of(result)
+    found = training_plan.plan_training(studio, training_plan.members_of(studio, config), rates)
+    console.result(dataclasses.asdict(found), training_plan.lines(found))
 
 
 def train_resume(studio: Studio, console: Console, arguments: Arguments) -> None:
@@ -314,7 +333,7 @@ def resume_job(studio: Studio, console: Console, arguments: Arguments) -> None:
 
 
 def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> None:
-    """Time one training step against one encoder GEMM of the same size, interleaved."""
+    """Time training steps against one encoder GEMM of the same size, interleaved."""
     from mistudio.jobs.bench import bench_step
 
     for name in ("d_in", "width", "k", "batch", "steps"):
@@ -327,4 +346,6 @@ def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> 
             f"k is {arguments.k:,} but the SAE has {arguments.width:,} latents.",
             code="invalid_config",
         )
-    console.result(bench_step(arguments))
+    columns = ("architecture", "density", "step_ms", "gemm_ms", "step_over_gemm")
+    columns += ("step_over_gemm_best", "tokens_per_second", "peak_memory")
+    console.table("steps", bench_step(arguments), columns)

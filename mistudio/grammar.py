@@ -110,6 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     sweeping = command(groups, "sweep", "sweep", about, sweep_configs.SweepConfig)
     about = "JSON file of settings; flags go before it"
     sweeping.add_argument("--config", metavar="FILE", help=about)
+    for made in (training, sweeping):
+        about = "only say memory, disk and time; with a probe if asked"
+        made.add_argument("--plan", action="store_true", help=about)
+        about = "measure the times of a --plan"
+        made.add_argument("--probe", action="store_true", help=about)
 
     saes = group("sae", "the SAE library")
     command(saes, "list", "list_saes", "list SAEs")
@@ -173,7 +178,8 @@ def build_parser() -> argparse.ArgumentParser:
     for flag, value in (("--d-in", 576), ("--width", 18432), ("--k", 32), ("--batch", 2048)):
         step.add_argument(flag, type=int, default=value, help=f"(default {value})")
     step.add_argument("--steps", type=int, default=15, help="measured steps (default 15)")
-    step.add_argument("--architecture", choices=training_configs.ARCHITECTURES, default="topk")
+    kinds = ("all", *training_configs.ARCHITECTURES)
+    step.add_argument("--architecture", choices=kinds, default="topk", help="(default topk)")
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
     _more_benches(command, bench)
     return parser

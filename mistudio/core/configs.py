@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from mistudio.core.config import Config, Violation, option
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
-SAE_FORMATS = ("saelens", "dictionary_learning", "sparsify")  # that an SAE is written in
+ENCODERS = ("sae", "transcoder", "skip_transcoder")
+TRANSCODER_INPUTS = ("mlp_in", *HOOKS)  # what a transcoder may read
+# that an SAE or transcoder is written in
+SAE_FORMATS = ("saelens", "dictionary_learning", "sparsify", "circuit_tracer")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class EvaluateConfig(Config):
     )
 
 
+def _is_a_set(config: ExportSaeConfig) -> bool:
+    return config.format == "circuit_tracer"
+
+
 @dataclass(frozen=True)
 class ExportSaeConfig(Config):
     """Write an SAE in a format that other programs read."""
@@ -32,10 +39,17 @@ class ExportSaeConfig(Config):
     format: str = option(
         "saelens",
         "Format",
-        "Program that shall read it; sparsify only holds topk SAEs.",
+        "Program that shall read it; sparsify only holds topk, circuit_tracer only transcoders.",
         choices=SAE_FORMATS,
     )
     out: str = option("", "Folder", "Folder to create.", required=True)
+    others: tuple[str, ...] = option(
+        (),
+        "Other layers",
+        "Transcoders of the model's other layers: circuit_tracer reads one for every layer from 0 "
+        "on. Repeat for several.",
+        applies=_is_a_set,
+    )
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,16 @@ class ImportSaeConfig(Config):
     model: str = option("", "Model", "Model it reads; empty takes what the file says.")
     layer: int = option(-1, "Layer", "Block it reads; -1 takes what the file says.", minimum=-1)
     hook: str = option(
-        "", "Hook", "Hook it reads; empty takes what the file says.", choices=("", *HOOKS)
+        "",
+        "Hook",
+        "Hook it reads; empty takes what the file says. mlp_in is for transcoders.",
+        choices=("", *HOOKS, "mlp_in"),
+    )
+    hook_out: str = option(
+        "",
+        "Hook out",
+        "What a transcoder gives; empty takes what the file says.",
+        choices=("", *HOOKS),
     )
 
 

@@ -119,8 +119,8 @@ class JobControl:
             raise Left if self._leaving else Cancelled
 
 
-class _View(JobControl):
-    """Another reading of the same requests."""
+class ControlView(JobControl):
+    """Another reading of the same requests; what is asked goes to the one within."""
 
     def __init__(self, inner: JobControl) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class _View(JobControl):
         self._inner.sleep(seconds, tick)
 
 
-class EndsTurn(_View):
+class EndsTurn(ControlView):
     """For a job that ends its turn on a pause: `check` raises `Cancelled` on any request."""
 
     def requested(self) -> Request:
@@ -160,7 +160,7 @@ class EndsTurn(_View):
             raise Cancelled
 
 
-class HoldsInPlace(_View):
+class HoldsInPlace(ControlView):
     """For a job inside another one: a pause is waited out, so that it never shows."""
 
     def requested(self) -> Request:

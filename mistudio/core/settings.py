@@ -27,6 +27,7 @@ class Settings:
     hub_address: str = ""  # of the Hugging Face Hub; empty is the public one
     proxy: str = ""  # for requests to the Hub, such as http://proxy:3128
     monitor_period_s: float = 2.0  # between two samples of the machine
+    pause_at_c: int = 0  # °C at which a training pauses; 0: never
     confirm_close: bool = True  # ask before closing while a job runs
     log_level: str = "info"
     remembered: dict[str, Any] = field(default_factory=dict[str, Any])

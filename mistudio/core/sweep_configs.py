@@ -24,8 +24,11 @@ SHARED = frozenset(
         "more_datasets",
         "dataset_weight",
         "activations",
+        "encoder",
         "layer",
         "hook",
+        "hook_in",
+        "hook_out",
         "name",
         "context",
         "mask_special",
@@ -71,11 +74,13 @@ class SweepConfig(TrainConfig):
         shared: dict[str, Any] = {s.name: getattr(self, s.name) for s in settings_of(TrainConfig)}
         base = dataclasses.replace(TrainConfig(**shared), data_seed=self.order_seed)
         found: list[TrainConfig] = []
-        for layer, hook in itertools.product(layers, self.hooks or (self.hook,)):
+        hooks = self.hooks if self.hooks and self.encoder == "sae" else (self.hook,)
+        for layer, hook in itertools.product(layers, hooks):
             for values in itertools.product(*(values for _, values in grid)):
                 varied = {name: value for (name, _), value in zip(grid, values, strict=True)}
                 told = [f"{name} {value}" for name, value in varied.items()]
-                name = " ".join([self.name, f"L{layer} {hook}", *told]) if self.name else ""
+                place = dataclasses.replace(base, layer=layer, hook=hook).place
+                name = " ".join([self.name, f"L{layer} {place}", *told]) if self.name else ""
                 member: dict[str, Any] = {**varied, "layer": layer, "hook": hook, "name": name}
                 found.append(dataclasses.replace(base, **member))
         if len(found) > MOST:

@@ -6,20 +6,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import ENCODERS, HOOKS, TRANSCODER_INPUTS
 from mistudio.core.errors import InvalidInput
 
 TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
 DENSE_FAMILY = ("standard", "gated", "jumprelu")
 ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
+# gated has no form as a transcoder: no format holds one, and none was described
+TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
+IN_BLOCK = ("attn_out", "mlp_in", "mlp_out", "resid_post")
+"""the hooks of a block in the order in which they are computed"""
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
-LEAST_NESTED = 32  # latents of a Matryoshka SAE
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "exponential")
+PRECISIONS = ("fp32", "bf16")
+INPUT_NORMS = ("constant", "none")
+LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
+
 # settings that a run which goes on from another one's checkpoint shares with it
 FIXED_IN_A_CONTINUATION = (
     "model",
     "architecture",
     "layer",
     "hook",
+    "encoder",
+    "hook_in",
+    "hook_out",
+    "input_norm",
+    "optimizer",
+    "eight_bit_moments",
     "width",
     "batch",
     "activations",
@@ -30,6 +45,22 @@ FIXED_IN_A_CONTINUATION = (
     "mask_special",
     "norm_cut",
 )
+
+
+def no_transcoder(architecture: str) -> str:
+    """The sentence for an architecture that has no transcoder."""
+    return (
+        f"There is no {architecture} transcoder; choose one of "
+        f"{', '.join(TRANSCODER_ARCHITECTURES)}."
+    )
+
+
+def _is_sae(config: TrainConfig) -> bool:
+    return config.encoder == "sae"
+
+
+def _is_transcoder(config: TrainConfig) -> bool:
+    return config.encoder != "sae"
 
 
 def _keeps_k(config: TrainConfig) -> bool:
@@ -52,6 +83,22 @@ def _is_quadratic(config: TrainConfig) -> bool:
     return _is_jumprelu(config) and config.jumprelu_penalty == "quadratic"
 
 
+def _is_nested(config: TrainConfig) -> bool:
+    return config.architecture == "matryoshka_batch_topk"
+
+
+def _is_standard(config: TrainConfig) -> bool:
+    return config.architecture == "standard"
+
+
+def _keeps_moments(config: TrainConfig) -> bool:
+    return config.optimizer in ("adam", "adamw")
+
+
+def _decays(config: TrainConfig) -> bool:
+    return config.schedule != "constant"
+
+
 def _is_steered_to_l0(config: TrainConfig) -> bool:
     return _is_dense(config) and not _is_quadratic(config)
 
@@ -66,11 +113,19 @@ def _is_mixed(config: TrainConfig) -> bool:
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """Train one sparse autoencoder on the activations of one hook."""
+    """Train one sparse autoencoder on the activations of one hook, or one transcoder on two."""
 
     model: str = option("", "Model", "Id or name of a model.", applies=_reads_a_model)
     dataset: str = option(
         "", "Dataset", "Id or name of a dataset or of a tokenisation.", applies=_reads_a_model
+    )
+    encoder: str = option(
+        "sae",
+        "Encoder type",
+        "sae gives back the activations it reads; transcoder gives those of another hook of the "
+        "same block, such as an MLP's output from its input; skip_transcoder adds a linear map of "
+        "what it reads, which leaves the latents what is not linear.",
+        choices=ENCODERS,
     )
     architecture: str = option(
         "batch_topk",
@@ -90,6 +145,21 @@ class TrainConfig(Config):
         "Hook",
         "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it.",
         choices=HOOKS,
+        applies=_is_sae,
+    )
+    hook_in: str = option(
+        "mlp_in",
+        "Hook in",
+        "What the transcoder reads; mlp_in is what the block's MLP reads, after its norm.",
+        choices=TRANSCODER_INPUTS,
+        applies=_is_transcoder,
+    )
+    hook_out: str = option(
+        "mlp_out",
+        "Hook out",
+        "What the transcoder is to give; of the same block and not computed before what it reads.",
+        choices=HOOKS,
+        applies=_is_transcoder,
     )
     width: int = option(
         4096, "Latents", "Number of features to learn.", minimum=1, maximum=1_048_576
@@ -160,6 +230,41 @@ class TrainConfig(Config):
         applies=_is_dense,
         advanced=True,
     )
+    sparsity_warmup: int = option(
+        -1,
+        "Sparsity warm-up",
+        "Steps over which the penalty's weight rises from 0; -1 takes a twentieth of the run, or "
+        "all of it for tanh without a target.",
+        unit="steps",
+        minimum=-1,
+        maximum=1_000_000,
+        applies=_is_dense,
+        advanced=True,
+    )
+    group_sizes: str = option(
+        "",
+        "Group sizes",
+        "Latents of each nested dictionary, rising, the last being all latents, such as "
+        "256,1024,4096; empty takes 1/32, 3/32, 7/32, 15/32 and all.",
+        applies=_is_nested,
+        advanced=True,
+    )
+    unit_decoder: bool = option(
+        True,
+        "Unit decoder",
+        "Hold every feature's direction at unit length; off lets lengths go free and puts them "
+        "into the penalty.",
+        applies=_is_standard,
+        advanced=True,
+    )
+    input_norm: str = option(
+        "constant",
+        "Input normalisation",
+        "constant multiplies all activations by one number, so that settings fit every model; none "
+        "takes them as they are.",
+        choices=INPUT_NORMS,
+        advanced=True,
+    )
     jumprelu_penalty: str = option(
         "tanh",
         "Penalty",
@@ -201,7 +306,7 @@ class TrainConfig(Config):
     learning_rate: float = option(
         0.0,
         "Learning rate",
-        "Adam's peak rate; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
+        "Peak rate of the optimiser; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
         minimum=0.0,
         maximum=0.1,
         advanced=True,
@@ -215,12 +320,54 @@ class TrainConfig(Config):
         maximum=1_000_000,
         advanced=True,
     )
+    schedule: str = option(
+        "linear",
+        "Rate's fall",
+        "How the rate falls at the end of the run: linear or cosine to 0, exponential to a "
+        "thousandth; constant keeps it.",
+        choices=SCHEDULES,
+        advanced=True,
+    )
     decay_share: float = option(
         0.2,
         "Final decay",
-        "Share of the run over which the rate falls linearly to 0.",
+        "Share of the run, at its end, over which the rate falls.",
         minimum=0.0,
         maximum=1.0,
+        applies=_decays,
+        advanced=True,
+    )
+    optimizer: str = option(
+        "adam",
+        "Optimiser",
+        "adam; adamw, whose weight decay does not pass through the moments; sgd with momentum 0.9, "
+        "which needs less memory and a far higher rate.",
+        choices=OPTIMIZERS,
+        advanced=True,
+    )
+    weight_decay: float = option(
+        0.0,
+        "Weight decay",
+        "Pulls the weight matrices towards 0; rows held at unit length, biases and thresholds are "
+        "left alone.",
+        minimum=0.0,
+        maximum=10.0,
+        advanced=True,
+    )
+    eight_bit_moments: bool = option(
+        False,
+        "8-bit moments",
+        "Keep the optimiser's averages of the weight matrices in 8 bits: 10 instead of 16 bytes "
+        "per weight in all, for a slower step.",
+        applies=_keeps_moments,
+        advanced=True,
+    )
+    precision: str = option(
+        "fp32",
+        "Precision",
+        "bf16 rounds what enters the encoder's product, which a GPU then forms faster; weights, "
+        "moments, latents and losses stay in fp32.",
+        choices=PRECISIONS,
         advanced=True,
     )
     k_anneal: float = option(
@@ -361,6 +508,21 @@ class TrainConfig(Config):
         return found
 
     @property
+    def hook_read(self) -> str:
+        """The hook whose activations go in."""
+        return self.hook if _is_sae(self) else self.hook_in
+
+    @property
+    def hook_written(self) -> str:
+        """The hook whose activations are learnt: that of `hook_read` for an SAE."""
+        return self.hook if _is_sae(self) else self.hook_out
+
+    @property
+    def place(self) -> str:
+        """Hook or hooks in short, such as "resid_post" or "mlp_in → mlp_out"."""
+        return self.hook if _is_sae(self) else f"{self.hook_in} → {self.hook_out}"
+
+    @property
     def aim(self) -> str:
         """What decides how many latents are active, in short."""
         if _aims_at_k(self):
@@ -393,12 +555,65 @@ class TrainConfig(Config):
                 "target_l0",
                 f"Target L0 is {self.target_l0:,g} but the SAE has {self.width:,} latents.",
             )
-        if self.architecture == "matryoshka_batch_topk" and self.width < LEAST_NESTED:
-            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        if _is_nested(self):
+            yield from self._group_violations()
+        if _is_transcoder(self):
+            if self.architecture not in TRANSCODER_ARCHITECTURES:
+                yield Violation("architecture", no_transcoder(self.architecture))
+            if IN_BLOCK.index(self.hook_in) > IN_BLOCK.index(self.hook_out):
+                yield Violation(
+                    "hook_out",
+                    f"{self.hook_out} is computed before {self.hook_in}, so that nothing of it can "
+                    "be predicted; choose a later one.",
+                )
         if self.continue_from and self.init_from:
             yield Violation("init_from", "A run continues another one or starts from an SAE.")
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
+
+    @property
+    def holds_unit_decoder(self) -> bool:
+        """Whether decoder rows are brought back to unit length after each step."""
+        return self.unit_decoder or not _is_standard(self)
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The chosen widths of the nested dictionaries, () for the usual ones.
+
+        Raises `ValueError` for text that is no list of whole numbers.
+        """
+        return tuple(int(part) for part in self.group_sizes.replace(" ", "").split(",") if part)
+
+    def _group_violations(self) -> Iterable[Violation]:
+        try:
+            groups = self.groups
+        except ValueError:
+            yield Violation("group_sizes", "Write group sizes as whole numbers: 256,1024,4096.")
+            return
+        if not groups and self.width < LEAST_NESTED:
+            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
+        rising = all(a < b for a, b in zip((0, *groups), groups, strict=False))
+        if groups and not (rising and groups[-1] == self.width):
+            yield Violation(
+                "group_sizes",
+                f"Group sizes must rise and end with the number of latents, {self.width:,}.",
+            )
+
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant, as sentences."""
+        found: list[str] = []
+        if _is_transcoder(self) and self.hook_in == self.hook_out:
+            if self.encoder == "skip_transcoder":
+                found.append(
+                    f"The skip transcoder reads and gives {self.hook_in}: its skip connection "
+                    "alone can copy the activations, so that the latents may learn nothing."
+                )
+            else:
+                found.append(
+                    f"The transcoder reads and gives {self.hook_in}: it is a sparse autoencoder "
+                    "that does not subtract its decoder bias first."
+                )
+        return found
 
 
 @dataclass(frozen=True)

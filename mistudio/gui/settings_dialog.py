@@ -41,6 +41,7 @@ CHOICES = {
 NUMBERS = {
     "font_px": ("Font size (px)", 11, 24),
     "threads": ("Processor threads (0: all but one)", 0, 256),
+    "pause_at_c": ("Pause training at (°C, 0: never)", 0, 110),
 }
 
 

@@ -8,30 +8,49 @@ from typing import TYPE_CHECKING, Any
 from mistudio.core.config import validate
 from mistudio.core.errors import InvalidInput
 from mistudio.core.model_configs import ExtractConfig
+from mistudio.core.training_configs import ARCHITECTURES, DENSE_FAMILY
 from mistudio.jobs import lookup
 
 if TYPE_CHECKING:
     from mistudio.jobs.runner import Studio
 
 
-def bench_step(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One training step against one encoder GEMM of the same size, in turn, in this process."""
+SPARSE_DENSITY = 0.02  # below which few latents are said to fire
+
+
+def bench_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Training steps against one encoder GEMM of the same size, in turn, in this process.
+
+    An architecture with a penalty is measured as it starts, with 2 % of its latents firing, and
+    with k of them.
+    """
     import torch
 
     from mistudio.ml.device import available_cores, choose_device
     from mistudio.ml.training.bench_step import bench_train_step
 
     torch.set_num_threads(arguments.threads or available_cores())
-    figures = bench_train_step(
-        arguments.d_in,
-        arguments.width,
-        arguments.k,
-        arguments.batch,
-        arguments.steps,
-        arguments.architecture,
-        device=choose_device(),
-    )
-    return {**figures, "threads": torch.get_num_threads()}
+    chosen = arguments.architecture
+    rows = []
+    for architecture in ARCHITECTURES if chosen == "all" else (chosen,):
+        densities: tuple[float | None, ...] = (None,)
+        if architecture in DENSE_FAMILY:
+            aim = arguments.k / arguments.width
+            densities = (None, *sorted({d for d in (SPARSE_DENSITY, aim) if d < 1}, reverse=True))
+        rows += [
+            bench_train_step(
+                arguments.d_in,
+                arguments.width,
+                arguments.k,
+                arguments.batch,
+                arguments.steps,
+                architecture,
+                density=density,
+                device=choose_device(),
+            )
+            for density in densities
+        ]
+    return rows
 
 
 def bench_tokenize(studio: Studio, arguments: argparse.Namespace) -> dict[str, Any]:

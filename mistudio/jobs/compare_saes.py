@@ -8,7 +8,7 @@ from mistudio.core.errors import InvalidInput, Mismatch, NotFound
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
-from mistudio.jobs.evaluate import LOSS_TOKENS, reference_norm, text_for
+from mistudio.jobs.evaluate import LOSS_TOKENS, reference_norms, text_for
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import SaeRow, TokenizationRow
 
@@ -39,13 +39,15 @@ def run(ctx: JobContext, config: CompareSaesConfig) -> Result:
     saes = [sae_library.read_sae(ctx.studio, row).to(loaded.device) for row in (first, second)]
     store = TokenStore(ctx.paths.absolute(tokens.path or ""))
     trainings = [from_dict(TrainConfig, row.config or {}) for row in (first, second)]
-    limits = [
-        training.norm_cut * reference_norm(ctx, row, sae, loaded, store)
-        for training, row, sae in zip(trainings, (first, second), saes, strict=True)
+    norms = [
+        reference_norms(ctx, row, sae, loaded, store)
+        for row, sae in zip((first, second), saes, strict=True)
     ]
+    cuts = [training.norm_cut for training in trainings]
     text = TextPart(
         store,
-        norm_limit=min(limits),
+        norm_limit=min(cut * norm.read for cut, norm in zip(cuts, norms, strict=True)),
+        norm_limit_out=min(cut * norm.written for cut, norm in zip(cuts, norms, strict=True)),
         mask_special=any(training.mask_special for training in trainings),
         max_tokens=config.tokens,
         max_loss_tokens=LOSS_TOKENS,
@@ -59,6 +61,7 @@ def run(ctx: JobContext, config: CompareSaesConfig) -> Result:
         text,
         ctx.report,
         ctx.control,
+        first.hook_out,
     )
     return {
         "a": {"id": first.id, "name": first.name},
@@ -73,7 +76,7 @@ def _pair(studio: Studio, config: CompareSaesConfig) -> tuple[SaeRow, SaeRow]:
     if first.id == second.id:
         raise InvalidInput("Name two different SAEs.")
     for row in (first, second):
-        if row.layer is None or row.hook_in is None:
+        if not sae_library.is_placed(row):
             raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
     if first.model_id != second.model_id:
         raise Mismatch(
@@ -83,8 +86,8 @@ def _pair(studio: Studio, config: CompareSaesConfig) -> tuple[SaeRow, SaeRow]:
     places = [(row.layer, row.hook_in, row.hook_out) for row in (first, second)]
     if places[0] != places[1]:
         raise Mismatch(
-            f"SAE {first.name!r} reads layer {first.layer} {first.hook_in}, {second.name!r} layer "
-            f"{second.layer} {second.hook_in}; compare SAEs of the same hook."
+            f"SAE {first.name!r} reads {sae_library.place_of(first)}, {second.name!r} "
+            f"{sae_library.place_of(second)}; compare SAEs of the same hook."
         )
     return first, second
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import write_json
 from mistudio.core.config import from_dict
@@ -55,20 +55,23 @@ def measure(
     from mistudio.ml.data.tokenize import TokenStore
     from mistudio.ml.evaluation.evaluate import evaluate
 
-    if row.layer is None or row.hook_in is None:
+    if not sae_library.is_placed(row):
         raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
     store = TokenStore(ctx.paths.absolute(tokens.path or ""))
     training = from_dict(TrainConfig, row.config or {})
+    norms = reference_norms(ctx, row, sae, loaded, store)
     return evaluate(
         sae,
         loaded,
         store,
-        row.layer,
-        row.hook_in,
-        norm_limit=training.norm_cut * reference_norm(ctx, row, sae, loaded, store),
+        row.layer or 0,
+        row.hook_in or "",
+        hook_out=row.hook_out,
+        norm_limit=training.norm_cut * norms.read,
+        norm_limit_out=training.norm_cut * norms.written,
         mask_special=training.mask_special,
         max_tokens=most,
         max_loss_tokens=LOSS_TOKENS,
@@ -90,6 +93,7 @@ def measure_trained(
     sae = sae_library.read_sae(ctx.studio, row).to(source.device)
     norm = sae_library.training_norm(sae)
     limit = None if norm is None else config.norm_cut * norm
+    written = sae_library.training_norm(sae, "median_norm_out")
     if source.loaded is None:
         from mistudio.jobs.training_source import calibration_reader
         from mistudio.ml.activations.multi_capture import HookPoint
@@ -111,8 +115,10 @@ def measure_trained(
         source.loaded,
         source.table,
         config.layer,
-        config.hook,
+        config.hook_read,
+        hook_out=config.hook_written,
         norm_limit=limit,
+        norm_limit_out=limit if written is None else config.norm_cut * written,
         mask_special=config.mask_special,
         max_tokens=config.eval_tokens,
         max_loss_tokens=LOSS_TOKENS,
@@ -121,23 +127,35 @@ def measure_trained(
     )
 
 
-def reference_norm(
+class Norms(NamedTuple):
+    """Median norms of what an SAE reads and of what it is to give; an SAE's are the same."""
+
+    read: float
+    written: float
+
+
+def reference_norms(
     ctx: JobContext,
     row: SaeRow,
     sae: SparseAutoencoder,
     loaded: LoadedModel,
     store: TokenStore,
-) -> float:
-    """The median norm that the norm cut refers to: the training's, else measured on the text."""
+) -> Norms:
+    """The median norms that the norm cut refers to: the training's, else measured on the text."""
     from mistudio.ml.activations.capture import Capture
     from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
 
-    known = sae_library.training_norm(sae)
-    if known is not None:
-        return known
-    capture = Capture(loaded, row.layer or 0, row.hook_in or "resid_post")
-    settings = StatisticsSettings(min_tokens=4096)
-    return reference_statistics(capture, store, settings, None, ctx.control).median_norm
+    def norm_of(hook: str | None, known: float | None) -> float:
+        if known is not None:
+            return known
+        capture = Capture(loaded, row.layer or 0, hook or "resid_post")
+        settings = StatisticsSettings(min_tokens=4096)
+        return reference_statistics(capture, store, settings, None, ctx.control).median_norm
+
+    read = norm_of(row.hook_in, sae_library.training_norm(sae))
+    if row.hook_out in (None, row.hook_in):
+        return Norms(read, read)
+    return Norms(read, norm_of(row.hook_out, sae_library.training_norm(sae, "median_norm_out")))
 
 
 def keep(studio: Studio, row: SaeRow, figures: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def find_features(
     from mistudio.ml.features.feature_store import FeatureStore
     from mistudio.ml.features.harvest import HarvestSettings, harvest
 
-    if row.layer is None or row.hook_in is None:
+    if not sae_library.is_placed(row):
         raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
@@ -68,14 +68,15 @@ def find_features(
         facts = harvest(
             loaded,
             sae,
-            row.layer,
-            row.hook_in,
+            row.layer or 0,
+            row.hook_in or "",
             TokenStore(ctx.paths.absolute(tokens.path or "")),
             TextStore(ctx.paths.dataset(tokens.dataset_id)),
             settings,
             folder,
             ctx.report,
             ctx.control,
+            row.hook_out,
         )
         ctx.report.progress(0.97, "writing the table")
         store = FeatureStore(folder)

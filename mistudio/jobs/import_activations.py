@@ -60,7 +60,7 @@ def run(ctx: JobContext, config: ImportActivationsConfig) -> Result:
             hooks=hook,
             dtype=vectors.dtype,
             container="safetensors",
-            n_tokens=vectors.count,
+            n_tokens=vectors.total,
             statistics=ActivationSet(final).summary(),
             path=ctx.paths.relative(final),
             size_bytes=directory_bytes(final),
@@ -73,7 +73,7 @@ def run(ctx: JobContext, config: ImportActivationsConfig) -> Result:
     return {
         "activations": row.id,
         "name": row.name,
-        "vectors": vectors.count,
+        "vectors": vectors.total,
         "width": vectors.width,
         "dtype": vectors.dtype,
         "bytes": row.size_bytes,

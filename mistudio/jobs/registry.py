@@ -29,6 +29,7 @@ from mistudio.jobs import (
     import_model,
     index_dataset,
     probe_extraction,
+    probe_training,
     prompt_lens,
     report_model,
     sae_library,
@@ -201,6 +202,15 @@ JOB_KINDS: dict[str, JobKind] = {
             train_sweep.prepare,
             ends_turn_on_pause=True,
             early_finish=True,
+        ),
+        JobKind(
+            "probe_training",
+            "gpu",
+            "Time a training on",
+            training_configs.TrainConfig,
+            probe_training.run,
+            probe_training.prepare,
+            subject="model",
         ),
         JobKind(
             "evaluate", "gpu", "Evaluate", configs.EvaluateConfig, evaluate.run, evaluate.prepare

@@ -6,10 +6,10 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import directory_bytes, sha256_file, write_json
-from mistudio.core.configs import HOOKS, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS, ExportSaeConfig, ImportSaeConfig
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.ids import new_id, now
 from mistudio.jobs import lookup
@@ -25,11 +25,29 @@ WEIGHTS = "sae_weights.safetensors"
 # the last part of a module path below a block, as transformers' families name it
 SUBLAYERS = {
     "": "resid_post",
+    "output": "resid_post",
     "mlp": "mlp_out",
     "self_attn": "attn_out",
     "attn": "attn_out",
     "attention": "attn_out",
+    "mlp.input": "mlp_in",
+    "pre_feedforward_layernorm": "mlp_in",
+    "post_feedforward_layernorm": "mlp_out",
 }
+# names in TransformerLens that stand for one of our hooks under another name, or for none of them
+LENS_NAMES = {
+    "mlp.in": "mlp_in",
+    "mlp.out": "mlp_out",
+    "mlp_in": "mlp_in (the stream before the norm)",
+}
+
+
+class Hooks(NamedTuple):
+    """Where an SAE reads and, a transcoder, what it gives; None is not known."""
+
+    layer: int | None
+    read: str | None
+    written: str | None
 
 
 def add_sae(
@@ -42,18 +60,22 @@ def add_sae(
     model: ModelRow | None,
     layer: int | None,
     hook: str | None,
+    hook_out: str | None = None,
     training_id: str | None = None,
     step: int | None = None,
     config: dict[str, Any] | None = None,
     source_format: str = "saelens",
 ) -> SaeRow:
-    """Write an SAE's files and its row; without a row there are no files and the reverse."""
+    """Write an SAE's files and its row; without a row there are no files and the reverse.
+
+    A transcoder reads `hook` and gives `hook_out`.
+    """
     from mistudio.ml.formats.saelens import write_saelens
 
     sae_id = new_id("sae")
     folder = studio.paths.sae(sae_id)
     try:
-        write_saelens(folder, sae, metadata)
+        write_saelens(folder, sae, metadata, for_library=True)
         weights_hash = sha256_file(folder / WEIGHTS)
         card = {
             "id": sae_id,
@@ -65,6 +87,7 @@ def add_sae(
             "model": model.name if model else None,
             "layer": layer,
             "hook": hook,
+            "hook_out": hook_out if sae.is_transcoder else hook,
             "weights_sha256": weights_hash,
             "settings": config,
         }
@@ -81,8 +104,8 @@ def add_sae(
             model_format=model.format if model else None,
             layer=layer,
             hook_in=hook,
-            hook_out=hook,
-            encoder_type="sae",
+            hook_out=hook_out if sae.is_transcoder else hook,
+            encoder_type=sae.encoder,
             architecture=sae.architecture,
             d_in=sae.d_in,
             d_out=sae.d_out,
@@ -108,10 +131,26 @@ def read_sae(studio: Studio, row: SaeRow) -> SparseAutoencoder:
     return read_saelens(studio.paths.absolute(row.path))[0]
 
 
-def training_norm(sae: SparseAutoencoder) -> float | None:
-    """The median activation norm of the training, None for an SAE that does not carry it."""
-    known = sae.metadata.get("median_norm")
+def training_norm(sae: SparseAutoencoder, name: str = "median_norm") -> float | None:
+    """The median activation norm of the training, None for an SAE that does not carry it.
+
+    Of what a transcoder is to give it is called "median_norm_out".
+    """
+    known = sae.metadata.get(name)
     return float(known) if known else None
+
+
+def is_placed(row: SaeRow) -> bool:
+    """Whether it is known where an SAE reads and, a transcoder, what it gives."""
+    if row.layer is None or row.hook_in is None:
+        return False
+    return row.encoder_type == "sae" or row.hook_out is not None
+
+
+def place_of(row: SaeRow) -> str:
+    """Layer and hook in words, such as "layer 3 mlp_in → mlp_out"."""
+    written = f" → {row.hook_out}" if row.hook_out not in (None, row.hook_in) else ""
+    return f"layer {row.layer} {row.hook_in}{written}"
 
 
 def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
@@ -122,8 +161,13 @@ def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
     sae = read_sae(ctx.studio, row)
     out = Path(config.out).expanduser().resolve()
     told = {"model_name": row.model_name, "layer": row.layer, "hook": row.hook_in}
+    if sae.is_transcoder:
+        told["hook_out"] = row.hook_out
     added = {name: value for name, value in told.items() if name not in sae.metadata}
-    writer(config.format)(out, sae, {} if config.format == "saelens" else added)
+    if config.format == "circuit_tracer":
+        _export_set(ctx.studio, [row.id, *config.others], out)
+    else:
+        writer(config.format)(out, sae, {} if config.format == "saelens" else added)
     return {
         "sae": row.id,
         "format": config.format,
@@ -133,6 +177,28 @@ def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
     }
 
 
+def _export_set(studio: Studio, names: list[str], out: Path) -> None:
+    """Write transcoders of one model and of the same hooks as a set of circuit-tracer's."""
+    from mistudio.ml.formats.circuit_tracer import write_circuit_tracer
+
+    rows = [lookup.sae(studio, name) for name in names]
+    first, layers = rows[0], [row.layer for row in rows]
+    if any(layer is None for layer in layers):
+        raise Mismatch("circuit-tracer needs to know the layer of each transcoder.")
+    if len(set(layers)) < len(layers):
+        raise InvalidInput("Name one transcoder for each layer; two are of the same one.")
+    places = {(row.model_name, row.hook_in, row.hook_out) for row in rows}
+    if len(places) > 1:
+        raise Mismatch("Transcoders of one set must be of the same model and the same hooks.")
+    write_circuit_tracer(
+        out,
+        {row.layer or 0: read_sae(studio, row) for row in rows},
+        first.hook_in or "",
+        first.hook_out or "",
+        first.model_name or "",
+    )
+
+
 def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
     """Read an SAE of any known format into the library, tied to a model of ours if one fits."""
     from mistudio.ml.formats.registry import read_any
@@ -140,12 +206,13 @@ def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
     source = Path(config.path).expanduser().resolve()
     found, sae, metadata = read_any(source)
     model = _model_for(ctx.studio, config, metadata)
-    layer, hook = _hook_for(config, metadata)
+    layer, hook, hook_out = _hooks_for(config, metadata, is_transcoder=sae.is_transcoder)
     if model is not None:
-        if model.hidden_dim != sae.d_in:
-            raise Mismatch(
-                f"This SAE expects width {sae.d_in:,}, the model has {model.hidden_dim or 0:,}."
-            )
+        for width in {sae.d_in, sae.d_out}:
+            if model.hidden_dim != width:
+                raise Mismatch(
+                    f"This SAE expects width {width:,}, the model has {model.hidden_dim or 0:,}."
+                )
         if layer is not None and model.num_layers is not None and layer >= model.num_layers:
             raise Mismatch(f"This SAE reads block {layer}; the model has {model.num_layers}.")
     row = add_sae(
@@ -157,9 +224,16 @@ def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
         model=model,
         layer=layer,
         hook=hook,
+        hook_out=hook_out,
         source_format=found.name,
     )
-    if layer is None or hook is None:
+    if sae.is_transcoder and None in (layer, hook, hook_out):
+        ctx.report.note(
+            "The file does not say which layer and hook this transcoder reads and which it gives; "
+            "import it again naming all three, or it can only be looked at.",
+            level="warning",
+        )
+    elif layer is None or hook is None:
         ctx.report.note(
             "The file does not say which layer and hook this SAE reads; import it again naming "
             "both, or it can only be looked at.",
@@ -179,6 +253,7 @@ def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
         "model": model.name if model else None,
         "layer": layer,
         "hook": hook,
+        **({"hook_out": hook_out} if sae.is_transcoder else {}),
     }
 
 
@@ -192,21 +267,39 @@ def _model_for(
     return found[0] if found else None
 
 
-def _hook_for(
-    config: ImportSaeConfig, metadata: Mapping[str, Any]
-) -> tuple[int | None, str | None]:
-    """Layer and hook: as given, as we wrote them, or read from the name of the hook."""
+def _hooks_for(
+    config: ImportSaeConfig, metadata: Mapping[str, Any], *, is_transcoder: bool
+) -> Hooks:
+    """Layer and hooks: as given, as we wrote them, or read from the names of the hooks."""
     layer, hook = metadata.get("layer"), metadata.get("hook")
     if layer is None or hook is None:
         layer, hook = read_hook_name(str(metadata.get("hook_name") or ""))
     if config.layer >= 0:
         layer = config.layer
     hook = config.hook or hook
-    if hook is not None and hook not in HOOKS:
+    known = TRANSCODER_INPUTS if is_transcoder else HOOKS
+    if hook is not None and hook not in known:
+        what = "transcoder" if is_transcoder else "SAE"
         raise InvalidInput(
-            f"This SAE reads {hook!r}; supported are {', '.join(HOOKS)}. Name one with --hook."
+            f"This {what} reads {hook!r}; supported are {', '.join(known)}. Name one with --hook."
         )
-    return layer, hook
+    if not is_transcoder:
+        return Hooks(layer, hook, hook)
+    layer_out, hook_out = layer, metadata.get("hook_out")
+    if hook_out is None:
+        layer_out, hook_out = read_hook_name(str(metadata.get("hook_name_out") or ""))
+    hook_out = config.hook_out or hook_out
+    if hook_out is not None and hook_out not in HOOKS:
+        raise InvalidInput(
+            f"This transcoder gives {hook_out!r}; supported are {', '.join(HOOKS)}. Name one with "
+            "--hook-out."
+        )
+    if config.layer < 0 and None not in (layer, layer_out) and layer != layer_out:
+        raise InvalidInput(
+            f"This transcoder reads block {layer} and gives what block {layer_out} does; only "
+            "transcoders inside one block can be used."
+        )
+    return Hooks(layer if layer is not None else layer_out, hook, hook_out)
 
 
 def read_hook_name(name: str) -> tuple[int | None, str | None]:
@@ -219,11 +312,11 @@ def read_hook_name(name: str) -> tuple[int | None, str | None]:
     if lens is not None:
         layer, hook = int(lens[1]), lens[2] + lens[3]
         if hook != "resid_pre":
-            return layer, hook
+            return layer, LENS_NAMES.get(hook, hook)
         if layer == 0:
             raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
         return layer - 1, "resid_post"
-    module = re.fullmatch(r"(?:\w+\.)+(\d+)(?:\.(\w+))?", name)
+    module = re.fullmatch(r"(?:\w+\.)+(\d+)(?:\.(\w+(?:\.input)?))?(?:\.output)?", name)
     if module is None:
         return None, None
     return int(module[1]), SUBLAYERS.get(module[2] or "")

@@ -58,7 +58,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
 
     row = lookup.sae(ctx.studio, config.sae)
     model = lookup.model_of(ctx.studio, row)
-    if row.layer is None or row.hook_in is None:
+    if not sae_library.is_placed(row):
         raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
     maxima = largest(ctx.studio, row, config)
     ctx.report.progress(0.0, "loading the model")
@@ -68,13 +68,14 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     found = steer(
         loaded,
         sae,
-        row.layer,
-        row.hook_in,
+        row.layer or 0,
+        row.hook_out or row.hook_in or "",
         parse_edits(config.feature).edits,
         config,
         maxima,
         ctx.report,
         ctx.control,
+        hook_in=row.hook_in,
     )
     if not found.baseline_ids and "stopped" in found.reasons.values():
         raise Cancelled  # stopped before the first token: there is nothing to keep

@@ -78,10 +78,10 @@ def add_training(studio: Studio, config: TrainConfig, group: str | None = None) 
         model_id=model.id if model else None,
         model_format=model.format if model else None,
         activation_set_id=stored.id if stored else None,
-        encoder_type="sae",
+        encoder_type=config.encoder,
         architecture=config.architecture,
         layer=config.layer,
-        hook=config.hook,
+        hook=config.hook_read,
         config=to_dict(dataclasses.replace(config, name=name)),
         total_steps=-(-config.tokens // config.batch) or None,
         path=studio.paths.relative(studio.paths.run(training_id)),
@@ -94,7 +94,7 @@ def _name(studio: Studio, config: TrainConfig, model: ModelRow | None) -> str:
     if model is None:
         stored = activation_set(studio, config)
         return f"{stored.name if stored else ''} {config.architecture} {config.width:,}".strip()
-    return f"{model.name} L{config.layer} {config.hook} {config.architecture} {config.width:,}"
+    return f"{model.name} L{config.layer} {config.place} {config.architecture} {config.width:,}"
 
 
 def run(ctx: JobContext, config: TrainConfig) -> Result:

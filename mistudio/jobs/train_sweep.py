@@ -25,7 +25,7 @@ def prepare(studio: Studio, config: SweepConfig) -> str:
         named = member
         if not member.name and config.varied:
             told = [f"{name} {getattr(member, name)}" for name in config.varied]
-            base = f"L{member.layer} {member.hook} {member.architecture} {member.width:,}"
+            base = f"L{member.layer} {member.place} {member.architecture} {member.width:,}"
             named = dataclasses.replace(member, name=" ".join([base, *told]))
         add_training(studio, named, group)
     return group

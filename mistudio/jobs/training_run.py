@@ -27,7 +27,7 @@ from mistudio.jobs.training_source import (
     training_reader,
 )
 from mistudio.store.records import SaeRow, TrainingRow
-from mistudio.store.tables import TRAININGS
+from mistudio.store.tables import MODELS, TRAININGS
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from mistudio.ml.activations.windows import Feed, Windows
     from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.loop import TrainResult
+    from mistudio.ml.training.run_state import TargetStatistics
 
 MEASURED = 0.04  # of the progress goes to measuring the activations
+STATISTICS = ("statistics.json", "statistics-out.json")  # of what is read, of the target
 TRAINED = 0.93  # of it is reached before the evaluation
 
 
@@ -126,6 +128,8 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     first = runs[0]
     source = open_source(ctx, first.row, first.config)
     for run in runs:
+        for sentence in run.config.warnings():
+            run.report.note(sentence, level="warning")
         if source.texts and run is not first:
             _share_texts(ctx, run, source)
         _settle_length(ctx, run, source)
@@ -176,7 +180,7 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     points = _points(runs)
     reader = calibration_reader(source, points, ctx)
     feeds = _feeds(ctx, source, reader, runs)
-    numbers = {feed.name: number for number, feed in enumerate(feeds)}
+    numbers = {(feed.point, feed.target): number for number, feed in enumerate(feeds)}
     failures: list[StudioError] = []
 
     def on_fill(done: int, rows: int) -> None:
@@ -212,8 +216,11 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     try:
         learners: list[Learner] = []
         for run in runs:
-            number = numbers[_feed_name(run.config)]
-            statistics = feeds[number].statistics
+            number = numbers[_pair(run.config)]
+            statistics, target = feeds[number].statistics, feeds[number].target_statistics
+            metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}
+            if target is not None:
+                metadata["median_norm_out"] = target.median_norm
             learners.append(
                 Learner(
                     run.config,
@@ -227,10 +234,8 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
                         calibration=calibration.of(number),
                         resume_from=_checkpoint(run),
                         origin=source.origin,
-                        metadata={
-                            "median_norm": statistics.median_norm,
-                            "norm_cut": run.config.norm_cut,
-                        },
+                        target=None if target is None else _target_of(target),
+                        metadata=metadata,
                     ),
                 )
             )
@@ -241,6 +246,15 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
         calibration.close()
         windows.close()
     return failures
+
+
+def _target_of(statistics: StreamStatistics) -> TargetStatistics:
+    import torch
+
+    from mistudio.ml.training.run_state import TargetStatistics
+
+    mean_O = torch.as_tensor(statistics.mean_D)
+    return TargetStatistics(mean_O, statistics.scale, statistics.variance)
 
 
 def _tell_left_out(run: Run, learner: Learner) -> None:
@@ -266,19 +280,17 @@ def _checkpoint(run: Run) -> Path | None:
     return found
 
 
-def _point(config: TrainConfig) -> HookPoint:
+def _pair(config: TrainConfig) -> tuple[HookPoint, HookPoint | None]:
+    """What a training reads and, a transcoder, what it is to give."""
     from mistudio.ml.activations.multi_capture import HookPoint
 
-    return HookPoint(config.layer, config.hook)
-
-
-def _feed_name(config: TrainConfig) -> str:
-    return _point(config).name
+    point = HookPoint(config.layer, config.hook_read)
+    return point, None if config.encoder == "sae" else HookPoint(config.layer, config.hook_written)
 
 
 def _points(runs: Sequence[Run]) -> list[HookPoint]:
     """Every hook point that is read, each once, layer by layer."""
-    return sorted({_point(run.config) for run in runs})
+    return sorted({point for run in runs for point in _pair(run.config) if point is not None})
 
 
 def _feeds(
@@ -295,18 +307,26 @@ def _feeds(
     config = runs[0].config
     known: dict[HookPoint, StreamStatistics] = {}
     for run in runs:
-        measured = run.folder / "statistics.json"
-        if measured.exists():
-            values = json.loads(measured.read_text(encoding="utf-8"))
-            known[_point(run.config)] = StreamStatistics.from_dict(values)
+        for point, file in zip(_pair(run.config), STATISTICS, strict=True):
+            if point is not None and (run.folder / file).exists():
+                values = json.loads((run.folder / file).read_text(encoding="utf-8"))
+                known[point] = StreamStatistics.from_dict(values)
     missing = [point for point in reader.points if point not in known]
     if missing:
         settings = StatisticsSettings(norm_cut=config.norm_cut, mask_special=config.mask_special)
         report = StageReporter(runs[0].report, 0.0, MEASURED)
         known |= measure_hooks(reader, source.table, missing, settings, report, ctx.control)
+    pairs: dict[tuple[HookPoint, HookPoint | None], None] = {}
     for run in runs:
-        write_json(run.folder / "statistics.json", known[_point(run.config)].to_dict())
-    return [Feed(point, known[point], norm_cut=config.norm_cut) for point in reader.points]
+        pair = _pair(run.config)
+        for point, file in zip(pair, STATISTICS, strict=True):
+            if point is not None:
+                write_json(run.folder / file, known[point].to_dict())
+        pairs[pair] = None
+    return [
+        Feed(point, known[point], target, known[target] if target else None, config.norm_cut)
+        for point, target in pairs
+    ]
 
 
 class _Calibration:
@@ -432,44 +452,56 @@ def _add_to_library(
 ) -> SaeRow:
     assert result.sae is not None
     config = run.config
+    is_transcoder = config.encoder != "sae"
     metadata: dict[str, Any] = {
         "layer": config.layer,
-        "hook": config.hook,
+        "hook": config.hook_read,
         "hook_head_index": None,
         "seqpos_slice": [None],
         "exclude_special_tokens": config.mask_special,
         "model_from_pretrained_kwargs": {},
         "training_architecture": config.architecture,
         "norm_cut": config.norm_cut,
-        "median_norm": result.sae.metadata["median_norm"],
         "trained_steps": result.step,
     }
+    for name in ("median_norm", "median_norm_out"):
+        if name in result.sae.metadata:
+            metadata[name] = result.sae.metadata[name]
     if source.loaded is not None and source.model is not None:
-        from mistudio.ml.hooks import hook_path, tl_name
+        from mistudio.ml.hooks import hook_place, tl_name
 
         text = source.texts[0][0]
-        module_path = hook_path(source.loaded, config.layer, config.hook)
+        sides = [("", config.hook_read), ("_out", config.hook_written)]
+        for side, hook in sides if is_transcoder else sides[:1]:
+            path = hook_place(source.loaded, config.layer, hook).path
+            metadata |= {
+                f"hook_name{side}": path,
+                f"hf_hook_name{side}": path,
+                f"tl_hook_name{side}": tl_name(config.layer, hook),
+            }
         metadata |= {
             "model_name": source.model.name,
             "model_class_name": "AutoModelForCausalLM",
-            "hook_name": module_path,
-            "hf_hook_name": module_path,
-            "tl_hook_name": tl_name(config.layer, config.hook),
             "context_size": text.context,
             "prepend_bos": (text.statistics or {}).get("row_start_id") is not None,
             "dataset_path": text.dataset_id,
         }
     elif source.stored is not None:
         metadata |= {"hook_name": source.stored.name, "dataset_path": source.stored.name}
+    model, known = source.model, source.model is not None
+    if source.stored is not None and model is None:  # vectors that may tell where they come from
+        model = MODELS.find(ctx.db, source.stored.model_id) if source.stored.model_id else None
+        known = int(source.stored.config.get("layer", -1)) >= 0
     return sae_library.add_sae(
         ctx.studio,
         result.sae,
         metadata,
         name=run.row.name,
         origin="trained",
-        model=source.model,
-        layer=config.layer,
-        hook=config.hook,
+        model=model,
+        layer=config.layer if known else None,
+        hook=config.hook_read if known else None,
+        hook_out=config.hook_written if known and is_transcoder else None,
         training_id=run.row.id,
         step=result.step,
         config=to_dict(config),

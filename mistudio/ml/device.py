@@ -68,6 +68,13 @@ def half_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def check_bf16(device: torch.device) -> None:
+    """Raise `Unsupported` for a GPU that does not compute in bf16."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise Unsupported(f"{name} does not compute in bf16; choose the precision fp32.")
+
+
 def set_threads(count: int | None = None) -> int:
     """Let torch use `count` threads (default: cores less one); returns the number."""
     if count is None:

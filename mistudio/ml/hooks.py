@@ -2,12 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from mistudio.core.configs import HOOKS
 from mistudio.core.errors import InvalidInput
 from mistudio.ml import architecture
 from mistudio.ml.loading import LoadedModel
+
+
+class Place(NamedTuple):
+    """Where a hook is: the path of its module, with ".input" behind it if that is what is read."""
+
+    path: str
+    module: nn.Module
+    reads_input: bool
+
+
+def hook_place(loaded: LoadedModel, layer: int, hook: str) -> Place:
+    """The place of any hook, mlp_in included. Raises as `hook_module`."""
+    if hook == "mlp_in":
+        path, module = mlp_reader(loaded, layer)
+        return Place(f"{path}.input", module, True)
+    path, module = _find(loaded, layer, hook)
+    return Place(path, module, False)
+
+
+def first_input(inputs: Any, named: Any) -> torch.Tensor:
+    """What a module reads, given as its first argument or by name."""
+    return inputs[0] if inputs else named["hidden_states"]
+
+
+def first_tensor(output: Any) -> torch.Tensor:
+    """A module's output, or its element 0 if the module returns several things."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def listen(place: Place, keep: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Hand what a place sees to `keep` in every forward pass, until the handle is removed."""
+    if place.reads_input:
+
+        def before(_module: nn.Module, inputs: Any, named: Any) -> None:
+            keep(first_input(inputs, named))
+
+        return place.module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        keep(first_tensor(output))
+
+    return place.module.register_forward_hook(after)
+
+
+def place_metadata(
+    loaded: LoadedModel, layer: int, hook_in: str, hook_out: str | None = None
+) -> dict[str, Any]:
+    """How the files of an SAE say where it reads and, a transcoder, what it gives (`hook_out`)."""
+    path = hook_place(loaded, layer, hook_in).path
+    told: dict[str, Any] = {
+        "hook_name": path,
+        "hf_hook_name": path,
+        "tl_hook_name": tl_name(layer, hook_in),
+        "layer": layer,
+        "hook": hook_in,
+    }
+    if hook_out is not None:
+        path = hook_place(loaded, layer, hook_out).path
+        told |= {
+            "hook_name_out": path,
+            "hf_hook_name_out": path,
+            "tl_hook_name_out": tl_name(layer, hook_out),
+            "hook_out": hook_out,
+            "hook_head_index_out": None,
+        }
+    return told
 
 
 def hook_module(loaded: LoadedModel, layer: int, hook: str) -> nn.Module:
@@ -36,7 +107,13 @@ def mlp_reader(loaded: LoadedModel, layer: int) -> tuple[str, nn.Module]:
 
 
 def tl_name(layer: int, hook: str) -> str:
-    """The hook's name in TransformerLens, such as "blocks.3.hook_resid_post"."""
+    """The hook's name in TransformerLens, such as "blocks.3.hook_resid_post".
+
+    mlp_in is hook_in of its bridged MLPs: hook_mlp_in stands for the stream before the norm, and
+    ln2.hook_normalized for what the norm gives before its gain.
+    """
+    if hook == "mlp_in":
+        return f"blocks.{layer}.mlp.hook_in"
     _check_hook(hook)
     return f"blocks.{layer}.hook_{hook}"
 

@@ -134,6 +134,18 @@ def temperature(root: Path = Path("/sys/class/thermal")) -> float | None:
     return max((heat for _, heat in zone_temperatures(root)), default=sensor_temperature())
 
 
+def hottest() -> float | None:
+    """The hotter of GPU and machine in °C; None without a sensor. Takes some milliseconds."""
+    reader = GpuReader()
+    reader.open()
+    try:
+        sample = reader.take()
+    finally:
+        reader.close()
+    heats = (sample.temperature_c if sample else None, temperature())
+    return max((heat for heat in heats if heat is not None), default=None)
+
+
 def sensor_temperature() -> float | None:
     """The hottest sensor in °C on a machine without thermal zones, such as one with an AMD CPU."""
     read = getattr(psutil, "sensors_temperatures", None)  # not on every system

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mistudio import cli
+from mistudio.core.training_configs import ARCHITECTURES
 from tests.helpers.studio import stories_file
 from tests.helpers.tiny import save_tiny_llama
 
@@ -163,9 +164,14 @@ def test_a_data_folder_that_cannot_be_one_is_a_sentence(
 def test_the_step_benchmark_names_its_ratio(shell: Shell) -> None:
     found = shell(
         "bench", "train-step", "--d-in", "16", "--width", "64", "--k", "4", "--batch", "64",
-        "--steps", "3",
+        "--steps", "3", "--architecture", "all",
     )  # fmt: skip
-    assert found["step_over_gemm"] > 1
+    assert all(row["step_over_gemm"] > 1 for row in found["steps"])
+    seen = [(row["architecture"], round(row["density"], 2)) for row in found["steps"]]
+    assert {name for name, _ in seen} == set(ARCHITECTURES)
+    firing = [density for name, density in seen if name == "standard"]
+    assert firing[0] > 0.3, "as it starts"
+    assert firing[1:] == pytest.approx([4 / 64, 0.02], abs=0.02), "with k and with 2 %"
 
 
 def test_the_command_line_needs_neither_qt_nor_torch_to_start() -> None:

@@ -69,7 +69,6 @@ def test_the_folders_say_where_it_reads(
 @pytest.mark.parametrize(
     ("path", "changes", "error", "words"),
     [
-        ("gemma-scope-2b-pt-transcoders/layer_1/x", {}, Unsupported, "transcoder"),
         ("gemma-scope-2b-pt-res/embedding/width_4k/x", {}, Unsupported, "embedding"),
         ("x", {"threshold": None}, Damaged, "lacks threshold"),
         ("x", {"threshold": np.ones(M + 1, np.float32)}, Mismatch, "threshold"),

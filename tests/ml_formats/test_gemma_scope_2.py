@@ -85,19 +85,11 @@ def test_names_of_models() -> None:
     ("path", "config", "more", "error", "words"),
     [
         ("x", {"architecture": "topk"}, {}, Unsupported, "topk"),
-        ("x", {"affine_connection": True}, {}, Unsupported, "skip transcoder"),
-        ("x", {}, {"affine_skip_connection": torch.zeros(D, D)}, Unsupported, "skip transcoder"),
-        (
-            "x",
-            {"hf_hook_point_out": "model.layers.12.post_feedforward_layernorm.output"},
-            {},
-            Unsupported,
-            "transcoder",
-        ),
+        ("x", {"affine_connection": True}, {}, Damaged, "lacks affine_skip_connection"),
         ("x", {"hf_hook_point_in": ["a", "b"]}, {}, Unsupported, "Crosscoders"),
         ("x", {}, {"w_dec": torch.zeros(M, 3, D)}, Unsupported, "Crosscoders"),
         ("x", {}, {"b_enc": torch.full((M,), torch.nan)}, Damaged, "b_enc"),
-        ("transcoder_all/layer_1", None, {}, Unsupported, "folder of transcoders"),
+        ("clt/layer_1", None, {}, Unsupported, "folder of clts"),
         ("crosscoder/layer_1", None, {}, Unsupported, "folder of crosscoders"),
     ],
 )

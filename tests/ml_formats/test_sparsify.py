@@ -82,7 +82,7 @@ def test_values_that_the_file_leaves_out_are_the_programs_own(tmp_path: Path) ->
         ("layers.3", "output", "layers.3"),
         ("layers.3", "input", "blocks.3.hook_resid_pre"),
         ("h.0.mlp", "output", "h.0.mlp"),
-        ("h.0.mlp", "input", "h.0.mlp (input)"),
+        ("h.0.mlp", "input", "h.0.mlp.input"),
         ("downloads", "output", ""),
     ],
 )
@@ -151,8 +151,7 @@ def test_only_topk_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        ({"transcode": True}, Unsupported, "transcoder"),
-        ({"skip_connection": True}, Unsupported, "skip transcoder"),
+        ({"skip_connection": True}, Damaged, "lacks W_skip"),
         ({"activation": "groupmax"}, Unsupported, "groupmax"),
         ({"expansion_factor": 5}, Mismatch, "encoder"),
         ({"d_in": None}, Damaged, "d_in"),

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from mistudio.core.training_configs import TrainConfig
-from mistudio.ml.sae import trainable
+from mistudio.ml.sae import dense, dense_tiles, trainable
+from mistudio.ml.sae.firing import FiringMask
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Penalty, TrainableSae
 
 D, M, N, V = 12, 70, 90, 5.0
 CASES = [
     ("standard", {}),
+    ("standard", {"unit_decoder": False}),
     ("gated", {}),
     ("jumprelu", {"jumprelu_penalty": "tanh", "bandwidth": 0.8}),
     ("jumprelu", {"jumprelu_penalty": "step", "bandwidth": 0.3}),
@@ -64,7 +66,7 @@ def prepared(
     sae.configure(TrainConfig(architecture=architecture, width=M, k=6, **settings))
     generator = torch.Generator().manual_seed(5)
     for name, parameter in sae.parameters.items():
-        if name != "W_dec_FO":
+        if name != "W_dec_FO" or not sae.unit_decoder:
             noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
             parameter += 0.2 * noise
     if "threshold_F" in sae.parameters:
@@ -93,7 +95,8 @@ def dense_losses(
         mode, eps = settings.get("jumprelu_penalty"), settings.get("bandwidth", 1.0)
         if sae.architecture == "standard":
             f = torch.relu(h)
-            P = f.sum(1).mean()
+            free = settings.get("unit_decoder") is False
+            P = (f * (p["W_dec_FO"].norm(dim=1) if free else 1)).sum(1).mean()
             lacking = -h
         else:
             theta = p["threshold_F"]
@@ -115,16 +118,27 @@ def dense_losses(
     return losses, p
 
 
+def choose_path(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Take every step over the active entries, or over tiles of 24 latents (the last has 22)."""
+    monkeypatch.setattr(dense, "SPARSE_BELOW", {"cpu": 2.0 if path == "active" else 0.0})
+    monkeypatch.setattr(dense_tiles, "TILE_LATENTS", {"cpu": 24})
+    unused = "tiled_step" if path == "active" else "active_step"
+    monkeypatch.setattr(dense, unused, None)
+
+
 @pytest.mark.parametrize(("architecture", "settings"), CASES)
 @pytest.mark.parametrize("rows", [7, 1000])
 @pytest.mark.parametrize("ghost", [0.0, 0.3])
+@pytest.mark.parametrize("path", ["tiles", "active"])
 def test_gradients_equal_float64_autograd(
     architecture: str,
     settings: dict[str, Any],
     rows: int,
     ghost: float,
+    path: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    choose_path(monkeypatch, path)
     monkeypatch.setattr(trainable, "CHUNK_ENTRIES", rows * M)
     monkeypatch.setattr(trainable, "MIN_CHUNK_ROWS", 1)
     sae = prepared(architecture, settings)
@@ -141,7 +155,8 @@ def test_gradients_equal_float64_autograd(
     expected = {name: leaf.grad for name, leaf in p.items()}
     W, grad_W = p["W_dec_FO"].detach(), expected["W_dec_FO"]
     assert grad_W is not None
-    expected["W_dec_FO"] = grad_W - (grad_W * W).sum(1, keepdim=True) * W
+    if sae.unit_decoder:
+        expected["W_dec_FO"] = grad_W - (grad_W * W).sum(1, keepdim=True) * W
     for name, theirs in expected.items():
         ours = sae.parameters[name].grad
         assert ours is not None
@@ -151,7 +166,13 @@ def test_gradients_equal_float64_autograd(
 
 
 @pytest.mark.parametrize(("architecture", "settings"), CASES)
-def test_counts_and_last_rows(architecture: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("path", ["tiles", "active"])
+def test_counts_and_last_rows(
+    architecture: str, settings: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_path(monkeypatch, path)
+    monkeypatch.setattr(trainable, "CHUNK_ENTRIES", 40 * M)
+    monkeypatch.setattr(trainable, "MIN_CHUNK_ROWS", 1)
     sae = prepared(architecture, settings)
     sae.parameters["W_enc_FD"][:3] = 0.0
     for name in ("b_enc_F", "b_gate_F", "b_mag_F"):
@@ -171,7 +192,11 @@ def test_counts_and_last_rows(architecture: str, settings: dict[str, Any]) -> No
             assert int(result.last_row_F[latent]) == int(rows[-1])
 
 
-def test_the_threshold_is_taught_from_both_sides() -> None:
+@pytest.mark.parametrize("path", ["tiles", "active"])
+def test_the_threshold_is_taught_from_both_sides(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_path(monkeypatch, path)
     sae = new_trainable("jumprelu", 5, 5, 5, seed=0, dtype=torch.float64)
     sae.configure(
         TrainConfig(
@@ -196,8 +221,12 @@ def test_thresholds_never_fall_below_zero() -> None:
     assert float(sae.parameters["threshold_F"].min()) >= 0
 
 
-def test_the_gated_gate_gives_the_decoder_no_gradient() -> None:
+@pytest.mark.parametrize("path", ["tiles", "active"])
+def test_the_gated_gate_gives_the_decoder_no_gradient(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With latents shut by their magnitude only the gate's path is left."""
+    choose_path(monkeypatch, path)
     sae = prepared("gated", {})
     sae.parameters["b_mag_F"].fill_(-1e3)
     result = sae.gradients(torch.randn(N, D, dtype=torch.float64), V, Penalty(0.5))
@@ -231,3 +260,48 @@ def test_scaling_the_input_changes_neither_loss_nor_latents() -> None:
     second = sae.gradients(1000 * x, float((1000 * x).var(0).sum()), Penalty(0.0))
     assert second.reconstruction.item() == pytest.approx(first.reconstruction.item(), rel=1e-12)
     assert torch.equal(first.counts_F, second.counts_F)
+
+
+@pytest.mark.parametrize(("architecture", "settings"), CASES)
+def test_the_share_of_touched_entries_decides_how_a_step_is_made(
+    architecture: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either way the same step comes out; the choice depends on batch and parameters alone."""
+    sae = prepared(architecture, settings, torch.float32)
+    x = torch.randn(N, D, generator=torch.Generator().manual_seed(2))
+    assert not sae.is_sparse(x)  # type: ignore[attr-defined]
+    bias = {"gated": "b_gate_F"}.get(architecture, "b_enc_F")
+    sae.parameters[bias] -= 9.0
+    sae.parameters[bias][::9] += 7.0  # a few still fire now and then
+    assert sae.is_sparse(x)  # type: ignore[attr-defined]
+    rare = (torch.arange(M) % 9 == 1).float()
+    penalty = Penalty(0.7, 0.3, rare, 6.0)
+    few = sae.gradients(x, V, penalty)
+    gradients = {name: p.grad.clone() for name, p in sae.parameters.items() if p.grad is not None}
+    monkeypatch.setattr(dense, "SPARSE_BELOW", {"cpu": 0.0})
+    all_of_them = sae.gradients(x, V, penalty)
+    assert 0 < few.active < 0.1 * N * M
+    assert few.active == all_of_them.active
+    assert torch.equal(few.counts_F, all_of_them.counts_F)
+    fired = few.counts_F > 0
+    assert torch.equal(few.last_row_F[fired], all_of_them.last_row_F[fired])
+    for name in ("reconstruction", "sparsity", "ghost", "squared_error", "squared_deviation"):
+        assert getattr(few, name).item() == pytest.approx(getattr(all_of_them, name).item(), 1e-5)
+    for name, one in gradients.items():
+        other = sae.parameters[name].grad
+        assert other is not None
+        assert (one - other).abs().max() <= 1e-5 * float(other.abs().max()), name
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (31, 8), (64, 9), (300, 70)])
+def test_firings_are_counted_and_the_last_one_is_found(shape: tuple[int, int]) -> None:
+    f = torch.relu(torch.randn(shape, generator=torch.Generator().manual_seed(3)) - 1.5)
+    f[:, 0] = 0.0
+    mask = FiringMask()
+    mask.fill(torch.ones(500, 90))  # what an earlier use left behind
+    mask.fill(f)
+    counts, last = mask.count()
+    assert torch.equal(counts, (f > 0).sum(0))
+    for latent in range(shape[1]):
+        rows = f[:, latent].nonzero().flatten().tolist()
+        assert int(last[latent]) == (rows[-1] + 1 if rows else 0)

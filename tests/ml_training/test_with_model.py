@@ -12,7 +12,7 @@ from mistudio.core.atomic import sha256_file
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import SilentReporter
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import ARCHITECTURES, DENSE_FAMILY, TrainConfig
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics
@@ -90,5 +90,9 @@ def test_benchmark_reports_consistent_figures(architecture: str) -> None:
     assert found["step_over_gemm"] == pytest.approx(found["step_ms"] / found["gemm_ms"])
     assert found["step_over_gemm"] > 1
     assert found["tokens_per_second"] == pytest.approx(64_000 / found["step_ms"])
+    if architecture in DENSE_FAMILY:
+        assert 0.3 < found["density"] < 0.7
+        quiet = bench_train_step(32, 256, 8, 64, 3, architecture, density=0.02)
+        assert quiet["density"] == pytest.approx(0.02, abs=0.01)
     with pytest.raises(InvalidInput, match="k is 300"):
         bench_train_step(32, 256, 300, 64)

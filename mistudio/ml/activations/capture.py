@@ -14,17 +14,12 @@ from mistudio.core.errors import (
     Unsupported,
     means_out_of_memory,
 )
-from mistudio.ml.hooks import hook_module, hook_path, tl_name
+from mistudio.ml.hooks import first_input, first_tensor, hook_place, listen, tl_name
 from mistudio.ml.loading import LoadedModel
 
 
 class _Reached(BaseException):
     """The hooked module has run; nothing behind it is wanted. No error, so not an Exception."""
-
-
-def first_tensor(output: Any) -> torch.Tensor:
-    """A module's output, or its element 0 if the module returns several things."""
-    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 class Capture:
@@ -44,8 +39,8 @@ class Capture:
         self.loaded = loaded
         self.layer = layer
         self.hook = hook
-        self.module = hook_module(loaded, layer, hook)
-        self.path = hook_path(loaded, layer, hook)
+        self.place = hook_place(loaded, layer, hook)
+        self.path, self.module, _ = self.place
         self.tl_name = tl_name(layer, hook)
         self._trunk: nn.Module = loaded.model.base_model
         self.d = self._probe()
@@ -63,11 +58,11 @@ class Capture:
         """
         caught: list[torch.Tensor] = []
 
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            caught.append(first_tensor(output))
+        def keep(x: torch.Tensor) -> None:
+            caught.append(x)
             raise _Reached
 
-        handle = self.module.register_forward_hook(keep)
+        handle = listen(self.place, keep)
         try:
             with torch.inference_mode():
                 self._trunk(input_ids=ids_BS.to(self.loaded.device), use_cache=False)
@@ -105,17 +100,16 @@ class Capture:
             return keep
 
         def keep_input(_module: nn.Module, inputs: Any, named: Any) -> None:
-            before = inputs[0] if inputs else named["hidden_states"]
-            stream.append(before.detach().flatten(0, -2).float())
+            stream.append(first_input(inputs, named).detach().flatten(0, -2).float())
 
-        block = blocks.modules[self.layer]
+        block, is_sublayer = blocks.modules[self.layer], self.hook in ("mlp_out", "attn_out")
         handles = [
-            self.module.register_forward_hook(note(outputs)),
+            listen(self.place, outputs.append),
             block.register_forward_pre_hook(keep_input, with_kwargs=True),
             block.register_forward_hook(note(stream)),
         ]
         for module in (blocks.mlp[self.layer], blocks.attention[self.layer]):
-            if module is not None and self.hook != "resid_post":
+            if module is not None and is_sublayer:
                 handles.append(module.register_forward_hook(note(added)))
         limit = self.loaded.facts.vocab_size
         ids_BS = torch.tensor([[min(2, limit - 1), min(3, limit - 1)]], device=self.loaded.device)
@@ -131,7 +125,7 @@ class Capture:
                 "this model cannot be read there.",
                 code="hook_count",
             )
-        if self.hook != "resid_post":
+        if is_sublayer:
             check_sublayers(self.path, stream[0], added, stream[1])
         return outputs[0].shape[-1]
 

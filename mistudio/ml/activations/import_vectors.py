@@ -26,7 +26,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 class Vectors(NamedTuple):
     """Rows of a file: how many, how wide, in which precision they are kept, how to read some."""
 
-    count: int
+    total: int
     width: int
     dtype: str  # fp16, bf16 or fp32
     read: Callable[[int, int], torch.Tensor]
@@ -60,17 +60,17 @@ def import_vectors(
 
     Raises `InvalidInput` if there are none, `DiskFull`.
     """
-    if vectors.count < 3 or vectors.width < 2:
+    if vectors.total < 3 or vectors.width < 2:
         raise InvalidInput(
-            f"This file holds {vectors.count:,} vectors of width {vectors.width:,}; it takes at "
+            f"This file holds {vectors.total:,} vectors of width {vectors.width:,}; it takes at "
             "least three of width two."
         )
     settings = ExtractSettings((point[0],), (point[1],), batch=1, dtype=vectors.dtype)
     made = Extraction(folder, settings, [vectors.width], _Single(1, {}), 1, {}, SHARD_BYTES)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        for low in range(0, vectors.count, made.shard_rows):
-            _shard(made, vectors, low, min(vectors.count, low + made.shard_rows), report, control)
+        for low in range(0, vectors.total, made.shard_rows):
+            _shard(made, vectors, low, min(vectors.total, low + made.shard_rows), report, control)
         made.complete(0, "")
     except OSError as error:
         raise from_os_error(error, "write the activations") from error
@@ -97,7 +97,7 @@ def _shard(
         statistics.clipped += taken.clipped()
         file.append(taken.rows_TD, control.check)
         columns.append((none, rows, none, none.astype(np.uint8)))
-        report.progress(stop / vectors.count, "Reading", rate=f"{stop:,} vectors")
+        report.progress(stop / vectors.total, "Reading", rate=f"{stop:,} vectors")
     shard = PendingShard(high, high - low, columns, 1)
     shard.finish(0, file, statistics)
     made.add_shard(shard, time.monotonic() - began)

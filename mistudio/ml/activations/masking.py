@@ -57,6 +57,30 @@ def keep_mask(
     return Kept(keep & ~far, dict(zip(REASONS, counts, strict=True)))
 
 
+def keep_pair(
+    x_BSD: torch.Tensor,
+    y_BSO: torch.Tensor,
+    mask_BS: np.ndarray,
+    *,
+    norm_limits: tuple[float | None, float | None],
+    mask_special: bool = True,
+) -> Kept:
+    """Tokens that count for a transcoder: those that do both by what it reads and by its target.
+
+    An attention sink's norm is huge only behind the MLP that makes it, so one side does not tell.
+    """
+    kept = keep_mask(x_BSD, mask_BS, norm_limit=norm_limits[0], mask_special=mask_special)
+    if y_BSO is x_BSD:
+        return kept
+    left_BS = np.where(kept.keep_BS.cpu().numpy(), mask_BS, PADDING)
+    also = keep_mask(y_BSO, left_BS, norm_limit=norm_limits[1], mask_special=False)
+    dropped = {
+        reason: count + (also.dropped[reason] if reason in ("non_finite", "norm") else 0)
+        for reason, count in kept.dropped.items()
+    }
+    return Kept(also.keep_BS, dropped)
+
+
 def iterate_rows(
     capture: Capture,
     tokens: RowTable,

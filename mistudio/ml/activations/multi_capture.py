@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mistudio.core.errors import InvalidInput, OutOfMemory, StudioError, means_out_of_memory
-from mistudio.ml.activations.capture import check_sublayers, first_tensor
-from mistudio.ml.hooks import hook_module, hook_path, mlp_reader
+from mistudio.ml.activations.capture import check_sublayers
+from mistudio.ml.hooks import first_input, first_tensor, hook_path, hook_place, listen
 from mistudio.ml.loading import LoadedModel
 
 Take = Callable[[int, torch.Tensor], None]
@@ -57,7 +57,8 @@ class MultiCapture:
         self.points = list(points)
         self._check = check
         self._trunk: nn.Module = loaded.model.base_model
-        self._paths, self._modules = zip(*(_place(loaded, point) for point in points), strict=True)
+        self._places = [hook_place(loaded, *point) for point in points]
+        self._paths = [place.path for place in self._places]
         self.widths = self._probe()
 
     @property
@@ -109,17 +110,7 @@ class MultiCapture:
         )
 
     def _listen(self, i: int, keep: Callable[[int, torch.Tensor], None]) -> Any:
-        if self.points[i].hook == "mlp_in":
-
-            def before(_module: nn.Module, inputs: Any, named: Any) -> None:
-                keep(i, _first_input(inputs, named))
-
-            return self._modules[i].register_forward_pre_hook(before, with_kwargs=True)
-
-        def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            keep(i, first_tensor(output))
-
-        return self._modules[i].register_forward_hook(after)
+        return listen(self._places[i], lambda x: keep(i, x))
 
     def _checks(self) -> list[Any]:
         if self._check is None:
@@ -168,7 +159,7 @@ class _BlockWatch:
         block = loaded.blocks.modules[layer]
 
         def before(_module: nn.Module, inputs: Any, named: Any) -> None:
-            self._stream.append(_flat(_first_input(inputs, named)))
+            self._stream.append(_flat(first_input(inputs, named)))
 
         self.handles = [
             block.register_forward_pre_hook(before, with_kwargs=True),
@@ -193,16 +184,6 @@ class _BlockWatch:
 def _flat(x: torch.Tensor) -> torch.Tensor:
     """A copy as [T, D] in fp32."""
     return x.detach().flatten(0, -2).to(torch.float32, copy=True)
-
-
-def _first_input(inputs: Any, named: Any) -> torch.Tensor:
-    return inputs[0] if inputs else named["hidden_states"]
-
-
-def _place(loaded: LoadedModel, point: HookPoint) -> tuple[str, nn.Module]:
-    if point.hook == "mlp_in":
-        return mlp_reader(loaded, point.layer)
-    return hook_path(loaded, *point), hook_module(loaded, *point)
 
 
 def _fired(path: str, times: int) -> StudioError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -114,37 +114,6 @@ def measure_hooks(
                     break
         found[point] = own.finish(median, settings)
     return found
-
-
-def measure_target(
-    reader: RowReader,
-    table: RowTable,
-    point: HookPoint,
-    target: HookPoint,
-    statistics: StreamStatistics,
-    control: JobControl | None = None,
-) -> StreamStatistics:
-    """Statistics of what the hook `target` gives for the tokens that `point` keeps.
-
-    `statistics` are those of `point`: its norm cut decides, none is made on the target itself.
-    """
-    settings = StatisticsSettings(
-        norm_cut=math.inf,
-        mask_special=statistics.mask_special,
-        min_tokens=statistics.n_tokens,
-    )
-    own = _Sums(math.inf, math.inf)
-    for batch in _read(reader, table, settings, control):
-        x, y = batch[point], batch[target]
-        norm_BS = torch.linalg.vector_norm(x.x_BSD, dim=-1, dtype=torch.float32)
-        keep_BS = x.keep_BS & y.keep_BS & (norm_BS <= statistics.norm_limit)
-        own.add(y._replace(keep_BS=keep_BS))
-        if own.seen >= statistics.n_tokens:
-            break
-    if own.seen == 0:
-        raise InvalidInput("No token of this text can be used: all are special or not finite.")
-    found = own.finish(own.median(), settings)
-    return replace(found, norm_cut=statistics.norm_cut)
 
 
 class OneHook:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mistudio.core.errors import InvalidInput, Mismatch, OutOfMemory, from_os_error
-from mistudio.ml.activations.masking import REASONS, default_forward_batch, keep_mask
+from mistudio.ml.activations.masking import REASONS, default_forward_batch, keep_mask, keep_pair
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.readers import RowReader
 from mistudio.ml.activations.row_order import RowOrder
@@ -26,7 +26,7 @@ from mistudio.ml.data.token_store import CONTENT, PADDING
 class Feed:
     """What one or more SAEs read: a hook's activations, and a target's if they map to another.
 
-    `norm_cut` None takes that of the statistics. Tokens are masked by the input.
+    `norm_cut` None takes that of the statistics. Tokens are masked by both.
     """
 
     point: HookPoint
@@ -41,10 +41,13 @@ class Feed:
         return self.point.name if self.target is None else f"{self.point.name}-{self.target.name}"
 
     @property
-    def norm_limit(self) -> float:
-        """Tokens with a larger norm do not count."""
-        cut = self.statistics.norm_cut if self.norm_cut is None else self.norm_cut
-        return cut * self.statistics.median_norm
+    def norm_limits(self) -> tuple[float, float]:
+        """Tokens with larger norms, of the input or the target, do not count."""
+        limits = [
+            (own.norm_cut if self.norm_cut is None else self.norm_cut) * own.median_norm
+            for own in (self.statistics, self.target_statistics or self.statistics)
+        ]
+        return limits[0], limits[1]
 
 
 @dataclass
@@ -218,19 +221,16 @@ class Windows:
 
     def _write(self, number: int, parts: list[torch.Tensor], rows: np.ndarray) -> None:
         feed, held = self.feeds[number], self._windows[number]
-        kept = keep_mask(
-            parts[0],
-            self.table.mask[rows],
-            norm_limit=feed.norm_limit,
-            mask_special=self.mask_special,
-        )
+        mask, limits = self.table.mask[rows], feed.norm_limits
+        if len(parts) == 1:
+            kept = keep_mask(parts[0], mask, norm_limit=limits[0], mask_special=self.mask_special)
+        else:
+            kept = keep_pair(
+                parts[0], parts[1], mask, norm_limits=limits, mask_special=self.mask_special
+            )
         keep_BS = kept.keep_BS
         for reason, count in kept.dropped.items():
             held.counts[reason] += count
-        if len(parts) > 1:
-            finite_BS = parts[1].isfinite().all(-1)
-            held.counts["non_finite"] += int((keep_BS & ~finite_BS).sum())
-            keep_BS = keep_BS & finite_BS
         at, low = held.size, 0
         row_T, position_T = np.nonzero(keep_BS.cpu().numpy())
         stop = at + len(row_T)

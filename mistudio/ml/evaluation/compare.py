@@ -39,6 +39,7 @@ def compare(
     text: TextPart,
     report: Reporter,
     control: JobControl,
+    hook_out: str | None = None,
 ) -> dict[str, Any]:
     """Every figure of both SAEs and their difference, as JSON values.
 
@@ -48,7 +49,7 @@ def compare(
     """
     if (first.d_in, first.d_out) != (second.d_in, second.d_out):
         raise Mismatch("The two SAEs have different widths; compare SAEs of the same hook.")
-    found = measure([first, second], loaded, layer, hook, text, report, control)
+    found = measure([first, second], loaded, layer, hook, text, report, control, hook_out)
     a, b = found.saes
     metrics = _paired(RECONSTRUCTION, a.reconstruction.per_group(), b.reconstruction.per_group())
     if a.losses.tokens:

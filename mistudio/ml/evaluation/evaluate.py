@@ -22,7 +22,9 @@ def evaluate(
     layer: int,
     hook: str,
     *,
+    hook_out: str | None = None,
     norm_limit: float | None,
+    norm_limit_out: float | None = None,
     mask_special: bool = True,
     max_tokens: int,
     report: Reporter,
@@ -33,6 +35,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every metric over kept tokens of `part`, as JSON values.
 
+    A transcoder reads `hook` and is measured against `hook_out`.
     `norm_limit` and `mask_special` are those of the training (`StreamStatistics.norm_limit`), so
     that the same tokens count; `TextPart` tells which tokens are read. "intervals" holds 95 %
     bootstrap intervals over documents of every figure that is a ratio of sums; "n" and "documents"
@@ -40,8 +43,8 @@ def evaluate(
     `Mismatch` for an SAE of another width, `InvalidInput` if no token can be used.
     """
     loss_tokens = max_loss_tokens if with_loss else 0
-    text = TextPart(tokens, norm_limit, mask_special, max_tokens, loss_tokens, part)
-    found = measure([sae], loaded, layer, hook, text, report, control)
+    text = TextPart(tokens, norm_limit, mask_special, max_tokens, loss_tokens, part, norm_limit_out)
+    found = measure([sae], loaded, layer, hook, text, report, control, hook_out)
     one = found.saes[0]
     values, intervals = with_intervals(RECONSTRUCTION, one.reconstruction.per_group())
     result: dict[str, Any] = {

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mistudio.ml.activations.capture import first_tensor
 from mistudio.ml.data.token_store import PADDING
+from mistudio.ml.hooks import Place, first_tensor, listen
 from mistudio.ml.loading import LoadedModel
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -66,6 +66,18 @@ class PatchedForwards:
         with changed(self._module, keep, ids_BS.shape):
             logits_BSV = self._logits(ids_BS)
         return caught[0], logits_BSV
+
+    def clean_pair(
+        self, ids_BS: torch.Tensor, read: Place
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `clean`, with the activations x_BSD at another place of the same pass before them."""
+        caught: list[torch.Tensor] = []
+        handle = listen(read, lambda x: caught.append(x.clone()))
+        try:
+            y_BSO, logits_BSV = self.clean(ids_BS)
+        finally:
+            handle.remove()
+        return caught[0].view(*ids_BS.shape, -1), y_BSO, logits_BSV
 
     @torch.inference_mode()
     def losses(

@@ -1,4 +1,8 @@
-"""One pass over held-out documents that measures any number of SAEs of the same hook."""
+"""One pass over held-out documents that measures any number of SAEs of the same hook.
+
+A transcoder is measured against the activations it is to give, of the same forward pass, and takes
+their place in the language model's loss.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ import torch
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.events import Reporter
-from mistudio.ml.activations.capture import Capture
-from mistudio.ml.activations.masking import default_forward_batch, keep_mask
+from mistudio.ml.activations.masking import default_forward_batch, keep_pair
+from mistudio.ml.activations.pair_capture import PairCapture
 from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.evaluation.bootstrap import DocumentGroups
 from mistudio.ml.evaluation.firing import FiringSums
@@ -34,7 +38,7 @@ class TextPart:
 
     At most about `max_tokens` are read, in rows spread evenly over the part; the language model's
     loss is measured on rows spread over these, up to `max_loss_tokens` (None: all of them, 0: not
-    at all).
+    at all). `norm_limit_out` is for what a transcoder is to give.
     """
 
     tokens: RowTable
@@ -43,6 +47,7 @@ class TextPart:
     max_tokens: int
     max_loss_tokens: int | None = None
     part: str = "evaluation"
+    norm_limit_out: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,22 +78,21 @@ def measure(
     text: TextPart,
     report: Reporter,
     control: JobControl,
+    hook_out: str | None = None,
 ) -> Measurement:
     """Sums over the kept tokens of a text for each SAE.
 
-    Raises `Mismatch` for an SAE of another width, `InvalidInput` if no token can be used.
+    Transcoders read `hook` and are to give `hook_out`. Raises `Mismatch` for an SAE of another
+    width, `InvalidInput` if no token can be used.
     """
-    capture = Capture(loaded, layer, hook)
+    capture = PairCapture(loaded, layer, hook, hook_out or hook)
     for sae in saes:
-        if sae.d_in != capture.d:
-            raise Mismatch(
-                f"The SAE reads activations of width {sae.d_in}, this hook gives {capture.d}."
-            )
+        _check(sae, capture)
     tokens = text.tokens
     rows, loss_rows = _rows(text)
     groups, loss_groups = DocumentGroups(tokens, rows), DocumentGroups(tokens, rows)
     found = [_empty(sae.to(loaded.device), groups.groups) for sae in saes]
-    forwards = PatchedForwards(loaded, capture.module)
+    forwards = PatchedForwards(loaded, capture.written.module)
     dropped: dict[str, int] = {}
     done = 0
     while done < len(rows):
@@ -101,14 +105,28 @@ def measure(
         chosen = rows[done : done + step]
         ids_BS = torch.from_numpy(tokens.ids[chosen].astype(np.int64))
         docs_BS, mask_BS = np.asarray(tokens.docs[chosen]), tokens.mask[chosen]
-        x_BSD, logits_BSV = forwards.clean(ids_BS) if both else (capture(ids_BS), None)
-        kept = keep_mask(x_BSD, mask_BS, norm_limit=text.norm_limit, mask_special=text.mask_special)
+        logits_BSV = None
+        if not both:
+            x_BSD, y_BSO = capture(ids_BS)
+        elif capture.is_pair:
+            x_BSD, y_BSO, logits_BSV = forwards.clean_pair(ids_BS, capture.read)
+        else:
+            x_BSD, logits_BSV = forwards.clean(ids_BS)
+            y_BSO = x_BSD
+        kept = keep_pair(
+            x_BSD,
+            y_BSO,
+            mask_BS,
+            norm_limits=(text.norm_limit, text.norm_limit_out),
+            mask_special=text.mask_special,
+        )
         for reason, count in kept.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
         x_TD, keep_BS = x_BSD[kept.keep_BS].float(), kept.keep_BS.cpu().numpy()
+        y_TO = y_BSO[kept.keep_BS].float() if capture.is_pair else x_TD
         group_T = groups.of(docs_BS, keep_BS)[keep_BS]
         row_T = np.broadcast_to(chosen[:, None], keep_BS.shape)[keep_BS]
-        recons_TO = [_add(one, x_TD, group_T, row_T) for one in found]
+        recons_TO = [_add(one, x_TD, y_TO, group_T, row_T) for one in found]
         if logits_BSV is not None:
             scored_BS = scored_positions(kept.keep_BS, mask_BS)
             scored = scored_BS.cpu().numpy()
@@ -147,10 +165,29 @@ def _empty(sae: SparseAutoencoder, groups: int) -> Measured:
     )
 
 
-def _add(one: Measured, x_TD: torch.Tensor, group_T: np.ndarray, row_T: np.ndarray) -> torch.Tensor:
-    """Take kept activations into the sums of one SAE; returns their reconstruction."""
+def _check(sae: SparseAutoencoder, capture: PairCapture) -> None:
+    if sae.d_in != capture.d_in:
+        raise Mismatch(
+            f"The SAE reads activations of width {sae.d_in}, this hook gives {capture.d_in}."
+        )
+    if sae.d_out != capture.d_out:
+        raise Mismatch(
+            f"The transcoder gives activations of width {sae.d_out}, its hook has {capture.d_out}."
+        )
+    if capture.is_pair and not sae.is_transcoder:
+        raise Mismatch("Only a transcoder can give the activations of another hook.")
+
+
+def _add(
+    one: Measured,
+    x_TD: torch.Tensor,
+    y_TO: torch.Tensor,
+    group_T: np.ndarray,
+    row_T: np.ndarray,
+) -> torch.Tensor:
+    """Take kept activations into the sums of one SAE; returns what it makes of them."""
     codes = one.sae.encode_sparse(x_TD)
-    recon_TO = one.sae.decode_sparse(codes)
-    one.reconstruction.add(x_TD, recon_TO, codes, group_T)
+    recon_TO = one.sae.decode_sparse(codes, x_TD)
+    one.reconstruction.add(y_TO, recon_TO, codes, group_T)
     one.firing.add(codes, row_T)
     return recon_TO

@@ -123,7 +123,7 @@ class _LegacySums:
 
 def encoder_decoder_cosine(sae: SparseAutoencoder) -> float | None:
     """Mean over latents of cos(encoder column, decoder row); None for a transcoder."""
-    if sae.d_in != sae.d_out:
+    if sae.is_transcoder:
         return None
     cosine_F = torch.nn.functional.cosine_similarity(sae.W_enc_DF.T, sae.W_dec_FO, dim=1)
     return float(cosine_F.double().mean())

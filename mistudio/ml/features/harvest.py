@@ -23,8 +23,9 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Mismatch, OutOfMemory, from_os_error
 from mistudio.core.events import Reporter
 from mistudio.core.units import format_count
-from mistudio.ml.activations.capture import Capture, check_ids
-from mistudio.ml.activations.masking import keep_mask
+from mistudio.ml.activations.capture import check_ids
+from mistudio.ml.activations.masking import keep_mask, keep_pair
+from mistudio.ml.activations.pair_capture import PairCapture
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import PADDING as NO_TOKEN
 from mistudio.ml.data.token_store import SPECIAL as SPECIAL_TOKEN
@@ -78,16 +79,20 @@ def harvest(
     folder: Path,
     report: Reporter,
     control: JobControl,
+    hook_out: str | None = None,
 ) -> HarvestFacts:
     """Read rows, encode them once and write a finished feature store to `folder`.
 
+    Of a transcoder `hook_out` is what it gives: a token counts if it did in training, by both.
     An attempt that a kill or a crash of the machine cut off goes on from its last checkpoint and
     ends with the same bytes. Raises `Mismatch` if model, SAE and tokens do not belong together,
     `DiskFull` and `Cancelled`; after any error nothing is left behind.
     """
     partial = partial_folder(folder)
     try:
-        return _harvest(loaded, sae, layer, hook, tokens, text, settings, folder, report, control)
+        return _harvest(
+            loaded, sae, layer, hook, tokens, text, settings, folder, report, control, hook_out
+        )
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise from_os_error(error, "write the feature set") from error
@@ -107,9 +112,10 @@ def _harvest(
     folder: Path,
     report: Reporter,
     control: JobControl,
+    hook_out: str | None,
 ) -> HarvestFacts:
     began = time.monotonic()
-    capture = Capture(loaded, layer, hook)
+    capture = PairCapture(loaded, layer, hook, hook_out or hook)
     sae = sae.to(loaded.device)
     plan = plan_rows(tokens.mask, settings.context, settings.rows, settings.seed)
     _check(capture, sae, tokens, plan)
@@ -129,7 +135,7 @@ def _harvest(
 
 
 def _read(
-    capture: Capture,
+    capture: PairCapture,
     sae: SparseAutoencoder,
     tokens: TokenStore,
     plan: RowPlan,
@@ -143,7 +149,7 @@ def _read(
     state = store.progress
     total = -(-len(plan.rows_R2) // height)
     if state.tiles == 0 and not state.median_norm:
-        state.median_norm = _median_norm(capture, sae, tokens, plan, height)
+        state.median_norm, state.median_norm_out = _median_norms(capture, sae, tokens, plan, height)
     if state.tiles:
         report.note(f"Going on after {state.tiles * height:,} of {len(plan.rows_R2):,} rows.")
     first, began, saved = state.tiles, time.monotonic(), time.monotonic()
@@ -151,7 +157,8 @@ def _read(
         control.check()
         block = _block(tokens, plan, height, state.tiles)
         rows = min(height, len(plan.rows_R2) - state.tiles * height)
-        tile = _encode(capture, sae, block, rows, state.median_norm, settings)
+        norms = (state.median_norm, state.median_norm_out)
+        tile = _encode(capture, sae, block, rows, norms, settings)
         store.append(*tile)
         state.kept += int((tile.mask_RS == KEPT).sum())
         for code, reason in REASONS.items():
@@ -180,18 +187,19 @@ def _block(tokens: TokenStore, plan: RowPlan, height: int, index: int) -> RowBlo
 
 @torch.inference_mode()
 def _encode(
-    capture: Capture,
+    capture: PairCapture,
     sae: SparseAutoencoder,
     block: RowBlock,
     rows: int,
-    median_norm: float,
+    median_norms: tuple[float, float],
     settings: HarvestSettings,
 ) -> _Tile:
     """Forward and encode one tile; entries of masked tokens are dropped."""
     ids_BS = torch.from_numpy(block.ids_RS).long()
     check_ids(ids_BS, capture.loaded.facts.vocab_size)
-    x_TD = capture(ids_BS).flatten(0, 1)
-    mask_RS = _mask(x_TD.view(*ids_BS.shape, -1), block.mask_RS, median_norm, settings)
+    x_BSD, y_BSO = capture(ids_BS)
+    mask_RS = _mask(x_BSD, y_BSO, block.mask_RS, median_norms, settings)
+    x_TD = x_BSD.flatten(0, 1)
     if (mask_RS == NOT_FINITE).any():
         x_TD = torch.where(x_TD.isfinite().all(1, keepdim=True), x_TD, 0.0)
     codes = sae.encode_sparse(x_TD)
@@ -209,16 +217,27 @@ def _encode(
 
 
 def _mask(
-    x_RSD: torch.Tensor, tokens_RS: NDArray[np.uint8], median_norm: float, settings: HarvestSettings
+    x_RSD: torch.Tensor,
+    y_RSO: torch.Tensor,
+    tokens_RS: NDArray[np.uint8],
+    median_norms: tuple[float, float],
+    settings: HarvestSettings,
 ) -> NDArray[np.uint8]:
     """The store's mask: which tokens count, and why others do not."""
-    limit = settings.norm_cut * median_norm
-    kept = keep_mask(x_RSD, tokens_RS, norm_limit=limit, mask_special=settings.mask_special)
+    cut = settings.norm_cut
+    kept = keep_pair(
+        x_RSD,
+        y_RSO,
+        tokens_RS,
+        norm_limits=(cut * median_norms[0], cut * median_norms[1]),
+        mask_special=settings.mask_special,
+    )
     keep_RS = kept.keep_BS.cpu().numpy()
     mask_RS = np.full(tokens_RS.shape, KEPT, np.uint8)
     mask_RS[~keep_RS] = EXTREME
     if kept.dropped["non_finite"]:
-        mask_RS[~keep_RS & ~x_RSD.isfinite().all(-1).cpu().numpy()] = NOT_FINITE
+        finite_RS = x_RSD.isfinite().all(-1) & y_RSO.isfinite().all(-1)
+        mask_RS[~keep_RS & ~finite_RS.cpu().numpy()] = NOT_FINITE
     if settings.mask_special:
         mask_RS[tokens_RS == SPECIAL_TOKEN] = SPECIAL
     mask_RS[tokens_RS == NO_TOKEN] = PADDING
@@ -226,17 +245,30 @@ def _mask(
 
 
 @torch.inference_mode()
-def _median_norm(
-    capture: Capture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan, height: int
+def _median_norms(
+    capture: PairCapture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan, height: int
+) -> tuple[float, float]:
+    """The median norms of the SAE's training, of what it reads and of what it gives; a foreign
+    SAE's are measured on the first rows."""
+    found: list[float] = []
+    for side, name in enumerate(("median_norm", "median_norm_out")):
+        known = sae.metadata.get(name)
+        if isinstance(known, (int, float)) and known > 0:
+            found.append(float(known))
+        elif side == 0 or capture.is_pair:
+            found.append(_measured_norm(capture, side, tokens, plan, height))
+        else:
+            found.append(found[0])
+    return found[0], found[1]
+
+
+def _measured_norm(
+    capture: PairCapture, side: int, tokens: TokenStore, plan: RowPlan, height: int
 ) -> float:
-    """The median norm of the SAE's training; a foreign SAE's is measured on the first rows."""
-    known = sae.metadata.get("median_norm")
-    if isinstance(known, (int, float)) and known > 0:
-        return float(known)
     found: list[torch.Tensor] = []
     for index in range(-(-len(plan.rows_R2) // height)):
         block = _block(tokens, plan, height, index)
-        x_BSD = capture(torch.from_numpy(block.ids_RS).long())
+        x_BSD = capture(torch.from_numpy(block.ids_RS).long())[side]
         keep_BS = keep_mask(x_BSD, block.mask_RS, norm_limit=None).keep_BS
         found.append(x_BSD[keep_BS].float().norm(dim=1).cpu())
         if sum(part.numel() for part in found) >= REFERENCE_TOKENS:
@@ -253,12 +285,12 @@ def _tile_height(device: torch.device, length: int, latents: int) -> int:
     return max(1, limit // length)
 
 
-def _check(capture: Capture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan) -> None:
+def _check(capture: PairCapture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan) -> None:
     facts = capture.loaded.facts
-    if sae.d_in != capture.d:
+    if sae.d_in != capture.d_in:
         raise Mismatch(
             f"The SAE reads activations of width {sae.d_in:,}, {capture.path} of {facts.name} "
-            f"gives {capture.d:,}; choose the model it was trained on."
+            f"gives {capture.d_in:,}; choose the model it was trained on."
         )
     if facts.max_positions and plan.length > facts.max_positions:
         raise Mismatch(
@@ -276,7 +308,7 @@ def _check(capture: Capture, sae: SparseAutoencoder, tokens: TokenStore, plan: R
 
 
 def _key(
-    capture: Capture,
+    capture: PairCapture,
     sae: SparseAutoencoder,
     tokens: TokenStore,
     settings: HarvestSettings,

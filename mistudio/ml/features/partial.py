@@ -32,6 +32,7 @@ class Progress:
     exponent: int | None = None  # stored value = activation * 2 ** exponent
     clipped: int = 0  # values beyond fp16, stored as its largest number
     median_norm: float = 0.0  # of the tokens that count; the norm cut refers to it
+    median_norm_out: float = 0.0  # likewise of what a transcoder gives
     masked: dict[str, int] = field(default_factory=dict)  # tokens left out, by reason
     lengths: dict[str, int] = field(default_factory=dict)  # entries of each array
 

@@ -186,8 +186,8 @@ def write_dictionary_learning(
     ae.pt is a plain dictionary of tensors, so that it opens without running code. `metadata` may
     name `layer` and `hook`.
     """
-    if sae.d_in != sae.d_out:
-        raise Unsupported("A transcoder cannot be written in this format yet.")
+    if sae.is_transcoder:
+        raise Unsupported("dictionary_learning has no transcoders; SAELens can hold this one.")
     name, state = state_of(sae)
     with new_folder(folder) as temporary:
         write_text_json(

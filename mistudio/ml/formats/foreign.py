@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -118,18 +118,22 @@ def assemble(
     subtracts_b_dec: bool,
     k: int | None = None,
     threshold: torch.Tensor | None = None,
+    encoder: str = "sae",
+    W_skip_OD: torch.Tensor | None = None,
 ) -> SparseAutoencoder:
     """An SAE from tensors in our orientation; one threshold stands for all latents.
+
+    `encoder` says whether it is a transcoder; with a skip it is a skip transcoder.
 
     Raises `Unsupported` for more or other axes than an SAE has, `Mismatch` for shapes that
     contradict each other.
     """
     if W_enc_DF.ndim != 2 or W_dec_FO.ndim != 2:
         raise Unsupported("Crosscoders and transcoders across layers cannot be read yet.")
-    if W_enc_DF.shape[0] != W_dec_FO.shape[1]:
+    if encoder == "sae" and W_enc_DF.shape[0] != W_dec_FO.shape[1]:
         raise Unsupported(
             f"This reads activations of width {W_enc_DF.shape[0]:,} and writes width "
-            f"{W_dec_FO.shape[1]:,}: it is a transcoder, which cannot be read yet."
+            f"{W_dec_FO.shape[1]:,}: it is a transcoder, which the file does not say."
         )
     if b_enc_F.ndim != 1 or b_dec_O.ndim != 1:
         raise Mismatch("The SAE's biases are not vectors.")
@@ -145,7 +149,27 @@ def assemble(
         k=k,
         threshold_F=threshold,
         apply_b_dec_to_input=subtracts_b_dec,
+        W_skip_OD=None if W_skip_OD is None else W_skip_OD.contiguous(),
+        encoder=encoder if W_skip_OD is None else "skip_transcoder",
     )
+
+
+class GatedWeights(NamedTuple):
+    """f = [x W_enc + b_gate > 0] ReLU(x W_enc e^r + b_mag), in our orientation."""
+
+    W_enc_DF: torch.Tensor
+    b_gate_F: torch.Tensor
+    r_mag_F: torch.Tensor
+    b_mag_F: torch.Tensor
+
+
+def gated_as_jumprelu(gated: GatedWeights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """W_enc, b_enc and thresholds of the JumpReLU that computes the same, in float64 arithmetic:
+    both paths read one matrix, so that h = x W_enc e^r + b_mag fires above b_mag - e^r b_gate."""
+    gain_F, b_mag_F = gated.r_mag_F.double().exp(), gated.b_mag_F.double()
+    threshold_F = (b_mag_F - gain_F * gated.b_gate_F.double()).clamp(min=0)
+    W_enc_DF = gated.W_enc_DF.double() * gain_F
+    return W_enc_DF.float(), gated.b_mag_F, threshold_F.float()
 
 
 def known(**values: Any) -> dict[str, Any]:

@@ -21,18 +21,21 @@ from mistudio.ml.sae.fold import fold_decoder_norms
 WEIGHTS_FILE = "params.npz"
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 REPOSITORY = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)$")
-HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+HOOKS = {
+    "res": "hook_resid_post",
+    "mlp": "hook_mlp_out",
+    "att": "attn.hook_z",
+    "transcoders": "ln2.hook_normalized",  # before the norm's gain
+}
 
 
 def read_gemma_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a folder, in float32 on the CPU, and its metadata.
 
-    b_dec is not subtracted from the input. Raises `NotFound`, `Damaged`, `Mismatch`, or
-    `Unsupported` for transcoders and SAEs on the embedding.
+    b_dec is not subtracted from the input. Transcoders are told by their folders. Raises
+    `NotFound`, `Damaged`, `Mismatch`, or `Unsupported` for SAEs on the embedding.
     """
     words = [part.lower() for part in folder.resolve().parts]
-    if any("transcoder" in word for word in words):
-        raise Unsupported("This is a transcoder of Gemma Scope, which cannot be read yet.")
     if "embedding" in words:
         raise Unsupported("SAEs on the embedding cannot be used: no hook of a block reads it.")
     W_enc_DF, b_enc_F, W_dec_FO, b_dec_O, threshold_F = take(
@@ -47,6 +50,7 @@ def read_gemma_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
             "jumprelu",
             subtracts_b_dec=False,
             threshold=threshold_F,
+            encoder="transcoder" if any("transcoder" in word for word in words) else "sae",
         )
     )
     metadata = known(**place_of(words), training_architecture="jumprelu")
@@ -65,6 +69,8 @@ def place_of(words: list[str]) -> dict[str, str]:
         found["model_name"] = f"google/gemma-2-{size}" + ("-it" if kind == "it" else "")
         if layers:
             found["hook_name"] = f"blocks.{layers[-1]}.{HOOKS[site]}"
+            if site == "transcoders":
+                found["hook_name_out"] = f"blocks.{layers[-1]}.{HOOKS['mlp']}"
     return found
 
 

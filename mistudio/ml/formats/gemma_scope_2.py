@@ -25,26 +25,36 @@ TENSORS = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
 HOOKS = {
     "output": "hook_resid_post",
     "input": "hook_resid_pre",
+    "pre_feedforward_layernorm.output": "mlp.hook_in",
     "post_feedforward_layernorm.output": "hook_mlp_out",
     "post_attention_layernorm.output": "hook_attn_out",
     "self_attn.o_proj.input": "attn.hook_z",
 }
-FOLDERS = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "attn.hook_z"}
-OTHERS = ("transcoder", "crosscoder", "clt")
+FOLDERS = {
+    "resid_post": "hook_resid_post",
+    "mlp_out": "hook_mlp_out",
+    "attn_out": "attn.hook_z",
+    "transcoder": "mlp.hook_in",
+}
+OTHERS = ("crosscoder", "clt")
+SKIP = "affine_skip_connection"  # [d_in, d_out]
 
 
 def read_gemma_scope_2(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a folder, in float32 on the CPU, and its metadata.
 
     b_dec is not subtracted from the input. Raises `NotFound`, `Damaged`, `Mismatch`, or
-    `Unsupported` for transcoders, crosscoders and other architectures than jump_relu.
+    `Unsupported` for crosscoders, transcoders across layers and other architectures than jump_relu.
     """
     config = optional_json(folder / CONFIG_FILE, PROGRAM)
     _refuse_others(folder, config)
     tensors = load_tensors(folder / WEIGHTS_FILE)
-    if "affine_skip_connection" in tensors:
-        raise Unsupported("This is a skip transcoder, which cannot be read yet.")
-    w_enc_DF, b_enc_F, w_dec_FO, b_dec_O, threshold_F = take(tensors, TENSORS, WEIGHTS_FILE)
+    needed = (*TENSORS, SKIP) if config.get("affine_connection") or SKIP in tensors else TENSORS
+    parts = take(tensors, needed, WEIGHTS_FILE)
+    w_enc_DF, b_enc_F, w_dec_FO, b_dec_O, threshold_F = parts[:5]
+    read = str(config.get("hf_hook_point_in") or "")
+    written = str(config.get("hf_hook_point_out") or "")
+    is_transcoder = len(parts) > 5 or (written != read if read and written else _by_folder(folder))
     sae = fold_decoder_norms(
         assemble(
             w_enc_DF,
@@ -54,12 +64,17 @@ def read_gemma_scope_2(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]
             "jumprelu",
             subtracts_b_dec=False,
             threshold=threshold_F,
+            encoder="transcoder" if is_transcoder else "sae",
+            W_skip_OD=parts[5].T if len(parts) > 5 else None,
         )
     )
+    place_out = hook_name(written, folder, "hook_mlp_out") if is_transcoder else ""
     metadata = known(
         model_name=model_name(str(config.get("model_name") or "") or _repository(folder)),
-        hook_name=hook_name(str(config.get("hf_hook_point_in") or ""), folder),
+        hook_name=hook_name(read, folder),
+        hook_name_out=place_out,
         hf_hook_name=config.get("hf_hook_point_in"),
+        hf_hook_name_out=written if is_transcoder else None,
         training_architecture="jump_relu",
         source_config=config,
     )
@@ -70,13 +85,9 @@ def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
     architecture = config.get("architecture", "jump_relu")
     if architecture != "jump_relu":
         raise Unsupported(f"SAEs of architecture {architecture!r} cannot be read.")
-    if config.get("affine_connection"):
-        raise Unsupported("This is a skip transcoder, which cannot be read yet.")
     read, written = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
     if isinstance(read, list) or isinstance(written, list):
         raise Unsupported("Crosscoders and transcoders across layers cannot be read yet.")
-    if read and written and read != written:
-        raise Unsupported("This is a transcoder, which cannot be read yet.")
     if not read:
         for word in folder.resolve().parts:
             kind = next((kind for kind in OTHERS if word.lower().startswith(kind)), None)
@@ -84,8 +95,15 @@ def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
                 raise Unsupported(f"This lies in a folder of {kind}s, which cannot be read yet.")
 
 
-def hook_name(hf_name: str, folder: Path) -> str:
-    """The place in the notation of our hooks: as the config says, else as the folders do."""
+def _by_folder(folder: Path) -> bool:
+    return any(part.lower().startswith("transcoder") for part in folder.resolve().parts)
+
+
+def hook_name(hf_name: str, folder: Path, site: str = "") -> str:
+    """The place in the notation of our hooks: as the config says, else as the folders do.
+
+    `site` is the hook to name where the config does not; empty takes that of the folder.
+    """
     if hf_name:
         found = re.fullmatch(r"(?:\w+\.)+layers\.(\d+)\.([\w.]+)", hf_name)
         if found is None:
@@ -93,7 +111,7 @@ def hook_name(hf_name: str, folder: Path) -> str:
         return f"blocks.{found[1]}.{HOOKS.get(found[2], f'hook_{found[2]}')}"
     above, own = folder.resolve().parent.name, folder.resolve().name
     layer = re.match(r"layer_(\d+)(?:_|$)", own)
-    site = next((hook for name, hook in FOLDERS.items() if above.startswith(name)), "")
+    site = site or next((hook for name, hook in FOLDERS.items() if above.startswith(name)), "")
     return f"blocks.{layer[1]}.{site}" if layer and site else ""
 
 

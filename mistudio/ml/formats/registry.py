@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mistudio.core.errors import InvalidInput, NotFound, Unsupported
+from mistudio.ml.formats.circuit_tracer import FILE, read_circuit_tracer
 from mistudio.ml.formats.dictionary_learning import (
     read_dictionary_learning,
     write_dictionary_learning,
@@ -28,13 +29,17 @@ NAMED = 5  # of several SAEs, those that the sentence lists
 
 @dataclass(frozen=True)
 class SaeFormat:
-    """One layout of files. `marks` are paths in its folder that no other format has."""
+    """One layout of files. `marks` are paths in its folder that no other format has.
+
+    Of a `one_file` format each file that fits a mark is an SAE by itself, and is what is read.
+    """
 
     name: str
     title: str
     marks: tuple[str, ...]
     read: Reader
     write: Writer | None = None
+    one_file: bool = False
 
 
 FORMATS = (
@@ -55,11 +60,18 @@ FORMATS = (
         ("hyperparams.json", "checkpoints/final.safetensors"),
         read_llama_scope,
     ),
+    SaeFormat(
+        "circuit_tracer",
+        "circuit-tracer",
+        ("layer_*.safetensors",),
+        read_circuit_tracer,
+        one_file=True,
+    ),
 )
 
 
 class Found(NamedTuple):
-    """A folder that holds one SAE, and its format."""
+    """A folder that holds one SAE, or its one file, and its format."""
 
     format: SaeFormat
     folder: Path
@@ -81,7 +93,7 @@ def detect(path: Path) -> Found:
             f"{path} holds files of {' and of '.join(found.title for found in here)}; "
             f"name the one to read, such as {path / here[0].marks[0]}."
         )
-    if here:
+    if here and not here[0].one_file:
         return Found(here[0], path)
     below = list(_below(path))
     if len(below) == 1:
@@ -113,17 +125,36 @@ def writer(name: str) -> Writer:
 def _of_file(path: Path) -> Found:
     for known in FORMATS:
         for mark in known.marks:
+            if known.one_file and path.match(mark):
+                return Found(known, path)
             parts = Path(mark).parts
             if path.parts[-len(parts) :] == parts:
                 return Found(known, path.parents[len(parts) - 1])
-    here = _formats_in(path.parent)
-    if len(here) == 1 and path.suffix == ".json":
-        return Found(here[0], path.parent)
+    here = _found_in(path.parent)
+    if len(here) == 1 and path.suffix in (".json", ".yaml"):
+        return here[0]
     raise Unsupported(f"{path} is no file of an SAE that can be read. {_what_is_read()}")
 
 
 def _formats_in(folder: Path) -> list[SaeFormat]:
-    return [known for known in FORMATS if any((folder / mark).is_file() for mark in known.marks)]
+    return [known for known in FORMATS if any(_marked(known, folder))]
+
+
+def _marked(known: SaeFormat, folder: Path) -> Iterator[Path]:
+    """The files of a folder that tell this format, those of layers by their number."""
+    if known.one_file:
+        files = [file for mark in known.marks for file in folder.glob(mark) if file.is_file()]
+        numbered = [(int(found[1]), file) for file in files if (found := FILE.match(file.name))]
+        return iter([file for _, file in sorted(numbered)])
+    return (folder / mark for mark in known.marks if (folder / mark).is_file())
+
+
+def _found_in(folder: Path) -> list[Found]:
+    """What a folder holds itself: all of it of the first format that fits."""
+    here = _formats_in(folder)[:1]
+    if here and here[0].one_file:
+        return [Found(here[0], file) for file in _marked(here[0], folder)]
+    return [Found(known, folder) for known in here]
 
 
 def _below(path: Path) -> Iterator[Found]:
@@ -132,10 +163,10 @@ def _below(path: Path) -> Iterator[Found]:
         folders.sort()
         if len(folder.relative_to(path).parts) >= DEPTH:
             folders.clear()
-        found = _formats_in(folder)
+        found = _found_in(folder)
         if found:
             folders.clear()
-            yield Found(found[0], folder)
+            yield from found
 
 
 def _what_is_read() -> str:

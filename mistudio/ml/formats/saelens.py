@@ -1,7 +1,9 @@
 """SAELens v6 folders (cfg.json + sae_weights.safetensors): write, read, and read older ones.
 
 A folder written here opens in SAELens 6 with the same
-bits; a folder read here is brought to unit decoder rows and to the units of the model.
+bits; a folder read here is brought to unit decoder rows and to the units of the model. It is also
+the form in which our own library keeps SAEs; topk transcoders, which SAELens has none of, are only
+written for that.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ from typing import Any
 import torch
 
 from mistudio.core.errors import Damaged, Mismatch, Unsupported
-from mistudio.ml.formats.foreign import new_folder, read_json, write_text_json
+from mistudio.ml.formats.foreign import (
+    GatedWeights,
+    b_enc_without_subtraction,
+    gated_as_jumprelu,
+    new_folder,
+    read_json,
+    write_text_json,
+)
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
@@ -22,7 +31,21 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 SCALER_FILE = "activation_scaler.json"
 SAE_LENS_VERSION = "6.54.12"  # the version whose rules these are; 6.0.0 and later keep metadata
-READABLE = ("standard", "topk", "jumprelu")
+KINDS = {
+    "standard": ("standard", "sae"),
+    "topk": ("topk", "sae"),
+    "jumprelu": ("jumprelu", "sae"),
+    "gated": ("jumprelu", "sae"),
+    "transcoder": ("standard", "transcoder"),
+    "skip_transcoder": ("standard", "skip_transcoder"),
+    "jumprelu_transcoder": ("jumprelu", "transcoder"),
+    "jumprelu_skip_transcoder": ("jumprelu", "skip_transcoder"),
+    "topk_transcoder": ("topk", "transcoder"),
+    "topk_skip_transcoder": ("topk", "skip_transcoder"),
+}
+"""their name of an architecture: our architecture and encoder"""
+NAMES = {kind: name for name, kind in KINDS.items() if name != "gated"}
+OURS_ALONE = ("topk_transcoder", "topk_skip_transcoder")
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 OLD_METADATA = (
     "model_name",
@@ -43,14 +66,19 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 def write_saelens(
-    folder: Path, sae: SparseAutoencoder, metadata: Mapping[str, Any] | None = None
+    folder: Path,
+    sae: SparseAutoencoder,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    for_library: bool = False,
 ) -> None:
     """Create `folder` with the SAE; `metadata` is added to the SAE's own.
 
-    Raises `InvalidInput` if the folder holds files already, `DiskFull` if there is no room.
+    Raises `InvalidInput` if the folder holds files already, `DiskFull` if there is no room, and,
+    unless it is `for_library`, `Unsupported` for what SAELens cannot read.
     """
-    if sae.d_in != sae.d_out:
-        raise Unsupported("A transcoder cannot be written in this format yet.")
+    if NAMES[sae.architecture, sae.encoder] in OURS_ALONE and not for_library:
+        raise Unsupported("SAELens has no topk transcoders; sparsify can hold this one.")
     with new_folder(folder) as temporary:
         write_text_json(temporary / CONFIG_FILE, config_of(sae, metadata or {}))
         save_tensors(temporary / WEIGHTS_FILE, tensors_of(sae))
@@ -59,17 +87,19 @@ def write_saelens(
 def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The content of cfg.json."""
     config: dict[str, Any] = {
-        "architecture": sae.architecture,
+        "architecture": NAMES[sae.architecture, sae.encoder],
         "d_in": sae.d_in,
         "d_sae": sae.n_latents,
         "dtype": str(sae.W_enc_DF.dtype).removeprefix("torch."),
         "device": "cpu",
-        "apply_b_dec_to_input": sae.apply_b_dec_to_input,
+        "apply_b_dec_to_input": sae.apply_b_dec_to_input and not sae.is_transcoder,
         "normalize_activations": "none",
         "reshape_activations": "none",
     }
     if sae.architecture == "topk":
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    if sae.is_transcoder:
+        config |= {"d_out": sae.d_out}
     described = {
         "hook_head_index": None,
         "seqpos_slice": [None],
@@ -83,15 +113,17 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def tensors_of(sae: SparseAutoencoder) -> dict[str, torch.Tensor]:
-    """The tensors of sae_weights.safetensors."""
+    """The tensors of sae_weights.safetensors; transcoders there never subtract b_dec."""
     tensors = {
         "W_enc": sae.W_enc_DF,
-        "b_enc": sae.b_enc_F,
+        "b_enc": b_enc_without_subtraction(sae) if sae.is_transcoder else sae.b_enc_F,
         "W_dec": sae.W_dec_FO,
         "b_dec": sae.b_dec_O,
     }
     if sae.threshold_F is not None:
         tensors["threshold"] = sae.threshold_F
+    if sae.W_skip_OD is not None:
+        tensors["W_skip"] = sae.W_skip_OD
     return tensors
 
 
@@ -106,32 +138,36 @@ def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise Damaged(f"{CONFIG_FILE} in {folder} does not say {key}; it is no SAE.")
     architecture = config.get("architecture", "standard")
-    if architecture not in READABLE:
-        raise Unsupported(
-            f"SAEs of architecture {architecture!r} cannot be read; {', '.join(READABLE)} can."
-        )
+    if architecture not in KINDS:
+        known = ", ".join(name for name in KINDS if name not in OURS_ALONE)
+        raise Unsupported(f"SAEs of architecture {architecture!r} cannot be read; {known} can.")
     tensors = _read_tensors(folder / WEIGHTS_FILE, str(config.get("dtype", "float32")))
     metadata = dict(config.get("metadata") or {})
     sae = _assemble(architecture, config, tensors, metadata)
     scaling = config.get("normalize_activations", "none")
-    if scaling == "expected_average_only_in":
+    if scaling == "expected_average_only_in" and not sae.is_transcoder:
         sae = fold_input_scale(sae, _scaling_factor(folder))
     elif scaling != "none":
         raise Unsupported(f"An SAE with normalize_activations {scaling!r} cannot be used.")
-    if architecture != "topk" or config.get("rescale_acts_by_decoder_norm"):
+    if sae.architecture != "topk" or config.get("rescale_acts_by_decoder_norm"):
         sae = fold_decoder_norms(sae)
     return sae, metadata
 
 
 def _assemble(
-    architecture: str,
+    name: str,
     config: Mapping[str, Any],
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, Any],
 ) -> SparseAutoencoder:
-    needed = ["W_enc", "b_enc", "W_dec", "b_dec"]
-    if architecture == "jumprelu":
-        needed.append("threshold")
+    architecture, encoder = KINDS[name]
+    needed = ["W_enc", "W_dec", "b_dec"]
+    if name == "gated":
+        needed += ["b_gate", "r_mag", "b_mag"]
+    else:
+        needed += ["b_enc", "threshold"] if architecture == "jumprelu" else ["b_enc"]
+    if encoder == "skip_transcoder":
+        needed.append("W_skip")
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise Damaged(f"{WEIGHTS_FILE} lacks {', '.join(missing)}.")
@@ -146,15 +182,23 @@ def _assemble(
         raise Mismatch(
             f"W_enc has shape {tuple(tensors['W_enc'].shape)}, {CONFIG_FILE} says {shape}."
         )
+    if name == "gated":
+        parts = GatedWeights(*(tensors[key] for key in ("W_enc", "b_gate", "r_mag", "b_mag")))
+        W_enc_DF, b_enc_F, threshold_F = gated_as_jumprelu(parts)
+    else:
+        W_enc_DF, b_enc_F = tensors["W_enc"], tensors["b_enc"]
+        threshold_F = tensors.get("threshold")
     return SparseAutoencoder(
-        tensors["W_enc"],
-        tensors["b_enc"],
+        W_enc_DF,
+        b_enc_F,
         tensors["W_dec"],
         tensors["b_dec"],
         architecture,
         k=int(config.get("k", 100)) if architecture == "topk" else None,
-        threshold_F=tensors.get("threshold"),
-        apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
+        threshold_F=threshold_F,
+        apply_b_dec_to_input=encoder == "sae" and bool(config.get("apply_b_dec_to_input", True)),
+        W_skip_OD=tensors.get("W_skip"),
+        encoder=encoder,
         metadata=metadata,
     )
 

@@ -1,7 +1,7 @@
-"""sparsify folders (HOOKPOINT/cfg.json + HOOKPOINT/sae.safetensors): read and write topk SAEs.
+"""sparsify folders (HOOKPOINT/cfg.json + HOOKPOINT/sae.safetensors): topk SAEs and transcoders.
 
 A run's folder holds one such folder per hookpoint, named after the module whose output it reads,
-and a config.json that names the model.
+and a config.json that names the model. A transcoder reads the module's input and gives its output.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mistudio.core.errors import Damaged, Mismatch, Unsupported
 from mistudio.ml.formats.foreign import (
     assemble,
     b_enc_with_subtraction,
+    b_enc_without_subtraction,
     known,
     new_folder,
     optional_json,
@@ -39,34 +40,43 @@ def read_sparsify(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a hookpoint's folder, in float32 on the CPU, and its metadata.
 
     Decoder rows keep their lengths: the selection is by the latents as they are, so that folding
-    would change it. Raises `NotFound`, `Damaged`, `Mismatch` or `Unsupported` (transcoders,
-    skip connections, groupmax).
+    would change it. Raises `NotFound`, `Damaged`, `Mismatch` or `Unsupported` (groupmax).
     """
     config = {**DEFAULTS, **read_json(folder / CONFIG_FILE, PROGRAM)}
     if not isinstance(config.get("d_in"), int):
         raise Damaged(f"{CONFIG_FILE} in {folder} does not say d_in; it is no {PROGRAM} SAE.")
-    for key, kind in (("transcode", "transcoder"), ("skip_connection", "skip transcoder")):
-        if config.get(key):
-            raise Unsupported(f"This is a {kind}, which cannot be read yet.")
     if config["activation"] != "topk":
         raise Unsupported(f"SAEs with the activation {config['activation']!r} cannot be read.")
     for key in ("expansion_factor", "num_latents", "k"):
         if not isinstance(config[key], int):
             raise Damaged(f"{key} in {CONFIG_FILE} is not a whole number.")
-    parts = take(load_tensors(folder / WEIGHTS_FILE), TENSORS, WEIGHTS_FILE)
-    encoder_FD, b_enc_F, W_dec_FO, b_dec_O = parts
+    transcodes, skips = bool(config.get("transcode")), bool(config.get("skip_connection"))
+    needed = (*TENSORS, "W_skip") if skips else TENSORS
+    parts = take(load_tensors(folder / WEIGHTS_FILE), needed, WEIGHTS_FILE)
+    encoder_FD, b_enc_F, W_dec_FO, b_dec_O = parts[:4]
     shape = (config["num_latents"] or config["d_in"] * config["expansion_factor"], config["d_in"])
     if tuple(encoder_FD.shape) != shape:
         raise Mismatch(
             f"encoder.weight has shape {tuple(encoder_FD.shape)}, {CONFIG_FILE} says {shape}."
         )
     sae = assemble(
-        encoder_FD.T, b_enc_F, W_dec_FO, b_dec_O, "topk", subtracts_b_dec=True, k=config["k"]
+        encoder_FD.T,
+        b_enc_F,
+        W_dec_FO,
+        b_dec_O,
+        "topk",
+        subtracts_b_dec=not transcodes,
+        k=config["k"],
+        encoder="transcoder" if transcodes else "sae",
+        W_skip_OD=parts[4] if skips else None,
     )
     run = optional_json(folder.parent / RUN_FILE, PROGRAM)
+    side = "input" if transcodes else str(run.get("hook_mode") or "output")
+    written = hook_name(folder.name, "output" if transcodes else side) if sae.is_transcoder else ""
     metadata = known(
         model_name=run.get("model") if isinstance(run.get("model"), str) else None,
-        hook_name=hook_name(folder.name, str(run.get("hook_mode") or "output")),
+        hook_name=hook_name(folder.name, side),
+        hook_name_out=written,
         context_size=run.get("ctx_len"),
         dataset_path=run.get("dataset"),
         training_architecture=f"{PROGRAM} topk",
@@ -86,7 +96,7 @@ def hook_name(hookpoint: str, side: str) -> str:
     if side == "output":
         return hookpoint
     block = re.fullmatch(r"(?:\w+\.)*\w+\.(\d+)", hookpoint)
-    return f"blocks.{block[1]}.hook_resid_pre" if block else f"{hookpoint} ({side})"
+    return f"blocks.{block[1]}.hook_resid_pre" if block else f"{hookpoint}.{side}"
 
 
 def write_sparsify(
@@ -94,15 +104,22 @@ def write_sparsify(
 ) -> None:
     """Create `folder` as a run of one hookpoint; `metadata` may name `layer` and `hook`.
 
-    Raises `Unsupported` for what sparsify has no form for, `InvalidInput`, `DiskFull`.
+    A transcoder's hookpoint is the module whose output it gives (`hook_out`). Raises `Unsupported`
+    for what sparsify has no form for, `InvalidInput`, `DiskFull`.
     """
-    if sae.architecture != "topk" or sae.d_in != sae.d_out:
+    if sae.architecture != "topk":
+        others = "SAELens" if sae.is_transcoder else "SAELens and dictionary_learning"
         raise Unsupported(
             f"sparsify only holds topk SAEs, and this one is {sae.architecture}; "
-            "SAELens and dictionary_learning can hold it."
+            f"{others} can hold it."
+        )
+    if sae.d_in != sae.d_out:
+        raise Unsupported(
+            "sparsify only holds transcoders that give activations of the width they read; this "
+            f"one reads {sae.d_in:,} and gives {sae.d_out:,}."
         )
     told = {**sae.metadata, **(metadata or {})}
-    hookpoint = hookpoint_of(told)
+    hookpoint = hookpoint_of(told, "_out" if sae.is_transcoder else "")
     config = {
         "activation": "topk",
         "expansion_factor": max(1, sae.n_latents // sae.d_in),
@@ -110,19 +127,26 @@ def write_sparsify(
         "num_latents": sae.n_latents,
         "k": sae.k,
         "multi_topk": False,
-        "skip_connection": False,
-        "transcode": False,
+        "skip_connection": sae.W_skip_OD is not None,
+        "transcode": sae.is_transcoder,
         "d_in": sae.d_in,
     }
     run = known(
-        model=told.get("model_name"), ctx_len=told.get("context_size"), hookpoints=[hookpoint]
+        model=told.get("model_name"),
+        ctx_len=told.get("context_size"),
+        hookpoints=[hookpoint],
+        hook_mode="transcode" if sae.is_transcoder else "output",
     )
     tensors = {
         "encoder.weight": sae.W_enc_DF.T,
-        "encoder.bias": b_enc_with_subtraction(sae),
+        "encoder.bias": b_enc_without_subtraction(sae)
+        if sae.is_transcoder
+        else b_enc_with_subtraction(sae),
         "W_dec": sae.W_dec_FO,
         "b_dec": sae.b_dec_O,
     }
+    if sae.W_skip_OD is not None:
+        tensors["W_skip"] = sae.W_skip_OD
     with new_folder(folder) as temporary:
         (temporary / hookpoint).mkdir()
         write_text_json(temporary / RUN_FILE, run)
@@ -130,11 +154,14 @@ def write_sparsify(
         save_tensors(temporary / hookpoint / WEIGHTS_FILE, tensors)
 
 
-def hookpoint_of(metadata: Mapping[str, Any]) -> str:
-    """The module as the model without its head names it; "sae" if it is not known."""
-    name = str(metadata.get("hf_hook_name") or metadata.get("hook_name") or "")
+def hookpoint_of(metadata: Mapping[str, Any], which: str = "") -> str:
+    """The module as the model without its head names it; "sae" if it is not known.
+
+    `which` "_out" asks for the module whose output a transcoder gives.
+    """
+    name = str(metadata.get(f"hf_hook_name{which}") or metadata.get(f"hook_name{which}") or "")
     found = re.search(r"(?:^|\.)((?:layers|h)\.\d+(?:\.\w+)*)$", name)
     if found is not None:
         return found[1]
-    layer, hook = metadata.get("layer"), str(metadata.get("hook") or "")
+    layer, hook = metadata.get("layer"), str(metadata.get(f"hook{which}") or "")
     return f"layers.{layer}{SUBLAYERS[hook]}" if layer is not None and hook in SUBLAYERS else "sae"

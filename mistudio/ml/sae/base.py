@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from mistudio.core.configs import ENCODERS
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.ml.sae.selection import SparseCodes, above, splits_of, top_k_per_row
 from mistudio.ml.sae.sparse_gradient import weighted_rows
@@ -26,6 +27,9 @@ class SparseAutoencoder:
     ReLU(h) per token, "jumprelu" keeps ReLU(h) where h > `threshold_F`, "standard" is ReLU.
     `apply_b_dec_to_input` tells whether b_dec is subtracted before encoding. Frozen: `to` and
     `with_metadata` return copies. `metadata` holds JSON values, such as hook_name and model_name.
+
+    `encoder` "transcoder" gives the activations of another hook instead, of any width, and
+    "skip_transcoder" adds x W_skipᵀ to them: such a one cannot decode without x.
     """
 
     W_enc_DF: torch.Tensor
@@ -36,6 +40,8 @@ class SparseAutoencoder:
     k: int | None = None
     threshold_F: torch.Tensor | None = None
     apply_b_dec_to_input: bool = True
+    W_skip_OD: torch.Tensor | None = None
+    encoder: str = "sae"
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,6 +62,12 @@ class SparseAutoencoder:
             if self.threshold_F is None:
                 raise InvalidInput("A jumprelu SAE needs one threshold per latent.")
             expected["threshold"] = (self.threshold_F, (n_latents,))
+        if self.encoder not in ENCODERS:
+            raise InvalidInput(f"There is no encoder {self.encoder!r}.")
+        if (self.W_skip_OD is not None) != (self.encoder == "skip_transcoder"):
+            raise InvalidInput("A skip connection is what makes a skip transcoder.")
+        if self.W_skip_OD is not None:
+            expected["W_skip"] = (self.W_skip_OD, (d_out, d_in))
         for name, (tensor, shape) in expected.items():
             if tuple(tensor.shape) != shape:
                 raise Mismatch(
@@ -63,6 +75,8 @@ class SparseAutoencoder:
                 )
         if self.apply_b_dec_to_input and d_in != d_out:
             raise Mismatch("b_dec can be subtracted from the input only if both have one width.")
+        if self.encoder == "sae" and d_in != d_out:
+            raise Mismatch(f"An SAE that reads width {d_in} cannot write width {d_out}.")
 
     @property
     def d_in(self) -> int:
@@ -77,12 +91,18 @@ class SparseAutoencoder:
         return self.W_enc_DF.shape[1]
 
     @property
+    def is_transcoder(self) -> bool:
+        """Whether it gives the activations of another hook than it reads."""
+        return self.encoder != "sae"
+
+    @property
     def device(self) -> torch.device:
         return self.W_enc_DF.device
 
     def to(self, device: torch.device | str) -> SparseAutoencoder:
         """A copy whose tensors are on `device`."""
         threshold = None if self.threshold_F is None else self.threshold_F.to(device)
+        skip = None if self.W_skip_OD is None else self.W_skip_OD.to(device)
         return replace(
             self,
             W_enc_DF=self.W_enc_DF.to(device),
@@ -90,6 +110,7 @@ class SparseAutoencoder:
             W_dec_FO=self.W_dec_FO.to(device),
             b_dec_O=self.b_dec_O.to(device),
             threshold_F=threshold,
+            W_skip_OD=skip,
         )
 
     def with_metadata(self, **values: Any) -> SparseAutoencoder:
@@ -163,15 +184,23 @@ class SparseAutoencoder:
         return row[kept], value[kept], latent[kept]
 
     @torch.no_grad()
-    def decode(self, f_BF: torch.Tensor) -> torch.Tensor:
-        """Reconstruction y [B, d_out] of dense latent values."""
-        return f_BF.to(self.W_dec_FO.dtype) @ self.W_dec_FO + self.b_dec_O
+    def decode(self, f_BF: torch.Tensor, x_BD: torch.Tensor | None = None) -> torch.Tensor:
+        """Reconstruction y [B, d_out] of dense latent values; a skip transcoder needs x too."""
+        y_BO = f_BF.to(self.W_dec_FO.dtype) @ self.W_dec_FO + self.b_dec_O
+        return self._with_skip(y_BO, x_BD)
 
     @torch.no_grad()
-    def decode_sparse(self, codes: SparseCodes) -> torch.Tensor:
-        """Reconstruction y [B, d_out] of sparse latent values."""
-        return weighted_rows(self.W_dec_FO, codes) + self.b_dec_O
+    def decode_sparse(self, codes: SparseCodes, x_BD: torch.Tensor | None = None) -> torch.Tensor:
+        """Reconstruction y [B, d_out] of sparse latent values; a skip transcoder needs x too."""
+        return self._with_skip(weighted_rows(self.W_dec_FO, codes) + self.b_dec_O, x_BD)
 
     def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
-        """decode(encode(x)) for x [B, d_in], without dense latents."""
-        return self.decode_sparse(self.encode_sparse(x_BD))
+        """What it makes of x [B, d_in]: decode(encode(x), x), without dense latents."""
+        return self.decode_sparse(self.encode_sparse(x_BD), x_BD)
+
+    def _with_skip(self, y_BO: torch.Tensor, x_BD: torch.Tensor | None) -> torch.Tensor:
+        if self.W_skip_OD is None:
+            return y_BO
+        if x_BD is None:
+            raise InvalidInput("A skip transcoder cannot decode without the activations it read.")
+        return y_BO + x_BD.to(self.W_skip_OD.dtype) @ self.W_skip_OD.T

@@ -1,146 +1,168 @@
 """One training step of the architectures whose sparsity comes from a penalty, written by hand.
 
-Rows go through in chunks, so that pre-activations, latents and their gradients stay in the cache.
-The five products of a dense step remain: encode, decode, and the gradients of the latents, of the
-decoder and of the encoder.
+While many latents are active the products of a dense step are formed (dense_tiles); once few are,
+only the encoder's product is, and the rest is summed over the active latents (dense_active).
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 
+from mistudio.ml.sae.dense_active import active_step
+from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient
+from mistudio.ml.sae.dense_tiles import tiled_step
+from mistudio.ml.sae.selection import SparseCodes
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 
-
-class Chunk(NamedTuple):
-    """What an architecture makes of some rows. Sums are over the chunk's rows.
-
-    `f_CF` are the latents, `error_CO` is ŷ - y, `grad_pre_CF` the gradient of x_c W_enc;
-    `reconstruction` is Σ of the squared errors that R counts, `sparsity` ΣP and `ghost` ΣG.
-    """
-
-    f_CF: torch.Tensor
-    error_CO: torch.Tensor
-    grad_pre_CF: torch.Tensor
-    reconstruction: torch.Tensor
-    sparsity: torch.Tensor
-    ghost: torch.Tensor
+SPARSE_BELOW = {"cpu": 0.1}
+"""Share of entries that a step touches below which it is summed entry by entry (measured)."""
+SPARSE_BELOW_ELSEWHERE = 0.02
+SAMPLE_ROWS = 32
 
 
 class DenseSae(TrainableSae):
-    """Latents are dense while training; the penalty's weight decides how many are active."""
+    """Latents are dense when training starts; the penalty's weight decides how many are active."""
 
     uses_k: ClassVar[bool] = False
+    paths: ClassVar[int] = 1
+    """how many reconstructions the loss compares with y"""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._buffers: dict[str, torch.Tensor] = {}
 
     def project(self) -> None:
         """Bring parameters back to where they may be, on the data, before the forward pass."""
 
+    @property
+    def needs_l0(self) -> bool:
+        """Whether the penalty depends on how many latents of a token are active."""
+        return False
+
     @abstractmethod
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Set the gradients of the architecture's own vectors to zero."""
 
     @abstractmethod
-    def _rows(
-        self, pre_CF: torch.Tensor, x_CD: torch.Tensor, unit: float, penalty: Penalty
-    ) -> Chunk:
-        """Forward and backward of some centred rows; `unit` is 1/(N·V).
+    def forward_tile(
+        self, pre_CT: torch.Tensor, at: slice, penalty: Penalty
+    ) -> tuple[torch.Tensor, ...]:
+        """The latents `at` of some rows from x_c W_enc, for each of the paths, f first.
 
-        `pre_CF` is x_c W_enc without a bias and may be overwritten. Adds to the gradients of the
-        architecture's own vectors.
+        `pre_CT` is kept for the backward pass and may be changed; the result may be overwritten
+        after it was used.
         """
+
+    @abstractmethod
+    def backward_tile(
+        self,
+        kept_CT: torch.Tensor,
+        grads: list[torch.Tensor],
+        at: slice,
+        unit: float,
+        penalty: Penalty,
+        l0_C1: torch.Tensor | None,
+    ) -> TileGradient:
+        """From what `forward_tile` left and the gradient of each path's latents [C, T], which may
+        be changed; `unit` is 1/(N·V). Adds to the gradients of the architecture's own vectors."""
+
+    @abstractmethod
+    def reach(self) -> tuple[torch.Tensor, float]:
+        """What to add to x_c W_enc [F], and the bound above which an entry takes part in a step.
+
+        Their sum is how far a latent is above the point where it fires.
+        """
+
+    @abstractmethod
+    def touched(
+        self, codes: SparseCodes, wanted_BO: torch.Tensor, unit: float, penalty: Penalty
+    ) -> ActiveGradient:
+        """Forward and backward of the entries that `reach` finds; `codes` holds x_c W_enc plus
+        what `reach` adds."""
+
+    @abstractmethod
+    def take_ghost(self, pull_N: torch.Tensor, at: torch.Tensor) -> None:
+        """Add Σ over the tokens of the ghost's gradient with respect to what latents `at` lack to
+        fire, [N], to the gradients of the architecture's own vectors."""
+
+    def add_norm_gradient(self, grad_dec_FO: torch.Tensor, weight: float) -> None:
+        """Add the gradient of what the penalty makes of free row lengths; here nothing."""
 
     @torch.no_grad()
     def gradients(
-        self, x_BD: torch.Tensor, variance: float, extra: Auxiliary | Penalty | None = None
+        self,
+        x_BD: torch.Tensor,
+        variance: float,
+        extra: Auxiliary | Penalty | None = None,
+        target_BO: torch.Tensor | None = None,
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is the penalty, None for none at all."""
         penalty = extra if isinstance(extra, Penalty) else Penalty(0.0)
+        self._begin_step()
         self.project()
-        self._clear()
+        self.clear()
         tokens, unit = x_BD.shape[0], 1 / (x_BD.shape[0] * variance)
-        W_enc_FD, W_dec_FO = self.parameters["W_enc_FD"], self.parameters["W_dec_FO"]
-        centred_BD = x_BD - self.parameters["b_dec_O"]
-        grad_enc_FD, grad_dec_FO = self._gradient_buffers()
-        sums = torch.zeros(4, dtype=torch.float64, device=x_BD.device)
-        counts_F = torch.zeros(self.n_latents, dtype=torch.int64, device=x_BD.device)
-        last_row_F = torch.zeros_like(counts_F)
-        grad_b_dec_O = torch.zeros_like(self.parameters["b_dec_O"])
-        pre_sum_F = torch.zeros_like(self.parameters["W_enc_FD"][:, 0])
-        start, size = 0, self._chunk_rows()
-        for x_CD in centred_BD.split(size):
-            part = self._rows(self._products(x_CD), x_CD, unit, penalty)
-            grad_CO = part.error_CO * (2 * unit)
-            beta = 1.0 if start else 0.0
-            torch.addmm(grad_dec_FO, part.f_CF.T, grad_CO, beta=beta, out=grad_dec_FO)
-            torch.addmm(grad_enc_FD, part.grad_pre_CF.T, x_CD, beta=beta, out=grad_enc_FD)
-            grad_b_dec_O += grad_CO.sum(0)
-            pre_sum_F += part.grad_pre_CF.sum(0)
-            sums += torch.stack(
-                [
-                    part.error_CO.square().sum(),
-                    part.reconstruction,
-                    part.sparsity,
-                    part.ghost,
-                ]
-            )
-            fired_CF = part.f_CF > 0
-            counts_F += fired_CF.sum(0)
-            last_row_F = torch.maximum(last_row_F, _last_rows(fired_CF, start))
-            start += x_CD.shape[0]
-        along_F1 = (grad_dec_FO * W_dec_FO).sum(1, keepdim=True)
-        grad_dec_FO.addcmul_(along_F1, W_dec_FO, value=-1)
-        self.parameters["b_dec_O"].grad = grad_b_dec_O - pre_sum_F @ W_enc_FD
-        sums = sums.to(x_BD.dtype)
+        x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
+        step = active_step if self.is_sparse(x_BD) else tiled_step
+        part = step(self, x_BD, wanted_BO, unit, penalty)
+        grad_b_dec_O = part.grad_out_O
+        if not self.is_transcoder:
+            grad_b_dec_O = grad_b_dec_O - part.pre_sum_F @ self.parameters["W_enc_FD"]
+        self.parameters["b_dec_O"].grad = grad_b_dec_O
+        if part.grad_skip_OD is not None:
+            self.parameters["W_skip_OD"].grad = part.grad_skip_OD
         return StepResult(
-            reconstruction=sums[1] * unit,
-            auxiliary=torch.zeros_like(sums[0]),
-            sparsity=sums[2] * (penalty.weight * unit),
-            ghost=sums[3] * (penalty.ghost * unit),
-            squared_error=sums[0],
-            squared_deviation=(centred_BD - centred_BD.mean(0)).square().sum(),
-            active=int(counts_F.sum()),
+            reconstruction=part.reconstruction * unit,
+            auxiliary=torch.zeros_like(part.ghost),
+            sparsity=part.sparsity * (penalty.weight * unit),
+            ghost=part.ghost * (penalty.ghost * unit),
+            squared_error=part.squared_error,
+            squared_deviation=(target_BO - target_BO.mean(0)).square().sum(),
+            active=int(part.counts_F.sum()),
             smallest_kept=0.0,
-            counts_F=counts_F,
-            last_row_F=(last_row_F - 1).clamp_(0, tokens - 1),
+            counts_F=part.counts_F,
+            last_row_F=part.last_row_F.clamp(0, tokens - 1),
         )
 
-    def _products(self, x_CD: torch.Tensor) -> torch.Tensor:
-        """x_c W_enc of some rows, in a buffer that the next call overwrites."""
-        rows = x_CD.shape[0]
-        if self._workspace is None or self._workspace.shape[0] < rows:
-            self._workspace = torch.empty(
-                rows, self.n_latents, dtype=x_CD.dtype, device=x_CD.device
-            )
-        return torch.mm(x_CD, self.parameters["W_enc_FD"].T, out=self._workspace[:rows])
+    def is_sparse(self, x_BD: torch.Tensor) -> bool:
+        """Whether few entries of a batch take part in a step, by a sample of its rows.
 
-    def _gradient(self, name: str) -> torch.Tensor:
+        Depends on batch and parameters alone, so that a resumed run decides alike.
+        """
+        sample_CD = x_BD[:: -(-x_BD.shape[0] // SAMPLE_ROWS)]
+        shift_F, bound = self.reach()
+        near_CF = torch.mm(sample_CD, self.parameters["W_enc_FD"].T).add_(shift_F) > bound
+        limit = SPARSE_BELOW.get(x_BD.device.type, SPARSE_BELOW_ELSEWHERE)
+        return int(near_CF.sum()) < limit * near_CF.numel()
+
+    def buffer(self, name: str, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        """A tensor that the next call with this name overwrites: fresh pages cost more than what
+        is done with them."""
+        found, size = self._buffers.get(name), math.prod(shape)
+        if found is None or found.numel() < size or found.device != like.device:
+            found = torch.empty(size, dtype=like.dtype, device=like.device)
+            self._buffers[name] = found
+        return found[:size].view(*shape)
+
+    def gradient(self, name: str) -> torch.Tensor:
+        """`grad` of one of the architecture's own vectors."""
         grad = self.parameters[name].grad
         assert grad is not None
         return grad
 
+    def weight_gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`grad` of W_enc_FD and W_dec_FO, to be filled."""
+        return self._gradient_buffers()
+
+    def rows_of_chunk(self) -> int:
+        """Rows whose pre-activations are held at a time."""
+        return self._chunk_rows()
+
     def _zero(self, *names: str) -> None:
         for name in names:
             self.parameters[name].grad = torch.zeros_like(self.parameters[name])
-
-
-def ghost_of(
-    below_CF: torch.Tensor, unit: float, penalty: Penalty
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """ΣG of some rows and its weighted gradient with respect to `below_CF`, the distance that
-    rare latents lack to fire (Σ_i r_i ReLU(below_i)); None where no latent is rare."""
-    if penalty.rare_F is None or penalty.ghost == 0:
-        return None
-    lacking_CF = torch.relu(below_CF)
-    total = (lacking_CF * penalty.rare_F).sum()
-    return total, (lacking_CF > 0) * (penalty.rare_F * (penalty.ghost * unit))
-
-
-def _last_rows(fired_CF: torch.Tensor, start: int) -> torch.Tensor:
-    """1 + the number of each latent's last row that fired, 0 if none did; rows count from start."""
-    rows = fired_CF.shape[0]
-    number_C1 = torch.arange(1, rows + 1, dtype=torch.int32, device=fired_CF.device)[:, None]
-    last_F = (fired_CF * number_C1).amax(0).to(torch.int64)
-    return torch.where(last_F > 0, last_F + start, 0)

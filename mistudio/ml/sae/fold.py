@@ -27,6 +27,17 @@ def fold_unit_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
     )
 
 
+def fold_input_ratio(sae: SparseAutoencoder, ratio: float) -> SparseAutoencoder:
+    """A transcoder that reads ratio * x as one that reads x, giving the same: W_enc and W_skip
+    are multiplied. b_dec must not be subtracted from the input."""
+
+    def grown(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor.double() * ratio).to(tensor.dtype)
+
+    skip = None if sae.W_skip_OD is None else grown(sae.W_skip_OD)
+    return replace(sae, W_enc_DF=grown(sae.W_enc_DF), W_skip_OD=skip)
+
+
 def fold_input_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
     """An SAE with decoder rows of any length trained on scale * x, as one that reads x.
 

@@ -7,7 +7,10 @@ from typing import Any, ClassVar
 import torch
 
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.sae.dense import Chunk, DenseSae, ghost_of
+from mistudio.ml.sae.dense import DenseSae
+from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
+from mistudio.ml.sae.selection import SparseCodes, kept_codes
+from mistudio.ml.sae.sparse_gradient import value_gradient, weighted_rows
 from mistudio.ml.sae.trainable import Penalty
 
 
@@ -20,6 +23,7 @@ class Gated(DenseSae):
     """
 
     architecture: ClassVar[str] = "gated"
+    paths: ClassVar[int] = 2
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -30,34 +34,76 @@ class Gated(DenseSae):
             "b_mag_F": torch.zeros_like(zero_F),
         }
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self._zero("b_gate_F", "r_mag_F", "b_mag_F")
 
-    def _rows(
-        self, pre_CF: torch.Tensor, x_CD: torch.Tensor, unit: float, penalty: Penalty
-    ) -> Chunk:
+    def forward_tile(
+        self, pre_CT: torch.Tensor, at: slice, penalty: Penalty
+    ) -> tuple[torch.Tensor, ...]:
         p = self.parameters
-        W_dec_FO, gain_F = p["W_dec_FO"], p["r_mag_F"].exp()
-        gate_CF = pre_CF + p["b_gate_F"]
-        open_CF = gate_CF > 0
-        scaled_CF = pre_CF * gain_F
-        f_CF = torch.relu(scaled_CF + p["b_mag_F"]).mul_(open_CF)
-        through_CF = torch.relu(gate_CF)
-        error_CO = torch.addmm(x_CD, f_CF, W_dec_FO, beta=-1)  # ŷ - y: b_dec cancels
-        second_CO = torch.addmm(x_CD, through_CF, W_dec_FO, beta=-1)
-        grad_mag_CF = torch.mm(error_CO * (2 * unit), W_dec_FO.T).mul_(f_CF > 0)
-        grad_gate_CF = torch.mm(second_CO * (2 * unit), W_dec_FO.T)
-        grad_gate_CF.add_(penalty.weight * unit).mul_(open_CF)
-        ghost = torch.zeros_like(gate_CF[0, 0])
-        if (found := ghost_of(-gate_CF, unit, penalty)) is not None:
-            ghost, pull_CF = found
-            grad_gate_CF -= pull_CF
-        self._gradient("b_mag_F").add_(grad_mag_CF.sum(0))
-        self._gradient("b_gate_F").add_(grad_gate_CF.sum(0))
-        self._gradient("r_mag_F").add_((grad_mag_CF * scaled_CF).sum(0))
-        grad_pre_CF = grad_mag_CF.mul_(gain_F).add_(grad_gate_CF)
-        counted = error_CO.square().sum() + second_CO.square().sum()
-        return Chunk(f_CF, error_CO, grad_pre_CF, counted, through_CF.sum(), ghost)
+        through_CT = self.buffer("through", pre_CT.shape, pre_CT)
+        torch.add(pre_CT, p["b_gate_F"][at], out=through_CT).relu_()
+        f_CT = self.buffer("f", pre_CT.shape, pre_CT)
+        torch.addcmul(p["b_mag_F"][at], pre_CT, p["r_mag_F"][at].exp(), out=f_CT).relu_()
+        torch.ops.aten.threshold_backward.grad_input(f_CT, through_CT, 0.0, grad_input=f_CT)
+        return f_CT, through_CT
+
+    def backward_tile(
+        self,
+        kept_CT: torch.Tensor,
+        grads: list[torch.Tensor],
+        at: slice,
+        unit: float,
+        penalty: Penalty,
+        l0_C1: torch.Tensor | None,
+    ) -> TileGradient:
+        gain_T = self.parameters["r_mag_F"][at].exp()
+        f_CT, through_CT = self.forward_tile(kept_CT, at, penalty)
+        mag_CT, gate_CT = grads
+        torch.ops.aten.threshold_backward.grad_input(mag_CT, f_CT, 0.0, grad_input=mag_CT)
+        gate_CT.add_(penalty.weight * unit)
+        torch.ops.aten.threshold_backward.grad_input(gate_CT, through_CT, 0.0, grad_input=gate_CT)
+        sparsity, ghost = through_CT.sum(), kept_CT.new_zeros(())
+        if has_rare(penalty, at):
+            lacking_CT = -(kept_CT + self.parameters["b_gate_F"][at])
+            ghost, pull_CT = ghost_of(lacking_CT, unit, penalty, at)
+            gate_CT -= pull_CT
+        mag_T, gate_T = mag_CT.sum(0), gate_CT.sum(0)
+        self.gradient("b_mag_F")[at] += mag_T
+        self.gradient("b_gate_F")[at] += gate_T
+        self.gradient("r_mag_F")[at] += gain_T * torch.mul(mag_CT, kept_CT, out=through_CT).sum(0)
+        grad_CT = gate_CT.addcmul_(mag_CT, gain_T)
+        return TileGradient(f_CT, grad_CT, gain_T * mag_T + gate_T, sparsity, ghost)
+
+    def reach(self) -> tuple[torch.Tensor, float]:
+        return self.parameters["b_gate_F"], 0.0
+
+    def touched(
+        self, codes: SparseCodes, wanted_BO: torch.Tensor, unit: float, penalty: Penalty
+    ) -> ActiveGradient:
+        p = self.parameters
+        W_dec_FO, gain = p["W_dec_FO"], p["r_mag_F"].exp()[codes.ids]
+        scaled = (codes.values - p["b_gate_F"][codes.ids]) * gain
+        f = torch.relu(scaled + p["b_mag_F"][codes.ids])
+        active, at = kept_codes(codes, f, f > 0)
+        error_BO = weighted_rows(W_dec_FO, active) - wanted_BO
+        second_BO = weighted_rows(W_dec_FO, codes) - wanted_BO
+        told = value_gradient(active, error_BO * (2 * unit), W_dec_FO)
+        grad_mag = torch.zeros_like(f).index_copy_(0, at, told)
+        grad_gate = value_gradient(codes, second_BO * (2 * unit), W_dec_FO)
+        grad_gate += penalty.weight * unit
+        return ActiveGradient(
+            codes=active,
+            told=told,
+            grad_pre=grad_mag * gain + grad_gate,
+            vectors={"b_mag_F": grad_mag, "b_gate_F": grad_gate, "r_mag_F": grad_mag * scaled},
+            error_BO=error_BO,
+            reconstruction=error_BO.square().sum() + second_BO.square().sum(),
+            sparsity=codes.values.sum(),
+        )
+
+    def take_ghost(self, pull_N: torch.Tensor, at: torch.Tensor) -> None:
+        self.gradient("b_gate_F").index_add_(0, at, pull_N, alpha=-1)
 
     def folded(self, scale: float, threshold: float | None = None) -> SparseAutoencoder:
         """The jumprelu SAE that computes the same; a given threshold is ignored."""

@@ -12,7 +12,10 @@ import torch
 
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.sae.dense import Chunk, DenseSae, ghost_of
+from mistudio.ml.sae.dense import DenseSae
+from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
+from mistudio.ml.sae.selection import SparseCodes, kept_codes
+from mistudio.ml.sae.sparse_gradient import value_gradient, weighted_rows
 from mistudio.ml.sae.trainable import Penalty
 
 TANH_SLOPE = 4.0
@@ -48,49 +51,137 @@ class JumpReLU(DenseSae):
         """θ ≥ 0; a clamp inside the graph would pin latents there."""
         self.parameters["threshold_F"].clamp_(min=0)
 
-    def _clear(self) -> None:
+    @property
+    def needs_l0(self) -> bool:
+        return self.mode == "quadratic"
+
+    def clear(self) -> None:
         self._zero("b_enc_F", "threshold_F")
 
-    def _rows(
-        self, pre_CF: torch.Tensor, x_CD: torch.Tensor, unit: float, penalty: Penalty
-    ) -> Chunk:
-        W_dec_FO, threshold_F = self.parameters["W_dec_FO"], self.parameters["threshold_F"]
-        h_CF = pre_CF.add_(self.parameters["b_enc_F"])
-        above_CF = h_CF > threshold_F
-        f_CF = h_CF * above_CF
-        near_CF = (h_CF - threshold_F).abs_() < self.bandwidth / 2
-        error_CO = torch.addmm(x_CD, f_CF, W_dec_FO, beta=-1)  # ŷ - y: b_dec cancels
-        grad_f_CF = torch.mm(error_CO * (2 * unit), W_dec_FO.T)
+    def forward_tile(
+        self, pre_CT: torch.Tensor, at: slice, penalty: Penalty
+    ) -> tuple[torch.Tensor, ...]:
+        h_CT = pre_CT.add_(self.parameters["b_enc_F"][at])
+        return (self._jump(h_CT, at)[0],)
+
+    def _jump(self, h_CT: torch.Tensor, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """f and h - θ."""
+        over_CT = self.buffer("over", h_CT.shape, h_CT)
+        torch.sub(h_CT, self.parameters["threshold_F"][at], out=over_CT)
+        f_CT = self.buffer("f", h_CT.shape, h_CT)
+        torch.ops.aten.threshold_backward.grad_input(h_CT, over_CT, 0.0, grad_input=f_CT)
+        return f_CT, over_CT
+
+    def backward_tile(
+        self,
+        kept_CT: torch.Tensor,
+        grads: list[torch.Tensor],
+        at: slice,
+        unit: float,
+        penalty: Penalty,
+        l0_C1: torch.Tensor | None,
+    ) -> TileGradient:
+        f_CT, over_CT = self._jump(kept_CT, at)
+        grad_CT, work_CT = grads[0], self.buffer("work", f_CT.shape, f_CT)
+        threshold_T, half = self.parameters["threshold_F"][at], self.bandwidth / 2
         weight = penalty.weight * unit
-        through_F = threshold_F / self.bandwidth  # -∂f/∂θ where near
-        step_CF: torch.Tensor | float = 0.0  # ∂(λP)/∂[h > θ] where near
+        through_T = threshold_T / self.bandwidth  # -∂f/∂θ where near
         if self.mode == "tanh":
-            bent_CF = torch.tanh(TANH_SLOPE * f_CF)
-            sparsity = bent_CF.sum()
-            grad_f_CF += (weight * TANH_SLOPE) * (1 - bent_CF.square_())
-        elif self.mode == "step":
-            sparsity = above_CF.sum().to(h_CF.dtype)
-            step_CF = weight
+            # tanh(c f) = 2σ(2c f) - 1, and its slope is 4c σ(1 - σ): σ is the quicker one
+            bent_CT = torch.mul(f_CT, 2 * TANH_SLOPE, out=work_CT).sigmoid_()
+            sparsity = 2 * bent_CT.sum() - bent_CT.numel()
+            slope = 4 * TANH_SLOPE * weight
+            grad_CT.add_(bent_CT, alpha=slope).addcmul_(bent_CT, bent_CT, value=-slope)
+            near_CT = _within(grad_CT, over_CT, half, work_CT)
+            grad_threshold_T = near_CT.sum(0).mul_(-through_T)
+            _above(grad_CT, over_CT).addcmul_(near_CT, through_T)
         else:
-            aim = penalty.target_l0 or float(self.k)
-            off_C1 = above_CF.sum(1, keepdim=True).to(h_CF.dtype) - aim
-            sparsity = off_C1.square().sum() * (2 / aim)
-            step_CF = off_C1 * (4 * weight / aim)
-        grad_threshold_CF = (grad_f_CF * through_F + step_CF / self.bandwidth) * near_CF
-        grad_threshold_F = -grad_threshold_CF.sum(0)
-        grad_h_CF = grad_f_CF * above_CF
-        if self.mode == "tanh":
-            grad_h_CF += (grad_f_CF * through_F).mul_(near_CF)
+            sparsity, step_C1 = self._counted(f_CT, l0_C1, weight, penalty)
+            torch.addcmul(step_C1, grad_CT, threshold_T, out=work_CT)
+            near_CT = _within(work_CT, over_CT, half, work_CT)
+            grad_threshold_T = near_CT.sum(0).mul_(-1 / self.bandwidth)
+            _above(grad_CT, over_CT)
         ghost = torch.zeros_like(sparsity)
-        if (found := ghost_of(threshold_F - h_CF, unit, penalty)) is not None:
-            ghost, pull_CF = found
-            grad_h_CF -= pull_CF
-            grad_threshold_F += pull_CF.sum(0)
-        self._gradient("b_enc_F").add_(grad_h_CF.sum(0))
-        self._gradient("threshold_F").add_(grad_threshold_F)
-        return Chunk(f_CF, error_CO, grad_h_CF, error_CO.square().sum(), sparsity, ghost)
+        if has_rare(penalty, at):
+            ghost, pull_CT = ghost_of(-over_CT, unit, penalty, at)
+            grad_CT -= pull_CT
+            grad_threshold_T += pull_CT.sum(0)
+        sum_T = grad_CT.sum(0)
+        self.gradient("b_enc_F")[at] += sum_T
+        self.gradient("threshold_F")[at] += grad_threshold_T
+        return TileGradient(f_CT, grad_CT, sum_T, sparsity, ghost)
+
+    def _counted(
+        self, f_CT: torch.Tensor, l0_C1: torch.Tensor | None, weight: float, penalty: Penalty
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This tile's share of ΣP of a penalty on L0, and ∂(λP)/∂[h > θ] of each token."""
+        if l0_C1 is None:
+            return torch.sign(f_CT).sum(), f_CT.new_full((1, 1), weight)
+        aim = penalty.target_l0 or float(self.k)
+        off_C1 = l0_C1 - aim
+        share = f_CT.shape[1] / self.n_latents
+        return off_C1.square().sum() * (2 / aim * share), off_C1 * (4 * weight / aim)
+
+    def reach(self) -> tuple[torch.Tensor, float]:
+        shift_F = self.parameters["b_enc_F"] - self.parameters["threshold_F"]
+        return shift_F, -self.bandwidth / 2
+
+    def touched(
+        self, codes: SparseCodes, wanted_BO: torch.Tensor, unit: float, penalty: Penalty
+    ) -> ActiveGradient:
+        W_dec_FO, threshold = self.parameters["W_dec_FO"], self.parameters["threshold_F"][codes.ids]
+        over, weight = codes.values, penalty.weight * unit
+        fires, near = over > 0, over.abs() < self.bandwidth / 2
+        f = (over + threshold) * fires
+        active, at = kept_codes(codes, f, fires)
+        error_BO = weighted_rows(W_dec_FO, active) - wanted_BO
+        grad = value_gradient(codes, error_BO * (2 * unit), W_dec_FO)
+        told = grad[at]
+        if self.mode == "tanh":
+            bent = torch.tanh(TANH_SLOPE * f)
+            sparsity = bent.sum()
+            grad = grad + (weight * TANH_SLOPE) * (1 - bent.square())
+            jump = grad * near * threshold / self.bandwidth
+            grad_pre = grad * fires + jump
+        else:
+            l0_B = active.l0.to(f.dtype)
+            if self.mode == "step":
+                sparsity, step = l0_B.sum(), torch.full_like(f, weight)
+            else:
+                aim = penalty.target_l0 or float(self.k)
+                sparsity = (l0_B - aim).square().sum() * (2 / aim)
+                step = ((l0_B - aim) * (4 * weight / aim))[codes.rows]
+            jump = (grad * threshold + step) * near / self.bandwidth
+            grad_pre = grad * fires
+        return ActiveGradient(
+            codes=active,
+            told=told,
+            grad_pre=grad_pre,
+            vectors={"b_enc_F": grad_pre, "threshold_F": -jump},
+            error_BO=error_BO,
+            reconstruction=error_BO.square().sum(),
+            sparsity=sparsity,
+        )
+
+    def take_ghost(self, pull_N: torch.Tensor, at: torch.Tensor) -> None:
+        self.gradient("b_enc_F").index_add_(0, at, pull_N, alpha=-1)
+        self.gradient("threshold_F").index_add_(0, at, pull_N)
 
     def folded(self, scale: float, threshold: float | None = None) -> SparseAutoencoder:
         """A jumprelu SAE with its own thresholds; another is ignored."""
         own_F = self.parameters["threshold_F"].detach().clamp(min=0)
         return self._inference("jumprelu", scale, own_F)
+
+
+def _above(grad_CT: torch.Tensor, over_CT: torch.Tensor) -> torch.Tensor:
+    """Leave a gradient where h > θ, set it to 0 elsewhere; in place, in one pass."""
+    return torch.ops.aten.threshold_backward.grad_input(grad_CT, over_CT, 0.0, grad_input=grad_CT)
+
+
+def _within(
+    grad_CT: torch.Tensor, over_CT: torch.Tensor, half: float, out_CT: torch.Tensor
+) -> torch.Tensor:
+    """A gradient where |h - θ| < half, else 0, in one pass."""
+    return torch.ops.aten.hardtanh_backward.grad_input(
+        grad_CT, over_CT, -half, half, grad_input=out_CT
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from mistudio.core.errors import InvalidInput
+from mistudio.core.training_configs import LEAST_NESTED, TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.batch_topk import BatchTopK
 from mistudio.ml.sae.sparse_step import Block
@@ -25,7 +26,13 @@ class MatryoshkaBatchTopK(BatchTopK):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._widths = prefix_widths(self.n_latents)
+        usual = self.n_latents >= LEAST_NESTED
+        self._widths = prefix_widths(self.n_latents) if usual else (self.n_latents,)
+
+    def configure(self, config: TrainConfig) -> None:
+        """Take over the run's group sizes."""
+        super().configure(config)
+        self._widths = config.groups or prefix_widths(self.n_latents)
 
     @property
     def blocks(self) -> list[Block]:
@@ -42,8 +49,8 @@ def prefix_widths(n_latents: int) -> tuple[int, ...]:
 
     Raises `InvalidInput` for fewer than 32 latents, where the first would be empty.
     """
-    if n_latents < 32:
-        raise InvalidInput("A Matryoshka SAE needs at least 32 latents.")
+    if n_latents < LEAST_NESTED:
+        raise InvalidInput(f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
     ends, share = [], 0.0
     for part in SHARES[:-1]:
         share += part

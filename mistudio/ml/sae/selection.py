@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 GROUP = 16  # latents whose maximum is looked at first
+LANES = 8  # booleans in one int64
 
 
 class SparseCodes(NamedTuple):
@@ -52,20 +53,30 @@ def top_k_per_row(h_BF: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def above(h_BF: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Every entry greater than `bound` as (rows [n], values [n], ids [n]), ordered by row."""
-    rows, width = h_BF.shape
-    groups = width // GROUP
-    if width % GROUP or groups < 4:
-        at_R, at_F = (h_BF > bound).nonzero(as_tuple=True)
-        return at_R, h_BF[at_R, at_F], at_F
-    maxima_BJ = h_BF.view(rows, GROUP, groups).amax(1)
-    hit = (maxima_BJ > bound).view(-1).nonzero().squeeze(1)
-    row_C = hit // groups
-    ids_CG = (hit - row_C * groups)[:, None] + torch.arange(0, width, groups, device=h_BF.device)
-    flat_CG = ids_CG + (row_C * width)[:, None]
-    values_CG = h_BF.view(-1)[flat_CG]
-    kept = (values_CG > bound).view(-1).nonzero().squeeze(1)
-    return row_C[kept // GROUP], values_CG.view(-1)[kept], ids_CG.view(-1)[kept]
+    """Every entry greater than `bound` as (rows [n], values [n], ids [n]), by row and then by id.
+
+    Where few entries are, eight at a time are passed over as one word of the mask.
+    """
+    width = h_BF.shape[1]
+    mask = (h_BF > bound).view(-1)
+    if mask.numel() % LANES:
+        at = mask.nonzero().squeeze(1)
+    else:
+        words = mask.view(torch.int64)
+        hit = words.nonzero().squeeze(1)
+        lane = words[hit].view(torch.bool).nonzero().squeeze(1)
+        at = hit[lane // LANES] * LANES + lane % LANES
+    rows = torch.div(at, width, rounding_mode="floor")
+    return rows, h_BF.reshape(-1)[at], at - rows * width
+
+
+def kept_codes(
+    codes: SparseCodes, values: torch.Tensor, kept: torch.Tensor
+) -> tuple[SparseCodes, torch.Tensor]:
+    """Entries where `kept` [n] holds, with new values [n], and their positions among all."""
+    at = kept.nonzero().squeeze(1)
+    splits = splits_of(codes.rows[at], codes.row_splits.numel() - 1)
+    return SparseCodes(values[at], codes.ids[at], splits), at
 
 
 def codes_from_dense(f_BF: torch.Tensor) -> SparseCodes:

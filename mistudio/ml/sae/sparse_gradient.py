@@ -33,6 +33,13 @@ class ByLatent(NamedTuple):
         """Firings of each latent, int64 [F]."""
         return self.splits.diff()
 
+    @property
+    def last_rows(self) -> torch.Tensor:
+        """The token of each latent's last entry, int64 [F]; meaningless where it has none."""
+        if self.rows.numel() == 0:
+            return torch.zeros_like(self.splits[1:])
+        return self.rows[(self.splits[1:] - 1).clamp_min(0)]
+
 
 def sort_by_latent(codes: SparseCodes, n_latents: int) -> ByLatent:
     """Sort entries by latent; a stable sort keeps the order of tokens."""

@@ -51,31 +51,36 @@ class TopKFamily(TrainableSae):
 
     @torch.no_grad()
     def gradients(
-        self, x_BD: torch.Tensor, variance: float, extra: Auxiliary | Penalty | None = None
+        self,
+        x_BD: torch.Tensor,
+        variance: float,
+        extra: Auxiliary | Penalty | None = None,
+        target_BO: torch.Tensor | None = None,
     ) -> StepResult:
         """As in `TrainableSae`; `extra` is AuxK's part, None while no latent is dead."""
         auxiliary = extra if isinstance(extra, Auxiliary) else None
+        self._begin_step()
         tokens, blocks = x_BD.shape[0], self.blocks
-        centred_BD = x_BD - self.parameters["b_dec_O"]
+        x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
         dead_N = None if auxiliary is None else auxiliary.dead_N
-        codes, dead_h_BN = self._select(centred_BD, dead_N)
+        codes, dead_h_BN = self._select(x_BD, dead_N)
         parts = split_by_block(codes, blocks)
 
-        # ŷ_g - y of each prefix: b_dec cancels
+        # ŷ_g - y of each prefix: b_dec cancels, and so does a skip
         errors: list[torch.Tensor] = []
         for block, part in zip(blocks, parts, strict=True):
             told_BO = weighted_rows(self._decoder(block), part)
-            errors.append(told_BO.sub_(centred_BD) if not errors else told_BO.add_(errors[-1]))
+            errors.append(told_BO.sub_(wanted_BO) if not errors else told_BO.add_(errors[-1]))
         squared_G = torch.stack([error_BO.square().sum() for error_BO in errors])
-        deviation = (centred_BD - centred_BD.mean(0)).square().sum()
+        deviation = (target_BO - target_BO.mean(0)).square().sum()
 
         counted = []
-        grad_BO = torch.zeros_like(centred_BD) if len(blocks) > 1 else None
+        grad_BO = torch.zeros_like(wanted_BO) if len(blocks) > 1 else None
         for block, part, error_BO in reversed(list(zip(blocks, parts, errors, strict=True))):
             # a latent feels every prefix that holds it: those of its block and of later ones
             own_BO = error_BO * (2 / (len(blocks) * tokens * variance))
             grad_BO = own_BO if grad_BO is None else grad_BO.add_(own_BO)
-            counted.append(self._block_gradients(block, part, centred_BD, grad_BO))
+            counted.append(self._block_gradients(block, part, x_BD, grad_BO))
         assert grad_BO is not None
         counts_F, last_row_F, grad_b_enc_F = map(torch.cat, zip(*reversed(counted), strict=True))
         grad_enc_FD, grad_dec_FO = self._gradient_buffers()
@@ -84,7 +89,7 @@ class TopKFamily(TrainableSae):
         if auxiliary is not None and dead_h_BN is not None:
             dead_N, W_dead_NO = auxiliary.dead_N, self.parameters["W_dec_FO"][auxiliary.dead_N]
             revived = auxiliary_gradient(
-                dead_h_BN, centred_BD, -errors[-1], W_dead_NO, auxiliary.aux_k, auxiliary.weight
+                dead_h_BN, x_BD, -errors[-1], W_dead_NO, auxiliary.aux_k, auxiliary.weight
             )
             loss_aux = revived.loss
             grad_enc_FD.index_add_(0, dead_N, revived.grad_enc_ND)
@@ -92,9 +97,12 @@ class TopKFamily(TrainableSae):
             across_NO = revived.grad_dec_NO - revived.along_N[:, None] * W_dead_NO
             grad_dec_FO.index_add_(0, dead_N, across_NO)
         self.parameters["b_enc_F"].grad = grad_b_enc_F
-        self.parameters["b_dec_O"].grad = (
-            grad_BO.sum(0) - grad_b_enc_F @ self.parameters["W_enc_FD"]
-        )
+        grad_b_dec_O = grad_BO.sum(0)
+        if not self.is_transcoder:
+            grad_b_dec_O -= grad_b_enc_F @ self.parameters["W_enc_FD"]
+        self.parameters["b_dec_O"].grad = grad_b_dec_O
+        if "W_skip_OD" in self.parameters:
+            self.parameters["W_skip_OD"].grad = grad_BO.T @ x_BD
 
         return StepResult(
             reconstruction=squared_G.mean() / (tokens * variance),
@@ -113,7 +121,7 @@ class TopKFamily(TrainableSae):
         return self.parameters["W_dec_FO"][block.start : block.stop]
 
     def _block_gradients(
-        self, block: Block, codes: SparseCodes, centred_BD: torch.Tensor, grad_BO: torch.Tensor
+        self, block: Block, codes: SparseCodes, x_BD: torch.Tensor, grad_BO: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Fill a block's rows of the weight gradients; its firings, last rows and ∇b_enc."""
         W_dec_FO = self._decoder(block)
@@ -121,7 +129,7 @@ class TopKFamily(TrainableSae):
         by_latent = sort_by_latent(codes, block.stop - block.start)
         values = codes.values[by_latent.order]
         grad = value_gradient(codes, grad_BO, W_dec_FO)[by_latent.order]
-        weight_gradient(by_latent, grad, centred_BD, grad_enc_FD)
+        weight_gradient(by_latent, grad, x_BD, grad_enc_FD)
         weight_gradient(
             by_latent,
             values,
@@ -130,12 +138,7 @@ class TopKFamily(TrainableSae):
             along_F=sum_by_latent(by_latent, values * grad),  # ⟨∇D_i, D_i⟩ = Σ v ⟨G, D_i⟩
             directions_FD=W_dec_FO,
         )
-        last_row_F = (
-            by_latent.rows[(by_latent.splits[1:] - 1).clamp_min(0)]
-            if codes.ids.numel()
-            else torch.zeros_like(by_latent.splits[1:])
-        )
-        return by_latent.counts, last_row_F, sum_by_latent(by_latent, grad)
+        return by_latent.counts, by_latent.last_rows, sum_by_latent(by_latent, grad)
 
 
 def split_by_block(codes: SparseCodes, blocks: Sequence[Block]) -> list[SparseCodes]:

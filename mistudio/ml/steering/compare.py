@@ -15,7 +15,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
 from mistudio.core.steering_spec import Edit
-from mistudio.ml.hooks import hook_module
+from mistudio.ml.hooks import hook_module, hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering import metrics
@@ -79,9 +79,12 @@ def steer(
     control: JobControl,
     *,
     median_norm: float | None = None,
+    hook_in: str | None = None,
 ) -> SteerResult:
     """Generate baseline and steered text for `config` and compare them.
 
+    Directions are added at `hook`; `hook_in` is where a transcoder reads, which sets a feature's
+    own activation.
     `largest` gives each feature's largest activation for the unit "max". `median_norm` of the
     stream (else the SAE's own, else none) bounds the norm of tokens that are steered. Partial
     texts go to `report.partial("baseline" | "steered", text)`. A stop keeps what there is, without
@@ -91,7 +94,9 @@ def steer(
     steering = prepare(edits, sae, config.unit, largest, loaded.hidden_dim, loaded.device)
     request = _continuation(loaded, config, report)
     watch = _Watch(loaded, request, report)
-    with SteeringHook(hook_module(loaded, layer, hook), steering, _limit(sae, median_norm)) as edit:
+    module, limit = hook_module(loaded, layer, hook), _limit(sae, median_norm)
+    read = hook_place(loaded, layer, hook_in) if hook_in not in (None, hook) else None
+    with SteeringHook(module, steering, limit, read) as edit:
         found = generate(loaded, request, edit, control, on_token=watch)
         texts = watch.finish()
         measured = None
@@ -206,7 +211,9 @@ def _continuation(
 
 
 def _limit(sae: SparseAutoencoder, median_norm: float | None) -> float:
-    known = median_norm or sae.metadata.get("median_norm")
+    known = median_norm or sae.metadata.get(
+        "median_norm_out" if sae.is_transcoder else "median_norm"
+    )
     return NORM_CUT * float(known) if isinstance(known, (int, float)) and known > 0 else math.inf
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from mistudio.core.errors import StudioError
+from mistudio.ml.hooks import Place, listen
 from mistudio.ml.steering.operators import Steering
 
 
@@ -20,9 +22,21 @@ class SteeringHook:
     steered when it is not. An error inside the hook ends the pass.
     """
 
-    def __init__(self, module: nn.Module, steering: Steering, norm_limit: float) -> None:
-        """Tokens with a norm above `norm_limit` (attention sinks) are not steered; inf: all are."""
+    def __init__(
+        self,
+        module: nn.Module,
+        steering: Steering,
+        norm_limit: float,
+        read: Place | None = None,
+    ) -> None:
+        """Tokens with a norm above `norm_limit` (attention sinks) are not steered; inf: all are.
+
+        `read` is where the SAE reads if that is not the module's output; it runs before it.
+        """
         self._module = module
+        self._read = read
+        self._seen: torch.Tensor | None = None
+        self._listening: RemovableHandle | None = None
         self._steering = steering
         self._norm_limit = norm_limit
         self._handle: Any = None
@@ -34,7 +48,12 @@ class SteeringHook:
 
     def __enter__(self) -> SteeringHook:
         self._handle = self._module.register_forward_hook(self._edit)
+        if self._read is not None:
+            self._listening = listen(self._read, self._keep)
         return self
+
+    def _keep(self, x: torch.Tensor) -> None:
+        self._seen = x
 
     def __exit__(
         self,
@@ -43,6 +62,8 @@ class SteeringHook:
         _trace: TracebackType | None,
     ) -> None:
         self._handle.remove()
+        if self._listening is not None:
+            self._listening.remove()
 
     def expect(self, allowed_BS: torch.Tensor) -> None:
         """Announce a forward pass and the tokens [B, S] it may steer."""
@@ -69,6 +90,19 @@ class SteeringHook:
             return type(output)([edited, *output[1:]])
         return edited
 
+    def _read_at(self, acting_T: torch.Tensor) -> torch.Tensor | None:
+        """What the SAE reads at these tokens of the same pass; None if that is what is edited."""
+        if self._read is None:
+            return None
+        seen, self._seen = self._seen, None
+        if seen is None or seen.shape[:-1].numel() != acting_T.numel():
+            raise StudioError(
+                f"{self._read.path} was not read in the pass that is steered, so that the own "
+                "activations of the features are unknown. This model cannot be steered here.",
+                code="hook_count",
+            )
+        return seen.reshape(-1, seen.shape[-1])[acting_T]
+
     def _edited(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, S, D] (or [B*S, D]) plus the delta on allowed tokens; x itself if none is."""
         allowed_BS = self._allowed_BS
@@ -85,7 +119,7 @@ class SteeringHook:
         if not self._steering.acts or not acting_T.any():
             return x
         delta_TD = torch.zeros_like(flat_TD, dtype=torch.float32)
-        delta_TD[acting_T] = self._steering.delta(flat_TD[acting_T])
+        delta_TD[acting_T] = self._steering.delta(flat_TD[acting_T], self._read_at(acting_T))
         length_T = delta_TD.norm(dim=1)
         changed_T = length_T > 0
         self.acted_BS = changed_T.view_as(allowed_BS)

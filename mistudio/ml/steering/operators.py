@@ -40,11 +40,17 @@ class Steering:
         return any(is_set or value != 0 for is_set, value in pairs)
 
     @torch.no_grad()
-    def delta(self, x_TD: torch.Tensor) -> torch.Tensor:
-        """What is added to x [T, D], fp32; zero rows where the edits change nothing."""
+    def delta(self, x_TD: torch.Tensor, read_TD: torch.Tensor | None = None) -> torch.Tensor:
+        """What is added to x [T, D], fp32; zero rows where the edits change nothing.
+
+        `read_TD` is what the SAE reads, of the same tokens, where that is not x: a transcoder's
+        directions are added to what it gives, and its activations come from what it reads.
+        """
         x_TD = x_TD.float()
         total_TD = torch.zeros_like(x_TD)
-        own_TK = self._activations(x_TD) if any(self.sets_K) else None
+        own_TK = None
+        if any(self.sets_K):
+            own_TK = self._activations(x_TD if read_TD is None else read_TD.float())
         for k, is_set in enumerate(self.sets_K):
             if is_set:
                 assert own_TK is not None

@@ -15,7 +15,12 @@ from mistudio.ml.sae.fold import UNIT_TOLERANCE, fold_decoder_norms
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
-from mistudio.ml.training.run_state import RunState, restore_random_states, sae_parameters
+from mistudio.ml.training.run_state import (
+    RunState,
+    TargetStatistics,
+    restore_random_states,
+    sae_parameters,
+)
 
 if TYPE_CHECKING:
     from mistudio.ml.training.loop import InputStatistics
@@ -50,9 +55,11 @@ def extend_run(
         if values["origin"].get(key) != value:
             raise Mismatch(f"The {key} differs from the one of the run that is continued.")
     sae = sae_parameters(checkpoint, config)
-    run = RunState(
-        config, checkpoint.state["input_mean"], values["scale"], values["variance"], device, sae
-    )
+    mean_D, mean_O = checkpoint.state["input_mean"], checkpoint.state.get("target_mean")
+    target = None
+    if mean_O is not None:
+        target = TargetStatistics(mean_O, values["scale_out"], values["variance"])
+    run = RunState(config, mean_D, values["scale"], values["variance"], device, sae, target)
     if run.schedule.steps <= checkpoint.step:
         done = checkpoint.step * config.batch
         raise InvalidInput(

@@ -18,7 +18,12 @@ from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.alarms import Alarms
 from mistudio.ml.training.checkpoint import load_checkpoint, prune, save_checkpoint
 from mistudio.ml.training.metrics import MetricWindow, loss_of
-from mistudio.ml.training.run_state import RunState, restore_run, seed_random_states
+from mistudio.ml.training.run_state import (
+    RunState,
+    TargetStatistics,
+    restore_run,
+    seed_random_states,
+)
 from mistudio.ml.training.threshold import calibrate_threshold
 
 REPORT_EVERY = 10  # steps
@@ -98,12 +103,14 @@ class LearnerOptions:
     BatchTopK. `origin` holds fingerprints (JSON) that a resume must match, `metadata` what the SAE
     is to carry. `resume_from` is a checkpoint to go on from: the stream is moved there, and the
     final weights equal those of an undisturbed run. `start` begins with this state instead.
+    `target` are the statistics of what a transcoder is to give.
     """
 
     evaluate: Evaluation | None = None
     calibration: Calibration | None = None
     resume_from: Path | None = None
     start: RunState | None = None
+    target: TargetStatistics | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -135,7 +142,14 @@ class Learner:
         else:
             seed_random_states(config.seed)
             mean_D = torch.as_tensor(statistics.mean_D)
-            self.run = RunState(config, mean_D, statistics.scale, statistics.variance, device)
+            self.run = RunState(
+                config,
+                mean_D,
+                statistics.scale,
+                statistics.variance,
+                device,
+                target=options.target,
+            )
         schedule = self.run.schedule
         settled = schedule.steps // 10
         self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
@@ -157,12 +171,14 @@ class Learner:
         batch = next(self._batches, None)
         if batch is None:
             raise InvalidInput("The dataset gives no activations to train on.")
-        x_BD = batch if isinstance(batch, torch.Tensor) else batch[0]
+        x_BD, target_BO = (batch, None) if isinstance(batch, torch.Tensor) else batch
         x_BD = x_BD.to(run.sae.device) * run.scale
+        if target_BO is not None:
+            target_BO = target_BO.to(run.sae.device) * run.scale_out
         run.sae.k = schedule.k_at(run.step)
         rate = schedule.rate_at(run.step)
         rows = run.micro.rows
-        result = run.micro.gradients(run.sae, x_BD, run.variance, run.extra())
+        result = run.micro.gradients(run.sae, x_BD, run.variance, run.extra(), target_BO)
         if run.micro.rows != rows:
             self.report.note(
                 f"A step ran out of memory; batches go on in pieces of {run.micro.rows:,} tokens.",
@@ -315,7 +331,7 @@ class Learner:
 
 def folded(run: RunState) -> SparseAutoencoder:
     """The SAE of a run as it stands; a BatchTopK's by its average θ."""
-    sae = run.sae.folded(run.scale, run.threshold.value)
+    sae = run.folded()
     kept = {"k": run.sae.k} if run.sae.uses_k else {}
     return sae.with_metadata(
         trained_tokens=run.tokens, **kept, input_scale=run.scale, seed=run.config.seed

@@ -26,7 +26,7 @@ from mistudio.ml.training.learner import (
     WindowedStream,
     folded,
 )
-from mistudio.ml.training.run_state import RunState, restore_run
+from mistudio.ml.training.run_state import RunState, TargetStatistics, restore_run
 
 __all__ = ["TrainResult", "sae_from_checkpoint", "train", "train_together"]
 
@@ -46,6 +46,7 @@ def train(
     calibration: Calibration | None = None,
     resume_from: Path | None = None,
     start: RunState | None = None,
+    target: TargetStatistics | None = None,
     origin: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     device: torch.device | None = None,
@@ -58,7 +59,7 @@ def train(
     batches in a row, `Mismatch` for a checkpoint of another training.
     """
     options = LearnerOptions(
-        evaluate, calibration, resume_from, start, origin or {}, metadata or {}
+        evaluate, calibration, resume_from, start, target, origin or {}, metadata or {}
     )
     device = device or torch.device("cpu")
     learner = Learner(config, stream, statistics, folder, report, control, device, options)

@@ -30,13 +30,14 @@ class MicroBatches:
         x_BD: torch.Tensor,
         variance: float,
         extra: Auxiliary | Penalty | None,
+        target_BO: torch.Tensor | None = None,
     ) -> StepResult:
         """As `TrainableSae.gradients`. Raises `OutOfMemory` if not even 16 tokens fit."""
         while True:
             try:
                 if not self.rows or self.rows >= x_BD.shape[0]:
-                    return sae.gradients(x_BD, variance, extra)
-                return self._pieces(sae, x_BD, variance, extra)
+                    return sae.gradients(x_BD, variance, extra, target_BO)
+                return self._pieces(sae, x_BD, variance, extra, target_BO)
             except (RuntimeError, MemoryError) as error:
                 if not means_out_of_memory(error):
                     raise
@@ -59,13 +60,15 @@ class MicroBatches:
         x_BD: torch.Tensor,
         variance: float,
         extra: Auxiliary | Penalty | None,
+        target_BO: torch.Tensor | None,
     ) -> StepResult:
         tokens, start = x_BD.shape[0], 0
         summed: dict[str, torch.Tensor] = {}
         whole: StepResult | None = None
-        for piece_BD in x_BD.split(self.rows):
+        targets = [None] * tokens if target_BO is None else target_BO.split(self.rows)
+        for piece_BD, wanted_BO in zip(x_BD.split(self.rows), targets, strict=False):
             share = piece_BD.shape[0] / tokens
-            result = sae.gradients(piece_BD, variance, extra)
+            result = sae.gradients(piece_BD, variance, extra, wanted_BO)
             for name, parameter in sae.parameters.items():
                 if parameter.grad is None:
                     continue
@@ -81,7 +84,8 @@ class MicroBatches:
             grad.copy_(total)
         assert whole is not None
         # ȳ is the mean of the whole batch, not of a piece
-        deviation = (x_BD - x_BD.mean(0)).square().sum()
+        y_BO = x_BD if target_BO is None else target_BO
+        deviation = (y_BO - y_BO.mean(0)).square().sum()
         return whole._replace(squared_deviation=deviation)
 
 

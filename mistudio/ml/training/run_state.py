@@ -5,21 +5,22 @@ from __future__ import annotations
 import platform
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
 
 import mistudio
 from mistudio.core.config import config_hash, from_dict, to_dict
-from mistudio.core.errors import Mismatch
+from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.training_configs import DENSE_FAMILY, TrainConfig
+from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.dead import DeadTracker
 from mistudio.ml.training.micro_batch import MicroBatches
-from mistudio.ml.training.optimizer import ClippedAdam
+from mistudio.ml.training.optimizer import optimizer_of
 from mistudio.ml.training.schedule import Schedule, resolve
 from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
 from mistudio.ml.training.threshold import ThresholdAverage
@@ -27,6 +28,14 @@ from mistudio.ml.training.threshold import ThresholdAverage
 SPIKE = 10.0  # a batch whose loss exceeds this many times the average is skipped
 SPIKE_AFTER = 20  # accepted steps before the average is trusted
 LOSS_DECAY = 0.98
+
+
+class TargetStatistics(NamedTuple):
+    """What a transcoder is to give: the mean ȳ of unscaled tokens [O], s_out, and V of s_out·y."""
+
+    mean_O: torch.Tensor
+    scale: float
+    variance: float
 
 
 class RunState:
@@ -40,23 +49,35 @@ class RunState:
         variance: float,
         device: torch.device,
         sae: TrainableSae | None = None,
+        target: TargetStatistics | None = None,
     ) -> None:
-        """A fresh run: b_dec is the mean of the scaled calibration tokens, s·x̄.
+        """A fresh run, its biases set from the means of the scaled calibration tokens.
 
-        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x.
+        `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x; settings that ask for
+        no input normalisation make s 1 and V that of x. A transcoder needs a `target`, whose V
+        takes the place of `variance`. Raises `InvalidInput` if it lacks, or if an SAE has one.
         """
-        d_in = mean_D.numel()
+        if (target is not None) != (config.encoder != "sae"):
+            raise InvalidInput("A transcoder, and nothing else, needs the statistics of a target.")
         self.config = config
-        self.schedule: Schedule = resolve(config, d_in)
-        self.scale, self.variance = float(scale), float(variance)
         self.mean_D = mean_D.detach().double().cpu()
+        self.target = None
+        self.scale, self.variance = _units(config, float(scale), float(variance))
+        if target is not None:
+            mean_O = target.mean_O.detach().double().cpu()
+            self.target = TargetStatistics(mean_O, *_units(config, target.scale, target.variance))
+            self.variance = self.target.variance
+        self.scale_out = self.target.scale if self.target else self.scale
+        d_out = self.target.mean_O.numel() if self.target else self.mean_D.numel()
+        self.schedule: Schedule = resolve(config, d_out)
         if sae is None:
-            sae = new_trainable(config.architecture, d_in, config.width, config.k, seed=config.seed)
-            sae.configure(config)
-            sae.parameters["b_dec_O"].copy_(self.mean_D * self.scale)
+            sae = _new_sae(config, self.mean_D.numel(), d_out)
+            scaled_out_O = self.target.mean_O * self.scale_out if self.target else None
+            sae.start_from(self.mean_D * self.scale, scaled_out_O)
         self.sae = sae
         self.sae.to(device)
-        self.optimizer = ClippedAdam(self.sae.parameters, config.gradient_clip / self.variance)
+        clip_norm = config.gradient_clip / self.variance
+        self.optimizer = optimizer_of(config, self.sae.parameters, clip_norm)
         self.tracker = DeadTracker(config.width, self.schedule.dead_window, device)
         self.threshold = ThresholdAverage(self.schedule.average_start)
         self.sparsity = SparsityControl(config, self.schedule.steps)
@@ -73,6 +94,10 @@ class RunState:
     def tokens(self) -> int:
         """Tokens seen, those of skipped batches included."""
         return self.step * self.schedule.batch
+
+    def folded(self) -> SparseAutoencoder:
+        """The SAE as it is now, reading unscaled activations; BatchTopK by its average θ."""
+        return self.sae.inference(self.scale, self.threshold.value, self.scale_out)
 
     def extra(self) -> Auxiliary | Penalty | None:
         """What the next step needs beside the batch: AuxK's part, or the penalty."""
@@ -123,6 +148,8 @@ class RunState:
             "input_mean": self.mean_D,
             "rng_torch": torch.get_rng_state(),
         }
+        if self.target is not None:
+            tensors["target_mean"] = self.target.mean_O
         if torch.cuda.is_available():
             for number, state in enumerate(torch.cuda.get_rng_state_all()):
                 tensors[f"rng_cuda_{number}"] = state
@@ -132,6 +159,7 @@ class RunState:
             "learning_rate": self.schedule.rate_at(self.step),
             "k": self.sae.k,
             "scale": self.scale,
+            "scale_out": self.scale_out,
             "variance": self.variance,
             "threshold": self.threshold.state(),
             "sparsity": self.sparsity.state(),
@@ -176,9 +204,12 @@ def restore_run(
         for key, value in origin.items():
             if values["origin"].get(key) != value:
                 raise Mismatch(f"The {key} differs from the one this training was started with.")
-    mean_D = checkpoint.state["input_mean"]
+    mean_D, mean_O = checkpoint.state["input_mean"], checkpoint.state.get("target_mean")
+    target = None
+    if mean_O is not None:
+        target = TargetStatistics(mean_O, values["scale_out"], values["variance"])
     sae = sae_parameters(checkpoint, stored)
-    run = RunState(stored, mean_D, values["scale"], values["variance"], device, sae)
+    run = RunState(stored, mean_D, values["scale"], values["variance"], device, sae, target)
     run.sae.k = int(values["k"])
     run.optimizer.restore(checkpoint.optimizer)
     run.tracker.restore(checkpoint.state)
@@ -199,14 +230,34 @@ def restore_run(
 
 def sae_parameters(checkpoint: Checkpoint, config: TrainConfig) -> TrainableSae:
     """The trainable SAE of a checkpoint, on the CPU; raises `Mismatch` for foreign shapes."""
-    d_in = checkpoint.state["input_mean"].numel()
-    sae = new_trainable(config.architecture, d_in, config.width, config.k, seed=config.seed)
-    sae.configure(config)
+    mean_D = checkpoint.state["input_mean"]
+    sae = _new_sae(config, mean_D.numel(), checkpoint.state.get("target_mean", mean_D).numel())
     for name, parameter in sae.parameters.items():
         stored = checkpoint.model.get(name)
         if stored is None or stored.shape != parameter.shape:
             raise Mismatch(f"The checkpoint's {name} does not fit its settings.")
         parameter.copy_(stored)
+    return sae
+
+
+def _units(config: TrainConfig, scale: float, variance: float) -> tuple[float, float]:
+    """s and V of what is trained on: without input normalisation s is 1 and V that of x."""
+    if config.input_norm == "none":
+        return 1.0, float(variance) / float(scale) ** 2
+    return float(scale), float(variance)
+
+
+def _new_sae(config: TrainConfig, d_in: int, d_out: int) -> TrainableSae:
+    sae = new_trainable(
+        config.architecture,
+        d_in,
+        config.width,
+        config.k,
+        seed=config.seed,
+        d_out=d_out,
+        encoder=config.encoder,
+    )
+    sae.configure(config)
     return sae
 
 

@@ -13,6 +13,7 @@ REFERENCE_RATE = 2e-4  # at 2^14 latents (Gao et al., arXiv 2406.04093)
 REFERENCE_WIDTH = 2**14
 HIGHEST_RATE = 1e-3
 WARMUP_STEPS = 1000
+EXPONENTIAL_END = 1e-3  # of the peak rate
 DEAD_WINDOW = 10_000_000
 AVERAGE_START = 1000  # step from which the BatchTopK threshold is averaged
 
@@ -33,12 +34,21 @@ class Schedule:
     aux_weight: float
     dead_window: int
     average_start: int
+    shape: str = "linear"
+    """of the fall: linear, cosine or exponential; constant has none"""
 
     def rate_at(self, step: int) -> float:
-        """Adam's rate: linear rise, constant, linear fall that is 0 after the last step."""
+        """The optimiser's rate: a linear rise, constant, then a fall that ends with the run."""
         rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        fall = min(1.0, (self.steps - step) / self.decay_steps) if self.decay_steps else 1.0
-        return self.learning_rate * min(rise, fall)
+        return self.learning_rate * min(rise, self._fall(step))
+
+    def _fall(self, step: int) -> float:
+        if not self.decay_steps or self.shape == "constant":
+            return 1.0
+        left = min(1.0, (self.steps - step) / self.decay_steps)
+        if self.shape == "cosine":
+            return (1 - math.cos(math.pi * left)) / 2
+        return left if self.shape == "linear" else EXPONENTIAL_END ** (1 - left)
 
     def k_at(self, step: int) -> int:
         """Active latents: linear from `k_start` down to `k` over `anneal_steps`."""
@@ -48,8 +58,8 @@ class Schedule:
         return round(self.k + (self.k_start - self.k) * left)
 
 
-def resolve(config: TrainConfig, d_in: int) -> Schedule:
-    """The schedule of a config for activations of width `d_in`; raises `InvalidInput`."""
+def resolve(config: TrainConfig, d_out: int) -> Schedule:
+    """The schedule of a config that learns activations of width `d_out`; raises `InvalidInput`."""
     validate(config)
     steps = max(1, math.ceil(config.tokens / config.batch))
     tenth = steps // 10
@@ -62,10 +72,11 @@ def resolve(config: TrainConfig, d_in: int) -> Schedule:
         k=config.k,
         k_start=min(config.width, round(config.k * config.k_anneal)),
         anneal_steps=tenth if config.k_anneal > 1 else 0,
-        aux_k=default_aux_k(d_in) if config.aux_k < 0 else config.aux_k,
+        aux_k=default_aux_k(d_out) if config.aux_k < 0 else config.aux_k,
         aux_weight=config.aux_weight,
         dead_window=config.dead_window or max(1, min(DEAD_WINDOW, steps * config.batch // 10)),
         average_start=min(AVERAGE_START, steps // 2),
+        shape=config.schedule,
     )
 
 

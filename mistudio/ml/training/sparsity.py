@@ -41,7 +41,9 @@ class SparsityControl:
         self._start = first_weight(config)
         self._weight = self._start
         self._average = -1.0
-        self._ramp = max(1, round(steps * (1.0 if whole and not self._target else RAMP_SHARE)))
+        share = 1.0 if whole and not self._target else RAMP_SHARE
+        chosen = config.sparsity_warmup
+        self._ramp = max(1, round(steps * share) if chosen < 0 else chosen)
         self._frozen_from = steps - round(FREEZE_SHARE * steps)
 
     def weight_at(self, step: int) -> float:

@@ -1,0 +1,147 @@
+"""The plan of a training for the rows that its settings name, and the check before it starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mistudio.core.sweep_configs import SweepConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.units import format_bytes
+from mistudio.jobs import lookup
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import ModelRow, TokenizationRow
+from mistudio.store.tables import TOKENIZATIONS
+from mistudio.system.budget import Budget, gpu_budget, memory_budget
+
+if TYPE_CHECKING:
+    from mistudio.ml.training.plan import Plan, Rates
+    from mistudio.ml.training.plan_formulas import ModelNeeds, Room
+
+CONTEXT = 512  # of a text that is yet to be tokenised
+LIBRARIES = 420_000_000  # resident bytes of torch and transformers once imported
+BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "nf4": 0.6, "fp4": 0.6}
+
+
+def members_of(studio: Studio, config: TrainConfig) -> list[TrainConfig]:
+    """The SAEs that a config trains: one, or those of a sweep. Raises as `lookup.model`."""
+    if isinstance(config, SweepConfig):
+        return config.members(lookup.model(studio, config.model).num_layers or 0)
+    return [config]
+
+
+def plan_training(
+    studio: Studio, members: Sequence[TrainConfig], rates: Rates | None = None
+) -> Plan:
+    """What these SAEs take when trained together; raises `NotFound` or `InUse` for their names."""
+    from mistudio.ml.training.plan import plan
+
+    model = lookup.model(studio, members[0].model)
+    text = _text(studio, members[0], model)
+    return plan(
+        members,
+        needs_of(model),
+        room_of(studio),
+        context=context_of(studio, members, model),
+        text_tokens=(text.tokens or 0) if text else 0,
+        rates=rates,
+    )
+
+
+def context_of(studio: Studio, members: Sequence[TrainConfig], model: ModelRow) -> int:
+    """Tokens per row of the text that the run would use."""
+    text = _text(studio, members[0], model)
+    if text is not None:
+        return text.context
+    return members[0].context or min(CONTEXT, model.max_positions or CONTEXT)
+
+
+def check_training(studio: Studio, members: Sequence[TrainConfig]) -> Plan:
+    """Raise `OutOfMemory` or `DiskFull` with a way out if these SAEs cannot be trained here."""
+    from mistudio.ml.training.plan import check_fits
+
+    found = plan_training(studio, members)
+    check_fits(found)
+    return found
+
+
+def lines(found: Plan) -> list[str]:
+    """A plan for people."""
+    shown = [found.summary]
+    shown += [f"  {item.name}: {format_bytes(item.bytes)}  {item.note}" for item in found.items]
+    shown.append(f"  in the page cache, given back when short: {format_bytes(found.window)}")
+    if found.refusal:
+        return [*shown, found.refusal]
+    ways = " or ".join(proposal.sentence for proposal in found.proposals)
+    return [*shown, f"This is tight; more room is left with {ways}."] if ways else shown
+
+
+def needs_of(model: ModelRow) -> ModelNeeds:
+    """What the plan asks of a model, from its row."""
+    from mistudio.ml.training.plan_formulas import ModelNeeds
+
+    params, form = model.params_count or 0, model.format or "fp32"
+    return ModelNeeds(
+        name=model.name,
+        weight_bytes=model.memory_bytes or round(params * BYTES_PER_WEIGHT.get(form, 4.0)),
+        params=params,
+        layers=model.num_layers or 1,
+        hidden=model.hidden_dim or 0,
+        vocab=model.vocab_size or 0,
+        intermediate=int((model.architecture_config or {}).get("intermediate_size") or 0),
+        value_bytes=4 if form in ("fp32", "auto") else 2,
+    )
+
+
+def room_of(studio: Studio) -> Room:
+    """What this machine has for a training now, the held model let go."""
+    from mistudio.ml.training.plan_formulas import Room
+
+    budget = memory_budget()
+    device = "cpu"
+    if studio.models.device != "cpu" and (found := _gpu()) is not None:
+        budget, device = found, "cuda"
+    usage = shutil.disk_usage(studio.paths.home)
+    loaded = "transformers" in sys.modules and "torch" in sys.modules
+    return Room(
+        device=device,
+        free=budget.free + studio.models.held_bytes,
+        total=budget.total,
+        disk_free=usage.free,
+        program=0 if loaded else LIBRARIES,
+        cores=studio.models.threads or max(1, (os.cpu_count() or 2) - 1),
+        shared=budget.shared,
+    )
+
+
+def _gpu() -> Budget | None:
+    """The GPU's budget, as torch sees it where it is loaded: it may lack the driver."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return gpu_budget()
+    if not torch.cuda.is_available():
+        return None
+    seen = gpu_budget()
+    if seen is None or seen.shared:
+        return seen
+    free, total = torch.cuda.mem_get_info()
+    held = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return Budget(free + held, total, "gpu")
+
+
+def _text(studio: Studio, config: TrainConfig, model: ModelRow) -> TokenizationRow | None:
+    """The tokenisation that the run would use, None if it is yet to be made."""
+    named = lookup.tokenization(studio, config.dataset)
+    if named is not None:
+        return named
+    dataset = lookup.dataset(studio, config.dataset)
+    where = "dataset_id = ? AND tokenizer_name = ? AND status = 'ready'"
+    values: list[object] = [dataset.id, str((model.layer_map or {}).get("tokenizer"))]
+    if config.context:
+        where += " AND context = ?"
+        values.append(config.context)
+    found = TOKENIZATIONS.select(studio.db(), where, values, limit=1)
+    return found[0] if found else None

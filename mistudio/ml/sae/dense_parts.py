@@ -1,0 +1,80 @@
+"""What the parts of a penalised architecture's step hand to each other, and the ghost penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+
+from mistudio.ml.sae.selection import SparseCodes
+from mistudio.ml.sae.trainable import Penalty
+
+
+class StepSums(NamedTuple):
+    """What a step adds up over the batch; the gradients of the weights are in their `grad`.
+
+    `grad_out_O` is the sum of the gradients of ŷ, `pre_sum_F` that of the gradients of x_c W_enc,
+    `grad_skip_OD` the gradient of a skip transcoder's linear map.
+    `last_row_F` is meaningless where `counts_F` is 0.
+    """
+
+    squared_error: torch.Tensor
+    reconstruction: torch.Tensor
+    sparsity: torch.Tensor
+    ghost: torch.Tensor
+    counts_F: torch.Tensor
+    last_row_F: torch.Tensor
+    grad_out_O: torch.Tensor
+    pre_sum_F: torch.Tensor
+    grad_skip_OD: torch.Tensor | None = None
+
+
+class TileGradient(NamedTuple):
+    """What the backward pass of some rows and latents gives. Sums are over the tile.
+
+    `f_CT` are the latents, `grad_pre_CT` the gradient of x_c W_enc and `pre_sum_T` its sum over the
+    rows; `sparsity` is ΣP, `ghost` ΣG.
+    """
+
+    f_CT: torch.Tensor
+    grad_pre_CT: torch.Tensor
+    pre_sum_T: torch.Tensor
+    sparsity: torch.Tensor
+    ghost: torch.Tensor
+
+
+class ActiveGradient(NamedTuple):
+    """What the backward pass of the touched entries [n] gives. Sums are over the batch.
+
+    `codes` are the active latents, `told` [n_active] is ⟨gradient of ŷ, decoder row⟩ of each;
+    `grad_pre` [n] is the gradient of x_c W_enc, `vectors` [n] those of the architecture's own
+    vectors by name. `error_BO` is ŷ - y, `reconstruction` Σ of the squared errors that R counts.
+    """
+
+    codes: SparseCodes
+    told: torch.Tensor
+    grad_pre: torch.Tensor
+    vectors: Mapping[str, torch.Tensor]
+    error_BO: torch.Tensor
+    reconstruction: torch.Tensor
+    sparsity: torch.Tensor
+
+
+def ghost_of(
+    below_CT: torch.Tensor, unit: float, penalty: Penalty, at: slice | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ΣG of some rows and latents, and its weighted gradient with respect to `below_CT`, the
+    distance that a latent lacks to fire (Σ_i r_i ReLU(below_i))."""
+    assert penalty.rare_F is not None
+    rare_T = penalty.rare_F[at].to(below_CT.dtype)
+    lacking_CT = torch.relu(below_CT)
+    total = (lacking_CT * rare_T).sum()
+    return total, (lacking_CT > 0) * (rare_T * (penalty.ghost * unit))
+
+
+def has_rare(penalty: Penalty, at: slice) -> bool:
+    """Whether the ghost penalty concerns one of the latents `at`."""
+    return (
+        penalty.rare_F is not None and penalty.ghost != 0 and bool(penalty.rare_F[at].any().item())
+    )

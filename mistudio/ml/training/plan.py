@@ -1,0 +1,289 @@
+"""What a training will take, before it starts: memory by item, disk, time, and what would fit.
+
+Formulas only, so that a window can ask at every keystroke; a probe's rates make times exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mistudio.core.errors import DiskFull, OutOfMemory
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.units import format_bytes, format_count, format_duration
+from mistudio.ml.training import plan_formulas as formulas
+from mistudio.ml.training.plan_formulas import ModelNeeds, Room
+
+WARN_SHARE = 0.75
+SMALLEST_BATCH, SMALLEST_WIDTH = 64, 256
+CPU_FLOPS = 2e10  # of one core, for times before a probe
+GPU_FLOPS = 1e13
+
+
+@dataclass(frozen=True)
+class Item:
+    """One part of the memory."""
+
+    name: str
+    bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change after which it fits; `changes` are settings by name, `layers` how many to keep."""
+
+    sentence: str
+    total: int
+    changes: Mapping[str, Any]
+    layers: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a probe has measured; seconds of one step of each member, tokens/s of the model."""
+
+    step_s: tuple[float, ...]
+    forward_tokens_per_s: float
+    forward_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training takes. The items add up to `total`, the peak."""
+
+    items: tuple[Item, ...]
+    total: int
+    free: int
+    window: int
+    """bytes of the window's file in the page cache, which the system takes back when it must"""
+    disk: int
+    disk_free: int
+    tokens: int
+    steps: int
+    seconds: float
+    measured: bool
+    """whether the time rests on a probe"""
+    saes: int
+    verdict: str
+    """fits, warn or refuse"""
+    proposals: tuple[Proposal, ...]
+    summary: str
+    refusal: str = ""
+    """the sentence that says why it cannot start"""
+
+    @property
+    def share(self) -> float:
+        """Of the free memory."""
+        return self.total / max(1, self.free)
+
+
+def plan(
+    members: Sequence[TrainConfig],
+    model: ModelNeeds,
+    room: Room,
+    *,
+    context: int,
+    text_tokens: int = 0,
+    rates: Rates | None = None,
+    d: int = 0,
+) -> Plan:
+    """The plan of SAEs that are trained together from one pass of the model.
+
+    `text_tokens` is the length of the text, 0 if unknown; `d` the hook's width, 0: the model's.
+    """
+    d = d or model.hidden
+    items = memory_items(members, model, room, context, d, rates.forward_bytes if rates else 0)
+    total = sum(item.bytes for item in items)
+    disk = _disk(members, d, text_tokens)
+    seconds = _seconds(members, model, room, d, text_tokens, rates)
+    verdict = "fits" if total <= WARN_SHARE * room.free else "warn"
+    if total > room.free or disk > room.disk_free:
+        verdict = "refuse"
+
+    def needs(changed: Sequence[TrainConfig]) -> int:
+        return sum(i.bytes for i in memory_items(changed, model, room, context, d))
+
+    proposals = () if total <= WARN_SHARE * room.free else _proposals(members, needs, room.free)
+    found = Plan(
+        items=tuple(items),
+        total=total,
+        free=room.free,
+        window=_windows(members, d, text_tokens),
+        disk=disk,
+        disk_free=room.disk_free,
+        tokens=max(member.tokens for member in members),
+        steps=max(formulas.steps_of(member) for member in members),
+        seconds=seconds,
+        measured=rates is not None,
+        saes=len(members),
+        verdict=verdict,
+        proposals=proposals,
+        summary="",
+    )
+    return replace(found, summary=_summary(found), refusal=_refusal(found))
+
+
+def memory_items(
+    members: Sequence[TrainConfig],
+    model: ModelNeeds,
+    room: Room,
+    context: int,
+    d: int,
+    forward: int = 0,
+) -> list[Item]:
+    """The parts that are in memory together at the fullest moment."""
+    forward = forward or formulas.forward_bytes(model, context)
+    state = sum(formulas.state_bytes(member, d) for member in members)
+    kept = sum(formulas.chunk_bytes(member) for member in members[1:])  # each keeps its buffer
+    phases = {
+        "One training step": kept + max(formulas.step_bytes(m, d) for m in members),
+        "One pass of the model": kept + forward,
+        "Finishing": kept + max(formulas.finish_bytes(m, d) for m in members),
+    }
+    phases["One training step"] += max(formulas.auxiliary_bytes(m, d) for m in members)
+    finished = sum(formulas.finish_bytes(member, d) for member in members)
+    measuring = max(formulas.evaluation_bytes(m, d, model, context) for m in members)
+    largest = max(phases, key=lambda name: phases[name])
+    items = [Item("Language model", model.weight_bytes)]
+    if room.program:
+        items.insert(0, Item("Program", room.program, "libraries that are not loaded yet"))
+    several = len(members) > 1
+    if finished + measuring > state + phases[largest]:
+        # by then gradients and moments are gone, so the items are those of another moment
+        spare = finished + measuring - formulas.finish_bytes(members[0], d)
+        return [
+            *items,
+            Item("Finished SAEs" if several else "Finished SAE", finished),
+            Item("Evaluation", spare, "logits of the model"),
+        ]
+    note = "8-bit moments" if any(formulas.is_eight_bit(m) for m in members) else "moments"
+    return [
+        *items,
+        Item("SAEs" if several else "SAE", state, f"weights, gradients, {note}"),
+        Item(largest, phases[largest]),
+    ]
+
+
+def check_fits(found: Plan) -> None:
+    """Raise `OutOfMemory` or `DiskFull` with a way out for a plan that is refused."""
+    if found.verdict != "refuse":
+        return
+    if found.total > found.free:
+        raise OutOfMemory(found.refusal, code="does_not_fit")
+    raise DiskFull(found.refusal)
+
+
+def _windows(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
+    hooks = {(member.layer, member.hook) for member in members}
+    return len(hooks) * max(formulas.window_bytes(member, d, text_tokens) for member in members)
+
+
+def _disk(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
+    checkpoints = sum(formulas.saved_bytes(m, d) * formulas.kept_checkpoints(m) for m in members)
+    finished = sum(formulas.finish_bytes(member, d) for member in members)
+    return checkpoints + finished + _windows(members, d, text_tokens)
+
+
+def _seconds(
+    members: Sequence[TrainConfig],
+    model: ModelNeeds,
+    room: Room,
+    d: int,
+    text_tokens: int,
+    rates: Rates | None,
+) -> float:
+    passed = max(formulas.forward_tokens(member, text_tokens) for member in members)
+    deepest = max(member.layer for member in members)
+    speed = GPU_FLOPS if room.device == "cuda" else CPU_FLOPS * room.cores
+    per_token = formulas.forward_flops(model, deepest) / speed
+    steps = [formulas.step_flops(member, d) / speed for member in members]
+    if rates is not None:
+        per_token = 1 / rates.forward_tokens_per_s
+        steps = list(rates.step_s)
+    whole = model.params / max(1.0, formulas.forward_flops(model, deepest) / 2)
+    patched = (2 + len(members)) * formulas.LOSS_TOKENS * whole  # passes that go to the end
+    trained = sum(s * formulas.steps_of(m) for s, m in zip(steps, members, strict=True))
+    return trained + (passed + patched) * per_token
+
+
+def _proposals(
+    members: Sequence[TrainConfig], needs: Callable[[Sequence[TrainConfig]], int], free: int
+) -> tuple[Proposal, ...]:
+    """Changes of one setting after which it fits, or at least could start."""
+    candidates = [
+        _halved(members, needs, free, "batch", SMALLEST_BATCH, "a batch of {} tokens"),
+        _halved(members, needs, free, "width", SMALLEST_WIDTH, "{} latents"),
+        _fewer(members, needs, free),
+    ]
+    if all(m.optimizer != "sgd" and not m.eight_bit_moments for m in members):
+        changed = [replace(member, eight_bit_moments=True) for member in members]
+        candidates.append(Proposal("8-bit moments", needs(changed), {"eight_bit_moments": True}))
+    found = [c for c in candidates if c is not None and c.total <= free]
+    good = [c for c in found if c.total <= WARN_SHARE * free]
+    return tuple(good or found)
+
+
+def _halved(
+    members: Sequence[TrainConfig],
+    needs: Callable[[Sequence[TrainConfig]], int],
+    free: int,
+    name: str,
+    least: int,
+    words: str,
+) -> Proposal | None:
+    best: Proposal | None = None
+    value = max(getattr(member, name) for member in members) // 2
+    while value >= least:
+        changed = [replace(m, **{name: min(getattr(m, name), value)}) for m in members]
+        best = Proposal(words.format(format_count(value)), needs(changed), {name: value})
+        if best.total <= WARN_SHARE * free:
+            break
+        value //= 2
+    return best
+
+
+def _fewer(
+    members: Sequence[TrainConfig], needs: Callable[[Sequence[TrainConfig]], int], free: int
+) -> Proposal | None:
+    layers = sorted({member.layer for member in members})
+    best: Proposal | None = None
+    for count in range(len(layers) - 1, 0, -1):
+        kept = [member for member in members if member.layer in layers[:count]]
+        words = f"{count} of the {len(layers)} layers"
+        best = Proposal(words, needs(kept), {}, count)
+        if best.total <= WARN_SHARE * free:
+            break
+    return best
+
+
+def _summary(found: Plan) -> str:
+    what = "1 SAE" if found.saes == 1 else f"{found.saes} SAEs from one pass of the model"
+    about = "about" if found.measured else "very roughly"
+    return (
+        f"{what}, {format_count(found.tokens)} tokens in {format_count(found.steps)} steps: "
+        f"{format_bytes(found.total)} of {format_bytes(found.free)} free memory, "
+        f"{format_bytes(found.disk)} on the disk, {about} {format_duration(found.seconds)}."
+    )
+
+
+def _refusal(found: Plan) -> str:
+    if found.total > found.free:
+        ways = [proposal.sentence for proposal in found.proposals]
+        way = (
+            f"It would with {' or '.join(ways)}."
+            if ways
+            else "Use a smaller model or SAE, or free some memory."
+        )
+        return (
+            f"This does not fit into memory: it needs {format_bytes(found.total)}, "
+            f"{format_bytes(found.free)} are free. {way}"
+        )
+    if found.disk > found.disk_free:
+        return (
+            f"This does not fit on the disk: it needs {format_bytes(found.disk)}, "
+            f"{format_bytes(found.disk_free)} are free. Write fewer checkpoints, learn fewer "
+            "latents, or free some space."
+        )
+    return ""

@@ -1,0 +1,186 @@
+"""Bytes and operations of a training by formula. Plain arithmetic: nothing here loads torch.
+
+Copies were counted in the code and their sum compared with the measured peak of whole processes
+(tests/heavy/test_training_plan.py). d is the hook's width, m the latents, N the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mistudio.core.training_configs import DENSE_FAMILY, TOPK_FAMILY, TrainConfig
+
+FLOAT = 4
+CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time, as in ml/sae/trainable.py
+MIN_CHUNK_ROWS = 64
+SLICE_BYTES = 8 << 20  # of a weight gradient, as in ml/sae/sparse_gradient.py
+LOGIT_ENTRIES = 1 << 25  # as in ml/evaluation/language_model_loss.py
+FORWARD_TOKENS = 2048  # of one pass, as in ml/activations/masking.py
+STATISTICS_TOKENS = 100_000
+CALIBRATION_TOKENS = 131_072
+LOSS_TOKENS = 32_768
+PLANNED_DEAD = 0.1  # share of latents taken to be dead when the room for AuxK is planned
+KEEP_ALL, KEEP_EVERY = 10, 1000  # checkpoints, as in ml/training/checkpoint.py
+
+# Copies of the chunk's pre-activations that are alive together, by family.
+_CHUNK_COPIES = {
+    "topk": 1.5,
+    "batch_topk": 2.0,
+    "matryoshka_batch_topk": 2.0,
+    "standard": 5.5,
+    "gated": 9.0,
+    "jumprelu": 16.0,
+}
+_ROW_COPIES = {"topk": 8.0, "batch_topk": 8.0, "matryoshka_batch_topk": 13.0}  # [N, d] in float32
+_DENSE_ROW_COPIES = 8.0
+_ENTRY_BYTES = 60  # per active latent: ids, values, their order by latent, copies of these
+_FORWARD_COPIES = 6.0  # of the residual stream, beside those of the wider sublayer
+_LOGIT_COPIES = 4.0
+
+
+@dataclass(frozen=True)
+class ModelNeeds:
+    """What of a language model decides how much a training takes."""
+
+    name: str
+    weight_bytes: int
+    params: int
+    layers: int
+    hidden: int
+    vocab: int
+    intermediate: int = 0
+    """width inside the MLP; 0: four times the model's"""
+    value_bytes: int = FLOAT
+    """of one activation"""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a machine has for a training; bytes. `free` counts what this program can let go."""
+
+    device: str
+    """cpu or cuda"""
+    free: int
+    total: int
+    disk_free: int
+    program: int = 0
+    """what the libraries take that are not loaded yet"""
+    cores: int = 1
+    shared: bool = False
+    """whether a GPU uses the machine's own memory"""
+
+
+def is_eight_bit(config: TrainConfig) -> bool:
+    """Whether moments take one byte each."""
+    return config.eight_bit_moments and config.optimizer != "sgd"
+
+
+def parameters(config: TrainConfig, d: int) -> int:
+    """Numbers in both weight matrices."""
+    return 2 * d * config.width
+
+
+def state_bytes(config: TrainConfig, d: int) -> int:
+    """Weights, gradients and moments."""
+    moments = {"sgd": FLOAT}.get(config.optimizer, 2 * FLOAT)
+    per_number = 2 * FLOAT + (2 if is_eight_bit(config) else moments)
+    counters = config.width * (6 * 8 + 6 * FLOAT)  # firings, ages and the vectors' own share
+    return parameters(config, d) * per_number + counters
+
+
+def saved_bytes(config: TrainConfig, d: int) -> int:
+    """One checkpoint on the disk: weights and moments."""
+    return state_bytes(config, d) - parameters(config, d) * FLOAT
+
+
+def chunk_bytes(config: TrainConfig) -> int:
+    """Pre-activations formed at a time."""
+    rows = min(config.batch, max(MIN_CHUNK_ROWS, CHUNK_ENTRIES // config.width))
+    return rows * config.width * FLOAT
+
+
+def step_bytes(config: TrainConfig, d: int) -> int:
+    """Working memory of one step, beside `state_bytes`."""
+    chunk = _CHUNK_COPIES[config.architecture] * chunk_bytes(config)
+    row = config.batch * d * FLOAT
+    if config.architecture in DENSE_FAMILY:
+        whole = config.width * d * FLOAT  # the part of a gradient along the decoder's rows
+        taken = chunk + _DENSE_ROW_COPIES * row + whole
+    else:
+        kept = round(config.batch * config.k * config.k_anneal) * _ENTRY_BYTES
+        slices = 3 * min(SLICE_BYTES, config.width * d * FLOAT)
+        taken = chunk + _ROW_COPIES[config.architecture] * row + kept + slices
+    if config.precision == "bf16":
+        taken += 1.5 * config.width * d * FLOAT
+    return round(taken)
+
+
+def auxiliary_bytes(config: TrainConfig, d: int) -> int:
+    """Working memory of AuxK while a tenth of the latents are dead."""
+    if config.architecture not in TOPK_FAMILY or config.aux_k == 0 or config.aux_weight == 0:
+        return 0
+    dead = PLANNED_DEAD * config.width
+    rows = config.batch * dead * FLOAT
+    return round(4 * rows + 4 * dead * d * FLOAT)
+
+
+def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int:
+    """Working memory of one truncated pass."""
+    tokens = batch_tokens or max(1, FORWARD_TOKENS // context) * context
+    inner = model.intermediate or 4 * model.hidden
+    values = _FORWARD_COPIES * model.hidden + 3 * inner
+    return round(tokens * values * model.value_bytes)
+
+
+def finish_bytes(config: TrainConfig, d: int) -> int:
+    """The finished SAE beside the one that was trained."""
+    return parameters(config, d) * FLOAT
+
+
+def evaluation_bytes(config: TrainConfig, d: int, model: ModelNeeds, context: int) -> int:
+    """The finished SAE and the logits of the passes that measure it."""
+    rows = max(1, LOGIT_ENTRIES // (context * model.vocab))
+    logits = rows * context * model.vocab * model.value_bytes
+    return round(finish_bytes(config, d) + _LOGIT_COPIES * logits + chunk_bytes(config))
+
+
+def window_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
+    """The file of shuffled activations."""
+    tokens = min(config.window * 2, text_tokens) if text_tokens else config.window
+    return tokens * d * 2
+
+
+def kept_checkpoints(config: TrainConfig) -> int:
+    """How many checkpoints of a whole run stay on the disk."""
+    steps = steps_of(config)
+    written = math.ceil(steps / config.checkpoint_every) if config.checkpoint_every else 1
+    return written if written <= KEEP_ALL else max(KEEP_ALL, 4 + steps // KEEP_EVERY)
+
+
+def steps_of(config: TrainConfig) -> int:
+    """Steps of a whole run."""
+    return max(1, math.ceil(config.tokens / config.batch))
+
+
+def step_flops(config: TrainConfig, d: int) -> float:
+    """Operations of one step: ρ encoder products, ρ as measured on processors."""
+    products = {"gated": 7.0}.get(config.architecture, 5.0)
+    ratio = 1.6 if config.architecture in TOPK_FAMILY else products
+    return ratio * 2 * config.batch * d * config.width
+
+
+def forward_flops(model: ModelNeeds, layer: int) -> float:
+    """Operations per token of a pass that ends behind a block."""
+    inside = max(0, model.params - model.vocab * model.hidden)
+    return 2 * inside * (layer + 1) / max(1, model.layers)
+
+
+def forward_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens that go through the model: a text that fits into the window passes once."""
+    train = config.tokens
+    if text_tokens and text_tokens < 2 * config.window:
+        train = min(train, text_tokens)
+    held_out = min(config.eval_tokens, text_tokens // 20 if text_tokens else config.eval_tokens)
+    calibration = CALIBRATION_TOKENS if config.architecture in TOPK_FAMILY else 0
+    return train + STATISTICS_TOKENS + min(calibration, text_tokens or calibration) + held_out

@@ -1,0 +1,107 @@
+"""Measures what a formula can only guess: seconds of a training step, and of the model's pass."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mistudio.core.control import JobControl
+from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.activations.capture import Capture
+from mistudio.ml.activations.masking import default_forward_batch
+from mistudio.ml.device import synchronize
+from mistudio.ml.training.run_state import RunState
+
+STEPS = 20
+PASSES = 3
+
+
+def probe_steps(
+    config: TrainConfig, d: int, device: torch.device, control: JobControl, steps: int = STEPS
+) -> float:
+    """Median seconds of a whole step on random activations [batch, d], the first ones left out."""
+    generator = torch.Generator().manual_seed(0)
+    run = RunState(config, torch.zeros(d), 1.0, float(d), device)
+    run.sae.k = run.schedule.k_at(0)
+    x_BD = torch.randn(config.batch, d, generator=generator).to(device)
+    taken: list[float] = []
+    for _ in range(steps):
+        control.check()
+
+        def step() -> None:
+            result = run.sae.gradients(x_BD, run.variance, run.extra())
+            run.optimizer.step(1e-6)
+            run.sae.normalise_decoder()
+            run.take_in(result, float(result.reconstruction), config.batch)
+            run.step += 1
+
+        taken.append(_seconds(step, device))
+    return statistics.median(taken[min(3, steps - 1) :])
+
+
+def probe_forward(capture: Capture, context: int, control: JobControl) -> dict[str, Any]:
+    """Tokens per second of truncated passes over random ids, and the bytes one works with.
+
+    The bytes are 0 where the system does not tell a peak.
+    """
+    rows = default_forward_batch(context)
+    generator = torch.Generator().manual_seed(0)
+    limit = capture.loaded.facts.vocab_size
+    ids_BS = torch.randint(0, limit, (rows, context), generator=generator)
+    before = begin_peak(capture.device)
+    capture(ids_BS)
+    taken = max(0, peak_since(capture.device) - before) if before else 0
+    seconds: list[float] = []
+    for _ in range(PASSES):
+        control.check()
+        seconds.append(_seconds(lambda: capture(ids_BS), capture.device))
+    return {"forward_tokens_per_s": ids_BS.numel() / min(seconds), "forward_bytes": taken}
+
+
+def probe(
+    members: Sequence[TrainConfig], capture: Capture, context: int, control: JobControl
+) -> dict[str, Any]:
+    """The numbers of `plan.Rates` as JSON values, by name."""
+    found = probe_forward(capture, context, control)
+    known: dict[TrainConfig, float] = {}
+    for member in members:
+        if member not in known:
+            known[member] = probe_steps(member, capture.d, capture.device, control)
+    return {**found, "step_s": [known[member] for member in members]}
+
+
+def begin_peak(device: torch.device) -> int:
+    """Start to watch the peak; returns the bytes held now, 0 where that cannot be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # of Linux: the peak begins anew
+        return _status("VmRSS")
+    except OSError:
+        return 0
+
+
+def peak_since(device: torch.device) -> int:
+    """The peak since `begin_peak`, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
