@@ -13,7 +13,7 @@ from mistudio.core.errors import InUse, InvalidInput
 from mistudio.core.retention import RetentionConfig
 from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
 from mistudio.core.units import format_bytes
-from mistudio.jobs import checkpoints, metric_files, run_start
+from mistudio.jobs import checkpoints, metric_files
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, TrainingRow
@@ -30,7 +30,7 @@ def train_continue(studio: Studio, console: Console, arguments: Arguments) -> No
         if (value := getattr(arguments, setting.name, None)) is not None
     }
     wanted, step = _at(arguments.training)
-    config = run_start.continued(studio, wanted, step, **changes)
+    config = checkpoints.continued(studio, wanted, step, **changes)
     finish_training(console, run_job(studio, console, "train", config, hold=True))
 
 

@@ -17,7 +17,7 @@ from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
 from mistudio.core.paths import Paths
 from mistudio.core.retention import RetentionConfig
 from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
-from mistudio.jobs import checkpoints, run_start
+from mistudio.jobs import checkpoints
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
 from mistudio.store.tables import SAES, TRAININGS
@@ -134,17 +134,17 @@ def test_the_sae_of_the_last_checkpoint_is_that_of_the_run(studio: Studio) -> No
 
 def test_settings_of_a_continued_run(studio: Studio) -> None:
     training = first(studio)
-    config = run_start.continued(studio, "first", 40, tokens=12_800)
+    config = checkpoints.continued(studio, "first", 40, tokens=12_800)
     assert config.continue_from == f"{training}@40"
     assert config.dataset == trainings.tokenization_of(studio.db(), training)
-    start = run_start.starting_point(studio, config)
+    start = checkpoints.starting_point(studio, config)
     assert start is not None
     assert start.checkpoint is not None
     assert start.checkpoint.name == "step_00000040"
     with pytest.raises(InvalidInput, match="6,400 tokens already"):
-        run_start.continued(studio, "first")
+        checkpoints.continued(studio, "first")
     with pytest.raises(Mismatch, match="Latents cannot change"):
-        run_start.continued(studio, "first", tokens=12_800, width=128)
+        checkpoints.continued(studio, "first", tokens=12_800, width=128)
 
 
 def fresh(studio: Studio, config: TrainConfig, begin: bool) -> tuple[str, dict[str, Any]]:
@@ -162,8 +162,8 @@ def fresh(studio: Studio, config: TrainConfig, begin: bool) -> tuple[str, dict[s
 
         stored = TrainConfig(**training.config)
         saved = load_checkpoint(source / "checkpoints" / "step_00000020").values
-        run_start.inherit_statistics(studio, stored, folder)
-        run_start.write_start(
+        checkpoints.inherit_statistics(studio, stored, folder)
+        checkpoints.write_start(
             studio,
             stored,
             folder,
@@ -181,7 +181,7 @@ def fresh(studio: Studio, config: TrainConfig, begin: bool) -> tuple[str, dict[s
 
 def test_a_run_that_goes_on_with_the_same_settings_ends_the_same(studio: Studio) -> None:
     own = SAES.get(studio.db(), TRAININGS.get(studio.db(), first(studio)).sae_id or "")
-    config = run_start.continued(studio, "first", 40)
+    config = checkpoints.continued(studio, "first", 40)
     training, result = fresh(studio, config, begin=True)
     assert (result["status"], result["step"]) == ("completed", 100)
     assert SAES.get(studio.db(), result["sae"]).weights_hash == own.weights_hash
@@ -199,7 +199,7 @@ def test_fine_tuning_begins_with_the_weights_of_an_sae(studio: Studio) -> None:
     assert rows[0]["loss"] < 0.8 * begun[0]["loss"], "it has learnt before"
     assert result["status"] == "completed"
     with pytest.raises(Mismatch, match="has 64 latents"):
-        run_start.starting_point(studio, tiny_training(init_from=own.sae_id, width=128))
+        checkpoints.starting_point(studio, tiny_training(init_from=own.sae_id, width=128))
 
 
 def test_the_same_from_the_command_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

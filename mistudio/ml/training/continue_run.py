@@ -116,10 +116,10 @@ def run_from_sae(
         config.architecture, sae.d_in, config.width, config.k, seed=config.seed
     )
     trainable.configure(config)
-    _take_weights(trainable, sae, statistics.scale)
     run = RunState(config, mean_D, statistics.scale, statistics.variance, device, trainable)
+    _take_weights(run.sae, sae, run.scale)
     if trainable.needs_threshold and sae.threshold_F is not None:
-        value = float(sae.threshold_F[0]) * statistics.scale
+        value = float(sae.threshold_F[0]) * run.scale
         run.threshold.restore({"value": value, "averaging": 0.0})
     return run
 

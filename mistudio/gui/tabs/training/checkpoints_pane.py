@@ -19,7 +19,7 @@ from mistudio.gui.tabs.training.retention_row import RetentionRow
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.flow import FlowRow
-from mistudio.jobs import checkpoints, run_start
+from mistudio.jobs import checkpoints
 from mistudio.store.records import CheckpointRow
 
 
@@ -157,7 +157,7 @@ class CheckpointsPane(QWidget):
         if (row := self.selected()) is not None:
             training_id = self._run.training.id
             self._do(
-                lambda: run_start.proposed(self._services.studio, training_id, row.step),
+                lambda: checkpoints.proposed(self._services.studio, training_id, row.step),
                 self._on_proposed,
             )
 

@@ -19,7 +19,7 @@ from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.tabs.training.run_list import RunList
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.layout import CenteredColumn
-from mistudio.jobs import run_start
+from mistudio.jobs import checkpoints
 from mistudio.jobs.deletion import delete_training
 from mistudio.jobs.dependants import of_training
 from mistudio.store.tables import JOBS
@@ -100,7 +100,7 @@ class RunsView(CenteredColumn):
     def _continue(self, run: Run) -> None:
         studio, training = self._services.studio, run.training
         self._services.query.ask(
-            lambda _: (run_start.proposed(studio, training.id), training.name), self._on_proposed
+            lambda _: (checkpoints.proposed(studio, training.id), training.name), self._on_proposed
         )
 
     @Slot(object)
