@@ -9,7 +9,7 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
-from mistudio.jobs.checkpoints import starting_point
+from mistudio.jobs.checkpoints import named_start, starting_point
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.training_run import run_trainings
@@ -48,7 +48,7 @@ def resolved(studio: Studio, config: TrainConfig) -> TrainConfig:
         if config.layer not in layers and len(layers) == 1:
             config = dataclasses.replace(config, layer=layers[0])
     if not config.model:
-        return config
+        return named_start(studio, config)
     model = lookup.model(studio, config.model)
     layers = model.num_layers or 0
     if config.layer >= layers:
@@ -62,7 +62,8 @@ def resolved(studio: Studio, config: TrainConfig) -> TrainConfig:
         for name, weight in config.mixture
     ]
     more = tuple(f"{found}={weight!r}" for found, weight in texts[1:])
-    return dataclasses.replace(config, model=model.id, dataset=texts[0][0], more_datasets=more)
+    config = dataclasses.replace(config, model=model.id, dataset=texts[0][0], more_datasets=more)
+    return named_start(studio, config)
 
 
 def add_training(studio: Studio, config: TrainConfig, group: str | None = None) -> str:
