@@ -114,6 +114,7 @@ def _begin(ctx: JobContext, row: TrainingRow, progress: Any) -> Run:
 
 
 def _fail(ctx: JobContext, run: Run, failure: StudioError) -> None:
+    run.report.flush()
     TRAININGS.update(
         ctx.db,
         run.row.id,
