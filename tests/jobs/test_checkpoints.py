@@ -20,7 +20,8 @@ from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
 from mistudio.jobs import checkpoints
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
-from mistudio.store.tables import SAES, TRAININGS
+from mistudio.store.jobs import add_job
+from mistudio.store.tables import JOBS, SAES, TRAININGS
 from tests.helpers.studio import run, tiny_studio, tiny_training
 
 
@@ -91,6 +92,13 @@ def test_delete_and_what_forbids_it(studio: Studio) -> None:
         checkpoints.delete(studio, training, 60)
     with pytest.raises(InUse, match="does not train now"):
         checkpoints.save_now(studio, training)
+    TRAININGS.update(studio.db(), training, group_id="swp_1")
+    sweep = add_job(studio.db(), "sweep", "gpu", "Train several", {}, target_id="swp_1")
+    JOBS.update(studio.db(), sweep.id, status="running")
+    assert checkpoints.save_now(studio, training) == sweep.id
+    assert JOBS.get(studio.db(), sweep.id).request == "save"
+    JOBS.delete(studio.db(), sweep.id)
+    TRAININGS.update(studio.db(), training, group_id=None)
 
 
 def test_a_damaged_one_is_listed_and_two_may_look_at_once(studio: Studio) -> None:
