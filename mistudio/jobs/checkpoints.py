@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import torch
 
     from mistudio.ml.training.loop import InputStatistics
+    from mistudio.ml.training.run_state import TargetStatistics
 
-STATISTICS = "statistics.json"
+STATISTICS = ("statistics.json", "statistics-out.json")  # of what is read, of a target
 UNFINISHED = ("queued", "initializing", "training", "stopping", "paused", "interrupted")
 
 
@@ -307,6 +308,11 @@ def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
             raise Mismatch(
                 f"The SAE {row.name!r} has {row.n_latents:,} latents; set Latents to it."
             )
+        if row.encoder_type != config.encoder:
+            raise Mismatch(
+                f"{row.name!r} is of type {row.encoder_type}, what is to be trained of type "
+                f"{config.encoder}."
+            )
         model = MODELS.find(studio.db(), config.model)
         if model is not None and model.hidden_dim not in (None, row.d_in):
             raise Mismatch(
@@ -345,11 +351,12 @@ def _continued_start(studio: Studio, config: TrainConfig) -> Start:
 def inherit_statistics(studio: Studio, config: TrainConfig, folder: Path) -> None:
     """Let a continued run measure norms by its parent's values, as its weights do."""
     start = starting_point(studio, config) if config.continue_from else None
-    if start is None or start.parent is None or (folder / STATISTICS).exists():
+    if start is None or start.parent is None:
         return
-    measured = studio.paths.run(start.parent.id) / STATISTICS
-    if measured.exists():
-        write_json(folder / STATISTICS, json.loads(measured.read_text(encoding="utf-8")))
+    for file in STATISTICS:
+        measured = studio.paths.run(start.parent.id) / file
+        if measured.exists() and not (folder / file).exists():
+            write_json(folder / file, json.loads(measured.read_text(encoding="utf-8")))
 
 
 def write_start(
@@ -362,11 +369,13 @@ def write_start(
     origin: Mapping[str, Any],
     metadata: Mapping[str, Any],
     device: torch.device,
+    target: TargetStatistics | None = None,
 ) -> Path | None:
     """Write the first checkpoint of a run that begins elsewhere; None if it begins afresh.
 
     From then on the run needs neither its parent nor the SAE. `data` is the position of its stream
-    before the first batch, used where it starts from an SAE. Raises as `starting_point`.
+    before the first batch, used where it starts from an SAE; `target` what a transcoder is to give.
+    Raises as `starting_point`.
     """
     start = starting_point(studio, config)
     if start is None:
@@ -383,5 +392,5 @@ def write_start(
         assert start.sae is not None
         seed_random_states(config.seed)
         sae = sae_library.read_sae(studio, SAES.get(studio.db(), start.sae.id))
-        run = run_from_sae(sae, config, statistics, device)
+        run = run_from_sae(sae, config, statistics, device, target)
     return save_checkpoint(folder, run.checkpoint(data, origin, metadata))
