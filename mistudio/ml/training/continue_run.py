@@ -127,7 +127,7 @@ def run_from_sae(
     )
     trainable.configure(config)
     run = RunState(config, mean_D, statistics.scale, statistics.variance, device, trainable, target)
-    _take_weights(run.sae, sae, run.scale, run.scale_out)  # as the settings have them: 1 without s
+    _take_weights(run.sae, sae, run.scale, run.scale_out)
     if trainable.needs_threshold and sae.threshold_F is not None:
         value = float(sae.threshold_F[0]) * run.scale_out
         run.threshold.restore({"value": value, "averaging": 0.0})
