@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     made = command(verbs, "continue", "train_continue", about)
     made.add_argument("training", help="id or name of a run, or RUN@STEP")
     add_arguments(made, training_configs.TrainConfig, without=("continue_from", "init_from"))
-    made = command(verbs, "stop", "train_stop", "end a run; its SAE goes to the library")
+    made = command(verbs, "stop", "train_stop", "end a run and its sweep; the SAEs are kept")
     made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
     _checkpoint_verbs(command, group("checkpoints", "checkpoints of a training"))
     exports = group("export", "files for other programs")

@@ -17,7 +17,7 @@ from mistudio.jobs import checkpoints, metric_files
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, TrainingRow
-from mistudio.store.tables import JOBS, TRAININGS
+from mistudio.store.tables import TRAININGS
 
 Arguments = argparse.Namespace
 
@@ -35,10 +35,9 @@ def train_continue(studio: Studio, console: Console, arguments: Arguments) -> No
 
 
 def train_stop(studio: Studio, console: Console, arguments: Arguments) -> None:
-    """End a run that trains after its step; its SAE goes to the library."""
+    """End a run, and the others of its sweep, after its step; the SAEs go to the library."""
     training = _training(studio, arguments)
-    waiting = "target_id = ? AND status IN ('running', 'paused', 'interrupted')"
-    jobs = JOBS.select(studio.db(), waiting, [training.id], limit=1)
+    jobs = checkpoints.jobs_of(studio, training.id, "running", "paused", "interrupted")
     if not jobs:
         raise InUse(f"The run {training.name!r} does not train now.")
     studio.request(jobs[0].id, "stop")

@@ -18,7 +18,7 @@ from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.ml.training import keeping
 from mistudio.store import trainings
-from mistudio.store.records import CheckpointRow, SaeRow, TrainingRow
+from mistudio.store.records import CheckpointRow, JobRow, SaeRow, TrainingRow
 from mistudio.store.tables import JOBS, MODELS, SAES, TRAININGS
 
 if TYPE_CHECKING:
@@ -105,12 +105,23 @@ def save_now(studio: Studio, training_id: str) -> str:
 
     Raises `InUse` if nothing trains it.
     """
-    jobs = JOBS.select(studio.db(), "target_id = ? AND status = 'running'", [training_id], limit=1)
+    jobs = jobs_of(studio, training_id, "running")
     if not jobs:
         name = TRAININGS.get(studio.db(), training_id).name
         raise InUse(f"The run {name!r} does not train now; its newest checkpoint is kept.")
     studio.request(jobs[0].id, "save")
     return jobs[0].id
+
+
+def jobs_of(studio: Studio, training_id: str, *states: str) -> list[JobRow]:
+    """The jobs in these states that train a run: its own, or that of its sweep."""
+    training = TRAININGS.get(studio.db(), training_id)
+    marks = ", ".join("?" for _ in states)
+    return JOBS.select(
+        studio.db(),
+        f"kind IN ('train', 'sweep') AND target_id IN (?, ?) AND status IN ({marks})",
+        [training.id, training.group_id or training.id, *states],
+    )
 
 
 def pin(studio: Studio, training_id: str, step: int, on: bool = True) -> None:

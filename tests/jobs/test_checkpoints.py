@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from mistudio.cli import main
-from mistudio.core.config import to_dict
 from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
 from mistudio.core.paths import Paths
 from mistudio.core.retention import RetentionConfig
-from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
+from mistudio.core.training_configs import WriteSaeConfig
 from mistudio.jobs import checkpoints
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
-from mistudio.store.tables import SAES, TRAININGS
+from mistudio.store.jobs import add_job
+from mistudio.store.tables import JOBS, SAES, TRAININGS
 from tests.helpers.studio import run, tiny_studio, tiny_training
 
 
@@ -91,6 +91,13 @@ def test_delete_and_what_forbids_it(studio: Studio) -> None:
         checkpoints.delete(studio, training, 60)
     with pytest.raises(InUse, match="does not train now"):
         checkpoints.save_now(studio, training)
+    TRAININGS.update(studio.db(), training, group_id="swp_1")
+    sweep = add_job(studio.db(), "sweep", "gpu", "Train several", {}, target_id="swp_1")
+    JOBS.update(studio.db(), sweep.id, status="running")
+    assert checkpoints.save_now(studio, training) == sweep.id
+    assert JOBS.get(studio.db(), sweep.id).request == "save"
+    JOBS.delete(studio.db(), sweep.id)
+    TRAININGS.update(studio.db(), training, group_id=None)
 
 
 def test_a_damaged_one_is_listed_and_two_may_look_at_once(studio: Studio) -> None:
@@ -147,57 +154,25 @@ def test_settings_of_a_continued_run(studio: Studio) -> None:
         checkpoints.continued(studio, "first", tokens=12_800, width=128)
 
 
-def fresh(studio: Studio, config: TrainConfig, begin: bool) -> tuple[str, dict[str, Any]]:
-    """Queue a run, let it begin where its settings say, and run it; its id and result."""
-    from mistudio.ml.activations.statistics import StreamStatistics
-    from mistudio.ml.training.checkpoint import load_checkpoint
-
-    job = studio.submit("train", config)
-    training = TRAININGS.named(studio.db(), "last")
-    if begin:
-        folder = studio.paths.run(training.id)
-        source = studio.paths.run(first(studio))
-        values = json.loads((source / "statistics.json").read_text())
-        import torch
-
-        stored = TrainConfig(**training.config)
-        saved = load_checkpoint(source / "checkpoints" / "step_00000020").values
-        checkpoints.inherit_statistics(studio, stored, folder)
-        checkpoints.write_start(
-            studio,
-            stored,
-            folder,
-            StreamStatistics.from_dict(values),
-            data={**saved["data"], "epoch": 0, "window": 0, "position": 0},
-            origin=saved["origin"],
-            metadata=saved["metadata"],
-            device=torch.device("cpu"),
-        )
-        assert (folder / "statistics.json").exists() == bool(config.continue_from)
-    assert studio.execute(job) == "completed"
-    ended = TRAININGS.get(studio.db(), training.id)
-    return training.id, {"status": ended.status, "step": ended.current_step, "sae": ended.sae_id}
-
-
 def test_a_run_that_goes_on_with_the_same_settings_ends_the_same(studio: Studio) -> None:
     own = SAES.get(studio.db(), TRAININGS.get(studio.db(), first(studio)).sae_id or "")
-    config = checkpoints.continued(studio, "first", 40)
-    training, result = fresh(studio, config, begin=True)
-    assert (result["status"], result["step"]) == ("completed", 100)
-    assert SAES.get(studio.db(), result["sae"]).weights_hash == own.weights_hash
-    assert trainings.metrics(studio.db(), training)[0]["step"] == 50
+    result = run(studio, "train", checkpoints.continued(studio, "first", 40))
+    assert (result["outcome"], result["steps"]) == ("completed", 100)
+    assert result["weights_hash"] == own.weights_hash
+    rows = trainings.metrics(studio.db(), result["training"])
+    assert [row["step"] for row in rows] == list(range(50, 101, 10))
+    assert TRAININGS.get(studio.db(), result["training"]).parent_id == first(studio)
+    longer = checkpoints.continued(studio, "first", tokens=7680, learning_rate=5e-4)
+    assert run(studio, "train", longer)["steps"] == 120
 
 
 def test_fine_tuning_begins_with_the_weights_of_an_sae(studio: Studio) -> None:
     own = TRAININGS.get(studio.db(), first(studio))
     config = tiny_training(architecture="topk", init_from=own.sae_id, tokens=1280)
-    assert to_dict(config)["init_from"] == own.sae_id
-    _, result = fresh(studio, config, begin=True)
-    training = TRAININGS.named(studio.db(), "last")
-    rows = trainings.metrics(studio.db(), training.id)
+    result = run(studio, "train", config)
+    rows = trainings.metrics(studio.db(), result["training"])
     begun = trainings.metrics(studio.db(), own.id)
     assert rows[0]["loss"] < 0.8 * begun[0]["loss"], "it has learnt before"
-    assert result["status"] == "completed"
     with pytest.raises(Mismatch, match="has 64 latents"):
         checkpoints.starting_point(studio, tiny_training(init_from=own.sae_id, width=128))
 
@@ -213,6 +188,8 @@ def test_the_same_from_the_command_line(home: Path, capsys: pytest.CaptureFixtur
     assert main(["export", "metrics", "nothing", "--home", str(home)]) == 1
     assert main(["checkpoints", "save", "first", "--home", str(home)]) == 1
     capsys.readouterr()
+    more = told("train", "continue", "first@40", "--tokens", "5120", "--name", "second")
+    assert (more["steps"], more["outcome"]) == (80, "completed")
     told("checkpoints", "pin", "first", "--step", "20")
     listed = told("checkpoints", "list", "first")
     assert [row["step"] for row in listed["checkpoints"] if row["pinned"]] == [20]

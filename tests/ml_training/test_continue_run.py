@@ -17,6 +17,13 @@ from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from mistudio.ml.training.continue_run import extend_run, run_from_sae
+from mistudio.ml.training.keeping import (
+    Keeping,
+    list_checkpoints,
+    read_values,
+    step_of,
+    write_keeping,
+)
 from mistudio.ml.training.loop import TrainResult, train
 from tests.helpers.activations import FakeStream, batch_at, statistics_of
 
@@ -55,6 +62,13 @@ def extended(folder: Path, source: Path, config: TrainConfig) -> Path:
 
 def held_out() -> torch.Tensor:
     return torch.cat([batch_at(-50 - i, batch=200, d=D) for i in range(2)])
+
+
+def test_an_interval_that_was_decided_later_counts(tmp_path: Path) -> None:
+    write_keeping(tmp_path, Keeping(every=25, pinned=(25,)))
+    run(tmp_path, replace(CONFIG, checkpoint_every=0))
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [25, 50, 60]
+    assert read_values(checkpoint_path(tmp_path, 60))["l0"] == pytest.approx(6.0)
 
 
 def test_a_longer_run_is_the_one_that_was_long_from_the_start(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.alarms import Alarms
 from mistudio.ml.training.checkpoint import load_checkpoint, prune, save_checkpoint
+from mistudio.ml.training.keeping import AutoSave
 from mistudio.ml.training.metrics import MetricWindow, loss_of
 from mistudio.ml.training.run_state import (
     RunState,
@@ -154,6 +155,7 @@ class Learner:
         settled = schedule.steps // 10
         self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
         self._alarms.resumed_at(self.run.step)
+        self._saves = AutoSave(folder, config.checkpoint_every)
         self._window, self._skipped = MetricWindow(), 0
         self._batches = iter(stream)
         self._began = time.monotonic() - self.run.seconds
@@ -198,9 +200,7 @@ class Learner:
         run.step += 1
         if run.step % REPORT_EVERY == 0 or self.done:
             self._tell(rate)
-        every = run.config.checkpoint_every
-        due = bool(every) and run.step % every == 0
-        if due or self.done:
+        if self._saves.due(run.step) or self.done:
             self.save_if_room()
 
     def save(self) -> Path:
