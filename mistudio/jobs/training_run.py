@@ -21,6 +21,8 @@ from mistudio.jobs.checkpoints import STATISTICS
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.runner import as_studio_error
 from mistudio.jobs.shared_progress import SharedProgress
+from mistudio.jobs.thermal_guard import ThermalGuard, limit_of
+from mistudio.jobs.training_plan import check_training
 from mistudio.jobs.training_reporter import TrainingReporter
 from mistudio.jobs.training_source import (
     TrainingSource,
@@ -71,7 +73,8 @@ def run_trainings(
     failed, with its sentence. One that fails does not end the others; raises what it failed of if
     there is no other.
     """
-    control = EndsTurn(ctx.control) if ends_turn else HoldsInPlace(ctx.control)
+    guard = ThermalGuard(ctx.control, ctx.report, limit_of(ctx.paths))
+    control = EndsTurn(guard) if ends_turn else HoldsInPlace(guard)
     turn = dataclasses.replace(ctx, control=control)
     together = SharedProgress(turn.report, len(rows))
     runs = [_begin(turn, row, together.member(i)) for i, row in enumerate(rows)]
@@ -129,6 +132,8 @@ def _fail(ctx: JobContext, run: Run, failure: StudioError) -> None:
 
 def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     first = runs[0]
+    if first.config.model:
+        check_training(ctx.studio, [run.config for run in runs])
     source = open_source(ctx, first.row, first.config)
     for run in runs:
         for sentence in run.config.warnings():
