@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import directory_bytes, write_json
 from mistudio.core.config import from_dict, settings_of, validate
-from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
+from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.retention import DEFAULT_CAP, RetentionConfig
 from mistudio.core.training_configs import FIXED_IN_A_CONTINUATION, TrainConfig, WriteSaeConfig
 from mistudio.jobs import lookup, sae_library
@@ -54,7 +54,7 @@ def mirror(studio: Studio, training_id: str) -> None:
     if known.keys() == found.keys():
         return
     losses = {step: row.loss for step, row in known.items() if step in found}
-    new = {step: keeping.read_values(found[step]) for step in found.keys() - known.keys()}
+    new = {step: _values(found[step]) for step in found.keys() - known.keys()}
     losses |= {step: values.get("loss") for step, values in new.items()}
     if known.keys() - found.keys():
         trainings.forget_checkpoints(db, training_id, sorted(found))
@@ -71,6 +71,14 @@ def mirror(studio: Studio, training_id: str) -> None:
             is_best=False,
         )
     trainings.mark_checkpoints(db, training_id, _best(losses), pinned)
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What a checkpoint tells of itself; nothing if it is damaged or has just gone."""
+    try:
+        return keeping.read_values(path)
+    except StudioError:
+        return {}
 
 
 def _best(losses: Mapping[int, float | None]) -> int | None:
@@ -262,6 +270,18 @@ def proposed(studio: Studio, training_id: str, step: int = -1) -> TrainConfig:
     done = row.step * stored.batch
     tokens = stored.tokens if done < stored.tokens else 2 * stored.tokens
     return continued(studio, training_id, row.step, tokens=tokens)
+
+
+def named_start(studio: Studio, config: TrainConfig) -> TrainConfig:
+    """The config with ids for what it begins at; raises as `starting_point`."""
+    start = starting_point(studio, config)
+    if start is None:
+        return config
+    if start.parent is not None and start.checkpoint is not None:
+        step = keeping.step_of(start.checkpoint)
+        return dataclasses.replace(config, continue_from=f"{start.parent.id}@{step}")
+    assert start.sae is not None
+    return dataclasses.replace(config, init_from=start.sae.id)
 
 
 def starting_point(studio: Studio, config: TrainConfig) -> Start | None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_plan import Rates
 from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.training_plan import check_training, context_of, members_of, plan_training
-
-if TYPE_CHECKING:
-    from mistudio.ml.training.plan import Rates
 
 
 def prepare(studio: Studio, config: TrainConfig) -> None:
@@ -40,8 +38,6 @@ def run(ctx: JobContext, config: TrainConfig) -> Result:
 
 def rates_of(result: dict[str, Any]) -> Rates:
     """The rates in a probe's result."""
-    from mistudio.ml.training.plan import Rates
-
     return Rates(
         step_s=tuple(float(second) for second in result["step_s"]),
         forward_tokens_per_s=float(result["forward_tokens_per_s"]),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_plan import Plan, Rates
 from mistudio.core.units import format_bytes
 from mistudio.jobs import lookup
 from mistudio.jobs.runner import Studio
@@ -18,7 +19,6 @@ from mistudio.store.tables import TOKENIZATIONS
 from mistudio.system.budget import Budget, gpu_budget, memory_budget
 
 if TYPE_CHECKING:
-    from mistudio.ml.training.plan import Plan, Rates
     from mistudio.ml.training.plan_formulas import ModelNeeds, Room
 
 CONTEXT = 512  # of a text that is yet to be tokenised

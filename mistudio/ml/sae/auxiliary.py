@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -31,11 +30,6 @@ class AuxiliaryGradient(NamedTuple):
     grad_dec_NO: torch.Tensor
     grad_b_enc_N: torch.Tensor
     along_N: torch.Tensor
-
-
-def default_aux_k(d_in: int) -> int:
-    """Half the model's width, rounded to a power of two."""
-    return 2 ** max(0, round(math.log2(max(1, d_in / 2))))
 
 
 def auxiliary_gradient(

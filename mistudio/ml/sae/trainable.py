@@ -25,6 +25,7 @@ GPU_CHUNK_ENTRIES = 1 << 28  # the same on a GPU, where a small product leaves m
 GPU_CHUNK_SHARE = 1 / 32  # of the GPU's memory that a chunk takes at most, in float32
 MIN_CHUNK_ROWS = 64
 EPS = 1e-12
+KEEPS_SUMS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
 TRANSCODER_COLUMN_NORM = 0.1  # of the encoder, at the start
 
 
@@ -278,12 +279,12 @@ class TrainableSae(ABC):
         rounded to it.
 
         A processor multiplies the rounded numbers in float32, which gives what a GPU's bf16
-        product with float32 sums does.
+        product with float32 sums does; so does a GPU whose torch (before 2.8) cannot keep the sums.
         """
         W_enc_FD = self.parameters["W_enc_FD"]
         if not self.bf16:
             return torch.mm(x_BD, W_enc_FD[at].T, out=out_BF)
-        on_gpu = W_enc_FD.device.type == "cuda"
+        on_gpu = W_enc_FD.device.type == "cuda" and KEEPS_SUMS
         if self._rounded_FD is None:
             rounded_FD = W_enc_FD.to(torch.bfloat16)
             self._rounded_FD = rounded_FD if on_gpu else rounded_FD.to(W_enc_FD.dtype)

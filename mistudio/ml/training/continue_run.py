@@ -126,11 +126,10 @@ def run_from_sae(
         encoder=config.encoder,
     )
     trainable.configure(config)
-    scale_out = statistics.scale if target is None else target.scale
-    _take_weights(trainable, sae, statistics.scale, scale_out)
     run = RunState(config, mean_D, statistics.scale, statistics.variance, device, trainable, target)
+    _take_weights(run.sae, sae, run.scale, run.scale_out)
     if trainable.needs_threshold and sae.threshold_F is not None:
-        value = float(sae.threshold_F[0]) * scale_out
+        value = float(sae.threshold_F[0]) * run.scale_out
         run.threshold.restore({"value": value, "averaging": 0.0})
     return run
 

@@ -5,78 +5,22 @@ Formulas only, so that a window can ask at every keystroke; a probe's rates make
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mistudio.core.errors import DiskFull, OutOfMemory
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_plan import Item, Plan, Proposal, Rates
 from mistudio.core.units import format_bytes, format_count, format_duration
 from mistudio.ml.training import plan_formulas as formulas
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
 
-WARN_SHARE = 0.75
+__all__ = ["Item", "Plan", "Proposal", "Rates", "check_fits", "memory_items", "plan"]
+
+WARN_SHARE = 0.75  # of the free memory, beyond which less is proposed
 SMALLEST_BATCH, SMALLEST_WIDTH = 64, 256
 CPU_FLOPS = 2e10  # of one core, for times before a probe
 GPU_FLOPS = 1e13
-
-
-@dataclass(frozen=True)
-class Item:
-    """One part of the memory."""
-
-    name: str
-    bytes: int
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A change after which it fits; `changes` are settings by name, `layers` how many to keep."""
-
-    sentence: str
-    total: int
-    changes: Mapping[str, Any]
-    layers: int = 0
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a probe has measured; seconds of one step of each member, tokens/s of the model."""
-
-    step_s: tuple[float, ...]
-    forward_tokens_per_s: float
-    forward_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training takes. The items add up to `total`, the peak."""
-
-    items: tuple[Item, ...]
-    total: int
-    free: int
-    window: int
-    """bytes of the window's file in the page cache, which the system takes back when it must"""
-    disk: int
-    disk_free: int
-    tokens: int
-    steps: int
-    seconds: float
-    measured: bool
-    """whether the time rests on a probe"""
-    saes: int
-    verdict: str
-    """fits, warn or refuse"""
-    proposals: tuple[Proposal, ...]
-    summary: str
-    refusal: str = ""
-    """the sentence that says why it cannot start"""
-
-    @property
-    def share(self) -> float:
-        """Of the free memory."""
-        return self.total / max(1, self.free)
 
 
 def plan(
@@ -143,7 +87,7 @@ def memory_items(
         "Finishing": kept + max(formulas.finish_bytes(m, d) for m in members),
     }
     phases["One training step"] += max(formulas.auxiliary_bytes(m, d) for m in members)
-    finished = sum(formulas.finish_bytes(member, d) for member in members)
+    finished = sum(formulas.finished_bytes(member, d) for member in members)
     measuring = max(formulas.evaluation_bytes(m, d, model, context) for m in members)
     largest = max(phases, key=lambda name: phases[name])
     items = [Item("Language model", model.weight_bytes)]
@@ -152,7 +96,7 @@ def memory_items(
     several = len(members) > 1
     if finished + measuring > state + phases[largest]:
         # by then gradients and moments are gone, so the items are those of another moment
-        spare = finished + measuring - formulas.finish_bytes(members[0], d)
+        spare = finished + measuring - formulas.finished_bytes(members[0], d)
         return [
             *items,
             Item("Finished SAEs" if several else "Finished SAE", finished),
@@ -182,7 +126,7 @@ def _windows(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
 
 def _disk(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
     checkpoints = sum(formulas.saved_bytes(m, d) * formulas.kept_checkpoints(m) for m in members)
-    finished = sum(formulas.finish_bytes(member, d) for member in members)
+    finished = sum(formulas.finished_bytes(member, d) for member in members)
     return checkpoints + finished + _windows(members, d, text_tokens)
 
 
@@ -222,7 +166,8 @@ def _proposals(
         candidates.append(Proposal("8-bit moments", needs(changed), {"eight_bit_moments": True}))
     found = [c for c in candidates if c is not None and c.total <= free]
     good = [c for c in found if c.total <= WARN_SHARE * free]
-    return tuple(good or found)
+    others = [c for c in found if c not in good] if needs(members) > free else []
+    return (*good, *others)
 
 
 def _halved(

@@ -9,12 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mistudio.core.training_configs import DENSE_FAMILY, TOPK_FAMILY, TrainConfig
+from mistudio.core.training_configs import (
+    DENSE_FAMILY,
+    TOPK_FAMILY,
+    TrainConfig,
+    default_aux_k,
+)
 
 FLOAT = 4
 CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time, as in ml/sae/trainable.py
 MIN_CHUNK_ROWS = 64
 SLICE_BYTES = 8 << 20  # of a weight gradient, as in ml/sae/sparse_gradient.py
+AUX_DENSE = 8  # dead latents per auxiliary k, as in ml/sae/auxiliary.py
 LOGIT_ENTRIES = 1 << 25  # as in ml/evaluation/language_model_loss.py
 FORWARD_TOKENS = 2048  # of one pass, as in ml/activations/masking.py
 STATISTICS_TOKENS = 100_000
@@ -30,13 +36,17 @@ _CHUNK_COPIES = {
     "matryoshka_batch_topk": 2.0,
     "standard": 5.5,
     "gated": 9.0,
-    "jumprelu": 16.0,
+    "jumprelu": 11.0,
 }
-_ROW_COPIES = {"topk": 8.0, "batch_topk": 8.0, "matryoshka_batch_topk": 13.0}  # [N, d] in float32
+_GHOST_COPIES = 2.2  # while latents are rare
+_ROW_COPIES = {"topk": 5.0, "batch_topk": 5.0, "matryoshka_batch_topk": 10.0}  # [N, d] in float32
+_SCRATCH = 14_000_000  # what matrix products and the allocator keep for themselves
+_RESTING = 150_000_000  # most of a step's memory that the allocator keeps after the last one
 _DENSE_ROW_COPIES = 8.0
 _ENTRY_BYTES = 60  # per active latent: ids, values, their order by latent, copies of these
-_FORWARD_COPIES = 6.0  # of the residual stream, beside those of the wider sublayer
-_LOGIT_COPIES = 4.0
+_STREAM_COPIES, _INNER_COPIES = 3.0, 2.0  # of the residual stream and of the MLP's inside
+_LOGIT_COPIES = 6.4
+_CANDIDATES = 2.5  # values looked at per active latent when a threshold is calibrated
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,13 @@ def step_bytes(config: TrainConfig, d: int) -> int:
     row = config.batch * d * FLOAT * (1 if config.encoder == "sae" else 2)
     if config.architecture in DENSE_FAMILY:
         whole = config.width * d * FLOAT  # the part of a gradient along the decoder's rows
-        taken = chunk + _DENSE_ROW_COPIES * row + whole
+        chunk += _GHOST_COPIES * chunk_bytes(config) if config.ghost else 0
+        taken = _SCRATCH + chunk + _DENSE_ROW_COPIES * row + whole
     else:
         kept = round(config.batch * config.k * config.k_anneal) * _ENTRY_BYTES
-        slices = 3 * min(SLICE_BYTES, config.width * d * FLOAT)
-        taken = chunk + _ROW_COPIES[config.architecture] * row + kept + slices
+        matrix = config.width * d * FLOAT
+        slices = 3 * min(SLICE_BYTES, matrix) + 0.3 * matrix
+        taken = _SCRATCH + chunk + _ROW_COPIES[config.architecture] * row + kept + slices
     if config.precision == "bf16":
         taken += 1.5 * config.width * d * FLOAT
     return round(taken)
@@ -121,29 +133,41 @@ def auxiliary_bytes(config: TrainConfig, d: int) -> int:
     """Working memory of AuxK while a tenth of the latents are dead."""
     if config.architecture not in TOPK_FAMILY or config.aux_k == 0 or config.aux_weight == 0:
         return 0
-    dead = PLANNED_DEAD * config.width
-    rows = config.batch * dead * FLOAT
-    return round(4 * rows + 4 * dead * d * FLOAT)
+    dead, row = PLANNED_DEAD * config.width, config.batch * d * FLOAT
+    active = config.aux_k if config.aux_k > 0 else default_aux_k(d)
+    of_tokens, of_latents = config.batch * dead * FLOAT, dead * d * FLOAT
+    if dead > AUX_DENSE * active:
+        return round(2 * of_tokens + 2 * of_latents + config.batch * active * FLOAT)
+    return round(5 * of_tokens + 2 * of_latents + 2 * row)
 
 
 def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int:
     """Working memory of one truncated pass."""
     tokens = batch_tokens or max(1, FORWARD_TOKENS // context) * context
     inner = model.intermediate or 4 * model.hidden
-    values = _FORWARD_COPIES * model.hidden + 3 * inner
-    return round(tokens * values * model.value_bytes)
+    values = _STREAM_COPIES * model.hidden + _INNER_COPIES * inner
+    return round(_SCRATCH + tokens * values * model.value_bytes)
 
 
 def finish_bytes(config: TrainConfig, d: int) -> int:
     """The finished SAE beside the one that was trained."""
+    taken = parameters(config, d) * FLOAT + min(step_bytes(config, d), _RESTING)
+    if config.architecture in ("batch_topk", "matryoshka_batch_topk"):
+        taken += round(2 * FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS)
+    return taken
+
+
+def finished_bytes(config: TrainConfig, d: int) -> int:
+    """A finished SAE."""
     return parameters(config, d) * FLOAT
 
 
 def evaluation_bytes(config: TrainConfig, d: int, model: ModelNeeds, context: int) -> int:
     """The finished SAE and the logits of the passes that measure it."""
     rows = max(1, LOGIT_ENTRIES // (context * model.vocab))
-    logits = rows * context * model.vocab * model.value_bytes
-    return round(finish_bytes(config, d) + _LOGIT_COPIES * logits + chunk_bytes(config))
+    tokens = min(rows * context, max(context, min(config.eval_tokens, LOSS_TOKENS)))
+    logits = tokens * model.vocab * model.value_bytes
+    return round(finished_bytes(config, d) + _LOGIT_COPIES * logits + chunk_bytes(config))
 
 
 def window_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:

@@ -24,6 +24,7 @@ from mistudio.gui.tabs.training.fields import (
     architecture_pairs,
     hook_pairs,
 )
+from mistudio.gui.tabs.training.plan_box import PlanBox
 from mistudio.gui.tabs.training.summary import summary
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
@@ -98,6 +99,7 @@ class NewTraining(Card):
         self.note.hide()
         self.summary = label("", "muted", wrap=True)
         self.warning = label("", "warning", wrap=True)
+        self.plan = PlanBox(services)
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.reason = label("", "muted")
@@ -106,6 +108,8 @@ class NewTraining(Card):
         self.get_button = button("", self._open_library, variant="link")
         self._build()
         self.form.changed.connect(self._on_changed)
+        self.plan.changed.connect(self._show_reason)
+        self.plan.chosen.connect(self.form.set_values)
         services.publisher.changed.connect(self._on_published)
         self.reload()
 
@@ -116,8 +120,8 @@ class NewTraining(Card):
         self.templates.loaded.connect(self.load)
         self.templates.save_asked.connect(self._save_template)
         self.templates.problem.connect(self._say)
-        parts = (self.templates, self.note, self.form, self.summary, self.warning, self.problem)
-        for part in (*parts, self.start_button):
+        above = (self.templates, self.note, self.form, self.summary, self.warning, self.plan)
+        for part in (*above, self.problem, self.start_button):
             self.section.box.addWidget(part)
         self.section.box.addLayout(row(self.reason, self.get_button, None))
         self.box.addWidget(self.section)
@@ -254,7 +258,7 @@ class NewTraining(Card):
             self._begun_at = ""
 
     def _tell(self) -> None:
-        warnings: list[str] = []
+        config, warnings = None, []
         try:
             config = self.form.values()
             text = summary(config, self._choices.model(config.model))
@@ -266,13 +270,19 @@ class NewTraining(Card):
         self.summary.setText(text)
         self.warning.setText(" ".join(warnings))
         self.warning.setVisible(bool(warnings))
+        self.plan.show_config(None if self._missing()[0] else config)
+        self._show_reason()
+
+    @Slot()
+    def _show_reason(self) -> None:
+        """Say what keeps the run from starting."""
         reason, place = self._missing()
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason))
         self.get_button.setText(f"Open {place}" if place else "")
         self.get_button.setVisible(bool(place))
-        self.start_button.setEnabled(not reason)
-        self.start_button.setToolTip(reason)
+        self.start_button.setEnabled(not (reason or self.plan.refuses))
+        self.start_button.setToolTip(reason or self.plan.refuses)
 
     def _missing(self) -> tuple[str, str]:
         """Why it cannot start, and the tab that helps; ("", "") if it can."""

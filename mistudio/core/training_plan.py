@@ -1,0 +1,65 @@
+"""What a plan of a training says, for whoever makes it and whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """One part of the memory."""
+
+    name: str
+    bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change after which it fits; `changes` are settings by name, `layers` how many to keep."""
+
+    sentence: str
+    total: int
+    changes: Mapping[str, Any]
+    layers: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a probe has measured; seconds of one step of each member, tokens/s of the model."""
+
+    step_s: tuple[float, ...]
+    forward_tokens_per_s: float
+    forward_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training takes. The items add up to `total`, the peak."""
+
+    items: tuple[Item, ...]
+    total: int
+    free: int
+    window: int
+    """bytes of the window's file in the page cache, which the system takes back when it must"""
+    disk: int
+    disk_free: int
+    tokens: int
+    steps: int
+    seconds: float
+    measured: bool
+    """whether the time rests on a probe"""
+    saes: int
+    verdict: str
+    """fits, warn or refuse"""
+    proposals: tuple[Proposal, ...]
+    summary: str
+    refusal: str = ""
+    """the sentence that says why it cannot start"""
+
+    @property
+    def share(self) -> float:
+        """Of the free memory."""
+        return self.total / max(1, self.free)

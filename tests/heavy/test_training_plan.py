@@ -1,0 +1,138 @@
+"""The plan's memory against the measured peak of whole processes: `pytest -m heavy -s`.
+
+Each configuration trains in a process of its own: the real loop, random activations, checkpoints,
+the folded SAE. The peak is the resident memory's high-water mark; what the libraries took before is
+measured there too, as a plan made in that process would have seen it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistudio.core.config import from_dict, to_dict
+from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.training import plan_formulas
+from mistudio.ml.training.plan import memory_items
+from mistudio.ml.training.plan_formulas import ModelNeeds, Room
+
+pytestmark = pytest.mark.heavy
+
+WITHIN = 0.10
+BASE = TrainConfig(model="m", dataset="d", width=8192, batch=2048, dead_window=10_000_000)
+CASES: list[tuple[int, dict[str, Any]]] = [
+    (576, {"architecture": "topk"}),
+    (576, {"architecture": "topk", "width": 24_576}),
+    (1024, {"architecture": "topk", "batch": 4096}),
+    (256, {"architecture": "topk", "width": 65_536, "batch": 1024}),
+    (576, {"architecture": "topk", "precision": "bf16"}),
+    (576, {"architecture": "topk", "eight_bit_moments": True, "width": 16_384}),
+    (576, {"architecture": "topk", "optimizer": "sgd", "width": 16_384}),
+    (576, {}),
+    (576, {"width": 1024}),
+    (576, {"batch": 8192}),
+    (1024, {"width": 4096, "k": 64}),
+    (2048, {"width": 8192, "batch": 1024}),
+    (576, {"eight_bit_moments": True, "width": 24_576}),
+    (576, {"architecture": "matryoshka_batch_topk"}),
+    (1024, {"architecture": "matryoshka_batch_topk", "width": 16_384}),
+    (576, {"architecture": "standard"}),
+    (1024, {"architecture": "standard", "width": 16_384, "batch": 1024}),
+    (576, {"architecture": "standard", "ghost": False, "batch": 512}),
+    (576, {"architecture": "gated"}),
+    (1024, {"architecture": "gated", "width": 4096}),
+    (576, {"architecture": "jumprelu"}),
+    (1024, {"architecture": "jumprelu", "width": 4096, "ghost": False}),
+]
+WORKER = """
+import json, sys, tempfile
+from pathlib import Path
+import torch
+import transformers
+from mistudio.core.config import from_dict
+from mistudio.core.control import JobControl
+from mistudio.core.events import SilentReporter
+from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.training import loop, run_state
+from mistudio.ml.training.probe import _status
+torch.set_num_threads(2)
+d, share = int(sys.argv[1]), float(sys.argv[2])
+config = from_dict(TrainConfig, json.loads(sys.argv[3]))
+
+class Statistics:
+    scale, mean_D, variance = 1.0, torch.zeros(d), float(d)
+
+class Stream:
+    generator = torch.Generator().manual_seed(0)
+    def __iter__(self): return self
+    def __next__(self): return torch.randn(config.batch, d, generator=self.generator)
+    def state(self): return {}
+
+class Dying(run_state.RunState):
+    # as many dead or rare latents as the plan allows for, from the third step on
+    def extra(self):
+        if self.step == 2:
+            count = int(share * config.width)
+            self.tracker.tokens_since_F[:count] = 10**12
+            self.rates._seen = 10**12
+            self.rates._now_F[:count] = 0
+        return super().extra()
+
+loop.RunState = Dying
+made = torch.randn(512, 512); (made @ made).topk(3); torch.optim.Adam([made], fused=True)
+before = _status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+with tempfile.TemporaryDirectory(dir=sys.argv[4]) as folder:
+    calibration = lambda: iter([torch.randn(2048, d)])
+    loop.train(config, Stream(), Statistics, Path(folder), SilentReporter(), JobControl(),
+               calibration=calibration)
+print(json.dumps({"before": before, "peak": _status("VmHWM")}))
+"""
+
+
+def measured(d: int, config: TrainConfig, folder: Path) -> dict[str, int]:
+    share = str(plan_formulas.PLANNED_DEAD)
+    command = [
+        sys.executable,
+        "-c",
+        WORKER,
+        str(d),
+        share,
+        json.dumps(to_dict(config)),
+        str(folder),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resets the high-water mark through /proc")
+def test_the_planned_peak_is_the_measured_one(tmp_path: Path) -> None:
+    off: list[str] = []
+    no_model = ModelNeeds("none", 0, 0, 1, 1, 1)
+    for d, values in CASES:
+        config = from_dict(TrainConfig, {**to_dict(BASE), **values})
+        config = replace(config, tokens=config.batch * 5)
+        found = measured(d, config, tmp_path)
+        room = Room("cpu", 10**12, 10**12, 10**12)
+        items = memory_items([config], no_model, room, 1, d, forward=1)
+        own = sum(item.bytes for item in items)
+        planned = found["before"] + own
+        error = planned / found["peak"] - 1
+        line = (
+            f"{config.architecture:22} d {d:5} m {config.width:6} N {config.batch:5} "
+            f"planned {planned / 1e6:6.0f} MB (own {own / 1e6:5.0f}), measured "
+            f"{found['peak'] / 1e6:6.0f} MB: {100 * error:+.1f} %"
+        )
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        if abs(error) > WITHIN:
+            off.append(line)
+    assert off == []

@@ -1,0 +1,75 @@
+"""The plan of a training by the rows of a library, its check, its probe and its command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistudio.cli import main
+from mistudio.core.control import JobControl
+from mistudio.core.errors import NotFound, OutOfMemory
+from mistudio.jobs import training_plan
+from mistudio.jobs.probe_training import rates_of
+from mistudio.ml.training.plan_formulas import Room
+from tests.helpers.studio import run, tiny_studio, tiny_training
+
+GB = 10**9
+
+
+def test_plan_check_and_probe(tmp_path: Path, monkeypatch: Any) -> None:
+    studio = tiny_studio(tmp_path)
+    config = tiny_training()
+    try:
+        found = training_plan.plan_training(studio, [config])
+        assert (found.verdict, found.saes, found.steps) == ("fits", 1, 100)
+        assert found.free > GB / 10
+        three = training_plan.plan_training(
+            studio, [replace(config, layer=0), config, replace(config, hook="mlp_out")]
+        )
+        assert three.saes == 3
+        assert three.window > 2 * found.window
+        with pytest.raises(NotFound):
+            training_plan.plan_training(studio, [replace(config, model="nobody")])
+
+        result = run(studio, "probe_training", config)
+        rates = rates_of(result)
+        assert rates.step_s[0] > 0
+        assert rates.forward_tokens_per_s > 0
+        assert result["plan"]["measured"]
+        assert json.loads(json.dumps(result))
+        # the held model counts as free: it is let go, or it is the one
+        assert studio.models.held_bytes > 0
+        assert training_plan.room_of(studio).program == 0
+
+        small = Room("cpu", 200_000, 24 * GB, 80 * GB)
+        monkeypatch.setattr(training_plan, "room_of", lambda _: small)
+        with pytest.raises(OutOfMemory, match="does not fit into memory"):
+            training_plan.check_training(studio, [config])
+        with pytest.raises(OutOfMemory, match="does not fit into memory"):
+            studio.run_now("probe_training", config, _silent(), JobControl())
+    finally:
+        studio.close()
+
+
+def test_the_command_prints_the_plan_and_trains_nothing(tmp_path: Path, capsys: Any) -> None:
+    studio = tiny_studio(tmp_path)
+    home = str(studio.paths.home)
+    studio.close()
+    words = ["train", "--model", "tiny", "--dataset", "stories", "--width", "64", "--layer", "1"]
+    assert main([*words, "--k", "4", "--plan", "--home", home, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert plan["verdict"] == "fits"
+    assert plan["total"] == sum(item["bytes"] for item in plan["items"])
+    assert not plan["measured"]
+    assert not any((studio.paths.home / "runs").glob("*"))
+    assert main([*words, "--k", "65", "--plan", "--home", home]) == 2
+
+
+def _silent() -> Any:
+    from mistudio.core.events import SilentReporter
+
+    return SilentReporter()

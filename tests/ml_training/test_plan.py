@@ -1,0 +1,196 @@
+"""The plan of a training: sums, verdicts, ways out, and what each setting changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from mistudio.core.errors import DiskFull, OutOfMemory
+from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.ml.activations.masking import default_forward_batch
+from mistudio.ml.evaluation.language_model_loss import LOGIT_ENTRIES
+from mistudio.ml.sae import auxiliary, sparse_gradient, trainable
+from mistudio.ml.training import checkpoint, loop, plan_formulas, probe
+from mistudio.ml.training.plan import Plan, Rates, check_fits, plan
+from mistudio.ml.training.plan_formulas import ModelNeeds, Room
+from mistudio.ml.training.run_state import RunState
+
+GB = 10**9
+MODEL = ModelNeeds("small", 540_000_000, 135_000_000, 30, 576, 49_152, 1536)
+CONFIG = TrainConfig(
+    model="m",
+    dataset="d",
+    width=65_536,
+    layer=9,
+    tokens=20_000_000,
+    batch=8192,
+    checkpoint_every=100,
+)
+
+
+def planned(*members: TrainConfig, free: float = 20 * GB, **values: Any) -> Plan:
+    room = Room("cpu", int(free), 24 * GB, values.pop("disk_free", 100 * GB), cores=2)
+    return plan(members or (CONFIG,), MODEL, room, context=256, **values)
+
+
+def test_the_formulas_share_the_constants_of_the_code() -> None:
+    assert plan_formulas.CHUNK_ENTRIES == trainable.CHUNK_ENTRIES
+    assert plan_formulas.MIN_CHUNK_ROWS == trainable.MIN_CHUNK_ROWS
+    assert plan_formulas.SLICE_BYTES == sparse_gradient.SLICE_BYTES
+    assert plan_formulas.AUX_DENSE == auxiliary.DENSE_FACTOR
+    assert plan_formulas.LOGIT_ENTRIES == LOGIT_ENTRIES
+    assert plan_formulas.CALIBRATION_TOKENS == loop.CALIBRATION_TOKENS
+    assert (plan_formulas.KEEP_ALL, plan_formulas.KEEP_EVERY) == (
+        checkpoint.KEEP_ALL,
+        checkpoint.KEEP_EVERY,
+    )
+    assert default_forward_batch(256) * 256 == plan_formulas.FORWARD_TOKENS
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("change", [{}, {"optimizer": "sgd"}, {"eight_bit_moments": True}])
+def test_state_is_what_weights_gradients_and_moments_take(
+    architecture: str, change: dict[str, Any]
+) -> None:
+    config = replace(CONFIG, architecture=architecture, width=2048, batch=64, **change)
+    run = RunState(config, torch.zeros(96), 1.0, 96.0, torch.device("cpu"))
+    for _ in range(2):
+        run.sae.gradients(torch.randn(64, 96), 96.0, None)
+        run.optimizer.step(1e-4)
+    grads = [p.grad for p in run.sae.parameters.values() if p.grad is not None]
+    tensors = [
+        *run.sae.parameters.values(),
+        *grads,
+        *run.optimizer.state().values(),
+        *run.tracker.state().values(),
+        *run.rates.state().values(),
+    ]
+    held = sum(t.numel() * t.element_size() for t in tensors)
+    assert plan_formulas.state_bytes(config, 96) == pytest.approx(held, rel=0.03)
+    saved = held - sum(g.numel() * g.element_size() for g in grads)
+    assert plan_formulas.saved_bytes(config, 96) == pytest.approx(saved, rel=0.05)
+
+
+def test_items_add_up_and_every_part_is_there() -> None:
+    found = planned()
+    assert found.total == sum(item.bytes for item in found.items)
+    assert [item.name for item in found.items] == ["Language model", "SAE", "One training step"]
+    assert found.items[0].bytes == MODEL.weight_bytes
+    assert found.items[1].bytes == pytest.approx(32 * 576 * 65_536, rel=0.01)
+    assert (found.verdict, found.proposals, found.refusal) == ("fits", (), "")
+    assert found.steps == 2442
+    assert found.saes == 1
+    for part in ("1 SAE", "20,000,000 tokens", "2,442 steps", "20.0 GB free", "very roughly"):
+        assert part in found.summary
+
+
+def test_a_small_sae_is_fullest_when_it_is_evaluated() -> None:
+    found = planned(replace(CONFIG, width=512))
+    assert [item.name for item in found.items][1:] == ["Finished SAE", "Evaluation"]
+    assert found.total == sum(item.bytes for item in found.items)
+
+
+@pytest.mark.parametrize(
+    ("change", "sign"),
+    [
+        ({"width": 131_072}, 1),
+        ({"batch": 16_384}, 1),
+        ({"batch": 64}, -1),
+        ({"eight_bit_moments": True}, -1),
+        ({"optimizer": "sgd"}, -1),
+        ({"precision": "bf16"}, 1),
+        ({"k": 512}, 1),
+        ({"aux_k": 0}, -1),
+        ({"architecture": "jumprelu"}, 1),
+        ({"architecture": "matryoshka_batch_topk"}, 1),
+    ],
+)
+def test_every_setting_moves_the_memory(change: dict[str, Any], sign: int) -> None:
+    assert sign * (planned(replace(CONFIG, **change)).total - planned().total) > 0
+
+
+def test_tight_memory_warns_and_too_little_refuses_with_ways_that_work() -> None:
+    total = planned().total
+    warned = planned(free=total * 1.1)
+    assert (warned.verdict, warned.refusal) == ("warn", "")
+    check_fits(warned)
+    refused = planned(free=total * 0.95)
+    assert refused.verdict == "refuse"
+    assert len(refused.proposals) >= 2
+    for proposal in (*warned.proposals, *refused.proposals):
+        assert proposal.changes
+        again = planned(replace(CONFIG, **proposal.changes), free=total * 0.95, disk_free=10**15)
+        assert again.total == proposal.total
+        assert again.verdict != "refuse"
+    with pytest.raises(OutOfMemory, match=r"does not fit into memory.*It would with") as caught:
+        check_fits(refused)
+    assert caught.value.code == "does_not_fit"
+    hopeless = planned(free=MODEL.weight_bytes // 2)
+    assert hopeless.proposals == ()
+    with pytest.raises(OutOfMemory, match="Use a smaller model or SAE"):
+        check_fits(hopeless)
+
+
+def test_a_full_disk_refuses() -> None:
+    need = planned().disk
+    assert planned(disk_free=need).verdict == "fits"
+    with pytest.raises(DiskFull, match="does not fit on the disk"):
+        check_fits(planned(disk_free=need - 1))
+
+
+def test_disk_is_checkpoints_that_stay_the_window_and_the_sae() -> None:
+    one = 24 * 576 * 65_536
+    found = planned(replace(CONFIG, checkpoint_every=0))
+    window = 262_144 * 576 * 2
+    assert found.disk == pytest.approx(one + one / 3 + window, rel=0.02)
+    many = planned()
+    assert many.disk - found.disk == pytest.approx(9 * one, rel=0.02)
+
+
+def test_several_saes_share_the_model_and_the_largest_step() -> None:
+    members = [replace(CONFIG, layer=layer) for layer in (3, 9, 12)]
+    one, three = planned(), planned(*members)
+    assert three.saes == 3
+    assert three.items[1].name == "SAEs"
+    assert three.items[1].bytes == 3 * one.items[1].bytes
+    grown = three.items[2].bytes - one.items[2].bytes
+    assert grown == 2 * plan_formulas.chunk_bytes(CONFIG)  # each keeps its buffer
+    tight = planned(*members, free=three.total * 0.8)
+    assert any(proposal.layers == 1 for proposal in tight.proposals)
+    assert "3 SAEs from one pass" in three.summary
+
+
+def test_a_probe_replaces_the_guesses() -> None:
+    rates = Rates(step_s=(0.1,), forward_tokens_per_s=10_000.0, forward_bytes=5 * GB)
+    found = planned(rates=rates, text_tokens=10**9)
+    assert found.measured
+    assert "about" in found.summary
+    assert found.items[-1].name == "One pass of the model"
+    assert found.items[-1].bytes == 5 * GB
+    passed = plan_formulas.forward_tokens(CONFIG, 10**9)
+    assert passed > CONFIG.tokens
+    assert found.seconds == pytest.approx(244.2 + passed / 10_000, rel=0.1)
+
+
+def test_a_text_that_fits_into_the_window_passes_the_model_once() -> None:
+    short = plan_formulas.forward_tokens(CONFIG, 200_000)
+    assert short < 600_000
+    assert plan_formulas.forward_tokens(CONFIG, 10**8) > 20_000_000
+
+
+def test_planning_loads_no_torch() -> None:
+    code = "import sys, mistudio.ml.training.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_probe_measures_steps_and_keeps_nothing() -> None:
+    from mistudio.core.control import JobControl
+
+    config = replace(CONFIG, width=512, batch=64)
+    seconds = probe.probe_steps(config, 32, torch.device("cpu"), JobControl(), steps=5)
+    assert 0 < seconds < 5
