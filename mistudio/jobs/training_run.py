@@ -251,10 +251,11 @@ def _learner(
     """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
     from mistudio.ml.training.learner import Learner, LearnerOptions
 
-    statistics, target = feed.statistics, feed.target_statistics
+    statistics, given = feed.statistics, feed.target_statistics
     metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}
-    if target is not None:
-        metadata["median_norm_out"] = target.median_norm
+    if given is not None:
+        metadata["median_norm_out"] = given.median_norm
+    target = None if given is None else _target_of(given)
     begun = _checkpoint(run) or checkpoints.write_start(
         ctx.studio,
         run.config,
@@ -264,6 +265,7 @@ def _learner(
         origin=source.origin,
         metadata=metadata,
         device=source.device,
+        target=target,
     )
     return Learner(
         run.config,
@@ -277,7 +279,7 @@ def _learner(
             calibration=calibration,
             resume_from=begun,
             origin=source.origin,
-            target=None if target is None else _target_of(target),
+            target=target,
             metadata=metadata,
         ),
     )
