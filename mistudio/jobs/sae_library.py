@@ -207,6 +207,8 @@ def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
     source = Path(config.path).expanduser().resolve()
     found, sae, metadata = read_any(source)
     model = _model_for(ctx.studio, config, metadata)
+    if sae.is_transcoder and not config.hook and _reads_before_gain(metadata):
+        sae, metadata = _behind_gain(ctx, sae, metadata, model)
     layer, hook, hook_out = _hooks_for(config, metadata, is_transcoder=sae.is_transcoder)
     if model is not None:
         for width in {sae.d_in, sae.d_out}:
@@ -258,6 +260,30 @@ def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
     }
 
 
+def _reads_before_gain(metadata: Mapping[str, Any]) -> bool:
+    if metadata.get("hook") is not None:
+        return False
+    return read_hook_name(str(metadata.get("hook_name") or ""))[1] == BEFORE_GAIN
+
+
+def _behind_gain(
+    ctx: JobContext, sae: SparseAutoencoder, metadata: Mapping[str, Any], model: ModelRow | None
+) -> tuple[SparseAutoencoder, dict[str, Any]]:
+    """A transcoder that reads a norm before its gain as one that reads what the MLP does."""
+    from mistudio.ml.formats.norm_gain import behind_gain, gain_before_mlp
+
+    if model is None:
+        raise InvalidInput(
+            "This transcoder reads what the norm before the MLP gives before its gain "
+            "(ln2.hook_normalized). Import its model first: the gain is then taken from there."
+        )
+    layer = read_hook_name(str(metadata["hook_name"]))[0] or 0
+    gain_D = gain_before_mlp(ctx.paths.absolute(model.path), layer)
+    told = {"hook_name": f"blocks.{layer}.mlp.hook_in", "source_hook_name": metadata["hook_name"]}
+    ctx.report.note("The gain of the model's norm was moved into the encoder; it reads mlp_in.")
+    return behind_gain(sae, gain_D).with_metadata(**told), {**metadata, **told}
+
+
 def _model_for(
     studio: Studio, config: ImportSaeConfig, metadata: Mapping[str, Any]
 ) -> ModelRow | None:
@@ -278,11 +304,6 @@ def _hooks_for(
     if config.layer >= 0:
         layer = config.layer
     hook = config.hook or hook
-    if hook == BEFORE_GAIN and is_transcoder:
-        raise InvalidInput(
-            "This transcoder reads what the norm before the MLP gives before its gain "
-            "(ln2.hook_normalized), and no hook here stands there: mlp_in comes behind the gain."
-        )
     known = TRANSCODER_INPUTS if is_transcoder else HOOKS
     if hook is not None and hook not in known:
         what = "transcoder" if is_transcoder else "SAE"

@@ -257,11 +257,11 @@ def _learner(
     """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
     from mistudio.ml.training.learner import Learner, LearnerOptions
 
-    statistics = feed.statistics
-    target = None if feed.target_statistics is None else _target_of(feed.target_statistics)
+    statistics, given = feed.statistics, feed.target_statistics
     metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}
-    if feed.target_statistics is not None:
-        metadata["median_norm_out"] = feed.target_statistics.median_norm
+    if given is not None:
+        metadata["median_norm_out"] = given.median_norm
+    target = None if given is None else _target_of(given)
     begun = _checkpoint(run) or checkpoints.write_start(
         ctx.studio,
         run.config,

@@ -114,8 +114,8 @@ def test_the_library_tells_the_encoder_and_both_hooks(services: Services, world:
     sae = add_sae(db, world, "plain", hook_out="resid_post")
     transcoder = add_sae(db, world, "trans", **TRANSCODER)
     texts = {c.title: c.show for c in COLUMNS}
-    assert texts["Architecture"](transcoder) == "BatchTopK skip transcoder"
-    assert texts["Layer.hook"](transcoder) == "L3.mlp_in → mlp_out"
+    assert texts["Architecture"](transcoder) == "Skip transcoder · BatchTopK"
+    assert texts["Layer.hook"](transcoder) == "L3.mlp_in→mlp_out"
     assert texts["Architecture"](sae) == "TopK"
     assert texts["Layer.hook"](sae) == "L3.resid_post"
     assert sae_ids(db, "skip transcoder", "hook", False) == [transcoder.id]

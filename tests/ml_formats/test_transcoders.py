@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from mistudio.core.errors import Damaged, InvalidInput, Mismatch, StudioError, Unsupported
 from mistudio.ml.formats.circuit_tracer import read_circuit_tracer, write_circuit_tracer
 from mistudio.ml.formats.dictionary_learning import write_dictionary_learning
+from mistudio.ml.formats.norm_gain import behind_gain, gain_before_mlp
 from mistudio.ml.formats.registry import detect, read_any
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import write_sparsify
@@ -211,6 +212,29 @@ def test_sparsify(tmp_path: Path, skips: bool, transcode: bool) -> None:
         write_sparsify(tmp_path / "again", sae)
         _, again, _ = read_any(tmp_path / "again" / "layers.3.mlp")
         assert torch.equal(again.reconstruct(inputs()), sae.reconstruct(inputs()))
+
+
+def test_a_gain_moves_into_the_encoder(tmp_path: Path) -> None:
+    sae = made("jumprelu", "skip_transcoder")
+    gain = torch.linspace(-2.0, 3.1, D).double()
+    moved = behind_gain(sae, gain)
+    x = inputs()
+    told = moved.reconstruct((x.double() * gain).float())
+    assert torch.allclose(told, sae.reconstruct(x), rtol=1e-4, atol=1e-4)
+    for wrong in (gain * (torch.arange(D) != 3), gain[1:]):
+        with pytest.raises(Unsupported, match="cannot be moved"):
+            behind_gain(sae, wrong)
+    weights = {
+        f"model.layers.{i}.pre_feedforward_layernorm.weight": torch.full((D,), float(i))
+        for i in (1, 11)
+    }
+    save_file(weights, tmp_path / "model.safetensors")
+    assert torch.equal(gain_before_mlp(tmp_path, 1), torch.full((D,), 2.0).double())
+    with pytest.raises(Unsupported, match="no such norm"):
+        gain_before_mlp(tmp_path, 2)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(Damaged, match="damaged"):
+        gain_before_mlp(tmp_path, 1)
 
 
 def test_gemma_scope(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mistudio.core.units import EM_DASH, format_bytes, format_count
-from mistudio.gui.tabs.training.fields import hooks_text, kind_text
+from mistudio.gui.tabs.training.fields import ARCHITECTURE_TEXTS, ENCODER_TEXTS, hooks_text
 from mistudio.gui.tabs.training.figures import short_figure
 from mistudio.gui.widgets.row_table import Column
 from mistudio.store.records import SaeRow
@@ -68,15 +68,22 @@ def place_text(row: SaeRow) -> str:
 
 def _kind(row: SaeRow) -> str:
     name = str((row.config or {}).get("architecture") or row.architecture)
-    return kind_text(name, row.encoder_type)
+    text = ARCHITECTURE_TEXTS.get(name, name)
+    if row.encoder_type == "sae":
+        return text
+    return f"{ENCODER_TEXTS.get(row.encoder_type, row.encoder_type)} · {text}"
+
+
+def _short_place(row: SaeRow) -> str:
+    return place_text(row).replace(" → ", "→")
 
 
 COLUMNS = (
     Column("Name", lambda r: r.name, "name", tip=lambda r: f"{r.name} · {r.id}"),
-    Column("Origin", lambda r: r.origin, "origin", 100),
-    Column("Architecture", _kind, "architecture", 134, tip=_kind),
-    Column("Model", lambda r: r.model_name or EM_DASH, "model", 130, tip=lambda r: r.model_name),
-    Column("Layer.hook", place_text, "hook", 136, tip=place_text),
+    Column("Origin", lambda r: r.origin, "origin", 88),
+    Column("Architecture", _kind, "architecture", 160, tip=_kind),
+    Column("Model", lambda r: r.model_name or EM_DASH, "model", 116, tip=lambda r: r.model_name),
+    Column("Layer.hook", _short_place, "hook", 190, tip=place_text),
     Column(
         "Input × latents",
         lambda r: f"{format_count(r.d_in)} × {format_count(r.n_latents)}",

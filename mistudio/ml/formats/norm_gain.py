@@ -1,0 +1,59 @@
+"""Transcoders that read what the norm before an MLP gives before its gain (ln2.hook_normalized).
+
+The MLP of a Hugging Face model reads x = n ⊙ gain. An encoder of n becomes one of x by dividing its
+weights by the gain, which stands in the model's files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mistudio.core.errors import Damaged, Unsupported, from_os_error
+from mistudio.ml.sae.base import SparseAutoencoder
+
+LEAST_GAIN = 1e-3  # of the median; below it rounding of x would be read as signal
+
+
+def gain_before_mlp(folder: Path, layer: int) -> torch.Tensor:
+    """1 + w [D] of the norm before a Gemma model's MLP, float64, from its safetensors files.
+
+    Raises `Unsupported` if there is no such norm, `Damaged` for broken files.
+    """
+    name = re.compile(rf"(?:^|\.)layers\.{layer}\.pre_feedforward_layernorm\.weight$")
+    try:
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - it is no mapping
+                    if name.search(key) and "vision" not in key:
+                        return 1.0 + tensors.get_tensor(key).double()
+    except SafetensorError as error:
+        raise Damaged("The model's files are damaged or incomplete.", details=str(error)) from None
+    except OSError as error:
+        raise from_os_error(error, "read the model's norm") from error
+    raise Unsupported(
+        "This transcoder reads what a norm gives before its gain (ln2.hook_normalized); in the "
+        "files of the model no such norm was found, so that it cannot be used with it."
+    )
+
+
+def behind_gain(sae: SparseAutoencoder, gain_D: torch.Tensor) -> SparseAutoencoder:
+    """The transcoder that reads n ⊙ gain and gives what this one makes of n.
+
+    Raises `Unsupported` if the gain leaves out parts of n.
+    """
+    size_D = gain_D.abs()
+    if gain_D.shape != (sae.d_in,) or bool((size_D < LEAST_GAIN * size_D.median()).any()):
+        raise Unsupported(
+            "The gain of the model's norm cannot be moved into this transcoder: it is zero in some "
+            "directions, or of another width."
+        )
+    W_enc_DF = (sae.W_enc_DF.double() / gain_D[:, None]).to(sae.W_enc_DF.dtype)
+    skip = sae.W_skip_OD
+    if skip is not None:
+        skip = (skip.double() / gain_D).to(skip.dtype)
+    return replace(sae, W_enc_DF=W_enc_DF, W_skip_OD=skip)
