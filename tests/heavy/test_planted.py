@@ -47,7 +47,6 @@ def test_a_larger_dictionary_at_the_default_rate(
 
 def _holds(planted: Planted, sae: Any, architecture: str, active: float) -> None:
     found, dead, l0 = planted.recovered(sae), planted.dead(sae), planted.l0(sae)
-    print(f"{architecture}: recovered {found:.3f}, dead {dead:.3f}, L0 {l0:.2f} of {active:g}")
     assert found >= 0.95
     assert dead <= 0.01
     if architecture != "topk":  # at most k, fewer where fewer are positive

@@ -104,8 +104,11 @@ def learn(
     two that share a feature leave another without one) and the features' L0 as the aim."""
     active = float(planted.rate_F.sum())
     values: dict[str, Any] = {
-        "k": round(active), "target_l0": active, "width": 3 * planted.rate_F.numel() // 2, **settings
-    }  # fmt: skip
+        "k": round(active),
+        "target_l0": active,
+        "width": 3 * planted.rate_F.numel() // 2,
+        **settings,
+    }
     config = TrainConfig(
         model="m",
         dataset="d",

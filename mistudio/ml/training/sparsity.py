@@ -12,10 +12,10 @@ RAMP_SHARE = 0.05  # of the run, over which the weight rises from 0
 FREEZE_SHARE = 0.2  # of the run, at its end, in which the weight stays
 QUICK, SLOW = 0.9, 0.98  # decay of the two averages of L0, per step
 LEAD = 2.0  # how often the trend between them is added: about 80 steps ahead
-POWER = 0.015
-LARGEST_MOVE = 1.02  # of the weight in one step, as a factor
-UNHURRIED = 1500  # steps; a shorter run moves faster,
-MOST_PACE = 3.0  # up to this much
+POWER = 0.006
+LARGEST_MOVE = 1.008  # of the weight in one step, as a factor
+UNHURRIED = 3750  # steps; a shorter run moves faster,
+MOST_PACE = 7.5  # up to this much
 BRAKE = 2.0
 RANGE = 1e3  # how far the weight may move from its start, either way
 LEAST_L0 = 1e-3
@@ -49,8 +49,8 @@ class SparsityControl:
     times the target and falls to it, evenly on a log scale, over the first 40 % of the run.
 
     λ = ramp · weight · brake. What is expected is the average L0 led ahead by its trend, the
-    ratio of a quick and a slow average. The weight moves every step by (expected / aim)^0.015,
-    at most by 2 %, in a run of less than 1500 steps by up to three times that; upwards only once
+    ratio of a quick and a slow average. The weight moves every step by (expected / aim)^0.006,
+    at most by 0.8 %, in a run of less than 3750 steps by up to 7.5 times that; upwards only once
     the ramp is over. The brake acts at once: below the aim λ is lowered by
     (expected / aim)²; otherwise latents that are far too sparse die before the weight has come
     down. In the last fifth of the run λ stays. A tanh penalty without a target rises over the
