@@ -65,12 +65,14 @@ class Planted:
         x_BD = torch.cat([self.sample(-300 - i, 1024) for i in range(8)])
         return float(sae.encode_sparse(x_BD).l0.double().mean())
 
-    def unused(self, sae: SparseAutoencoder) -> float:
-        """Share of the latents that never fire on 32 thousand held-out tokens."""
+    def dead(self, sae: SparseAutoencoder) -> float:
+        """Share of the latents that never fire on 32 thousand held-out tokens, beyond those for
+        which there are no features."""
         fired_F = torch.zeros(sae.n_latents, dtype=torch.bool)
         for i in range(32):
-            fired_F[sae.encode_sparse(self.sample(-200 - i, 1024)).ids] = True
-        return 1 - float(fired_F.float().mean())
+            fired_F[sae.encode_sparse(self.sample(-400 - i, 1024)).ids] = True
+        needed = min(sae.n_latents, self.rate_F.numel())
+        return max(0.0, needed - float(fired_F.sum())) / sae.n_latents
 
 
 class PlantedStream:
@@ -98,11 +100,15 @@ class PlantedStream:
 def learn(
     planted: Planted, architecture: str, steps: int, folder: Path, *, batch: int, **settings: Any
 ) -> SparseAutoencoder:
-    """Train as a job does, with as many latents as there are features and their L0 as the aim."""
+    """Train as a job does, with half as many latents again as there are features (with no more,
+    two that share a feature leave another without one) and the features' L0 as the aim."""
     active = float(planted.rate_F.sum())
     values: dict[str, Any] = {
-        "k": round(active), "target_l0": active, "width": planted.rate_F.numel(), **settings
-    }  # fmt: skip
+        "k": round(active),
+        "target_l0": active,
+        "width": 3 * planted.rate_F.numel() // 2,
+        **settings,
+    }
     config = TrainConfig(
         model="m",
         dataset="d",

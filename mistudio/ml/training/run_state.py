@@ -107,7 +107,7 @@ class RunState:
                 self.sparsity.weight_at(self.step),
                 GHOST_WEIGHT if config.ghost else 0.0,
                 self.rates.rare() if config.ghost else None,
-                float(config.k),
+                self.sparsity.aim_at(self.step),
             )
         if schedule.aux_k == 0 or schedule.aux_weight == 0:
             return None

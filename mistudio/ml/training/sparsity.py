@@ -12,13 +12,15 @@ RAMP_SHARE = 0.05  # of the run, over which the weight rises from 0
 FREEZE_SHARE = 0.2  # of the run, at its end, in which the weight stays
 QUICK, SLOW = 0.9, 0.98  # decay of the two averages of L0, per step
 LEAD = 2.0  # how often the trend between them is added: about 80 steps ahead
-POWER = 0.015
-LARGEST_MOVE = 1.02  # of the weight in one step, as a factor
-UNHURRIED = 1500  # steps; a shorter run moves faster,
-MOST_PACE = 3.0  # up to this much
+POWER = 0.006
+LARGEST_MOVE = 1.008  # of the weight in one step, as a factor
+UNHURRIED = 3750  # steps; a shorter run moves faster,
+MOST_PACE = 7.5  # up to this much
 BRAKE = 2.0
 RANGE = 1e3  # how far the weight may move from its start, either way
 LEAST_L0 = 1e-3
+FIRST_AIM = 8.0  # of the target, at the start of a run; falls evenly on a log scale
+ANNEAL_SHARE = 0.4  # of the run, after which the aim is the target
 DEFAULT_WEIGHT = 1.0
 TANH_WEIGHT = 5.0
 STEERED_SHARE = 0.1  # of these, where a steered run starts: from too many active latents
@@ -43,11 +45,14 @@ def target_of(config: TrainConfig) -> float:
 class SparsityControl:
     """λ of each step: a ramp and, with a target, a correction by the L0 that is to be expected.
 
+    Latents that must be few from the start on end up alike, or dead. So the L0 aimed at begins at 8
+    times the target and falls to it, evenly on a log scale, over the first 40 % of the run.
+
     λ = ramp · weight · brake. What is expected is the average L0 led ahead by its trend, the
-    ratio of a quick and a slow average. The weight moves every step by (expected / target)^0.015,
-    at most by 2 %, in a run of less than 1500 steps by up to three times that; upwards only once
-    the ramp is over. The brake acts at once: below the target λ is lowered by
-    (expected / target)²; otherwise latents that are far too sparse die before the weight has come
+    ratio of a quick and a slow average. The weight moves every step by (expected / aim)^0.006,
+    at most by 0.8 %, in a run of less than 3750 steps by up to 7.5 times that; upwards only once
+    the ramp is over. The brake acts at once: below the aim λ is lowered by
+    (expected / aim)²; otherwise latents that are far too sparse die before the weight has come
     down. In the last fifth of the run λ stays. A tanh penalty without a target rises over the
     whole run.
     """
@@ -61,6 +66,10 @@ class SparsityControl:
         share = 1.0 if whole and not self._target else RAMP_SHARE
         chosen = config.sparsity_warmup
         self._ramp = max(1, round(steps * share) if chosen < 0 else chosen)
+        self._anneal = ANNEAL_SHARE * steps
+        self._base = self._target or float(config.k)  # a quadratic penalty aims at k
+        self._most = max(1.0, config.width / self._base)
+        self._aim = self.aim_at(-1)
         self._pace = min(max(1.0, UNHURRIED / steps), MOST_PACE)
         self._frozen_from = steps - round(FREEZE_SHARE * steps)
 
@@ -76,12 +85,18 @@ class SparsityControl:
         first = self._quick < 0
         self._quick = l0 if first else QUICK * self._quick + (1 - QUICK) * l0
         self._slow = l0 if first else SLOW * self._slow + (1 - SLOW) * l0
-        ratio = self._expected() / self._target
+        self._aim = self.aim_at(step)
+        ratio = self._expected() / self._aim
         if step < self._ramp and ratio > 1:
             return
         factor = min(max(ratio**POWER, 1 / LARGEST_MOVE), LARGEST_MOVE)
         moved = self._weight * factor**self._pace
         self._weight = min(max(moved, self._start / RANGE), self._start * RANGE)
+
+    def aim_at(self, step: int) -> float:
+        """The L0 aimed at: 8 times the target, falling to it over the first 40 % of the run."""
+        left = max(0.0, 1 - (step + 1) / self._anneal)
+        return self._base * min(FIRST_AIM, self._most) ** left
 
     def _expected(self) -> float:
         """L0 some steps ahead, if its trend goes on."""
@@ -90,16 +105,22 @@ class SparsityControl:
     def _brake(self) -> float:
         if not self._target or self._quick < 0:
             return 1.0
-        return min(1.0, self._expected() / self._target) ** BRAKE
+        return min(1.0, self._expected() / self._aim) ** BRAKE
 
     def state(self) -> dict[str, float]:
         """JSON values."""
-        return {"weight": self._weight, "average": self._quick, "slow": self._slow}
+        return {
+            "weight": self._weight,
+            "average": self._quick,
+            "slow": self._slow,
+            "aim": self._aim,
+        }
 
     def restore(self, state: Mapping[str, float]) -> None:
         """Take back what `state` gave."""
         self._weight, self._quick = float(state["weight"]), float(state["average"])
         self._slow = float(state.get("slow", self._quick))  # not kept by earlier versions
+        self._aim = float(state.get("aim", self._base))
 
 
 class FiringRates:
