@@ -26,23 +26,13 @@ CASES = [
 
 @pytest.mark.parametrize(("architecture", "settings"), CASES)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_small_dictionary(
+def test_a_planted_dictionary_is_found(
     architecture: str, settings: dict[str, Any], seed: int, tmp_path: Path
 ) -> None:
     planted = Planted(128, 64, 4.0, seed=seed)
     options = {"batch": 256, "learning_rate": 3e-3, "seed": seed, **settings}
     sae = learn(planted, architecture, 2500, tmp_path, **options)
     _holds(planted, sae, architecture, 4.0)
-
-
-@pytest.mark.parametrize(("architecture", "settings"), CASES)
-def test_a_larger_dictionary_at_the_default_rate(
-    architecture: str, settings: dict[str, Any], tmp_path: Path
-) -> None:
-    """512 features in 128 dimensions, eight at a time, from 1.5 million tokens."""
-    planted = Planted(512, 128, 8.0)
-    sae = learn(planted, architecture, 3000, tmp_path, batch=512, **settings)
-    _holds(planted, sae, architecture, 8.0)
 
 
 def _holds(planted: Planted, sae: Any, architecture: str, active: float) -> None:
