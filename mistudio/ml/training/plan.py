@@ -80,15 +80,17 @@ def memory_items(
     """The parts that are in memory together at the fullest moment."""
     forward = forward or formulas.forward_bytes(model, context)
     state = sum(formulas.state_bytes(member, d) for member in members)
-    kept = sum(formulas.chunk_bytes(member) for member in members[1:])  # each keeps its buffer
+    kept = sum(
+        formulas.chunk_bytes(member, room) for member in members[1:]
+    )  # each keeps its buffer
     phases = {
-        "One training step": kept + max(formulas.step_bytes(m, d) for m in members),
+        "One training step": kept + max(formulas.step_bytes(m, d, room) for m in members),
         "One pass of the model": kept + forward,
-        "Finishing": kept + max(formulas.finish_bytes(m, d) for m in members),
+        "Finishing": kept + max(formulas.finish_bytes(m, d, room) for m in members),
     }
     phases["One training step"] += max(formulas.auxiliary_bytes(m, d) for m in members)
     finished = sum(formulas.finished_bytes(member, d) for member in members)
-    measuring = max(formulas.evaluation_bytes(m, d, model, context) for m in members)
+    measuring = max(formulas.evaluation_bytes(m, d, model, context, room) for m in members)
     largest = max(phases, key=lambda name: phases[name])
     items = [Item("Language model", model.weight_bytes)]
     if room.program:
