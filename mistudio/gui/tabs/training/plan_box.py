@@ -91,7 +91,9 @@ class PlanBox(Card):
         studio = self._services.studio
         rates = self._rates if _without_length(config) == self._probed else None
         self._services.query.ask(
-            lambda _: training_plan.plan_training(studio, training_plan.members_of(config), rates),
+            lambda _: training_plan.plan_training(
+                studio, training_plan.members_of(studio, config), rates
+            ),
             self._on_plan,
             on_error=self._on_error,
             key="plan",
