@@ -216,10 +216,12 @@ def list_saes(studio: Studio, console: Console, arguments: Arguments) -> None:
         {
             "id": row.id,
             "name": row.name,
+            "encoder": row.encoder_type,
             "architecture": row.architecture,
             "model": row.model_name,
             "layer": row.layer,
             "hook": row.hook_in,
+            "hook_out": row.hook_out,
             "latents": row.n_latents,
             "explained_variance": (row.evaluation or {}).get("ev"),
             "l0": (row.evaluation or {}).get("l0"),

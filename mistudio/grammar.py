@@ -101,6 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
     made = command(verbs, "stop", "train_stop", "end a run; its SAE goes to the library")
     made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
     _checkpoint_verbs(command, group("checkpoints", "checkpoints of a training"))
+    exports = group("export", "files for other programs")
+    made = command(exports, "metrics", "export_metrics", "write the metric rows of runs as CSV")
+    made.add_argument("training", nargs="+", help="ids or names of runs")
+    made.add_argument("--out", help="CSV file to write; empty makes a name from the run's")
 
     about = "train several SAEs from one pass"
     sweeping = command(groups, "sweep", "sweep", about, sweep_configs.SweepConfig)

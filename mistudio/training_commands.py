@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from mistudio.commands import finish_training, run_job
@@ -12,7 +13,7 @@ from mistudio.core.errors import InUse, InvalidInput
 from mistudio.core.retention import RetentionConfig
 from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
 from mistudio.core.units import format_bytes
-from mistudio.jobs import checkpoints
+from mistudio.jobs import checkpoints, metric_files
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, TrainingRow
@@ -113,6 +114,14 @@ def write_sae(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Put the SAE of a checkpoint into the library."""
     config = from_arguments(WriteSaeConfig, arguments)
     console.result(run_job(studio, console, "write_sae", config))
+
+
+def export_metrics(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Write the metric rows of runs as one CSV file with the stored numbers."""
+    runs = [TRAININGS.named(studio.db(), wanted) for wanted in arguments.training]
+    out = Path(arguments.out or metric_files.file_name(runs[0].name, "metrics", "csv")).expanduser()
+    rows = metric_files.write_csv(studio, [run.id for run in runs], out)
+    console.result({"rows": rows, "path": str(out)})
 
 
 def _training(studio: Studio, arguments: Arguments) -> TrainingRow:

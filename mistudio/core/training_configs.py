@@ -140,7 +140,7 @@ class TrainConfig(Config):
         "matryoshka_batch_topk does the same with nested dictionaries, the first 1/32, 3/32, 7/32 "
         "and 15/32 of the latents, that each reconstruct the input: general features come first. "
         "standard, gated and jumprelu are made sparse by a penalty, whose weight takes some "
-        "thousand steps to find its target.",
+        "hundred steps to find its target.",
         choices=ARCHITECTURES,
     )
     layer: int = option(
@@ -230,7 +230,8 @@ class TrainConfig(Config):
     sparsity: float = option(
         0.0,
         "Sparsity weight",
-        "Weight of the penalty, at the start if a target L0 is set; 0 takes 1, with tanh 5.",
+        "Weight of the penalty, at the start if a target L0 is set; 0 takes 1, with tanh 5, and a "
+        "tenth of that with a target.",
         minimum=0.0,
         maximum=1e6,
         applies=_is_dense,

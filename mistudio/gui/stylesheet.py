@@ -10,7 +10,7 @@ from __future__ import annotations
 from PySide6.QtGui import QFontDatabase
 
 from mistudio.core.paths import resources
-from mistudio.gui.theme import Appearance, Colors, mix
+from mistudio.gui.theme import Appearance, Colors
 
 
 def mono_family() -> str:
@@ -142,6 +142,8 @@ def _buttons(c: Colors, look: Appearance) -> str:
         border-color: {c.focus}; }}
     QPushButton[variant="ghost"]:checked, QToolButton[variant="ghost"]:checked {{
         background: {c.active_fill}; color: {c.emerald}; }}
+    QPushButton[variant="warning"] {{ color: {c.yellow}; }}
+    QPushButton[variant="info"] {{ color: {c.blue}; }}
     QPushButton[variant="link"] {{ background: transparent; border: 1px solid transparent;
         color: {c.blue}; padding: {px(4)}px; text-decoration: underline; }}
     QPushButton[variant="link"]:hover {{ color: {c.text}; }}
@@ -162,15 +164,6 @@ def _buttons(c: Colors, look: Appearance) -> str:
             look,
             'QPushButton[variant="danger"]',
             (c.danger, c.danger_hover, c.danger_pressed, c.on_fill),
-        )
-        + "".join(
-            _button(
-                c,
-                look,
-                f'QPushButton[variant="{name}"]',
-                (fill, mix(fill, "#000000", 0.85), mix(fill, "#000000", 0.7), c.on_fill),
-            )
-            for name, fill in (("warning", c.yellow_fill), ("info", c.blue_fill))
         )
     )
 

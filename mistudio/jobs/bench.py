@@ -31,7 +31,7 @@ def bench_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     torch.set_num_threads(arguments.threads or available_cores())
     chosen = arguments.architecture
-    rows = []
+    rows: list[dict[str, Any]] = []
     for architecture in ARCHITECTURES if chosen == "all" else (chosen,):
         densities: tuple[float | None, ...] = (None,)
         if architecture in DENSE_FAMILY:

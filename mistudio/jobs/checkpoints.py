@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import directory_bytes, write_json
 from mistudio.core.config import from_dict, settings_of, validate
-from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
+from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.retention import DEFAULT_CAP, RetentionConfig
 from mistudio.core.training_configs import FIXED_IN_A_CONTINUATION, TrainConfig, WriteSaeConfig
 from mistudio.jobs import lookup, sae_library
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import torch
 
     from mistudio.ml.training.loop import InputStatistics
+    from mistudio.ml.training.run_state import TargetStatistics
 
-STATISTICS = "statistics.json"
+STATISTICS = ("statistics.json", "statistics-out.json")  # of what is read, of a target
 UNFINISHED = ("queued", "initializing", "training", "stopping", "paused", "interrupted")
 
 
@@ -53,7 +54,7 @@ def mirror(studio: Studio, training_id: str) -> None:
     if known.keys() == found.keys():
         return
     losses = {step: row.loss for step, row in known.items() if step in found}
-    new = {step: keeping.read_values(found[step]) for step in found.keys() - known.keys()}
+    new = {step: _values(found[step]) for step in found.keys() - known.keys()}
     losses |= {step: values.get("loss") for step, values in new.items()}
     if known.keys() - found.keys():
         trainings.forget_checkpoints(db, training_id, sorted(found))
@@ -70,6 +71,14 @@ def mirror(studio: Studio, training_id: str) -> None:
             is_best=False,
         )
     trainings.mark_checkpoints(db, training_id, _best(losses), pinned)
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What a checkpoint tells of itself; nothing if it is damaged or has just gone."""
+    try:
+        return keeping.read_values(path)
+    except StudioError:
+        return {}
 
 
 def _best(losses: Mapping[int, float | None]) -> int | None:
@@ -263,6 +272,18 @@ def proposed(studio: Studio, training_id: str, step: int = -1) -> TrainConfig:
     return continued(studio, training_id, row.step, tokens=tokens)
 
 
+def named_start(studio: Studio, config: TrainConfig) -> TrainConfig:
+    """The config with ids for what it begins at; raises as `starting_point`."""
+    start = starting_point(studio, config)
+    if start is None:
+        return config
+    if start.parent is not None and start.checkpoint is not None:
+        step = keeping.step_of(start.checkpoint)
+        return dataclasses.replace(config, continue_from=f"{start.parent.id}@{step}")
+    assert start.sae is not None
+    return dataclasses.replace(config, init_from=start.sae.id)
+
+
 def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
     """Where a run begins; None: afresh.
 
@@ -275,6 +296,11 @@ def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
         if row.n_latents != config.width:
             raise Mismatch(
                 f"The SAE {row.name!r} has {row.n_latents:,} latents; set Latents to it."
+            )
+        if row.encoder_type != config.encoder:
+            raise Mismatch(
+                f"{row.name!r} is of type {row.encoder_type}, what is to be trained of type "
+                f"{config.encoder}."
             )
         model = MODELS.find(studio.db(), config.model)
         if model is not None and model.hidden_dim not in (None, row.d_in):
@@ -314,11 +340,12 @@ def _continued_start(studio: Studio, config: TrainConfig) -> Start:
 def inherit_statistics(studio: Studio, config: TrainConfig, folder: Path) -> None:
     """Let a continued run measure norms by its parent's values, as its weights do."""
     start = starting_point(studio, config) if config.continue_from else None
-    if start is None or start.parent is None or (folder / STATISTICS).exists():
+    if start is None or start.parent is None:
         return
-    measured = studio.paths.run(start.parent.id) / STATISTICS
-    if measured.exists():
-        write_json(folder / STATISTICS, json.loads(measured.read_text(encoding="utf-8")))
+    for file in STATISTICS:
+        measured = studio.paths.run(start.parent.id) / file
+        if measured.exists() and not (folder / file).exists():
+            write_json(folder / file, json.loads(measured.read_text(encoding="utf-8")))
 
 
 def write_start(
@@ -331,11 +358,13 @@ def write_start(
     origin: Mapping[str, Any],
     metadata: Mapping[str, Any],
     device: torch.device,
+    target: TargetStatistics | None = None,
 ) -> Path | None:
     """Write the first checkpoint of a run that begins elsewhere; None if it begins afresh.
 
     From then on the run needs neither its parent nor the SAE. `data` is the position of its stream
-    before the first batch, used where it starts from an SAE. Raises as `starting_point`.
+    before the first batch, used where it starts from an SAE; `target` what a transcoder is to give.
+    Raises as `starting_point`.
     """
     start = starting_point(studio, config)
     if start is None:
@@ -352,5 +381,5 @@ def write_start(
         assert start.sae is not None
         seed_random_states(config.seed)
         sae = sae_library.read_sae(studio, SAES.get(studio.db(), start.sae.id))
-        run = run_from_sae(sae, config, statistics, device)
+        run = run_from_sae(sae, config, statistics, device, target)
     return save_checkpoint(folder, run.checkpoint(data, origin, metadata))

@@ -40,6 +40,7 @@ LENS_NAMES = {
     "mlp.out": "mlp_out",
     "mlp_in": "mlp_in (the stream before the norm)",
 }
+BEFORE_GAIN = "ln2.normalized"
 
 
 class Hooks(NamedTuple):
@@ -277,6 +278,11 @@ def _hooks_for(
     if config.layer >= 0:
         layer = config.layer
     hook = config.hook or hook
+    if hook == BEFORE_GAIN and is_transcoder:
+        raise InvalidInput(
+            "This transcoder reads what the norm before the MLP gives before its gain "
+            "(ln2.hook_normalized), and no hook here stands there: mlp_in comes behind the gain."
+        )
     known = TRANSCODER_INPUTS if is_transcoder else HOOKS
     if hook is not None and hook not in known:
         what = "transcoder" if is_transcoder else "SAE"

@@ -9,6 +9,7 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
+from mistudio.jobs.checkpoints import starting_point
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.training_run import run_trainings
@@ -69,12 +70,13 @@ def add_training(studio: Studio, config: TrainConfig, group: str | None = None) 
     model = MODELS.get(studio.db(), config.model) if config.model else None
     name = config.name.strip() or _name(studio, config, model)
     training_id = new_id("training")
-    stored = activation_set(studio, config)
+    stored, start = activation_set(studio, config), starting_point(studio, config)
     TRAININGS.insert(
         studio.db(),
         id=training_id,
         name=name,
         group_id=group,
+        parent_id=start.parent.id if start and start.parent else None,
         model_id=model.id if model else None,
         model_format=model.format if model else None,
         activation_set_id=stored.id if stored else None,

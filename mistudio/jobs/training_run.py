@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,8 @@ from mistudio.core.control import EndsTurn, HoldsInPlace, Request
 from mistudio.core.errors import Cancelled, StudioError
 from mistudio.core.ids import now
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import evaluate, lookup, sae_library
+from mistudio.jobs import checkpoints, evaluate, lookup, sae_library
+from mistudio.jobs.checkpoints import STATISTICS
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.runner import as_studio_error
 from mistudio.jobs.shared_progress import SharedProgress
@@ -35,13 +37,13 @@ if TYPE_CHECKING:
     from mistudio.ml.activations.multi_capture import HookPoint
     from mistudio.ml.activations.readers import RowReader
     from mistudio.ml.activations.statistics import StreamStatistics
+    from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.activations.windows import Feed, Windows
     from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.loop import TrainResult
     from mistudio.ml.training.run_state import TargetStatistics
 
 MEASURED = 0.04  # of the progress goes to measuring the activations
-STATISTICS = ("statistics.json", "statistics-out.json")  # of what is read, of the target
 TRAINED = 0.93  # of it is reached before the evaluation
 
 
@@ -173,7 +175,6 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     """The tensor part: measure activations, fill windows, train; goes on from checkpoints."""
     from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.activations.windows import Windows
-    from mistudio.ml.training.learner import Learner, LearnerOptions
     from mistudio.ml.training.loop import train_together
 
     config = runs[0].config
@@ -214,38 +215,72 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     )
     calibration = _Calibration(reader, source, feeds, config, runs[0].folder / "calibration")
     try:
-        learners: list[Learner] = []
-        for run in runs:
-            number = numbers[_pair(run.config)]
-            statistics, target = feeds[number].statistics, feeds[number].target_statistics
-            metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}
-            if target is not None:
-                metadata["median_norm_out"] = target.median_norm
-            learners.append(
-                Learner(
-                    run.config,
-                    ActivationStream(windows, number, batch=run.config.batch),
-                    statistics,
-                    run.folder,
-                    StageReporter(run.report, MEASURED, 1.0),
-                    ctx.control,
-                    source.device,
-                    LearnerOptions(
-                        calibration=calibration.of(number),
-                        resume_from=_checkpoint(run),
-                        origin=source.origin,
-                        target=None if target is None else _target_of(target),
-                        metadata=metadata,
-                    ),
+        learners: dict[int, Learner] = {}
+        for number, run in enumerate(runs):
+            feed = numbers[_pair(run.config)]
+            stream = ActivationStream(windows, feed, batch=run.config.batch)
+            try:
+                learners[number] = _learner(
+                    ctx, source, run, stream, feeds[feed], calibration.of(feed)
                 )
-            )
-        train_together(learners, ctx.control, on_done, on_failed)
-        for run, learner in zip(runs, learners, strict=True):
-            _tell_left_out(run, learner)
+            except StudioError as error:
+                on_failed(number, error)
+        order = list(learners)
+        train_together(
+            list(learners.values()),
+            ctx.control,
+            lambda i, result: on_done(order[i], result),
+            lambda i, error: on_failed(order[i], error),
+        )
+        for number, learner in learners.items():
+            _tell_left_out(runs[number], learner)
     finally:
         calibration.close()
         windows.close()
     return failures
+
+
+def _learner(
+    ctx: JobContext,
+    source: TrainingSource,
+    run: Run,
+    stream: ActivationStream,
+    feed: Feed,
+    calibration: Callable[[], Iterator[torch.Tensor]],
+) -> Learner:
+    """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
+    from mistudio.ml.training.learner import Learner, LearnerOptions
+
+    statistics, target = feed.statistics, feed.target_statistics
+    metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}
+    if target is not None:
+        metadata["median_norm_out"] = target.median_norm
+    begun = _checkpoint(run) or checkpoints.write_start(
+        ctx.studio,
+        run.config,
+        run.folder,
+        statistics,
+        data=stream.state(),
+        origin=source.origin,
+        metadata=metadata,
+        device=source.device,
+    )
+    return Learner(
+        run.config,
+        stream,
+        statistics,
+        run.folder,
+        StageReporter(run.report, MEASURED, 1.0),
+        ctx.control,
+        source.device,
+        LearnerOptions(
+            calibration=calibration,
+            resume_from=begun,
+            origin=source.origin,
+            target=None if target is None else _target_of(target),
+            metadata=metadata,
+        ),
+    )
 
 
 def _target_of(statistics: StreamStatistics) -> TargetStatistics:
@@ -307,6 +342,8 @@ def _feeds(
     config = runs[0].config
     known: dict[HookPoint, StreamStatistics] = {}
     for run in runs:
+        with contextlib.suppress(StudioError):  # a start that is gone is told when it is needed
+            checkpoints.inherit_statistics(ctx.studio, run.config, run.folder)
         for point, file in zip(_pair(run.config), STATISTICS, strict=True):
             if point is not None and (run.folder / file).exists():
                 values = json.loads((run.folder / file).read_text(encoding="utf-8"))

@@ -117,17 +117,17 @@ def record_checkpoint(
         db.execute(
             "DELETE FROM checkpoints WHERE training_id = ? AND step = ?", [training_id, step]
         )
-    CHECKPOINTS.insert(
-        db,
-        training_id=training_id,
-        step=step,
-        path=path,
-        size_bytes=size_bytes,
-        loss=loss,
-        l0=l0,
-        is_best=is_best,
-        verified=True,
-    )
+        CHECKPOINTS.insert(
+            db,
+            training_id=training_id,
+            step=step,
+            path=path,
+            size_bytes=size_bytes,
+            loss=loss,
+            l0=l0,
+            is_best=is_best,
+            verified=True,
+        )
 
 
 def mark_checkpoints(

@@ -141,7 +141,7 @@ def test_thinned_curves_keep_peaks_and_gain_detail_when_zoomed(
     qtbot.addWidget(plot)
     plot.set_data("loss", xs, ys)
     plot.show_between(70_000, 70_100)
-    drawn = plot._series["loss"].item.getOriginalDataset()[0]
+    drawn: Any = plot._series["loss"].item.getOriginalDataset()[0]
     assert len(drawn) <= MAX_POINTS
     assert set(range(70_000, 70_101)) <= set(drawn.tolist()), "every point in view is drawn"
     assert [nearest(xs, x) for x in (-5, 3.4, 3.6, 1e9)] == [0, 3, 4, 99_999]

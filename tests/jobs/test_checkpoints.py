@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -90,6 +91,30 @@ def test_delete_and_what_forbids_it(studio: Studio) -> None:
         checkpoints.delete(studio, training, 60)
     with pytest.raises(InUse, match="does not train now"):
         checkpoints.save_now(studio, training)
+
+
+def test_a_damaged_one_is_listed_and_two_may_look_at_once(studio: Studio) -> None:
+    training = first(studio)
+    path = studio.paths.run(training) / "checkpoints" / "step_00000050"
+    path.mkdir()
+    (path / "manifest.json").write_text("{}")
+    (path / "state.json").write_text("torn")
+    started = threading.Barrier(3)
+
+    def look() -> None:
+        started.wait()
+        checkpoints.mirror(studio, training)
+        studio.store.release()
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    row = checkpoints.find(studio, training, 50)
+    assert row.loss is None
+    assert not row.is_best
+    checkpoints.delete(studio, training, 50)
 
 
 def test_the_sae_of_the_last_checkpoint_is_that_of_the_run(studio: Studio) -> None:
@@ -182,6 +207,12 @@ def test_the_same_from_the_command_line(home: Path, capsys: pytest.CaptureFixtur
         assert main([*words, "--json", "--home", str(home)]) == 0
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
+    out = home / "exports" / "first.csv"
+    assert told("export", "metrics", "first", "--out", str(out))["rows"] == 10
+    assert len(out.read_text().splitlines()) == 11
+    assert main(["export", "metrics", "nothing", "--home", str(home)]) == 1
+    assert main(["checkpoints", "save", "first", "--home", str(home)]) == 1
+    capsys.readouterr()
     told("checkpoints", "pin", "first", "--step", "20")
     listed = told("checkpoints", "list", "first")
     assert [row["step"] for row in listed["checkpoints"] if row["pinned"]] == [20]

@@ -37,6 +37,7 @@ from tests.ml_formats.foreign_files import (
     kept_top_k,
     parts,
     pre_activations,
+    random,
     write_json,
 )
 
@@ -103,8 +104,22 @@ def case(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], t
             kept_above(less, THRESHOLD),
         ),
         "JumpReluAutoEncoder": ({**p, "threshold": vector}, kept_above(plain, vector.double())),
+        "GatedAutoEncoder": gated_case(p, x),
     }
     return p, *states[name]
+
+
+def gated_case(
+    p: dict[str, torch.Tensor], x: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """One path decides which latents act, another how much; both read one matrix."""
+    gate_bias, r_mag, mag_bias = (random(M, seed=s, scale=0.3) for s in (31, 32, 33))
+    state = {key: t for key, t in linear(p).items() if key != "encoder.bias"}
+    state |= {"gate_bias": gate_bias, "r_mag": r_mag, "mag_bias": mag_bias}
+    pre = (x - p["b_dec"]).double() @ p["W_enc"].double()
+    magnitude = torch.relu(pre * r_mag.double().exp() + mag_bias.double())
+    f = torch.where(pre + gate_bias.double() > 0, magnitude, torch.zeros_like(pre))
+    return {**state, "decoder_bias": p["b_dec"]}, f
 
 
 CLASSES = tuple(dictionary_learning.CLASSES)
@@ -210,7 +225,8 @@ def test_the_written_pickle_is_a_plain_dictionary_of_tensors(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "change", "error", "words"),
     [
-        ("GatedAutoEncoder", {}, Unsupported, "GatedAutoEncoder"),
+        ("GatedAutoEncoder", {}, Damaged, "lacks gate_bias"),
+        ("IdentityDict", {}, Unsupported, "IdentityDict"),
         ("", {}, Unsupported, "unknown"),
         ("AutoEncoder", {}, Damaged, "lacks bias"),
         ("MatryoshkaBatchTopKSAE", {}, Damaged, "lacks W_enc"),
@@ -252,6 +268,13 @@ def test_files_that_contradict_each_other_or_are_damaged(tmp_path: Path) -> None
     write_json(tmp_path / "config.json", {"trainer": "x"})
     with pytest.raises(Damaged, match="describe"):
         read_dictionary_learning(tmp_path)
+
+
+def test_vectors_of_a_gated_sae_that_do_not_fit(tmp_path: Path) -> None:
+    state = case("GatedAutoEncoder")[1]
+    short = {**state, "r_mag": state["r_mag"][1:]}
+    with pytest.raises(Mismatch, match="do not fit"):
+        read_dictionary_learning(written(tmp_path, "GatedAutoEncoder", short))
 
 
 class Trap:

@@ -19,12 +19,13 @@ from mistudio.ml.sae import trainable
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, TrainableSae
 from mistudio.ml.training.optimizer import ClippedAdam
-from tests.ml_sae.test_dense_gradients import Jump, Step
+from tests.ml_sae.test_dense_gradients import Jump, Step, choose_path
 
 D, OUT, M, K, N, V = 14, 9, 96, 4, 90, 5.0
 TRANSCODERS = ("transcoder", "skip_transcoder")
 PENALISED = [
     ("standard", {}),
+    ("standard", {"unit_decoder": False}),
     ("jumprelu", {"jumprelu_penalty": "tanh", "bandwidth": 0.8}),
     ("jumprelu", {"jumprelu_penalty": "step", "bandwidth": 0.3}),
     ("jumprelu", {"jumprelu_penalty": "quadratic", "bandwidth": 0.3}),
@@ -40,7 +41,7 @@ def prepared(architecture: str, encoder: str, settings: dict[str, Any]) -> Train
     sae.configure(config)
     generator = torch.Generator().manual_seed(5)
     for name, parameter in sae.parameters.items():
-        if name != "W_dec_FO":
+        if name != "W_dec_FO" or not sae.unit_decoder:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter += 0.2 * noise
     if "threshold_F" in sae.parameters:
@@ -71,7 +72,8 @@ def assert_gradients(sae: TrainableSae, p: dict[str, torch.Tensor]) -> None:
     expected = {name: leaf.grad for name, leaf in p.items()}
     W, grad_W = p["W_dec_FO"].detach(), expected["W_dec_FO"]
     assert grad_W is not None
-    expected["W_dec_FO"] = grad_W - (grad_W * W).sum(1, keepdim=True) * W
+    if sae.unit_decoder:
+        expected["W_dec_FO"] = grad_W - (grad_W * W).sum(1, keepdim=True) * W
     for name, theirs in expected.items():
         ours = sae.parameters[name].grad
         assert ours is not None
@@ -124,14 +126,17 @@ def test_selecting_architectures(
 @pytest.mark.parametrize("encoder", TRANSCODERS)
 @pytest.mark.parametrize(("architecture", "settings"), PENALISED)
 @pytest.mark.parametrize(("rows", "ghost"), [(1000, 0.0), (7, 0.3)])
+@pytest.mark.parametrize("path", ["tiles", "active"])
 def test_penalised_architectures(
     architecture: str,
     settings: dict[str, Any],
     encoder: str,
     rows: int,
     ghost: float,
+    path: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    choose_path(monkeypatch, path)
     monkeypatch.setattr(trainable, "CHUNK_ENTRIES", rows * M)
     monkeypatch.setattr(trainable, "MIN_CHUNK_ROWS", 1)
     sae = prepared(architecture, encoder, settings)
@@ -143,7 +148,8 @@ def test_penalised_architectures(
     mode, eps = settings.get("jumprelu_penalty"), settings.get("bandwidth", 1.0)
     if architecture == "standard":
         f, lacking = torch.relu(h), -h
-        P = f.sum(1).mean()
+        free = settings.get("unit_decoder") is False
+        P = (f * (p["W_dec_FO"].norm(dim=1) if free else 1)).sum(1).mean()
     else:
         f, lacking = Jump.apply(h, p["threshold_F"], eps, mode == "tanh"), p["threshold_F"] - h
         l0 = Step.apply(h, p["threshold_F"], eps).sum(1)

@@ -212,7 +212,7 @@ def test_prompts_that_do_not_fit(llama: LoadedModel, sae: SparseAutoencoder) -> 
 def test_numbers_that_overflow_end_it_with_a_sentence(
     llama: LoadedModel, sae: SparseAutoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Steering, "delta", lambda _self, x: torch.full_like(x, math.inf))
+    monkeypatch.setattr(Steering, "delta", lambda _self, x, _read: torch.full_like(x, math.inf))
     with pytest.raises(StudioError, match="smaller strength"):
         _steer(llama, sae, _config("3=4"))
     assert not hook_module(llama, LAYER, "resid_post")._forward_hooks

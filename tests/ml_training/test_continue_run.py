@@ -136,10 +136,13 @@ def made(architecture: str, **changes: Any) -> SparseAutoencoder:
     ],
 )
 @pytest.mark.parametrize("subtracts", [True, False])
-def test_at_step_0_it_computes_what_the_sae_does(source: str, target: str, subtracts: bool) -> None:
+@pytest.mark.parametrize("norm", ["constant", "none"])
+def test_at_step_0_it_computes_what_the_sae_does(
+    source: str, target: str, subtracts: bool, norm: str
+) -> None:
     sae = made(source, apply_b_dec_to_input=subtracts)
-    statistics = statistics_of(D)
-    state = run_from_sae(sae, replace(CONFIG, architecture=target), statistics, CPU)
+    config = replace(CONFIG, architecture=target, input_norm=norm)
+    state = run_from_sae(sae, config, statistics_of(D), CPU)
     again = state.sae.folded(state.scale, state.threshold.value)
     x_BD = held_out()
     torch.testing.assert_close(again.encode(x_BD), sae.encode(x_BD), rtol=2e-4, atol=2e-4)

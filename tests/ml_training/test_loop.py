@@ -75,23 +75,24 @@ def calibration() -> list[torch.Tensor]:
 @EVERY_ARCHITECTURE
 def test_learns_and_reports(tmp_path: Path, architecture: str) -> None:
     report = RecordingReporter()
-    config = replace(CONFIG, architecture=architecture, learning_rate=3e-3, tokens=BATCH * 300)
+    steps = 600 if architecture in DENSE_FAMILY else 300
+    config = replace(CONFIG, architecture=architecture, learning_rate=3e-3, tokens=BATCH * steps)
     result = run(tmp_path, config, report=report, calibration=calibration)
     assert result.outcome == "completed"
     assert result.sae is not None
-    # nested dictionaries pay for the small ones; penalties need more than 300 steps, L1 shrinks
-    least = {"matryoshka_batch_topk": 0.7, "jumprelu": 0.6, "standard": 0.45}.get(architecture, 0.8)
+    # nested dictionaries pay for the small ones; penalties need more than 600 steps, L1 shrinks
+    least = {"matryoshka_batch_topk": 0.7, "jumprelu": 0.6, "standard": 0.3}.get(architecture, 0.8)
     assert explained(result) > least
     norms = torch.linalg.vector_norm(result.sae.W_dec_FO, dim=1)
     assert (norms - 1).abs().max() < 1e-6
     l0 = float(result.sae.encode_sparse(held_out()).l0.double().mean())
     if architecture in DENSE_FAMILY:  # steered there, slowly
-        assert abs(l0 - 6) <= 2.5
+        assert abs(l0 - 6) <= 1.5
     else:
         assert l0 <= 6 if architecture == "topk" else abs(l0 - 6) <= 0.12
     rows = [e.values for e in report.events if e.kind == "metric"]
-    assert [row["step"] for row in rows] == list(range(10, 301, 10))
-    assert rows[-1]["tokens"] == BATCH * 300
+    assert [row["step"] for row in rows] == list(range(10, steps + 1, 10))
+    assert rows[-1]["tokens"] == BATCH * steps
     assert least < float(str(rows[-1]["explained_variance"])) < 1
     first, last = (float(str(row["reconstruction"])) for row in (rows[0], rows[-1]))
     assert last < first * (1.3 - least)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,12 +13,22 @@ from mistudio.core.config import to_dict, validate, violations
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mistudio.ml.training.continue_run import run_from_sae
 from mistudio.ml.training.metrics import loss_of
+from mistudio.ml.training.plan_formulas import parameters, window_bytes
 from mistudio.ml.training.run_state import RunState, TargetStatistics, restore_run
 
 D, OUT, BATCH = 12, 7, 64
 CPU = torch.device("cpu")
 MIXING_DO = torch.randn(D, OUT, generator=torch.Generator().manual_seed(9))
+
+
+class InputMeasured(NamedTuple):
+    """What calibration found of the inputs."""
+
+    mean_D: torch.Tensor
+    scale: float
+    variance: float
 
 
 def config(**changes: object) -> TrainConfig:
@@ -68,6 +79,14 @@ def test_it_starts_at_the_means_and_learns() -> None:
     losses = go(run, 60)
     assert losses[0] < 1.1  # the mean of the target leaves its variance
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_target_that_is_the_input_can_be_saved(tmp_path: Path) -> None:
+    mean_D = torch.zeros(D, dtype=torch.float64)
+    target = TargetStatistics(mean_D, 1.0, 1.0)
+    run = RunState(config(), mean_D, 1.0, 1.0, CPU, target=target)
+    again = load_checkpoint(save_checkpoint(tmp_path, run.checkpoint({}, {}, {})))
+    assert torch.equal(again.state["target_mean"], again.state["input_mean"])
 
 
 def test_auxiliary_k_follows_the_width_that_is_learnt() -> None:
@@ -129,6 +148,54 @@ def test_the_folded_transcoder_reads_and_gives_unscaled_activations(encoder: str
     assert folded.encoder == encoder
     error = (folded.reconstruct(x) - y).square().sum() * run.scale_out**2
     assert error.item() == pytest.approx(float(result.squared_error), rel=1e-3)
+
+
+@pytest.mark.parametrize("subtracts", [False, True])
+@pytest.mark.parametrize("architecture", ["batch_topk", "topk", "standard", "jumprelu"])
+@pytest.mark.parametrize("encoder", ["transcoder", "skip_transcoder"])
+def test_a_run_can_begin_at_a_transcoder(encoder: str, architecture: str, subtracts: bool) -> None:
+    """At step 0 it computes what the transcoder does, whatever the two scales are."""
+    settings = config(encoder=encoder, architecture=architecture, target_l0=0.0)
+    first = fresh(settings)
+    go(first, 30)
+    trained, (x, y) = first.folded(), batch(3)
+    if subtracts:  # as another program may have trained it
+        if trained.d_in != trained.d_out:
+            y = torch.nn.functional.pad(y, (0, D - OUT), value=0.1)
+            trained = dataclasses.replace(
+                trained,
+                W_dec_FO=torch.nn.functional.pad(trained.W_dec_FO, (0, D - OUT)),
+                b_dec_O=torch.nn.functional.pad(trained.b_dec_O, (0, D - OUT), value=0.1),
+                W_skip_OD=None
+                if trained.W_skip_OD is None
+                else torch.nn.functional.pad(trained.W_skip_OD, (0, 0, 0, D - OUT)),
+            )
+        trained = dataclasses.replace(trained, apply_b_dec_to_input=True)
+    measured = InputMeasured(x.mean(0), 0.07, 9.0)
+    target = TargetStatistics(y.mean(0), 3.1, 5.0)
+    run = run_from_sae(trained, settings, measured, CPU, target)
+    assert torch.allclose(run.folded().reconstruct(x), trained.reconstruct(x), atol=2e-4)
+    assert (run.scale, run.scale_out, run.variance) == (0.07, 3.1, 5.0)
+    if not subtracts:
+        assert all(0 < loss < float("inf") for loss in go(run, 5))
+
+
+def test_a_run_begins_only_at_what_it_trains() -> None:
+    trained = fresh(config(encoder="transcoder")).folded()
+    measured = InputMeasured(torch.zeros(D), 1.0, 1.0)
+    target = TargetStatistics(torch.zeros(OUT), 1.0, 1.0)
+    for other in ("sae", "skip_transcoder"):
+        with pytest.raises(InvalidInput, match=f"type {other}, and this is of type transcoder"):
+            run_from_sae(trained, config(encoder=other), measured, CPU, target)
+    narrow = TargetStatistics(torch.zeros(OUT - 1), 1.0, 1.0)
+    with pytest.raises(Mismatch, match="gives width 7, its target has 6"):
+        run_from_sae(trained, config(encoder="transcoder"), measured, CPU, narrow)
+
+
+def test_a_plan_counts_the_skip_and_both_sides() -> None:
+    plain, skip = config(encoder="sae"), config()
+    assert parameters(skip, 64) - parameters(plain, 64) == 64 * 64
+    assert window_bytes(skip, 64) == 2 * window_bytes(plain, 64)
 
 
 def test_statistics_of_a_target_belong_to_transcoders_alone() -> None:

@@ -45,7 +45,8 @@ def button(
     icon: str = "",
     tip: str = "",
 ) -> QPushButton:
-    """A push button; variants primary, secondary, danger, toggle (checkable), ghost, link.
+    """A push button; variants primary, secondary, danger, warning, info (coloured text), toggle
+    (checkable), ghost, link.
 
     `clicked` is a bound method of a QObject, so that the connection ends with it; a parameter of
     it, if any, receives the checked state.
@@ -64,14 +65,18 @@ def button(
     return made
 
 
+_ICON_ROLES = {"primary": "on_fill", "danger": "on_fill", "warning": "yellow", "info": "blue"}
+
+
 def set_icon(target: QPushButton, name: str) -> None:
     """Give a button an icon that follows the theme and the font; text keeps a distance from it."""
-    strong = target.property("variant") in ("primary", "danger", "warning", "info")
+    variant = target.property("variant")
+    role = _ICON_ROLES.get(str(variant), "label")
     px = appearance().px
     size, gap = px(18), px(4) if target.text() else 0
     target.setProperty("iconName", name)
     target.setIconSize(QSize(size + gap, size))
-    target.setIcon(icons.spaced_icon(name, "on_fill" if strong else "label", size, gap))
+    target.setIcon(icons.spaced_icon(name, role, size, gap))
 
 
 class Card(QFrame):

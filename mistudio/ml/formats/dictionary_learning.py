@@ -17,9 +17,11 @@ import torch
 
 from mistudio.core.errors import Damaged, Mismatch, Unsupported
 from mistudio.ml.formats.foreign import (
+    GatedWeights,
     assemble,
     b_enc_with_subtraction,
     b_enc_without_subtraction,
+    gated_as_jumprelu,
     known,
     new_folder,
     read_json,
@@ -43,6 +45,10 @@ CLASSES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "BatchTopKSAE": ((*LINEAR, "b_dec", "threshold"), ("k",)),
     "MatryoshkaBatchTopKSAE": ((*PLAIN, "threshold"), ("k", "group_sizes")),
     "JumpReluAutoEncoder": ((*PLAIN, "threshold"), ()),
+    "GatedAutoEncoder": (
+        ("encoder.weight", "gate_bias", "r_mag", "mag_bias", "decoder.weight", "decoder_bias"),
+        (),
+    ),
 }
 NOT_SUBTRACTING = ("AutoEncoderNew", "JumpReluAutoEncoder")
 # submodule names of its own, as against module paths
@@ -58,8 +64,8 @@ PLACES = {
 def read_dictionary_learning(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a folder, in float32 on the CPU, and its metadata.
 
-    Raises `NotFound`, `Damaged`, `Mismatch` or `Unsupported` (gated, transcoders, BatchTopK
-    without a threshold).
+    A gated SAE becomes the JumpReLU that computes the same. Raises `NotFound`, `Damaged`,
+    `Mismatch` or `Unsupported` (transcoders, BatchTopK without a threshold).
     """
     config = read_json(folder / CONFIG_FILE, PROGRAM)
     trainer, buffer = config.get("trainer"), config.get("buffer") or {}
@@ -141,6 +147,8 @@ def _assemble(
                 "without one it cannot be used."
             )
     subtracts = name not in NOT_SUBTRACTING
+    if name == "GatedAutoEncoder":
+        return _gated(parts)
     if "W_enc" in parts:
         weights = parts["W_enc"], parts["b_enc"], parts["W_dec"], parts["b_dec"]
     else:
@@ -154,6 +162,25 @@ def _assemble(
         return assemble(*weights, "topk", subtracts_b_dec=subtracts, k=k)
     architecture = "standard" if threshold is None else "jumprelu"
     return assemble(*weights, architecture, subtracts_b_dec=subtracts, threshold=threshold)
+
+
+def _gated(parts: Mapping[str, torch.Tensor]) -> SparseAutoencoder:
+    if parts["encoder.weight"].ndim != 2 or parts["decoder.weight"].ndim != 2:
+        raise Mismatch(f"The weights in {WEIGHTS_FILE} are not matrices.")
+    vectors = [parts[key] for key in ("gate_bias", "r_mag", "mag_bias")]
+    if any(vector.shape != parts["encoder.weight"].shape[:1] for vector in vectors):
+        raise Mismatch(f"The biases in {WEIGHTS_FILE} do not fit its weights.")
+    gated = GatedWeights(parts["encoder.weight"].T, *vectors)
+    W_enc_DF, b_enc_F, threshold_F = gated_as_jumprelu(gated)
+    return assemble(
+        W_enc_DF,
+        b_enc_F,
+        parts["decoder.weight"].T,
+        parts["decoder_bias"],
+        "jumprelu",
+        subtracts_b_dec=True,
+        threshold=threshold_F,
+    )
 
 
 def _k_of(state: Mapping[str, torch.Tensor], trainer: Mapping[str, Any]) -> int:

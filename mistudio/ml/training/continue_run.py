@@ -94,17 +94,21 @@ def check_continuation(stored: TrainConfig, config: TrainConfig) -> None:
 
 
 def run_from_sae(
-    sae: SparseAutoencoder, config: TrainConfig, statistics: InputStatistics, device: torch.device
+    sae: SparseAutoencoder,
+    config: TrainConfig,
+    statistics: InputStatistics,
+    device: torch.device,
+    target: TargetStatistics | None = None,
 ) -> RunState:
     """A fresh run whose weights are those of an SAE that reads unscaled activations.
 
     At step 0 it computes what `sae` does: decoder rows become unit, biases and thresholds are
     multiplied by s, and a b_dec that was not subtracted from the input moves into the encoder's
-    bias. Raises `Mismatch` for other widths, `InvalidInput` for an architecture that `config`
-    cannot train on from there.
+    bias. A transcoder needs the statistics of its `target`. Raises `Mismatch` for other widths,
+    `InvalidInput` for an architecture that `config` cannot train on from there.
     """
     mean_D = torch.as_tensor(statistics.mean_D)
-    check_fits(sae, config, mean_D.numel())
+    check_fits(sae, config, mean_D.numel(), None if target is None else target.mean_O.numel())
     if not _has_unit_rows(sae):
         if sae.architecture == "topk":
             raise InvalidInput(
@@ -113,21 +117,36 @@ def run_from_sae(
             )
         sae = fold_decoder_norms(sae)
     trainable = new_trainable(
-        config.architecture, sae.d_in, config.width, config.k, seed=config.seed
+        config.architecture,
+        sae.d_in,
+        config.width,
+        config.k,
+        seed=config.seed,
+        d_out=sae.d_out,
+        encoder=config.encoder,
     )
     trainable.configure(config)
-    _take_weights(trainable, sae, statistics.scale)
-    run = RunState(config, mean_D, statistics.scale, statistics.variance, device, trainable)
+    run = RunState(config, mean_D, statistics.scale, statistics.variance, device, trainable, target)
+    _take_weights(run.sae, sae, run.scale, run.scale_out)
     if trainable.needs_threshold and sae.threshold_F is not None:
-        value = float(sae.threshold_F[0]) * statistics.scale
+        value = float(sae.threshold_F[0]) * run.scale_out
         run.threshold.restore({"value": value, "averaging": 0.0})
     return run
 
 
-def check_fits(sae: SparseAutoencoder, config: TrainConfig, d_in: int) -> None:
-    """Raise unless training with `config` on activations of width `d_in` can begin at `sae`."""
-    if (sae.d_in, sae.d_out) != (d_in, d_in):
+def check_fits(
+    sae: SparseAutoencoder, config: TrainConfig, d_in: int, d_out: int | None = None
+) -> None:
+    """Raise unless training with `config` on activations of width `d_in`, and a transcoder's
+    target of `d_out`, can begin at `sae`."""
+    if sae.encoder != config.encoder:
+        raise InvalidInput(
+            f"What is to be trained is of type {config.encoder}, and this is of type {sae.encoder}."
+        )
+    if sae.d_in != d_in:
         raise Mismatch(f"This SAE expects width {sae.d_in:,}, the activations have {d_in:,}.")
+    if d_out is not None and sae.d_out != d_out:
+        raise Mismatch(f"This transcoder gives width {sae.d_out:,}, its target has {d_out:,}.")
     if sae.n_latents != config.width:
         raise Mismatch(
             f"This SAE has {sae.n_latents:,} latents; set Latents to that number to train it on."
@@ -150,19 +169,26 @@ def check_fits(sae: SparseAutoencoder, config: TrainConfig, d_in: int) -> None:
         )
 
 
-def _take_weights(trainable: TrainableSae, sae: SparseAutoencoder, scale: float) -> None:
-    """Parameters in units of s·x from an SAE with unit rows in units of x, by way of float64."""
+def _take_weights(
+    trainable: TrainableSae, sae: SparseAutoencoder, scale: float, scale_out: float
+) -> None:
+    """Parameters in units of s·x and s_out·y from an SAE with unit rows in units of x and y, by way
+    of float64; of no transcoder both scales are the same."""
     b_enc_F = sae.b_enc_F.double()
-    if not sae.apply_b_dec_to_input:
-        b_enc_F = b_enc_F + sae.b_dec_O.double() @ sae.W_enc_DF.double()
-    b_enc_F = b_enc_F * scale
+    if sae.apply_b_dec_to_input == sae.is_transcoder:  # an SAE subtracts it, a transcoder does not
+        shift_F = sae.b_dec_O.double() @ sae.W_enc_DF.double()
+        b_enc_F = b_enc_F - shift_F if sae.is_transcoder else b_enc_F + shift_F
+    b_enc_F = b_enc_F * scale_out
     threshold_F = torch.zeros_like(b_enc_F)
     if sae.threshold_F is not None:
-        threshold_F = sae.threshold_F.double().clamp(min=0) * scale
+        threshold_F = sae.threshold_F.double().clamp(min=0) * scale_out
+    ratio = scale_out / scale
+    skip_OD = torch.zeros(0) if sae.W_skip_OD is None else sae.W_skip_OD.double() * ratio
     values = {
-        "W_enc_FD": sae.W_enc_DF.T,
+        "W_enc_FD": sae.W_enc_DF.T.double() * ratio,
+        "W_skip_OD": skip_OD,
         "W_dec_FO": sae.W_dec_FO,
-        "b_dec_O": sae.b_dec_O.double() * scale,
+        "b_dec_O": sae.b_dec_O.double() * scale_out,
         "b_enc_F": b_enc_F,
         "threshold_F": threshold_F,
         # gated: both paths read one matrix; the gate opens where h exceeds the threshold

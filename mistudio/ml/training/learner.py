@@ -342,4 +342,4 @@ def _threshold(run: RunState) -> float | None:
     """θ in residual units, of a JumpReLU its mean; None where there is none."""
     own_F = run.sae.parameters.get("threshold_F")
     value = float(own_F.mean()) if own_F is not None else run.threshold.value
-    return value / run.scale or None
+    return value / run.scale_out or None

@@ -90,8 +90,9 @@ def is_eight_bit(config: TrainConfig) -> bool:
 
 
 def parameters(config: TrainConfig, d: int) -> int:
-    """Numbers in both weight matrices."""
-    return 2 * d * config.width
+    """Numbers in the weight matrices, a skip transcoder's linear map included."""
+    skip = d * d if config.encoder == "skip_transcoder" else 0
+    return 2 * d * config.width + skip
 
 
 def state_bytes(config: TrainConfig, d: int) -> int:
@@ -130,7 +131,8 @@ def step_bytes(config: TrainConfig, d: int, room: Room) -> int:
     if architecture in DENSE_FAMILY and room.device == "cuda":
         copies = _GPU_DENSE_COPIES
     taken = _SCRATCH + copies * chunk_bytes(config, room)
-    taken += _ROW_COPIES.get(architecture, 5.0) * config.batch * d * FLOAT
+    ends = 1 if config.encoder == "sae" else 2  # a transcoder has a target beside its input
+    taken += ends * _ROW_COPIES.get(architecture, 5.0) * config.batch * d * FLOAT
     if architecture in DENSE_FAMILY:
         share = _ACTIVE_SHARE[room.device]
         taken += share * config.batch * config.width * _ACTIVE_BYTES[architecture]
@@ -186,9 +188,10 @@ def evaluation_bytes(
 
 
 def window_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
-    """The file of shuffled activations."""
+    """The file of shuffled activations; a transcoder's holds what it reads and what it gives."""
     tokens = min(config.window * 2, text_tokens) if text_tokens else config.window
-    return tokens * d * 2
+    sides = 1 if config.encoder == "sae" else 2
+    return tokens * d * 2 * sides
 
 
 def kept_checkpoints(config: TrainConfig) -> int:

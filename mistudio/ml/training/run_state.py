@@ -64,7 +64,7 @@ class RunState:
         self.target = None
         self.scale, self.variance = _units(config, float(scale), float(variance))
         if target is not None:
-            mean_O = target.mean_O.detach().double().cpu()
+            mean_O = target.mean_O.detach().double().cpu().clone()  # may be that of the input
             self.target = TargetStatistics(mean_O, *_units(config, target.scale, target.variance))
             self.variance = self.target.variance
         self.scale_out = self.target.scale if self.target else self.scale

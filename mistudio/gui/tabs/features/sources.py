@@ -20,9 +20,13 @@ def sae_title(row: SaeRow) -> str:
     # a trained BatchTopK is kept as a JumpReLU: name what was trained
     architecture = str((row.config or {}).get("architecture") or row.architecture)
     place = "unknown hook" if row.layer is None else f"{row.layer}.{row.hook_in or '?'}"
+    kind = architecture.replace("_", " ")
+    if row.encoder_type != "sae":
+        kind += f" {row.encoder_type.replace('_', ' ')}"
+        place += f" → {row.hook_out or '?'}"
     return " · ".join(
         (
-            architecture.replace("_", " "),
+            kind,
             row.model_name or "unknown model",
             place,
             ORIGINS.get(row.origin, row.origin),

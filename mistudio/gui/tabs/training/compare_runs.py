@@ -77,7 +77,7 @@ class CompareRuns(Dialog):
         self.tools.zoomed.connect(self._zoom)
         self.plot = CurvePlot(CURVES[0].title, digits=4)
         self.tools.reset.connect(self.plot.reset_view)
-        self.table = FactsTable(["Setting"], "Settings that differ", most=12, stretch=0)
+        self.table = FactsTable(["Setting"], "Settings that differ", most=7, stretch=0)
         self.same = label("", "muted")
         self.export = ChartExport(services, lambda: "comparison", self.plot, self.chosen, self)
         self._poll = QTimer(self)

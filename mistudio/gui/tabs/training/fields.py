@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from PySide6.QtWidgets import QSpinBox, QWidget
 
 from mistudio.core.configs import HOOKS
+from mistudio.core.units import EM_DASH
 from mistudio.gui.tabs.training.choices import Pairs
 from mistudio.gui.tabs.training.summary import depth_hint
 from mistudio.gui.widgets.cards import label
@@ -18,6 +20,12 @@ HOOK_TEXTS = {
     "resid_post": "residual stream (resid_post)",
     "mlp_out": "MLP output (mlp_out)",
     "attn_out": "attention output (attn_out)",
+    "mlp_in": "MLP input (mlp_in)",
+}
+ENCODER_TEXTS = {
+    "sae": "Sparse autoencoder",
+    "transcoder": "Transcoder",
+    "skip_transcoder": "Skip transcoder",
 }
 ARCHITECTURE_TEXTS = {
     "batch_topk": "BatchTopK",
@@ -29,9 +37,28 @@ ARCHITECTURE_TEXTS = {
 }
 
 
-def hook_pairs() -> Pairs:
-    """(value, text) of every hook."""
-    return [(hook, HOOK_TEXTS.get(hook, hook)) for hook in HOOKS]
+def hook_pairs(hooks: Sequence[str] = HOOKS) -> Pairs:
+    """(value, text) of hooks."""
+    return [(hook, HOOK_TEXTS.get(hook, hook)) for hook in hooks]
+
+
+def architecture_pairs(names: Sequence[str]) -> Pairs:
+    """(value, text) of architectures."""
+    return [(name, ARCHITECTURE_TEXTS[name]) for name in names]
+
+
+def kind_text(architecture: str, encoder: str) -> str:
+    """What is or was trained, such as "BatchTopK" or "BatchTopK skip transcoder"."""
+    name = ARCHITECTURE_TEXTS.get(architecture, architecture)
+    if encoder == "sae":
+        return name
+    return f"{name} {ENCODER_TEXTS.get(encoder, encoder).lower()}"
+
+
+def hooks_text(hook_in: str | None, hook_out: str | None) -> str:
+    """The hook of an SAE, or both of a transcoder, such as "mlp_in → mlp_out"."""
+    read = hook_in or EM_DASH
+    return read if hook_out in (None, hook_in) else f"{read} → {hook_out}"
 
 
 class LayerEditor(Editor):

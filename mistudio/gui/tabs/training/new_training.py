@@ -8,14 +8,20 @@ from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mistudio.core.config import settings_of, to_dict
+from mistudio.core.configs import TRANSCODER_INPUTS
 from mistudio.core.errors import InvalidInput, StudioError
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import (
+    ARCHITECTURES,
+    TRANSCODER_ARCHITECTURES,
+    TrainConfig,
+)
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models.template_panel import TemplatePanel
 from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
 from mistudio.gui.tabs.training.fields import (
-    ARCHITECTURE_TEXTS,
+    ENCODER_TEXTS,
     LayerEditor,
+    architecture_pairs,
     hook_pairs,
 )
 from mistudio.gui.tabs.training.plan_box import PlanBox
@@ -32,9 +38,12 @@ from mistudio.jobs.templates import Loaded
 FIELDS = (
     "model",
     "dataset",
+    "encoder",
     "architecture",
     "layer",
     "hook",
+    "hook_in",
+    "hook_out",
     "width",
     "k",
     "target_l0",
@@ -56,12 +65,14 @@ class NewTraining(Card):
         self._services = services
         self._choices = Choices()
         self._pairs: Pairs = []
+        self._offered: tuple[str, ...] = ARCHITECTURES
         self._saes: Pairs = []
         self.model = LibraryChoice("Choose a model")
         self.dataset = LibraryChoice("Choose a dataset")
         self.layer = LayerEditor()
         self.sae = LibraryChoice("Fresh weights")
         self._begun_at = ""  # the SAE whose latents the form took over
+        self.architecture = ChoiceEditor(architecture_pairs(ARCHITECTURES))
         self.form = ConfigForm(
             TrainConfig,
             (*FIELDS, *_advanced()),
@@ -69,11 +80,12 @@ class NewTraining(Card):
                 "model": self.model,
                 "dataset": self.dataset,
                 "layer": self.layer,
+                "encoder": ChoiceEditor(list(ENCODER_TEXTS.items())),
                 "init_from": self.sae,
                 "hook": ChoiceEditor(hook_pairs()),
-                "architecture": ChoiceEditor(
-                    [(name, ARCHITECTURE_TEXTS[name]) for name in ARCHITECTURES]
-                ),
+                "hook_in": ChoiceEditor(hook_pairs(TRANSCODER_INPUTS)),
+                "hook_out": ChoiceEditor(hook_pairs()),
+                "architecture": self.architecture,
             },
             columns=3,
             settings=services.settings,
@@ -86,6 +98,7 @@ class NewTraining(Card):
         self.note = label("", "text-yellow", wrap=True)
         self.note.hide()
         self.summary = label("", "muted", wrap=True)
+        self.warning = label("", "warning", wrap=True)
         self.plan = PlanBox(services)
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
@@ -107,8 +120,8 @@ class NewTraining(Card):
         self.templates.loaded.connect(self.load)
         self.templates.save_asked.connect(self._save_template)
         self.templates.problem.connect(self._say)
-        parts = (self.templates, self.note, self.form, self.summary, self.plan)
-        for part in (*parts, self.problem, self.start_button):
+        above = (self.templates, self.note, self.form, self.summary, self.warning, self.plan)
+        for part in (*above, self.problem, self.start_button):
             self.section.box.addWidget(part)
         self.section.box.addLayout(row(self.reason, self.get_button, None))
         self.box.addWidget(self.section)
@@ -206,6 +219,7 @@ class NewTraining(Card):
     @Slot()
     def _on_changed(self) -> None:
         self._fit_to_model()
+        self._fit_to_encoder()
         self._fit_to_template()
         tokenized = self._choices.tokenization(self.dataset.value()) is not None
         self.form.fields["context"].setVisible(not tokenized)
@@ -226,6 +240,14 @@ class NewTraining(Card):
             self._pairs = pairs
             self.dataset.offer(pairs, self._choices.only_dataset())
 
+    def _fit_to_encoder(self) -> None:
+        """Offer only the architectures that the encoder has."""
+        is_sae = self.form.fields["encoder"].editor.value() == "sae"
+        offered = ARCHITECTURES if is_sae else TRANSCODER_ARCHITECTURES
+        if offered != self._offered:
+            self._offered = offered
+            self.architecture.set_choices(architecture_pairs(offered))
+
     def _fit_to_sae(self) -> None:
         """Take over the number of latents of the SAE that the run is to start from."""
         found = self._choices.sae(self.sae.value())
@@ -236,15 +258,18 @@ class NewTraining(Card):
             self._begun_at = ""
 
     def _tell(self) -> None:
-        config = None
+        config, warnings = None, []
         try:
             config = self.form.values()
             text = summary(config, self._choices.model(config.model))
+            warnings = config.warnings()
             if (sae := self._choices.sae(config.init_from)) is not None:
                 text = f"{text} · starts with the weights of {sae.name}"
         except InvalidInput:
             text = ""
         self.summary.setText(text)
+        self.warning.setText(" ".join(warnings))
+        self.warning.setVisible(bool(warnings))
         self.plan.show_config(None if self._missing()[0] else config)
         self._show_reason()
 

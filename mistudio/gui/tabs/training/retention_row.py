@@ -12,8 +12,7 @@ from mistudio.core.units import format_bytes
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.reads import Run
-from mistudio.gui.widgets.cards import button, label
-from mistudio.gui.widgets.flow import FlowRow
+from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.jobs import checkpoints
 from mistudio.jobs.checkpoints import Surplus
@@ -75,10 +74,8 @@ class RetentionRow(QWidget):
     def _build(self, run: Run) -> None:
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        line = QWidget()
-        self._keep = label("Keep at most", "label")
-        line.setLayout(FlowRow(self.auto, self.every, self._keep, self.cap, self.apply_button))
-        box.addWidget(line)
+        kept = label("Keep at most", "label")
+        box.addLayout(row(self.auto, self.every, kept, self.cap, self.apply_button, None))
         box.addWidget(self.preview)
         saves = run.training.status not in ENDED
         self.auto.setVisible(saves)

@@ -22,7 +22,7 @@ from mistudio.core.units import (
 )
 from mistudio.gui.reporting import Drained, Progress
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.training.fields import ARCHITECTURE_TEXTS
+from mistudio.gui.tabs.training.fields import kind_text
 from mistudio.gui.tabs.training.metrics_pane import MANY_DEAD
 from mistudio.gui.tabs.training.panes import PANES, make_pane, pane_title
 from mistudio.gui.tabs.training.reads import Run, local_time
@@ -210,9 +210,10 @@ class RunCard(Card):
 
 def _subtitle(run: Run) -> str:
     training = run.training
-    kind = ARCHITECTURE_TEXTS.get(training.architecture, training.architecture)
+    config = from_dict(TrainConfig, training.config)
+    kind = kind_text(training.architecture, training.encoder_type)
+    place = training.hook if training.encoder_type == "sae" else config.place
     width = format_count(training.config.get("width"))
-    aim = from_dict(TrainConfig, training.config).aim
-    parts = [kind, f"L{training.layer}.{training.hook}", f"{width} latents, {aim}"]
+    parts = [kind, f"L{training.layer}.{place}", f"{width} latents, {config.aim}"]
     parts.append(f"started {local_time(training.started_at or training.created_at)}")
     return " · ".join(parts)

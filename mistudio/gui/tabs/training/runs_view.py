@@ -108,7 +108,7 @@ class RunsView(CenteredColumn):
         ContinueDialog(self._services, *found, self.window()).show()
 
     def _retry(self, run: Run) -> None:
-        if run.job is None:
+        if run.job is None or run.job.kind != "train":  # a sweep's job is not one run's
             config = from_dict(TrainConfig, run.training.config)
             self._announce(self._services.submit("train", config))
         else:

@@ -9,6 +9,7 @@ from mistudio.core.units import EM_DASH, format_bytes, format_count
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.evaluation_pane import EvaluationPane
+from mistudio.gui.tabs.training.fields import ENCODER_TEXTS
 from mistudio.gui.tabs.training.reads import local_time
 from mistudio.gui.tabs.training.sae_rows import place_text
 from mistudio.gui.widgets.cards import label
@@ -25,7 +26,7 @@ class SaeDetails(Dialog):
         self._services = services
         self._id = sae.id
         self.title = label(sae.name, "title", wrap=True)
-        self.facts = FactsTable(["Property", "Value"], "Properties", most=16, stretch=1)
+        self.facts = FactsTable(["Property", "Value"], "Properties", most=18, stretch=1)
         self.evaluation = EvaluationPane(services)
         self.box.addWidget(self.title)
         self.box.addWidget(self.evaluation)
@@ -52,16 +53,23 @@ class SaeDetails(Dialog):
             self._services.query.ask(lambda db: SAES.find(db, sae_id), self._show, key="sae")
 
 
+def _width(sae: SaeRow) -> str:
+    if sae.encoder_type == "sae":
+        return format_count(sae.d_in)
+    return f"{format_count(sae.d_in)} → {format_count(sae.d_out)}"
+
+
 def facts(sae: SaeRow, folder: str) -> list[list[str]]:
     """Property and value of everything the library knows of an SAE."""
     config = sae.config or {}
     known = [
         ("Origin", sae.origin),
+        ("Encoder type", ENCODER_TEXTS.get(sae.encoder_type, sae.encoder_type)),
         ("Architecture", str(config.get("architecture") or sae.architecture)),
         ("Stored as", sae.architecture),
         ("Model", sae.model_name or EM_DASH),
         ("Layer and hook", place_text(sae)),
-        ("Width", format_count(sae.d_in)),
+        ("Width", _width(sae)),
         ("Latents", format_count(sae.n_latents)),
         ("k", str(config.get("k") or EM_DASH)),
         ("Trained steps", format_count(sae.checkpoint_step)),

@@ -106,22 +106,35 @@ def evaluate_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog
 def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
     """Write an SAE for another program."""
     folder = services.studio.paths.exports / _file_name(sae.name)
-    formats = [name for name in SAE_FORMATS if name != "sparsify" or sae.architecture == "topk"]
+    formats = formats_for(sae)
     return JobDialog(
         services,
         f"Export {sae.name}",
         "export_sae",
-        ExportSaeConfig(sae=sae.id, out=str(folder)),
-        ("format", "out"),
+        ExportSaeConfig(sae=sae.id, format=formats[0] if formats else "saelens", out=str(folder)),
+        ("format", "out", "others"),
         {"format": ChoiceEditor(formats), "out": PathEditor("folder")},
         explanation="Writes the files that the chosen program reads into a new folder. SAELens: "
         "cfg.json and sae_weights.safetensors. dictionary_learning: ae.pt and config.json. "
-        "sparsify, which only holds topk SAEs: cfg.json and sae.safetensors.",
+        "sparsify, which only holds topk: cfg.json and sae.safetensors. circuit-tracer, which "
+        "only holds transcoders: config.yaml and a file for every layer from 0 on.",
         action="Export",
         icon="upload",
         command="sae export",
         parent=parent,
     )
+
+
+def formats_for(sae: SaeRow) -> list[str]:
+    """The formats that hold an SAE of this kind."""
+    is_topk, is_transcoder = sae.architecture == "topk", sae.encoder_type != "sae"
+    fits = {
+        "saelens": not (is_topk and is_transcoder),
+        "dictionary_learning": not is_transcoder,
+        "sparsify": is_topk and sae.d_in == sae.d_out,
+        "circuit_tracer": is_transcoder and not is_topk and sae.d_in == sae.d_out,
+    }
+    return [name for name in SAE_FORMATS if fits[name]]
 
 
 def import_form(services: Services, parent: QWidget) -> JobDialog:
@@ -131,11 +144,11 @@ def import_form(services: Services, parent: QWidget) -> JobDialog:
         "Import SAE",
         "import_sae",
         ImportSaeConfig(),
-        ("path", "name", "model", "layer", "hook"),
+        ("path", "name", "model", "layer", "hook", "hook_out"),
         {"path": PathEditor("either"), "model": LibraryChoice("As the file says")},
         explanation="Choose the folder of an SAE, or a file in it. SAELens, "
-        "dictionary_learning, sparsify, Gemma Scope 1 and 2 and Llama Scope are told apart by "
-        "their files.",
+        "dictionary_learning, sparsify, Gemma Scope 1 and 2, Llama Scope and circuit-tracer are "
+        "told apart by their files.",
         action="Import",
         icon="download",
         command="sae import",

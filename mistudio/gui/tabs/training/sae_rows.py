@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mistudio.core.units import EM_DASH, format_bytes, format_count
-from mistudio.gui.tabs.training.fields import ARCHITECTURE_TEXTS
+from mistudio.gui.tabs.training.fields import hooks_text, kind_text
 from mistudio.gui.tabs.training.figures import short_figure
 from mistudio.gui.widgets.row_table import Column
 from mistudio.store.records import SaeRow
@@ -23,9 +23,9 @@ def _measured(key: str) -> str:
 SORTS = {
     "name": "lower(name)",
     "origin": "origin",
-    "architecture": "architecture",
+    "architecture": "architecture || encoder_type",
     "model": "lower(model_name)",
-    "hook": "layer * 10 + length(hook_in)",
+    "hook": "layer * 100 + length(hook_in) + (hook_in IS NOT hook_out) * 50",
     "latents": "n_latents",
     "l0": _measured("l0"),
     "ev": _measured("ev"),
@@ -34,7 +34,10 @@ SORTS = {
     "size": "size_bytes",
     "created": "created_at",
 }
-_SEARCHED = "lower(name || ' ' || origin || ' ' || architecture || ' ' || ifnull(model_name, ''))"
+_SEARCHED = (
+    "lower(name || ' ' || origin || ' ' || architecture || ' ' || replace(encoder_type, '_', ' ') "
+    "|| ' ' || ifnull(model_name, ''))"
+)
 
 
 def sae_ids(db: Any, words: str, sort: str, descending: bool) -> list[str]:
@@ -57,23 +60,23 @@ def sae_rows(db: Any, ids: np.ndarray | Sequence[str]) -> list[SaeRow | None]:
 
 
 def place_text(row: SaeRow) -> str:
-    """Layer and hook, such as "L9.resid_post"."""
+    """Layer and hook or hooks, such as "L9.resid_post" or "L9.mlp_in → mlp_out"."""
     if row.layer is None:
         return EM_DASH
-    return f"L{row.layer}.{row.hook_in or EM_DASH}"
+    return f"L{row.layer}.{hooks_text(row.hook_in, row.hook_out)}"
 
 
 def _kind(row: SaeRow) -> str:
     name = str((row.config or {}).get("architecture") or row.architecture)
-    return ARCHITECTURE_TEXTS.get(name, name)
+    return kind_text(name, row.encoder_type)
 
 
 COLUMNS = (
     Column("Name", lambda r: r.name, "name", tip=lambda r: f"{r.name} · {r.id}"),
     Column("Origin", lambda r: r.origin, "origin", 100),
-    Column("Architecture", _kind, "architecture", 134),
+    Column("Architecture", _kind, "architecture", 134, tip=_kind),
     Column("Model", lambda r: r.model_name or EM_DASH, "model", 130, tip=lambda r: r.model_name),
-    Column("Layer.hook", place_text, "hook", 136),
+    Column("Layer.hook", place_text, "hook", 136, tip=place_text),
     Column(
         "Input × latents",
         lambda r: f"{format_count(r.d_in)} × {format_count(r.n_latents)}",

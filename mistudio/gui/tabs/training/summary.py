@@ -13,8 +13,10 @@ def steps(config: TrainConfig) -> int:
 
 
 def sae_bytes(config: TrainConfig, d_model: int) -> int:
-    """Bytes of the SAE in float32: encoder, decoder, both biases, one threshold per latent."""
-    return 4 * (2 * config.width * d_model + 2 * config.width + d_model)
+    """Bytes of the SAE in float32: encoder, decoder, both biases, one threshold per latent, and
+    the skip connection of a skip transcoder."""
+    skip = d_model * d_model if config.encoder == "skip_transcoder" else 0
+    return 4 * (2 * config.width * d_model + 2 * config.width + d_model + skip)
 
 
 def summary(config: TrainConfig, model: ModelRow | None) -> str:
