@@ -157,7 +157,9 @@ def auxiliary_bytes(config: TrainConfig, d: int) -> int:
 
 
 def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int:
-    """Working memory of one truncated pass."""
+    """Working memory of one truncated pass; none for activations without a model."""
+    if not model.params:
+        return 0
     tokens = batch_tokens or max(1, FORWARD_TOKENS // context) * context
     inner = model.intermediate or 4 * model.hidden
     values = _STREAM_COPIES * model.hidden + _INNER_COPIES * inner
@@ -181,6 +183,8 @@ def evaluation_bytes(
     config: TrainConfig, d: int, model: ModelNeeds, context: int, room: Room
 ) -> int:
     """The finished SAE and the logits of the passes that measure it."""
+    if not model.vocab:
+        return finished_bytes(config, d) + chunk_bytes(config, room)
     rows = max(1, LOGIT_ENTRIES // (context * model.vocab))
     tokens = min(rows * context, max(context, min(config.eval_tokens, LOSS_TOKENS)))
     logits = tokens * model.vocab * model.value_bytes
