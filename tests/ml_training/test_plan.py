@@ -195,6 +195,14 @@ def test_a_text_that_fits_into_the_window_passes_the_model_once() -> None:
     assert plan_formulas.forward_tokens(CONFIG, 10**8) > 20_000_000
 
 
+def test_stored_activations_take_one_pass_and_no_model() -> None:
+    config = replace(CONFIG, activations="stored", tokens=0)
+    found = planned(config, text_tokens=819_200)
+    assert (found.tokens, found.steps) == (819_200, 100)
+    live = planned(replace(CONFIG, tokens=819_200), text_tokens=819_200)
+    assert found.seconds < live.seconds
+
+
 def test_planning_loads_no_torch() -> None:
     code = "import sys, mistudio.ml.training.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -38,6 +38,8 @@ def plan(
     `text_tokens` is the length of the text, 0 if unknown; `d` the hook's width, 0: the model's.
     """
     d = d or model.hidden
+    # stored activations may be asked for once, all of them
+    members = [m if m.tokens else replace(m, tokens=max(1, text_tokens)) for m in members]
     items = memory_items(members, model, room, context, d, rates.forward_bytes if rates else 0)
     total = sum(item.bytes for item in items)
     disk = _disk(members, d, text_tokens)
@@ -141,6 +143,8 @@ def _seconds(
     rates: Rates | None,
 ) -> float:
     passed = max(formulas.forward_tokens(member, text_tokens) for member in members)
+    if members[0].activations:
+        passed = 0
     deepest = max(member.layer for member in members)
     speed = GPU_FLOPS if room.device == "cuda" else CPU_FLOPS * room.cores
     per_token = formulas.forward_flops(model, deepest) / speed
