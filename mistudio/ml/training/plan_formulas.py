@@ -42,7 +42,7 @@ _CHUNK_COPIES = {
 _GPU_DENSE_COPIES = 5.0  # on a GPU all latents are one tile
 _ROW_COPIES = {"matryoshka_batch_topk": 10.0}  # [N, d] in float32; 5 of the others
 # What is kept of each entry that takes part, in the step over active latents alone.
-_ACTIVE_BYTES = {"standard": 120, "gated": 190, "jumprelu": 130}
+_ACTIVE_BYTES = {"standard": 120, "gated": 160, "jumprelu": 100}
 _ACTIVE_SHARE = {"cpu": 0.1, "cuda": 0.02}  # at most, as in ml/sae/dense.py
 _SCRATCH = 14_000_000  # what matrix products and the allocator keep for themselves
 _RESTING = 150_000_000  # most of a step's memory that the allocator keeps after the last one
