@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from mistudio.core.errors import InvalidInput
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Rates
 from mistudio.jobs import lookup
@@ -14,7 +15,9 @@ from mistudio.jobs.training_plan import check_training, context_of, members_of, 
 
 
 def prepare(studio: Studio, config: TrainConfig) -> None:
-    """Refuse what does not fit before anything is queued."""
+    """Refuse what does not fit, or has no model to time, before anything is queued."""
+    if not config.model:
+        raise InvalidInput("Name the model to measure with.", code="invalid_config")
     check_training(studio, members_of(studio, config))
 
 

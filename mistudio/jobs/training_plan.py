@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -12,9 +13,10 @@ from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Plan, Rates
 from mistudio.core.units import format_bytes
-from mistudio.jobs import lookup
+from mistudio.jobs import activation_pages, lookup
 from mistudio.jobs.runner import Studio
-from mistudio.store.records import ModelRow, TokenizationRow
+from mistudio.jobs.training_source import activation_set
+from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow
 from mistudio.store.tables import TOKENIZATIONS
 from mistudio.system.budget import Budget, gpu_budget, memory_budget
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mistudio.ml.training.plan_formulas import ModelNeeds, Room
 
 CONTEXT = 512  # of a text that is yet to be tokenised
+ANY_LAYER = 1 << 12  # of vectors that come without a model
 LIBRARIES = 420_000_000  # resident bytes of torch and transformers once imported
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "nf4": 0.6, "fp4": 0.6}
 
@@ -29,7 +32,8 @@ BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "nf4": 0
 def members_of(studio: Studio, config: TrainConfig) -> list[TrainConfig]:
     """The SAEs that a config trains: one, or those of a sweep. Raises as `lookup.model`."""
     if isinstance(config, SweepConfig):
-        return config.members(lookup.model(studio, config.model).num_layers or 0)
+        known = lookup.model(studio, config.model).num_layers if config.model else None
+        return config.members(known or ANY_LAYER)
     return [config]
 
 
@@ -39,6 +43,13 @@ def plan_training(
     """What these SAEs take when trained together; raises `NotFound` or `InUse` for their names."""
     from mistudio.ml.training.plan import plan
 
+    stored = activation_set(studio, members[0])
+    if not members[0].model and stored is not None and not stored.model_id:
+        return plan(
+            members, _vectors(studio, stored), room_of(studio), context=1,
+            text_tokens=stored.n_tokens or 0, rates=rates,
+        )  # fmt: skip
+    members = [_named(member, stored) for member in members]
     model = lookup.model(studio, members[0].model)
     text = _text(studio, members[0], model)
     return plan(
@@ -49,6 +60,22 @@ def plan_training(
         text_tokens=(text.tokens or 0) if text else 0,
         rates=rates,
     )
+
+
+def _named(config: TrainConfig, stored: ActivationSetRow | None) -> TrainConfig:
+    """The config with model and text of the activation set that it reads."""
+    if config.model or stored is None:
+        return config
+    names = {"model": stored.model_id or "", "dataset": stored.tokenization_id or ""}
+    return dataclasses.replace(config, **names)
+
+
+def _vectors(studio: Studio, stored: ActivationSetRow) -> ModelNeeds:
+    """What the plan asks of a model, for vectors that come without one."""
+    from mistudio.ml.training.plan_formulas import ModelNeeds
+
+    page = activation_pages.set_page(studio, stored.id)
+    return ModelNeeds(stored.name, 0, 0, 1, page.hooks[0].width, 0)
 
 
 def context_of(studio: Studio, members: Sequence[TrainConfig], model: ModelRow) -> int:

@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mistudio.cli import main
 from mistudio.core.control import JobControl
-from mistudio.core.errors import NotFound, OutOfMemory
+from mistudio.core.errors import InvalidInput, NotFound, OutOfMemory
+from mistudio.core.model_configs import ImportActivationsConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import training_plan
 from mistudio.jobs.probe_training import rates_of
 from mistudio.ml.training.plan_formulas import Room
-from tests.helpers.studio import run, tiny_studio, tiny_training
+from tests.helpers.studio import new_studio, run, tiny_studio, tiny_training
 
 GB = 10**9
 
@@ -67,6 +70,24 @@ def test_the_command_prints_the_plan_and_trains_nothing(tmp_path: Path, capsys: 
     assert not plan["measured"]
     assert not any((studio.paths.home / "runs").glob("*"))
     assert main([*words, "--k", "65", "--plan", "--home", home]) == 2
+
+
+def test_vectors_without_a_model_are_planned_by_their_width(tmp_path: Path) -> None:
+    studio = new_studio(tmp_path / "home")
+    try:
+        path = tmp_path / "v.npy"
+        np.save(path, np.random.default_rng(0).normal(size=(3000, 48)).astype(np.float32))
+        made = run(studio, "import_activations", ImportActivationsConfig(path=str(path), name="v"))
+        config = TrainConfig(activations=made["activations"], width=4096, batch=256)
+        found = training_plan.plan_training(studio, [config])
+        assert {item.name: item.bytes for item in found.items}["Language model"] == 0
+        state = {item.name: item.bytes for item in found.items}["SAE"]
+        assert state == pytest.approx(32 * 48 * 4096, rel=0.1)
+        training_plan.check_training(studio, [config])
+        with pytest.raises(InvalidInput, match="Name the model"):
+            run(studio, "probe_training", config)
+    finally:
+        studio.close()
 
 
 def _silent() -> Any:

@@ -14,8 +14,8 @@ from mistudio.core.errors import DiskFull, OutOfMemory
 from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
 from mistudio.ml.activations.masking import default_forward_batch
 from mistudio.ml.evaluation.language_model_loss import LOGIT_ENTRIES
-from mistudio.ml.sae import auxiliary, sparse_gradient, trainable
-from mistudio.ml.training import checkpoint, loop, plan_formulas, probe
+from mistudio.ml.sae import auxiliary, dense, sparse_gradient, trainable
+from mistudio.ml.training import learner, plan_formulas, probe
 from mistudio.ml.training.plan import Plan, Rates, check_fits, plan
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
 from mistudio.ml.training.run_state import RunState
@@ -33,6 +33,9 @@ CONFIG = TrainConfig(
 )
 
 
+ROOM = Room("cpu", 20 * GB, 24 * GB, 100 * GB, cores=2)
+
+
 def planned(*members: TrainConfig, free: float = 20 * GB, **values: Any) -> Plan:
     room = Room("cpu", int(free), 24 * GB, values.pop("disk_free", 100 * GB), cores=2)
     return plan(members or (CONFIG,), MODEL, room, context=256, **values)
@@ -43,12 +46,12 @@ def test_the_formulas_share_the_constants_of_the_code() -> None:
     assert plan_formulas.MIN_CHUNK_ROWS == trainable.MIN_CHUNK_ROWS
     assert plan_formulas.SLICE_BYTES == sparse_gradient.SLICE_BYTES
     assert plan_formulas.AUX_DENSE == auxiliary.DENSE_FACTOR
+    assert plan_formulas.GPU_CHUNK_ENTRIES == trainable.GPU_CHUNK_ENTRIES
+    assert plan_formulas.GPU_CHUNK_SHARE == trainable.GPU_CHUNK_SHARE
+    assert plan_formulas._ACTIVE_SHARE["cpu"] == dense.SPARSE_BELOW["cpu"]
+    assert plan_formulas._ACTIVE_SHARE["cuda"] == dense.SPARSE_BELOW_ELSEWHERE
     assert plan_formulas.LOGIT_ENTRIES == LOGIT_ENTRIES
-    assert plan_formulas.CALIBRATION_TOKENS == loop.CALIBRATION_TOKENS
-    assert (plan_formulas.KEEP_ALL, plan_formulas.KEEP_EVERY) == (
-        checkpoint.KEEP_ALL,
-        checkpoint.KEEP_EVERY,
-    )
+    assert plan_formulas.CALIBRATION_TOKENS == learner.CALIBRATION_TOKENS
     assert default_forward_batch(256) * 256 == plan_formulas.FORWARD_TOKENS
 
 
@@ -87,6 +90,15 @@ def test_items_add_up_and_every_part_is_there() -> None:
     assert found.saes == 1
     for part in ("1 SAE", "20,000,000 tokens", "2,442 steps", "20.0 GB free", "very roughly"):
         assert part in found.summary
+
+
+def test_a_gpu_forms_more_at_a_time() -> None:
+    for total, expected in ((24 * GB, 187_500_000), (80 * GB, 1 << 28), (GB, 9 << 20)):
+        room = Room("cuda", total, total, 100 * GB)
+        assert plan_formulas.chunk_entries(room) == expected
+    assert plan_formulas.step_bytes(CONFIG, 576, Room("cuda", 24 * GB, 24 * GB, GB)) > (
+        2 * plan_formulas.step_bytes(CONFIG, 576, ROOM)
+    )
 
 
 def test_a_small_sae_is_fullest_when_it_is_evaluated() -> None:
@@ -159,7 +171,7 @@ def test_several_saes_share_the_model_and_the_largest_step() -> None:
     assert three.items[1].name == "SAEs"
     assert three.items[1].bytes == 3 * one.items[1].bytes
     grown = three.items[2].bytes - one.items[2].bytes
-    assert grown == 2 * plan_formulas.chunk_bytes(CONFIG)  # each keeps its buffer
+    assert grown == 2 * plan_formulas.chunk_bytes(CONFIG, ROOM)  # each keeps its buffer
     tight = planned(*members, free=three.total * 0.8)
     assert any(proposal.layers == 1 for proposal in tight.proposals)
     assert "3 SAEs from one pass" in three.summary
@@ -181,6 +193,14 @@ def test_a_text_that_fits_into_the_window_passes_the_model_once() -> None:
     short = plan_formulas.forward_tokens(CONFIG, 200_000)
     assert short < 600_000
     assert plan_formulas.forward_tokens(CONFIG, 10**8) > 20_000_000
+
+
+def test_stored_activations_take_one_pass_and_no_model() -> None:
+    config = replace(CONFIG, activations="stored", tokens=0)
+    found = planned(config, text_tokens=819_200)
+    assert (found.tokens, found.steps) == (819_200, 100)
+    live = planned(replace(CONFIG, tokens=819_200), text_tokens=819_200)
+    assert found.seconds < live.seconds
 
 
 def test_planning_loads_no_torch() -> None:

@@ -38,6 +38,8 @@ def plan(
     `text_tokens` is the length of the text, 0 if unknown; `d` the hook's width, 0: the model's.
     """
     d = d or model.hidden
+    # stored activations may be asked for once, all of them
+    members = [m if m.tokens else replace(m, tokens=max(1, text_tokens)) for m in members]
     items = memory_items(members, model, room, context, d, rates.forward_bytes if rates else 0)
     total = sum(item.bytes for item in items)
     disk = _disk(members, d, text_tokens)
@@ -80,15 +82,17 @@ def memory_items(
     """The parts that are in memory together at the fullest moment."""
     forward = forward or formulas.forward_bytes(model, context)
     state = sum(formulas.state_bytes(member, d) for member in members)
-    kept = sum(formulas.chunk_bytes(member) for member in members[1:])  # each keeps its buffer
+    kept = sum(
+        formulas.chunk_bytes(member, room) for member in members[1:]
+    )  # each keeps its buffer
     phases = {
-        "One training step": kept + max(formulas.step_bytes(m, d) for m in members),
+        "One training step": kept + max(formulas.step_bytes(m, d, room) for m in members),
         "One pass of the model": kept + forward,
-        "Finishing": kept + max(formulas.finish_bytes(m, d) for m in members),
+        "Finishing": kept + max(formulas.finish_bytes(m, d, room) for m in members),
     }
     phases["One training step"] += max(formulas.auxiliary_bytes(m, d) for m in members)
     finished = sum(formulas.finished_bytes(member, d) for member in members)
-    measuring = max(formulas.evaluation_bytes(m, d, model, context) for m in members)
+    measuring = max(formulas.evaluation_bytes(m, d, model, context, room) for m in members)
     largest = max(phases, key=lambda name: phases[name])
     items = [Item("Language model", model.weight_bytes)]
     if room.program:
@@ -139,6 +143,8 @@ def _seconds(
     rates: Rates | None,
 ) -> float:
     passed = max(formulas.forward_tokens(member, text_tokens) for member in members)
+    if members[0].activations:
+        passed = 0
     deepest = max(member.layer for member in members)
     speed = GPU_FLOPS if room.device == "cuda" else CPU_FLOPS * room.cores
     per_token = formulas.forward_flops(model, deepest) / speed

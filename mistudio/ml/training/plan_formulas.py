@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mistudio.core.retention import DEFAULT_CAP, KEEP_ALL, KEEP_EVERY
 from mistudio.core.training_configs import (
     DENSE_FAMILY,
     TOPK_FAMILY,
@@ -18,6 +19,7 @@ from mistudio.core.training_configs import (
 
 FLOAT = 4
 CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time, as in ml/sae/trainable.py
+GPU_CHUNK_ENTRIES, GPU_CHUNK_SHARE = 1 << 28, 1 / 32
 MIN_CHUNK_ROWS = 64
 SLICE_BYTES = 8 << 20  # of a weight gradient, as in ml/sae/sparse_gradient.py
 AUX_DENSE = 8  # dead latents per auxiliary k, as in ml/sae/auxiliary.py
@@ -27,22 +29,23 @@ STATISTICS_TOKENS = 100_000
 CALIBRATION_TOKENS = 131_072
 LOSS_TOKENS = 32_768
 PLANNED_DEAD = 0.1  # share of latents taken to be dead when the room for AuxK is planned
-KEEP_ALL, KEEP_EVERY = 10, 1000  # checkpoints, as in ml/training/checkpoint.py
 
 # Copies of the chunk's pre-activations that are alive together, by family.
 _CHUNK_COPIES = {
     "topk": 1.5,
     "batch_topk": 2.0,
     "matryoshka_batch_topk": 2.0,
-    "standard": 5.5,
-    "gated": 9.0,
-    "jumprelu": 11.0,
+    "standard": 1.3,
+    "gated": 1.6,
+    "jumprelu": 1.6,
 }
-_GHOST_COPIES = 2.2  # while latents are rare
-_ROW_COPIES = {"topk": 5.0, "batch_topk": 5.0, "matryoshka_batch_topk": 10.0}  # [N, d] in float32
+_GPU_DENSE_COPIES = 5.0  # on a GPU all latents are one tile
+_ROW_COPIES = {"matryoshka_batch_topk": 10.0}  # [N, d] in float32; 5 of the others
+# What is kept of each entry that takes part, in the step over active latents alone.
+_ACTIVE_BYTES = {"standard": 120, "gated": 160, "jumprelu": 100}
+_ACTIVE_SHARE = {"cpu": 0.1, "cuda": 0.02}  # at most, as in ml/sae/dense.py
 _SCRATCH = 14_000_000  # what matrix products and the allocator keep for themselves
 _RESTING = 150_000_000  # most of a step's memory that the allocator keeps after the last one
-_DENSE_ROW_COPIES = 8.0
 _ENTRY_BYTES = 60  # per active latent: ids, values, their order by latent, copies of these
 _STREAM_COPIES, _INNER_COPIES = 3.0, 2.0  # of the residual stream and of the MLP's inside
 _LOGIT_COPIES = 6.4
@@ -105,27 +108,39 @@ def saved_bytes(config: TrainConfig, d: int) -> int:
     return state_bytes(config, d) - parameters(config, d) * FLOAT
 
 
-def chunk_bytes(config: TrainConfig) -> int:
-    """Pre-activations formed at a time."""
-    rows = min(config.batch, max(MIN_CHUNK_ROWS, CHUNK_ENTRIES // config.width))
+def chunk_entries(room: Room) -> int:
+    """Pre-activations that a step forms at a time on this machine."""
+    if room.device != "cuda":
+        return CHUNK_ENTRIES
+    return min(GPU_CHUNK_ENTRIES, max(CHUNK_ENTRIES, int(room.total * GPU_CHUNK_SHARE) // FLOAT))
+
+
+def chunk_bytes(config: TrainConfig, room: Room) -> int:
+    """The same for these settings, in bytes."""
+    rows = min(config.batch, max(MIN_CHUNK_ROWS, chunk_entries(room) // config.width))
     return rows * config.width * FLOAT
 
 
-def step_bytes(config: TrainConfig, d: int) -> int:
-    """Working memory of one step, beside `state_bytes`."""
-    chunk = _CHUNK_COPIES[config.architecture] * chunk_bytes(config)
-    row = config.batch * d * FLOAT * (1 if config.encoder == "sae" else 2)
-    if config.architecture in DENSE_FAMILY:
-        whole = config.width * d * FLOAT  # the part of a gradient along the decoder's rows
-        chunk += _GHOST_COPIES * chunk_bytes(config) if config.ghost else 0
-        taken = _SCRATCH + chunk + _DENSE_ROW_COPIES * row + whole
+def step_bytes(config: TrainConfig, d: int, room: Room) -> int:
+    """Working memory of one step, beside `state_bytes`.
+
+    A dense step is largest when just so few latents are active that only those are worked on.
+    """
+    architecture, matrix = config.architecture, config.width * d * FLOAT
+    copies = _CHUNK_COPIES[architecture]
+    if architecture in DENSE_FAMILY and room.device == "cuda":
+        copies = _GPU_DENSE_COPIES
+    taken = _SCRATCH + copies * chunk_bytes(config, room)
+    ends = 1 if config.encoder == "sae" else 2  # a transcoder has a target beside its input
+    taken += ends * _ROW_COPIES.get(architecture, 5.0) * config.batch * d * FLOAT
+    if architecture in DENSE_FAMILY:
+        share = _ACTIVE_SHARE[room.device]
+        taken += share * config.batch * config.width * _ACTIVE_BYTES[architecture]
     else:
-        kept = round(config.batch * config.k * config.k_anneal) * _ENTRY_BYTES
-        matrix = config.width * d * FLOAT
-        slices = 3 * min(SLICE_BYTES, matrix) + 0.3 * matrix
-        taken = _SCRATCH + chunk + _ROW_COPIES[config.architecture] * row + kept + slices
+        taken += round(config.batch * config.k * config.k_anneal) * _ENTRY_BYTES
+        taken += 3 * min(SLICE_BYTES, matrix) + 0.3 * matrix
     if config.precision == "bf16":
-        taken += 1.5 * config.width * d * FLOAT
+        taken += 1.5 * matrix
     return round(taken)
 
 
@@ -142,16 +157,18 @@ def auxiliary_bytes(config: TrainConfig, d: int) -> int:
 
 
 def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int:
-    """Working memory of one truncated pass."""
+    """Working memory of one truncated pass; none for activations without a model."""
+    if not model.params:
+        return 0
     tokens = batch_tokens or max(1, FORWARD_TOKENS // context) * context
     inner = model.intermediate or 4 * model.hidden
     values = _STREAM_COPIES * model.hidden + _INNER_COPIES * inner
     return round(_SCRATCH + tokens * values * model.value_bytes)
 
 
-def finish_bytes(config: TrainConfig, d: int) -> int:
+def finish_bytes(config: TrainConfig, d: int, room: Room) -> int:
     """The finished SAE beside the one that was trained."""
-    taken = parameters(config, d) * FLOAT + min(step_bytes(config, d), _RESTING)
+    taken = parameters(config, d) * FLOAT + min(step_bytes(config, d, room), _RESTING)
     if config.architecture in ("batch_topk", "matryoshka_batch_topk"):
         taken += round(2 * FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS)
     return taken
@@ -162,12 +179,16 @@ def finished_bytes(config: TrainConfig, d: int) -> int:
     return parameters(config, d) * FLOAT
 
 
-def evaluation_bytes(config: TrainConfig, d: int, model: ModelNeeds, context: int) -> int:
+def evaluation_bytes(
+    config: TrainConfig, d: int, model: ModelNeeds, context: int, room: Room
+) -> int:
     """The finished SAE and the logits of the passes that measure it."""
+    if not model.vocab:
+        return finished_bytes(config, d) + chunk_bytes(config, room)
     rows = max(1, LOGIT_ENTRIES // (context * model.vocab))
     tokens = min(rows * context, max(context, min(config.eval_tokens, LOSS_TOKENS)))
     logits = tokens * model.vocab * model.value_bytes
-    return round(finished_bytes(config, d) + _LOGIT_COPIES * logits + chunk_bytes(config))
+    return round(finished_bytes(config, d) + _LOGIT_COPIES * logits + chunk_bytes(config, room))
 
 
 def window_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
@@ -181,7 +202,7 @@ def kept_checkpoints(config: TrainConfig) -> int:
     """How many checkpoints of a whole run stay on the disk."""
     steps = steps_of(config)
     written = math.ceil(steps / config.checkpoint_every) if config.checkpoint_every else 1
-    return written if written <= KEEP_ALL else max(KEEP_ALL, 4 + steps // KEEP_EVERY)
+    return min(written, DEFAULT_CAP, max(KEEP_ALL, 4 + steps // KEEP_EVERY))
 
 
 def steps_of(config: TrainConfig) -> int:
