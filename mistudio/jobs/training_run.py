@@ -132,8 +132,7 @@ def _fail(ctx: JobContext, run: Run, failure: StudioError) -> None:
 
 def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     first = runs[0]
-    if first.config.model:
-        check_training(ctx.studio, [run.config for run in runs])
+    check_training(ctx.studio, [run.config for run in runs])
     source = open_source(ctx, first.row, first.config)
     for run in runs:
         for sentence in run.config.warnings():
