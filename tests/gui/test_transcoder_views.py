@@ -67,7 +67,7 @@ def test_the_form_shows_the_hooks_of_the_encoder(tab: TrainingTab, world: World)
     assert not {"hook_in", "hook_out"} & shown_fields(form)
     choose(form, encoder="transcoder")
     assert {"hook_in", "hook_out"} <= shown_fields(form)
-    assert "hook" not in shown_fields(form)
+    assert "hooks" not in shown_fields(form)
     config = form.form.values()
     assert (config.encoder, config.hook_read, config.hook_written) == (
         "transcoder", "mlp_in", "mlp_out",

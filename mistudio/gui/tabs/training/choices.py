@@ -56,17 +56,14 @@ class Choices:
         """The SAE with this id."""
         return next((row for row in self.saes if row.id == sae_id), None)
 
-    def stored(self, name: str) -> ActivationSetRow | None:
-        """The activation set that a form's value means: a name, or an id where names repeat."""
-        found = (row for row in self.sets if name in (row.id, row.name))
-        return next(found, None) if name else None
+    def stored(self, set_id: str) -> ActivationSetRow | None:
+        """The activation set with this id."""
+        return next((row for row in self.sets if row.id == set_id), None)
 
     def set_pairs(self) -> Pairs:
-        """(value, text) of every activation set that is whole."""
-        values = _values(self.sets)
-        return [
-            (values[row.id], _set_text(row, self.model(row.model_id or ""))) for row in self.sets
-        ]
+        """(id, text) of every activation set that is whole."""
+        models = {row.id: row for row in self.models}
+        return [(row.id, _set_text(row, models.get(row.model_id or ""))) for row in self.sets]
 
     def text_pairs(self, model: ModelRow | None) -> Pairs:
         """(value, text) of every dataset and of its tokenisations that fit the model."""
@@ -105,6 +102,11 @@ def hooks_of(row: ActivationSetRow) -> list[str]:
     return [part for part in (row.hooks or "").split(",") if part]
 
 
+def holds_one(row: ActivationSetRow) -> bool:
+    """Whether an activation set holds one hook of one block only."""
+    return len(layers_of(row)) == len(hooks_of(row)) == 1
+
+
 def read_choices(db: Any) -> Choices:
     """Everything a form offers; runs in the query thread."""
     ready = "status = 'ready'"
@@ -117,7 +119,7 @@ def read_choices(db: Any) -> Choices:
     )
 
 
-def _values(rows: Iterable[ModelRow | DatasetRow | ActivationSetRow]) -> dict[str, str]:
+def _values(rows: Iterable[ModelRow | DatasetRow]) -> dict[str, str]:
     """id -> its name where that is unique, so that a copied command reads well; else the id."""
     listed = list(rows)
     count = Counter(row.name for row in listed)

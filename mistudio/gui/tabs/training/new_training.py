@@ -18,7 +18,7 @@ from mistudio.core.training_configs import (
 )
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models.template_panel import TemplatePanel
-from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
+from mistudio.gui.tabs.training.choices import Choices, Pairs, holds_one, read_choices
 from mistudio.gui.tabs.training.fields import architecture_pairs
 from mistudio.gui.tabs.training.plan_box import PlanBox
 from mistudio.gui.tabs.training.source import fit_to_source, missing, plannable
@@ -125,6 +125,11 @@ class NewTraining(Card):
         self._services.publisher.publish("trainings")
         self.started.emit(job_id)
 
+    def train_on(self, set_id: str) -> None:
+        """Choose an activation set, at once or when the library is read."""
+        self.form.set_values({"activations": set_id})
+        self.section.set_open(True)
+
     def use(self, values: dict[str, object]) -> None:
         """Fill the form with the settings of an earlier run."""
         shown = dict(values)
@@ -189,8 +194,12 @@ class NewTraining(Card):
         self._fit_to_model()
         self._fit_to_encoder()
         self._fit_to_template()
+        stored = self._stored()
         tokenized = self._choices.tokenization(self.dataset.value()) is not None
-        self.form.fields["context"].setVisible(not (tokenized or self._stored()))
+        self.form.fields["context"].setVisible(not (tokenized or stored))
+        if stored is not None and holds_one(stored):
+            for name in ("layers", "hooks"):
+                self.form.fields[name].hide()  # there is nothing to choose
         self._say("")
         self._tell()
 
