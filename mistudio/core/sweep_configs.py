@@ -15,6 +15,7 @@ from mistudio.core.model_configs import chosen_layers, layers_are_readable
 from mistudio.core.training_configs import TrainConfig
 
 MOST = 64  # SAEs of one pass
+MANY_LAYERS = 4  # more are warned of
 # What all members share: the pass over the data, the layer and hook (which have fields of their
 # own), and what belongs to the whole.
 SHARED = frozenset(
@@ -41,6 +42,10 @@ SHARED = frozenset(
 )
 
 
+def _is_sae(config: TrainConfig) -> bool:
+    return config.encoder == "sae"
+
+
 @dataclass(frozen=True)
 class SweepConfig(TrainConfig):
     """Train an SAE for every layer, hook and combination of settings, all from one pass."""
@@ -49,7 +54,11 @@ class SweepConfig(TrainConfig):
         "", "Layers", "Blocks such as 0,6,11 or 0-3 or all; empty takes the layer."
     )
     hooks: tuple[str, ...] = option(
-        (), "Hooks", "Hooks to learn; none takes the hook. Repeat for several.", choices=HOOKS
+        (),
+        "Hooks",
+        "Hooks to learn; none takes the hook. Repeat for several.",
+        choices=HOOKS,
+        applies=_is_sae,
     )
     vary: tuple[str, ...] = option(
         (),
@@ -74,7 +83,7 @@ class SweepConfig(TrainConfig):
         shared: dict[str, Any] = {s.name: getattr(self, s.name) for s in settings_of(TrainConfig)}
         base = dataclasses.replace(TrainConfig(**shared), data_seed=self.order_seed)
         found: list[TrainConfig] = []
-        hooks = self.hooks if self.hooks and self.encoder == "sae" else (self.hook,)
+        hooks = self.hooks if self.hooks and _is_sae(self) else (self.hook,)
         for layer, hook in itertools.product(layers, hooks):
             for values in itertools.product(*(values for _, values in grid)):
                 varied = {name: value for (name, _), value in zip(grid, values, strict=True)}
@@ -91,6 +100,16 @@ class SweepConfig(TrainConfig):
     def varied(self) -> list[str]:
         """Names of the settings that are varied."""
         return [text.partition("=")[0].strip() for text in self.vary]
+
+    def warnings(self) -> list[str]:
+        found = super().warnings()
+        layers = chosen_layers(self.layers, 4096) if layers_are_readable(self.layers) else []
+        if len(layers) > MANY_LAYERS:
+            found.append(
+                f"{len(layers):,} layers are learnt at once: memory and the time of a step grow "
+                "with each."
+            )
+        return found
 
     def check(self) -> Iterable[Violation]:
         yield from super().check()

@@ -121,9 +121,15 @@ def _is_mixed(config: TrainConfig) -> bool:
 class TrainConfig(Config):
     """Train one sparse autoencoder on the activations of one hook, or one transcoder on two."""
 
-    model: str = option("", "Model", "Id or name of a model.", applies=_reads_a_model)
+    model: str = option(
+        "", "Model", "Id or name of a model.", required=True, applies=_reads_a_model
+    )
     dataset: str = option(
-        "", "Dataset", "Id or name of a dataset or of a tokenisation.", applies=_reads_a_model
+        "",
+        "Dataset",
+        "Id or name of a dataset or of a tokenisation.",
+        required=True,
+        applies=_reads_a_model,
     )
     encoder: str = option(
         "sae",
@@ -544,10 +550,6 @@ class TrainConfig(Config):
         return self.target_l0 or None
 
     def check(self) -> Iterable[Violation]:
-        if _reads_a_model(self):
-            for name, label in (("model", "Model"), ("dataset", "Dataset")):
-                if not getattr(self, name):
-                    yield Violation(name, f"{label} is missing.")
         try:
             named = [name for name, _ in self.mixture]
         except InvalidInput as error:

@@ -207,7 +207,7 @@ JOB_KINDS: dict[str, JobKind] = {
             "probe_training",
             "gpu",
             "Time a training on",
-            training_configs.TrainConfig,
+            sweep_configs.SweepConfig,
             probe_training.run,
             probe_training.prepare,
             subject="model",

@@ -15,6 +15,7 @@ from mistudio.core.dataset_configs import TokenizeConfig, name_problem
 from mistudio.core.errors import InvalidInput, StudioError, from_os_error
 from mistudio.core.ids import now
 from mistudio.core.model_configs import ExtractConfig, chosen_layers
+from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import DENSE_FAMILY, TrainConfig
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.shipped_templates import SHIPPED, Scaling, scaling_of
@@ -101,7 +102,14 @@ def load(studio: Studio, template_id: str) -> Loaded:
             values[setting] = ""
             noun = "SAE" if setting == "sae" else setting
             warnings.append(f"The {noun} {wanted!r} of this template is gone; choose another.")
-    return Loaded(from_dict(CONFIGS[row.kind], values), warnings, scaling_of(row))
+    return Loaded(from_dict(_class_of(row.kind, values), values), warnings, scaling_of(row))
+
+
+def _class_of(kind: str, values: dict[str, Any]) -> type[Config]:
+    """The config class of a template; one of several layers, hooks or values is a sweep."""
+    if kind == "training" and any(values.get(name) for name in ("layers", "hooks", "vary")):
+        return SweepConfig
+    return CONFIGS[kind]
 
 
 def _exists(studio: Studio, setting: str, wanted: str) -> bool:
@@ -233,7 +241,7 @@ def _import_entry(studio: Studio, kind: str, entry: dict[str, Any]) -> TemplateR
         raise InvalidInput("It has no settings.")
     name, description = str(entry.get("name") or "").strip(), str(entry.get("description") or "")
     _check_words(name, description)
-    config = from_dict(CONFIGS[kind], settings)
+    config = from_dict(_class_of(kind, settings), settings)
     # what a template leaves open (its model, its dataset) is chosen in the form
     unset = {name for name, value in to_dict(config).items() if value in ("", [], None)}
     broken = [v for v in violations(config) if v.field not in unset]

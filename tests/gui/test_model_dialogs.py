@@ -24,7 +24,7 @@ from mistudio.gui.tabs.models.format_dialog import FormatDialog
 from mistudio.gui.tabs.models.lens_dialog import PromptLensDialog
 from mistudio.gui.tabs.models.report_dialog import ReportDialog
 from mistudio.gui.tabs.models.set_dialog import ActivationSetDialog
-from mistudio.gui.tabs.models.sets_card import layer_words
+from mistudio.gui.tabs.models.set_rows import layer_words
 from mistudio.jobs import model_pages
 from mistudio.jobs.model_pages import DeviceMemory
 from mistudio.jobs.runner import Studio

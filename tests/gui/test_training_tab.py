@@ -105,7 +105,7 @@ def test_form_gives_the_config_it_shows(qtbot: Any, desk: Desk, monkeypatch: Any
     assert not form.start_button.isEnabled()
     assert form.reason.text() == "Choose a model and a dataset."
     form.dataset.set_value(desk.world.tokenization)
-    form.layer.set_value(5)
+    form.layers.set_value(5)
     for name, value in (("width", 512), ("k", 16), ("tokens", 4096), ("context", 64)):
         form.form.fields[name].editor.set_value(value)
     assert form.start_button.isEnabled()
@@ -128,13 +128,13 @@ def test_form_gives_the_config_it_shows(qtbot: Any, desk: Desk, monkeypatch: Any
 
 def test_layers_are_those_of_the_model(qtbot: Any, desk: Desk) -> None:
     form = shown(qtbot, desk).runs.form
-    form.layer.set_value(40)
-    assert form.layer.value() == 11
-    assert form.layer.hint.text() == "0–11 · 100 % of the depth"
+    form.layers.set_value(40)
+    assert form.layers.value() == "11"
+    assert form.layers.hint.text() == "0–11 · 100 % of the depth"
     form.model.set_value("")
-    form.layer.set_value(40)
-    assert form.layer.value() == 40
-    assert form.layer.hint.text() == "Choose a model to see its layers."
+    form.layers.set_value(40)
+    assert form.layers.value() == "40"
+    assert form.layers.hint.text() == "Choose a model to see its layers."
 
 
 def test_only_fitting_texts_are_offered(qtbot: Any, desk: Desk) -> None:

@@ -57,23 +57,23 @@ def choose(form: NewTraining, **values: str) -> None:
 
 
 def offered(form: NewTraining) -> list[str]:
-    combo = form.architecture.combo
+    combo = form.form.architecture.combo
     return [str(combo.itemData(i)) for i in range(combo.count())]
 
 
 def test_the_form_shows_the_hooks_of_the_encoder(tab: TrainingTab, world: World) -> None:
     form = tab.runs.form
-    assert "hook" in shown_fields(form)
+    assert "hooks" in shown_fields(form)
     assert not {"hook_in", "hook_out"} & shown_fields(form)
     choose(form, encoder="transcoder")
     assert {"hook_in", "hook_out"} <= shown_fields(form)
-    assert "hook" not in shown_fields(form)
+    assert "hooks" not in shown_fields(form)
     config = form.form.values()
     assert (config.encoder, config.hook_read, config.hook_written) == (
         "transcoder", "mlp_in", "mlp_out",
     )  # fmt: skip
     choose(form, encoder="sae")
-    assert "hook" in shown_fields(form)
+    assert "hooks" in shown_fields(form)
 
 
 def test_only_the_architectures_of_the_encoder_are_offered(tab: TrainingTab) -> None:

@@ -12,7 +12,6 @@ from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
 from mistudio.core.config import (
     Config,
-    Option,
     Setting,
     Violation,
     command_line,
@@ -22,55 +21,15 @@ from mistudio.core.config import (
 )
 from mistudio.core.errors import InvalidInput
 from mistudio.core.settings import SettingsFile
-from mistudio.gui.style import set_property
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
-from mistudio.gui.widgets.editors import CheckEditor, Editor, editor_for
+from mistudio.gui.widgets.editors import Editor, editor_for
+from mistudio.gui.widgets.form_field import Field
 from mistudio.gui.widgets.layout import Collapsible
 
 NARROWEST = 260  # px of one column at a 16-px font
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-def caption_of(option: Option) -> str:
-    """A setting's label with its unit, unless the label says that already ("Tokens")."""
-    if not option.unit or option.label.lower().endswith(option.unit.lower()):
-        return option.label
-    return f"{option.label} ({option.unit})"
-
-
-class Field(QWidget):
-    """A setting on screen: label with unit, control, and the sentence about what is wrong."""
-
-    def __init__(self, setting: Setting, editor: Editor, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setting, self.editor = setting, editor
-        described = setting.option
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(appearance().px(4))
-        if not isinstance(editor, CheckEditor):
-            self.caption = label(caption_of(described), "label")
-            self.caption.setBuddy(editor.control)
-            box.addWidget(self.caption)
-        else:
-            box.addStretch(1)  # level with the controls beside it, below their labels
-        box.addWidget(editor)
-        self.problem = label("", "error", wrap=True)
-        self.problem.hide()
-        box.addWidget(self.problem)
-        if not isinstance(editor, CheckEditor):
-            box.addStretch(1)
-        self.setToolTip(described.help)
-        editor.control.setAccessibleName(described.label)
-        editor.control.setAccessibleDescription(described.help)
-
-    def show_problem(self, sentence: str) -> None:
-        """Show a sentence below the control, or none."""
-        self.problem.setText(sentence)
-        self.problem.setVisible(bool(sentence))
-        set_property(self.editor.control, "invalid", bool(sentence))
 
 
 class ConfigForm(QWidget, Generic[ConfigT]):
@@ -79,6 +38,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
     fields: names to show, in order (all by default); others keep their default, or what
       `set_values` gave them.
     columns: at most so many; fewer when the form is narrow.
+    spans: columns that a field takes, where it is not one.
     editors: own `Editor` per field name, such as a combo of models.
     remember: name under which `settings` keeps the last values.
     command: words of the command line ("train"), for "Copy as command"; `positional` as there.
@@ -93,6 +53,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         *,
         editors: Mapping[str, Editor] | None = None,
         columns: int = 2,
+        spans: Mapping[str, int] | None = None,
         settings: SettingsFile | None = None,
         remember: str = "",
         command: str = "",
@@ -102,6 +63,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         super().__init__(parent)
         self._class = config_class
         self._columns = self._fit = columns
+        self._spans = dict(spans or {})
         self._settings, self._remember = settings, remember
         self._command, self._positional = command, tuple(positional)
         self._hidden: dict[str, Any] = {}
@@ -279,15 +241,17 @@ class ConfigForm(QWidget, Generic[ConfigT]):
             for grid in (self._basic, self._advanced):
                 grid.setColumnStretch(column, int(column < self._fit))
         places = {False: 0, True: 0}
-        for field in self.fields.values():
+        for name, field in self.fields.items():
             described = field.setting.option
             shown = _applies(field.setting, config)
             field.setVisible(shown)
             if shown:
-                place = places[described.advanced]
-                places[described.advanced] += 1
+                place, span = places[described.advanced], min(self._fit, self._spans.get(name, 1))
+                if place % self._fit + span > self._fit:
+                    place += self._fit - place % self._fit
+                places[described.advanced] = place + span
                 grid = self._advanced if described.advanced else self._basic
-                spot = divmod(place, self._fit)
+                spot = (*divmod(place, self._fit), 1, span)
                 if field.property("spot") != spot:
                     field.setProperty("spot", spot)
                     grid.addWidget(field, *spot)

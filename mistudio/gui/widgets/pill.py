@@ -12,6 +12,7 @@ from mistudio.gui.theme import appearance, mix
 # state -> icon and colour role
 STATES = {
     "queued": ("clock", "muted"),
+    "sweep": ("table", "muted"),
     "downloading": ("download", "blue"),
     "importing": ("spinner", "yellow"),
     "ingesting": ("spinner", "yellow"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from PySide6.QtCore import Signal
@@ -12,7 +13,7 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.editors import Editor
 
-_COLUMNS = 6
+_COLUMNS = 6  # unless told otherwise
 HOOK_TEXTS = {
     "resid_post": ("Residual", "the block's output, the residual stream after it"),
     "mlp_out": ("MLP", "what the MLP adds to the residual stream"),
@@ -22,19 +23,21 @@ HOOK_TEXTS = {
 
 
 class LayerGrid(QWidget):
-    """Toggles L0, L1, … in six columns; `value()` is "0,6,11", "all" or ""."""
+    """Toggles L0, L1, … in columns; `value()` is "0,6,11", "all" or ""."""
 
     changed = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, columns: int = _COLUMNS) -> None:
         super().__init__(parent)
         px = appearance().px
+        self._columns = columns
+        self._only: Sequence[int] | None = None
         self.title = label("Layers (0 selected)", "label")
         self.all_button = button("All", self._take_all, variant="link", tip="Take every layer")
         self.none_button = button("None", self._take_none, variant="link", tip="Take no layer")
         self._grid = QGridLayout()
         self._grid.setSpacing(px(6))
-        for column in range(_COLUMNS):
+        for column in range(columns):
             self._grid.setColumnStretch(column, 1)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -45,9 +48,13 @@ class LayerGrid(QWidget):
         self._wanted = ""
         self._quiet = False
 
-    def set_layers(self, count: int) -> None:
-        """Offer the blocks of a model; what was chosen stays as far as there are such blocks."""
+    def set_layers(self, count: int, only: Sequence[int] | None = None) -> None:
+        """Offer the blocks of a model; what was chosen stays as far as there are such blocks.
+
+        only: the blocks of these that can be chosen; None: all of them.
+        """
         wanted = self.value() if self.toggles else self._wanted
+        self._only = only
         for toggle in self.toggles:
             self._grid.removeWidget(toggle)
             toggle.deleteLater()
@@ -56,7 +63,8 @@ class LayerGrid(QWidget):
             toggle = button(f"L{layer}", self._on_toggled, variant="toggle")
             toggle.setAccessibleName(f"Layer {layer}")
             toggle.setToolTip(f"Read block {layer}; the first is 0")
-            self._grid.addWidget(toggle, *divmod(layer, _COLUMNS))
+            toggle.setEnabled(only is None or layer in only)
+            self._grid.addWidget(toggle, *divmod(layer, self._columns))
             self.toggles.append(toggle)
         self.set_value(wanted)
 
@@ -80,7 +88,7 @@ class LayerGrid(QWidget):
             asked = []
         self._quiet = True
         for layer, toggle in enumerate(self.toggles):
-            toggle.setChecked(layer in asked)
+            toggle.setChecked(layer in asked and (self._only is None or layer in self._only))
         self._quiet = False
         self._on_toggled()
         return [layer for layer in asked if layer >= count]
@@ -98,16 +106,19 @@ class LayerGrid(QWidget):
 
 
 class HooksEditor(Editor):
-    """A tick for each kind of hook point."""
+    """A tick for each of some kinds of hook point."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, hooks: Sequence[str] = EXTRACTION_HOOKS, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
+        self._offered = tuple(hooks)
         holder = QWidget()
         grid = QGridLayout(holder)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setSpacing(appearance().px(4))
         self.ticks: dict[str, QCheckBox] = {}
-        for position, hook in enumerate(EXTRACTION_HOOKS):
+        for position, hook in enumerate(hooks):
             name, meaning = HOOK_TEXTS[hook]
             tick = QCheckBox(name)
             tick.setToolTip(f"{hook}: {meaning}")
@@ -116,10 +127,21 @@ class HooksEditor(Editor):
             grid.addWidget(tick, *divmod(position, 2))
             self.ticks[hook] = tick
         self._hold(holder)
-        self.setFocusProxy(self.ticks[EXTRACTION_HOOKS[0]])
+        self.setFocusProxy(self.ticks[hooks[0]])
 
     def value(self) -> list[str]:
-        return [hook for hook, tick in self.ticks.items() if tick.isChecked()]
+        return [
+            hook for hook, tick in self.ticks.items() if tick.isChecked() and hook in self._offered
+        ]
+
+    def offer(self, hooks: Sequence[str]) -> None:
+        """Let only some be chosen; ticks of others stay for when they are offered again."""
+        before = self.value()
+        self._offered = tuple(hooks)
+        for hook, tick in self.ticks.items():
+            tick.setEnabled(hook in hooks)
+        if self.value() != before:
+            self.changed.emit()
 
     def set_value(self, value: Any) -> None:
         wanted = [value] if isinstance(value, str) else list(value or ())

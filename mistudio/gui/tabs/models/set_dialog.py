@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtWidgets import QTabWidget, QVBoxLayout, QWidget
@@ -17,6 +18,7 @@ from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models.formats import format_name
 from mistudio.gui.tabs.models.layer_grid import HOOK_TEXTS
+from mistudio.gui.tabs.models.set_rows import is_imported
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from mistudio.gui.tabs.models.set_plots import SetPlots
 
 _STRONGEST = ("Norm", "Token", "In its text", "Row", "Position", "Id")
+_OF_TOKENS = (1, 2, 4, 5)  # columns that vectors without text have nothing for
 _OUTLIERS = ("Dimension", "Mean", "Standard deviation", "Times the median")
 _SINKS = ("Position", "Median norm", "Times the median over all tokens")
 _SINK_NOTE = (
@@ -96,7 +99,10 @@ class ActivationSetDialog(Dialog):
         self.no_outliers = label("No dimension stands out here.", "label")
         self.no_sinks = label("No position stands out here.", "label")
         self.pages.addTab(self.plots, "Plots")
-        self.pages.addTab(_page(self.strongest), "Strongest tokens")
+        known = not is_imported(self._page.row)
+        for column in () if known else _OF_TOKENS:
+            self.strongest.setColumnHidden(column, True)
+        self.pages.addTab(_page(self.strongest), "Strongest tokens" if known else "Strongest")
         self.pages.addTab(
             _page(label(_OUTLIER_NOTE, "muted", wrap=True), self.no_outliers, self.outliers),
             "Outlier dimensions",
@@ -185,6 +191,15 @@ def _plain(text: str) -> str:
 def summary(page: SetPage) -> str:
     """What the set is, in a line."""
     row_ = page.row
+    if is_imported(row_):
+        parts = [
+            f"vectors of {Path(str(row_.config['path'])).name}",
+            f"model {page.model}" if page.model else "",
+            f"{format_count(row_.n_tokens)} vectors",
+            f"stored as {(row_.dtype or EM_DASH).upper()}, {row_.container}",
+            format_bytes(row_.size_bytes),
+        ]
+        return " · ".join(part for part in parts if part)
     rate = EM_DASH if page.tokens_per_s is None else f"{format_count(page.tokens_per_s)} tokens/s"
     parts = [
         f"model {page.model or 'deleted'} in {format_name(row_.model_format)}",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from PySide6.QtCore import QTimer, Signal
 from PySide6.QtWidgets import QWidget
 
@@ -14,37 +11,19 @@ from mistudio.core.units import EM_DASH, format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.library.jobs import JobWatch, LiveProgress
+from mistudio.gui.tabs.models.import_vectors import ImportVectorsDialog
+from mistudio.gui.tabs.models.set_rows import SetList, is_imported, layer_words, read_sets
 from mistudio.gui.tabs.models.tables import FigureTable
-from mistudio.gui.widgets.cards import Card, button, label
+from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.progress import ProgressBar
-from mistudio.jobs import activation_pages
 from mistudio.jobs.deletion import delete_activation_set
 from mistudio.jobs.dependants import of_activation_set
-from mistudio.jobs.runner import Studio
 from mistudio.store.records import ActivationSetRow, JobRow
-from mistudio.store.tables import JOBS, MODELS
 
 _HEADINGS = ("Name", "Model", "Layers", "Hooks", "Tokens", "Size", "State")
 _LISTED = 8  # lines before the table scrolls
 _HELD = ("paused", "interrupted")
-
-
-class _List(NamedTuple):
-    sets: Sequence[ActivationSetRow]
-    models: dict[str, str]
-    jobs: dict[str, JobRow]  # the newest extraction of each set
-
-
-def read_sets(studio: Studio) -> _List:
-    """Every set, the names of the models, and the newest job of each set."""
-    db = studio.db()
-    names = {row_.id: row_.name for row_ in MODELS.select(db)}
-    jobs = JOBS.select(db, "kind = 'extract_activations' AND target_id IS NOT NULL")
-    newest: dict[str, JobRow] = {}
-    for job in jobs:
-        newest.setdefault(job.target_id or "", job)
-    return _List(activation_pages.sets(studio), names, newest)
 
 
 class ActivationSets(Card):
@@ -56,11 +35,20 @@ class ActivationSets(Card):
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__("list", parent)
         self._services = services
-        self._found = _List([], {}, {})
+        self._found = SetList([], {}, {})
         self._wanted = ""  # the job whose set is to be chosen once it is listed
         self.table = FigureTable(_HEADINGS, "Activation sets", numeric=(4, 5), most=_LISTED)
         self.none = label(
-            "No activation sets yet. “Extract activations” on a model's card makes one.", "muted"
+            "No activation sets yet. “Extract activations” on a model's card makes one; vectors of "
+            "your own can be imported.",
+            "muted",
+            wrap=True,
+        )
+        self.import_button = button(
+            "Import vectors…",
+            self._import,
+            icon="download",
+            tip="Add the vectors of a .npy or .safetensors file as a set to train on",
         )
         self.problem = label("", "muted", wrap=True, selectable=True)
         self.open_button = button("Open", self._open, icon="curve", tip="Statistics and plots")
@@ -75,7 +63,11 @@ class ActivationSets(Card):
         self.delete_button = button(
             "Delete", self._delete, icon="trash", tip="Delete the chosen set and its files"
         )
+        self.train_button = button(
+            "Train on these", self._train, icon="play", tip="Train an SAE on the chosen set"
+        )
         self._actions = (
+            self.train_button,
             self.open_button,
             self.verify_button,
             self.export_button,
@@ -83,7 +75,7 @@ class ActivationSets(Card):
             self.cancel_button,
             self.delete_button,
         )
-        self.box.addWidget(label("Activation sets", "card"))
+        self.box.addLayout(row(label("Activation sets", "card"), None, self.import_button))
         self.bar = ProgressBar("purple")
         for part in (self.none, self.table, self.bar, self.problem):
             self.box.addWidget(part)
@@ -135,7 +127,7 @@ class ActivationSets(Card):
         if kind in ("activation_sets", "jobs", "models"):
             self._soon.start()
 
-    def _on_list(self, found: _List) -> None:
+    def _on_list(self, found: SetList) -> None:
         kept = self.chosen()
         self._found = found
         wanted = [row_ for row_ in found.sets if self._job_id(row_) == self._wanted]
@@ -160,7 +152,9 @@ class ActivationSets(Card):
     def _cells(self, row_: ActivationSetRow) -> list[str]:
         return [
             row_.name,
-            self._found.models.get(row_.model_id or "", EM_DASH),
+            self._found.models.get(
+                row_.model_id or "", "imported" if is_imported(row_) else EM_DASH
+            ),
             layer_words(row_.layers),
             (row_.hooks or EM_DASH).replace(",", ", "),
             format_count(row_.n_tokens),
@@ -195,7 +189,7 @@ class ActivationSets(Card):
         job = self._found.jobs.get(row_.id)
         state = job.status if job is not None else ""
         complete, works = row_.status == "completed", state in ("running", "paused", "queued")
-        for part in (self.open_button, self.verify_button, self.export_button):
+        for part in (self.train_button, self.open_button, self.verify_button, self.export_button):
             part.setEnabled(complete)
         self.go_button.setText("Pause" if state == "running" else "Resume")
         self.go_button.setVisible(not complete and state != "queued")
@@ -233,6 +227,14 @@ class ActivationSets(Card):
             self._watch.submit("verify_activations", VerifyActivationsConfig(activations=row_.id))
         except StudioError as error:
             self._services.banner(error.sentence, level="warning")
+
+    def _train(self) -> None:
+        row_ = self.chosen()
+        if row_ is not None:
+            self._services.open_tab("Training", activations=row_.id)
+
+    def _import(self) -> None:
+        ImportVectorsDialog(self._services, self).show()
 
     def _export(self) -> None:
         row_ = self.chosen()
@@ -279,16 +281,3 @@ class ActivationSets(Card):
             )
         elif job.status == "failed":
             self._services.banner(job.error_message or "Verifying failed.", level="error")
-
-
-def layer_words(layers: str | None) -> str:
-    """ "0,1,2,5" as "0–2, 5"; none as an em-dash."""
-    if not layers:
-        return EM_DASH
-    runs: list[list[int]] = []
-    for layer in map(int, layers.split(",")):
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

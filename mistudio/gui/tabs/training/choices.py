@@ -8,20 +8,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mistudio.core.units import format_count, format_short
-from mistudio.store.records import DatasetRow, ModelRow, SaeRow, TokenizationRow
-from mistudio.store.tables import DATASETS, MODELS, SAES, TOKENIZATIONS
+from mistudio.store.records import (
+    ActivationSetRow,
+    DatasetRow,
+    ModelRow,
+    SaeRow,
+    TokenizationRow,
+)
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS
 
 Pairs = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Ready models, datasets and tokenisations, newest first."""
+    """Ready models, datasets, tokenisations, SAEs and activation sets, newest first."""
 
     models: list[ModelRow] = field(default_factory=list)
     datasets: list[DatasetRow] = field(default_factory=list)
     tokenizations: list[TokenizationRow] = field(default_factory=list)
     saes: list[SaeRow] = field(default_factory=list)
+    sets: list[ActivationSetRow] = field(default_factory=list)
 
     def model(self, name: str) -> ModelRow | None:
         """The model that a form's value means: a name, or an id where names repeat."""
@@ -48,6 +55,15 @@ class Choices:
     def sae(self, sae_id: str) -> SaeRow | None:
         """The SAE with this id."""
         return next((row for row in self.saes if row.id == sae_id), None)
+
+    def stored(self, set_id: str) -> ActivationSetRow | None:
+        """The activation set with this id."""
+        return next((row for row in self.sets if row.id == set_id), None)
+
+    def set_pairs(self) -> Pairs:
+        """(id, text) of every activation set that is whole."""
+        models = {row.id: row for row in self.models}
+        return [(row.id, _set_text(row, models.get(row.model_id or ""))) for row in self.sets]
 
     def text_pairs(self, model: ModelRow | None) -> Pairs:
         """(value, text) of every dataset and of its tokenisations that fit the model."""
@@ -76,6 +92,21 @@ class Choices:
         return [t for t in self.tokenizations if t.tokenizer_name in own]
 
 
+def layers_of(row: ActivationSetRow) -> list[int]:
+    """The blocks of which an activation set holds something."""
+    return [int(part) for part in (row.layers or "0").split(",") if part] or [0]
+
+
+def hooks_of(row: ActivationSetRow) -> list[str]:
+    """The hooks that an activation set holds of each of its blocks."""
+    return [part for part in (row.hooks or "").split(",") if part]
+
+
+def holds_one(row: ActivationSetRow) -> bool:
+    """Whether an activation set holds one hook of one block only."""
+    return len(layers_of(row)) == len(hooks_of(row)) == 1
+
+
 def read_choices(db: Any) -> Choices:
     """Everything a form offers; runs in the query thread."""
     ready = "status = 'ready'"
@@ -84,6 +115,7 @@ def read_choices(db: Any) -> Choices:
         DATASETS.select(db, ready),
         TOKENIZATIONS.select(db, ready),
         SAES.select(db, ready),
+        ACTIVATION_SETS.select(db, "status = 'completed'"),
     )
 
 
@@ -97,6 +129,11 @@ def _values(rows: Iterable[ModelRow | DatasetRow]) -> dict[str, str]:
 def _model_text(row: ModelRow) -> str:
     size = f"{format_short(row.params_count)} parameters" if row.params_count else row.origin
     return f"{row.name} · {size}"
+
+
+def _set_text(row: ActivationSetRow, model: ModelRow | None) -> str:
+    whose = f"{model.name} L{row.layers} {row.hooks}" if model else "vectors"
+    return f"{row.name} · {whose} · {format_short(row.n_tokens)}"
 
 
 def _tokens_text(row: TokenizationRow) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PySide6.QtWidgets import QSpinBox, QWidget
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.configs import HOOKS
+from mistudio.core.model_configs import chosen_layers, layers_are_readable
 from mistudio.core.units import EM_DASH
+from mistudio.gui.tabs.models.layer_grid import LayerGrid
 from mistudio.gui.tabs.training.choices import Pairs
-from mistudio.gui.tabs.training.summary import depth_hint
+from mistudio.gui.tabs.training.summary import MOST_LAYERS, depth_hint
 from mistudio.gui.widgets.cards import label
 from mistudio.gui.widgets.editors import Editor
-from mistudio.gui.widgets.layout import guard_wheel
 
-MOST_LAYERS = 512
+_COLUMNS = 8
 HOOK_TEXTS = {
     "resid_post": "residual stream (resid_post)",
     "mlp_out": "MLP output (mlp_out)",
@@ -61,34 +62,71 @@ def hooks_text(hook_in: str | None, hook_out: str | None) -> str:
     return read if hook_out in (None, hook_in) else f"{read} → {hook_out}"
 
 
-class LayerEditor(Editor):
-    """A block of the chosen model, with its depth beside it."""
+class LayersEditor(Editor):
+    """Blocks of the chosen model to learn, as "0,6,11"; one of them has its depth told."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.spin = QSpinBox()
+        self.grid = LayerGrid(columns=_COLUMNS)
         self.hint = label("", "small")
+        self._wanted = "0"  # also while no model, or one with fewer blocks, is chosen
+        self._offered: tuple[int, list[int] | None] | None = None
+        self._quiet = False
         self._layers: int | None = None
-        guard_wheel(self.spin)
-        self.spin.valueChanged.connect(self._on_changed)
-        self._hold(self.spin, self.hint)
+        holder = QWidget()
+        box = QVBoxLayout(holder)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self.grid)
+        box.addWidget(self.hint)
+        self.grid.changed.connect(self._on_changed)
+        self._hold(holder)
         self.set_layers(None)
 
-    def set_layers(self, count: int | None) -> None:
-        """Allow the blocks of a model with `count` of them; None: no model is chosen."""
-        self._layers = count
-        self.spin.setRange(0, (count or MOST_LAYERS) - 1)
-        self._tell()
+    def set_layers(self, count: int | None, only: list[int] | None = None) -> None:
+        """Offer the blocks of a model with `count` of them, or `only` some; None: no model."""
+        if self._offered == (count or 0, only):
+            return
+        before, self._offered, self._layers = self.value(), (count or 0, only), count
+        self._quiet = True
+        self.grid.set_layers(count or 0, only)
+        self._quiet = False
+        self._choose(self._wanted)
+        if self.value() != before:
+            self.changed.emit()
 
-    def value(self) -> int:
-        return self.spin.value()
+    def value(self) -> str:
+        return ",".join(map(str, self.grid.chosen())) if self.grid.toggles else self._wanted
 
     def set_value(self, value: Any) -> None:
-        self.spin.setValue(int(value))
+        """Choose "0,6,11"; blocks that are not offered are left out, but one is always chosen."""
+        before = self.value()
+        text = str(value)
+        self._wanted = text if layers_are_readable(text) else "0"
+        self._choose(self._wanted)
+        if self.value() != before:
+            self.changed.emit()
+
+    def _choose(self, text: str) -> None:
+        self._quiet = True
+        self.grid.set_value(text)
+        count, only = self._offered or (0, None)
+        offered = only or list(range(count))
+        if offered and text and not self.grid.chosen():
+            first = chosen_layers(text, MOST_LAYERS)[0]
+            self.grid.set_value(str(min(offered, key=lambda layer: abs(layer - first))))
+        self._quiet = False
+        self._tell()
 
     def _on_changed(self) -> None:
-        self._tell()
-        self.changed.emit()
+        if not self._quiet:
+            self._wanted = self.value()
+            self._tell()
+            self.changed.emit()
 
     def _tell(self) -> None:
-        self.hint.setText(depth_hint(self.spin.value(), self._layers))
+        chosen = self.grid.chosen()
+        for link in (self.grid.all_button, self.grid.none_button):
+            link.setVisible(bool(self.grid.toggles))
+        one = depth_hint(chosen[0], self._layers) if len(chosen) == 1 else ""
+        self.hint.setText(one if self.grid.toggles else depth_hint(0, None))
+        self.hint.setVisible(bool(self.hint.text()))

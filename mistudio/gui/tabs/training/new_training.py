@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
-from mistudio.core.config import settings_of, to_dict
-from mistudio.core.configs import TRANSCODER_INPUTS
+from mistudio.core.config import to_dict
 from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import (
     ARCHITECTURES,
     TRANSCODER_ARCHITECTURES,
@@ -17,46 +18,31 @@ from mistudio.core.training_configs import (
 )
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models.template_panel import TemplatePanel
-from mistudio.gui.tabs.training.choices import Choices, Pairs, read_choices
-from mistudio.gui.tabs.training.fields import (
-    ENCODER_TEXTS,
-    LayerEditor,
-    architecture_pairs,
-    hook_pairs,
-)
+from mistudio.gui.tabs.training.choices import Choices, Pairs, holds_one, read_choices
+from mistudio.gui.tabs.training.fields import architecture_pairs
 from mistudio.gui.tabs.training.plan_box import PlanBox
+from mistudio.gui.tabs.training.source import fit_to_source, missing, plannable
 from mistudio.gui.tabs.training.summary import summary
+from mistudio.gui.tabs.training.training_form import TrainingForm, narrowed, vary_pairs
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
-from mistudio.gui.widgets.config_form import ConfigForm
-from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.gui.widgets.layout import Collapsible
-from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.jobs.shipped_templates import Scaling, fitted
 from mistudio.jobs.templates import Loaded
+from mistudio.store.records import ActivationSetRow
 
-FIELDS = (
-    "model",
-    "dataset",
-    "encoder",
-    "architecture",
-    "layer",
-    "hook",
-    "hook_in",
-    "hook_out",
-    "width",
-    "k",
-    "target_l0",
-    "tokens",
-    "seed",
-    "name",
-    "context",
-)
-KINDS = ("models", "datasets", "tokenizations", "saes")
+_OWN: dict[str, Any] = {
+    "model": "",
+    "dataset": "",
+    "more_datasets": (),
+    "activations": "",
+    "name": "",
+}  # what a template leaves open
+KINDS = ("models", "datasets", "tokenizations", "saes", "activation_sets")
 
 
 class NewTraining(Card):
-    """The form of `TrainConfig`. `started(job id)` follows a submitted run."""
+    """Starts one run or several from one pass. `started(job id)` follows a submitted job."""
 
     started = Signal(str)
 
@@ -67,32 +53,12 @@ class NewTraining(Card):
         self._pairs: Pairs = []
         self._offered: tuple[str, ...] = ARCHITECTURES
         self._saes: Pairs = []
-        self.model = LibraryChoice("Choose a model")
-        self.dataset = LibraryChoice("Choose a dataset")
-        self.layer = LayerEditor()
-        self.sae = LibraryChoice("Fresh weights")
+        self._sets: Pairs = []
         self._begun_at = ""  # the SAE whose latents the form took over
-        self.architecture = ChoiceEditor(architecture_pairs(ARCHITECTURES))
-        self.form = ConfigForm(
-            TrainConfig,
-            (*FIELDS, *_advanced()),
-            editors={
-                "model": self.model,
-                "dataset": self.dataset,
-                "layer": self.layer,
-                "encoder": ChoiceEditor(list(ENCODER_TEXTS.items())),
-                "init_from": self.sae,
-                "hook": ChoiceEditor(hook_pairs()),
-                "hook_in": ChoiceEditor(hook_pairs(TRANSCODER_INPUTS)),
-                "hook_out": ChoiceEditor(hook_pairs()),
-                "architecture": self.architecture,
-            },
-            columns=3,
-            settings=services.settings,
-            remember="train",
-            command="train",
-        )
-        self.form.set_values({"init_from": ""})  # each run asks for it anew
+        self.form = TrainingForm(services.settings)
+        self.form.set_values({"init_from": "", "activations": ""})  # each run asks for them anew
+        self.model, self.dataset = self.form.model, self.form.dataset
+        self.layers = self.form.layers
         self.templates = TemplatePanel(services, "training")
         self._scaling = Scaling()  # what a loaded template leaves to the model
         self.note = label("", "text-yellow", wrap=True)
@@ -140,22 +106,29 @@ class NewTraining(Card):
 
     def start(self) -> None:
         """Queue the run; what is wrong is said beside the field or below the form."""
-        config = self.form.checked()
-        if config is None or not self.start_button.isEnabled():
+        checked = self.form.checked()
+        if checked is None or not self.start_button.isEnabled():
             return
+        config = narrowed(checked)
         if self._choices.tokenization(config.dataset) is not None:
             config = dataclasses.replace(config, context=0)
         self._submit(config)
 
     def _submit(self, config: TrainConfig) -> None:
         try:
-            job_id = self._services.submit("train", config)
+            kind = "sweep" if isinstance(config, SweepConfig) else "train"
+            job_id = self._services.submit(kind, config)
         except StudioError as error:
             self._say(error.sentence)
             return
         self._say("")
         self._services.publisher.publish("trainings")
         self.started.emit(job_id)
+
+    def train_on(self, set_id: str) -> None:
+        """Choose an activation set, at once or when the library is read."""
+        self.form.set_values({"activations": set_id})
+        self.section.set_open(True)
 
     def use(self, values: dict[str, object]) -> None:
         """Fill the form with the settings of an earlier run."""
@@ -175,7 +148,7 @@ class NewTraining(Card):
     def load(self, found: Loaded) -> None:
         """Take the settings of a template; model and text stay unless it names others."""
         values = to_dict(found.config)
-        for name in ("model", "dataset"):
+        for name in ("model", "dataset", "activations", "more_datasets"):
             if not values.get(name):
                 values.pop(name)
         self._scaling = found.scaling
@@ -194,16 +167,16 @@ class NewTraining(Card):
             return
         scaling, self._scaling = self._scaling, Scaling()
         self.note.hide()
-        self.layer.set_layers(model.num_layers)
+        self.form.layers.set_layers(model.num_layers)
         self.form.set_values(fitted(scaling, model.hidden_dim, model.num_layers))
 
     def _save_template(self) -> None:
         try:
-            config = self.form.values()
+            config = self.form.training()
         except InvalidInput as error:
             self._say(error.sentence)
         else:
-            self.templates.save(dataclasses.replace(config, model="", dataset="", name=""))
+            self.templates.save(dataclasses.replace(config, **_OWN))
 
     def _say(self, sentence: str) -> None:
         self.problem.setText(sentence)
@@ -221,24 +194,37 @@ class NewTraining(Card):
         self._fit_to_model()
         self._fit_to_encoder()
         self._fit_to_template()
+        stored = self._stored()
         tokenized = self._choices.tokenization(self.dataset.value()) is not None
-        self.form.fields["context"].setVisible(not tokenized)
+        self.form.fields["context"].setVisible(not (tokenized or stored))
+        if stored is not None and holds_one(stored):
+            for name in ("layers", "hooks"):
+                self.form.fields[name].hide()  # there is nothing to choose
         self._say("")
         self._tell()
 
     def _fit_to_model(self) -> None:
         """Offer only what goes with the chosen model."""
         model = self._choices.model(self.model.value())
-        self.layer.set_layers(model.num_layers if model else None)
+        sets = self._choices.set_pairs()
+        if sets != self._sets:
+            self._sets = sets
+            self.form.activations.offer(sets)
+        model = fit_to_source(self.form, self._choices, model)
         saes = self._choices.sae_pairs(model)
         if saes != self._saes:
             self._saes = saes
-            self.sae.offer(saes)
+            self.form.sae.offer(saes)
         self._fit_to_sae()
         pairs = self._choices.text_pairs(model)
         if pairs != self._pairs:
             self._pairs = pairs
             self.dataset.offer(pairs, self._choices.only_dataset())
+            self.form.more_datasets.offer(pairs)
+
+    def _stored(self) -> ActivationSetRow | None:
+        """The activation set that is chosen."""
+        return self._choices.stored(self.form.activations.value())
 
     def _fit_to_encoder(self) -> None:
         """Offer only the architectures that the encoder has."""
@@ -246,11 +232,11 @@ class NewTraining(Card):
         offered = ARCHITECTURES if is_sae else TRANSCODER_ARCHITECTURES
         if offered != self._offered:
             self._offered = offered
-            self.architecture.set_choices(architecture_pairs(offered))
+            self.form.architecture.set_choices(architecture_pairs(offered))
 
     def _fit_to_sae(self) -> None:
         """Take over the number of latents of the SAE that the run is to start from."""
-        found = self._choices.sae(self.sae.value())
+        found = self._choices.sae(self.form.sae.value())
         if found is not None and found.id != self._begun_at:
             self._begun_at = found.id
             self.form.set_values({"width": found.n_latents})
@@ -260,23 +246,25 @@ class NewTraining(Card):
     def _tell(self) -> None:
         config, warnings = None, []
         try:
-            config = self.form.values()
+            config = self.form.training()
+            self.form.vary.offer(vary_pairs(config))
             text = summary(config, self._choices.model(config.model))
             warnings = config.warnings()
             if (sae := self._choices.sae(config.init_from)) is not None:
                 text = f"{text} · starts with the weights of {sae.name}"
         except InvalidInput:
-            text = ""
+            config, text = None, ""
         self.summary.setText(text)
         self.warning.setText(" ".join(warnings))
         self.warning.setVisible(bool(warnings))
-        self.plan.show_config(None if self._missing()[0] else config)
+        ready = None if missing(self.form, self._choices)[0] else config
+        self.plan.show_config(*plannable(ready, self._stored()))
         self._show_reason()
 
     @Slot()
     def _show_reason(self) -> None:
         """Say what keeps the run from starting."""
-        reason, place = self._missing()
+        reason, place = missing(self.form, self._choices)
         self.reason.setText(reason)
         self.reason.setVisible(bool(reason))
         self.get_button.setText(f"Open {place}" if place else "")
@@ -284,28 +272,10 @@ class NewTraining(Card):
         self.start_button.setEnabled(not (reason or self.plan.refuses))
         self.start_button.setToolTip(reason or self.plan.refuses)
 
-    def _missing(self) -> tuple[str, str]:
-        """Why it cannot start, and the tab that helps; ("", "") if it can."""
-        if not self._choices.models:
-            return "There is no model yet.", "Models"
-        if not self._choices.datasets:
-            return "There is no dataset yet.", "Datasets"
-        if not self.model.value() or not self.dataset.value():
-            return "Choose a model and a dataset.", ""
-        if not self.form.is_valid():
-            return "Correct the fields marked in red.", ""
-        return "", ""
-
     def _open_library(self) -> None:
-        self._services.open_tab(self._missing()[1])
+        self._services.open_tab(missing(self.form, self._choices)[1])
 
     @Slot(str, str)
     def _on_published(self, kind: str, object_id: str) -> None:
         if kind in KINDS:
             self.reload()
-
-
-def _advanced() -> tuple[str, ...]:
-    return tuple(
-        s.name for s in settings_of(TrainConfig) if s.option.advanced and s.name != "continue_from"
-    )

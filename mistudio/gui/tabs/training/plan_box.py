@@ -22,6 +22,7 @@ from mistudio.store.records import JobRow
 _WAIT_MS = 250
 _COLORS = {"fits": "emerald", "warn": "yellow", "refuse": "red"}
 _MOST_WAYS = 3
+_NOTHING = "Choose a model and a dataset to see what the training takes."
 _LENGTHS = ("tokens", "name", "seed", "learning_rate", "checkpoint_every", "eval_tokens")
 
 
@@ -39,6 +40,7 @@ class PlanBox(Card):
         super().__init__("nested", parent, padding=12)
         self._services = services
         self._config: TrainConfig | None = None
+        self._instead = ""
         self._probed: dict[str, Any] = {}
         self._rates: Rates | None = None
         self._probe = ""
@@ -71,11 +73,12 @@ class PlanBox(Card):
         """The sentence that says why the run cannot start, "" if it can or nothing is known."""
         return self.plan.refusal if self.plan else ""
 
-    def show_config(self, config: TrainConfig | None) -> None:
-        """Plan this training soon; None while the form is not complete."""
-        if config == self._config:
+    def show_config(self, config: TrainConfig | None, instead: str = "") -> None:
+        """Plan this training soon; None while there is nothing to plan, for which `instead` tells
+        why."""
+        if config == self._config and instead == self._instead:
             return
-        self._config = config
+        self._config, self._instead = config, instead
         if config is None:
             self._soon.stop()
             self._show(None)
@@ -142,7 +145,7 @@ class PlanBox(Card):
             way.hide()
         self._say("", "")
         if found is None:
-            self.summary.setText("Choose a model and a dataset to see what the training takes.")
+            self.summary.setText(self._instead or _NOTHING)
         else:
             self._fill(found)
         self.changed.emit()

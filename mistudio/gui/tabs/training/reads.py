@@ -37,6 +37,15 @@ class Run:
     job: JobRow | None
     checkpoints: int
     sae: SaeRow | None
+    place: int = 1
+    """which run of its sweep it is, from 1"""
+    members: int = 1
+    """runs of its sweep"""
+
+    @property
+    def shares_its_job(self) -> bool:
+        """Whether the job that works on it works on the other runs of its sweep too."""
+        return self.members > 1 and self.job is not None and self.job.kind == "sweep"
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,8 @@ def read_run(db: Any, training_id: str) -> Run | None:
 def _run(db: Any, row: TrainingRow) -> Run:
     whose = "target_id IN (?, ?) AND kind IN ('train', 'sweep')"
     jobs = JOBS.select(db, whose, [row.id, row.group_id], limit=1)
+    group = trainings.of_group(db, row.group_id) if row.group_id else [row]
+    ids = [member.id for member in group]
     counted = db.query("SELECT count(*) AS n FROM checkpoints WHERE training_id = ?", [row.id])
     return Run(
         row,
@@ -97,6 +108,8 @@ def _run(db: Any, row: TrainingRow) -> Run:
         jobs[0] if jobs else None,
         int(next(iter(counted))["n"]),
         SAES.find(db, row.sae_id) if row.sae_id else None,
+        ids.index(row.id) + 1 if row.id in ids else 1,
+        len(ids),
     )
 
 
@@ -106,7 +119,10 @@ def _name(db: Any, table: str, wanted: str) -> str:
 
 
 def _text_name(db: Any, row: TrainingRow) -> str:
-    """The dataset of a run: that of its tokenisation, else what its settings name."""
+    """What a run reads: the dataset of its tokenisation, else the activation set without a model,
+    else what its settings name."""
+    if row.activation_set_id and not row.model_id:
+        return _name(db, "activation_sets", row.activation_set_id)
     wanted = trainings.tokenization_of(db, row.id) or str(row.config.get("dataset") or "")
     owner = list(db.query("SELECT dataset_id FROM tokenizations WHERE id = ?", [wanted]))
     return _name(db, "datasets", owner[0]["dataset_id"] if owner else wanted)

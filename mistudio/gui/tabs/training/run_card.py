@@ -27,7 +27,7 @@ from mistudio.gui.tabs.training.metrics_pane import MANY_DEAD
 from mistudio.gui.tabs.training.panes import PANES, make_pane, pane_title
 from mistudio.gui.tabs.training.reads import Run, local_time
 from mistudio.gui.tabs.training.series import RECENT, is_rising
-from mistudio.gui.tabs.training.states import ACTIONS, actions_of
+from mistudio.gui.tabs.training.states import ACTIONS, actions_of, words_of
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
 from mistudio.gui.widgets.pill import Pill
@@ -54,6 +54,7 @@ class RunCard(Card):
         self.title = label("", "card")
         self.subtitle = label("", "small")
         self.pill = Pill(run.training.status)
+        self.sweep = Pill("sweep", "sweep")
         self.tiles = {
             "loss": MetricTile("Loss", color="emerald"),
             "l0": MetricTile("L0", color="blue"),
@@ -91,6 +92,7 @@ class RunCard(Card):
         heading.addWidget(self.subtitle)
         top = row(spacing=16)
         top.addLayout(heading, 1)
+        top.addWidget(self.sweep)
         top.addWidget(self.pill)
         self.box.addLayout(top)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
@@ -106,14 +108,19 @@ class RunCard(Card):
         """Show newer rows of the same run; open panes stay open."""
         self.run = run
         training = run.training
-        self.title.setText(f"{run.model} · {run.dataset}")
+        self.title.setText(" · ".join(part for part in (run.model, run.dataset) if part))
         self.subtitle.setText(_subtitle(run))
         self.pill.set_state(training.status)
+        self.sweep.set_state("sweep", f"sweep · {run.place:,} of {run.members:,}")
+        self.sweep.setVisible(run.members > 1)
         self.failure.setText(training.error_message or "")
         self.failure.setVisible(training.status == "failed" and bool(training.error_message))
         offered = actions_of(run)
         for name, found in self.buttons.items():
             found.setVisible(name in offered)
+            text, tip = words_of(name, run)
+            found.setText(text)
+            found.setToolTip(tip)
         for name, found in self.toggles.items():
             found.setText(pane_title(name, run))
         if training.status not in WORKING:

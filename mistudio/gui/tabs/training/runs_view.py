@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from PySide6.QtCore import QPoint, QTimer, Slot
 from PySide6.QtWidgets import QWidget
 
@@ -22,6 +24,7 @@ from mistudio.gui.widgets.layout import CenteredColumn
 from mistudio.jobs import checkpoints
 from mistudio.jobs.deletion import delete_training
 from mistudio.jobs.dependants import of_training
+from mistudio.store import trainings
 from mistudio.store.tables import JOBS
 
 SETTLE_MS = 50
@@ -61,7 +64,7 @@ class RunsView(CenteredColumn):
     @Slot(str)
     def _on_started(self, job_id: str) -> None:
         self.form.section.set_open(False)
-        self._services.query.ask(lambda db: JOBS.get(db, job_id).target_id, self._on_target)
+        self._services.query.ask(lambda db: _first_run(db, job_id), self._on_target)
 
     @Slot(object)
     def _on_target(self, training_id: str | None) -> None:
@@ -125,8 +128,20 @@ class RunsView(CenteredColumn):
         self.ensureWidgetVisible(self.form)
         self.form.model.setFocus()
 
+    def train_on(self, set_id: str) -> None:
+        """Fill the form with an activation set."""
+        self.form.train_on(set_id)
+        self.verticalScrollBar().setValue(0)
+        self.form.form.activations.setFocus()
+
     def pause_resume(self) -> None:
         """Pause the run that works, or resume the one that waits."""
         run = self.list.active()
         if run is not None:
             self.act(run, "pause" if run.training.status == "training" else "resume")
+
+
+def _first_run(db: Any, job_id: str) -> str:
+    """The run that a job works on, the first one of a sweep."""
+    runs = trainings.of_job(db, JOBS.get(db, job_id).target_id or "")
+    return runs[0].id if runs else ""

@@ -57,6 +57,32 @@ _NEEDS_CHECKPOINT = ("resume", "continue", "write")
 _NEEDS_JOB = ("cancel", "stop", "pause", "save")
 
 
+# what a job of several runs does to all of them at once
+_SHARED = {
+    "pause": ("Pause all", "Write checkpoints and give up memory and device"),
+    "resume": ("Resume all", "Go on from the newest checkpoints"),
+    "save": ("Save all", "Write checkpoints at the next step"),
+    "stop": ("Stop all", "End after this step; the SAEs go to the library"),
+    "cancel": ("Cancel all", "Take these runs out of the queue"),
+}
+
+
+def words_of(name: str, run: Run) -> tuple[str, str]:
+    """Text and tip of an action's button; they tell if it acts on all runs of a sweep."""
+    if not acts_on_all(name, run):
+        return ACTIONS[name].text, ACTIONS[name].tip
+    text, tip = _SHARED[name]
+    return text, f"{tip}: all {run.members:,} runs of the sweep"
+
+
+def acts_on_all(name: str, run: Run) -> bool:
+    """Whether an action is one of the whole sweep."""
+    if name not in _SHARED or not run.shares_its_job or run.job is None:
+        return False
+    # a failed run of a sweep that has ended is resumed alone
+    return name != "resume" or run.job.status in _WAITING
+
+
 def actions_of(run: Run) -> tuple[str, ...]:
     """Names of the actions that this run offers now."""
     found = _BY_STATE.get(run.training.status, ())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import format_bytes, format_count
 from mistudio.store.records import ModelRow
+
+MOST_LAYERS = 512
 
 
 def steps(config: TrainConfig) -> int:
@@ -20,16 +23,29 @@ def sae_bytes(config: TrainConfig, d_model: int) -> int:
 
 
 def summary(config: TrainConfig, model: ModelRow | None) -> str:
-    """One line: steps, expansion, size of the SAE."""
-    parts = [
-        f"{format_count(steps(config))} steps of {format_count(config.batch)} tokens",
-    ]
+    """One line: how many SAEs, steps, expansion, size of the SAEs.
+
+    Raises `InvalidInput` for a sweep whose members cannot be told.
+    """
+    members = [config]
+    if isinstance(config, SweepConfig):
+        members = config.members((model.num_layers if model else None) or MOST_LAYERS)
+    parts = [f"{len(members):,} SAEs from one pass"] if len(members) > 1 else []
+    parts.append(f"{_range([steps(member) for member in members])} steps" if config.tokens else "")
+    batches = _range([member.batch for member in members])
+    parts[-1] = f"{parts[-1] or 'one pass over the data in steps'} of {batches} tokens"
     if model is not None and model.hidden_dim:
-        times = config.width / model.hidden_dim
-        size = format_bytes(sae_bytes(config, model.hidden_dim))
-        parts.append(f"{times:.3g}× the model's width of {format_count(model.hidden_dim)}")
-        parts.append(f"estimated SAE size {size}")
+        times = [member.width / model.hidden_dim for member in members]
+        few = f"{min(times):.3g}–{max(times):.3g}" if min(times) < max(times) else f"{times[0]:.3g}"
+        size = format_bytes(sum(sae_bytes(member, model.hidden_dim) for member in members))
+        parts.append(f"{few}× the model's width of {format_count(model.hidden_dim)}")
+        parts.append(f"estimated SAE size {size}" + (" in all" if len(members) > 1 else ""))
     return " · ".join(parts)
+
+
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return format_count(low) if low == high else f"{format_count(low)}–{format_count(high)}"
 
 
 def depth_hint(layer: int, num_layers: int | None) -> str:

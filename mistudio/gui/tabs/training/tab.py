@@ -45,13 +45,16 @@ class TrainingTab(Tab):
         self.services.settings.remember("training.view", place)
 
     def select(self, **selection: Any) -> None:
-        """`run=id` shows a run, `sae=id` an SAE of the library."""
+        """`run=id` shows a run, `sae=id` an SAE, `activations=id` the form with that set."""
         if run := selection.get("run") or selection.get("training"):
             self.show_view(RUNS)
             self.runs.select(str(run))
         elif sae := selection.get("sae"):
             self.show_view(LIBRARY)
             self.library.select(str(sae))
+        elif stored := selection.get("activations"):
+            self.show_view(RUNS)
+            self.runs.train_on(str(stored))
 
     def focus_search(self) -> None:
         if self.pages.currentIndex() == LIBRARY:

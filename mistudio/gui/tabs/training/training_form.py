@@ -1,0 +1,183 @@
+"""The form of one training or of several from one pass, which are submitted in different ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QWidget
+
+from mistudio.core.config import Config, Violation, command_line, settings_of, to_dict
+from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS
+from mistudio.core.model_configs import chosen_layers
+from mistudio.core.settings import SettingsFile
+from mistudio.core.sweep_configs import SHARED, SweepConfig
+from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.gui.tabs.models.layer_grid import HooksEditor
+from mistudio.gui.tabs.training.choices import Pairs
+from mistudio.gui.tabs.training.fields import (
+    ENCODER_TEXTS,
+    MOST_LAYERS,
+    LayersEditor,
+    architecture_pairs,
+    hook_pairs,
+)
+from mistudio.gui.tabs.training.lines_editor import LinesEditor
+from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.editors import ChoiceEditor
+from mistudio.gui.widgets.library_choice import LibraryChoice
+
+FIELDS = (
+    "model",
+    "dataset",
+    "activations",
+    "layers",
+    "hooks",
+    "hook_in",
+    "hook_out",
+    "encoder",
+    "architecture",
+    "width",
+    "k",
+    "target_l0",
+    "tokens",
+    "seed",
+    "name",
+    "context",
+    "dataset_weight",
+    "more_datasets",
+    "vary",
+)
+SPANS = {"layers": 2, "more_datasets": 2, "vary": 3}
+# texts that a comma cannot separate, or that name something of the library
+_NOT_VARIED = ("group_sizes", "continue_from", "init_from")
+
+
+class TrainingForm(ConfigForm[SweepConfig]):
+    """Edits a `SweepConfig`; `training()` is a `TrainConfig` where it makes one SAE only.
+
+    `given_hook`: whether the activation set decides the hook, so that none is to be chosen.
+    """
+
+    given_hook = False
+
+    def __init__(self, settings: SettingsFile, parent: QWidget | None = None) -> None:
+        self.model = LibraryChoice("Choose a model")
+        self.dataset = LibraryChoice("Choose a dataset")
+        self.activations = LibraryChoice("Live, from the model")
+        self.more_datasets = LinesEditor(
+            "dataset",
+            prompt="Choose a dataset",
+            hint="Weight",
+            text="1",
+            nothing="Mixes in other text; weights say how many tokens come from each.",
+        )
+        self.layers = LayersEditor()
+        self.hooks = HooksEditor(HOOKS)
+        self.sae = LibraryChoice("Fresh weights")
+        self.architecture = ChoiceEditor(architecture_pairs(ARCHITECTURES))
+        self.vary = LinesEditor(
+            "setting",
+            prompt="Choose a setting",
+            hint="Its values, such as 16, 32, 64",
+            nothing="Trains an SAE for every combination of values, all from the same pass: "
+            "k with 16, 32, 64 makes three.",
+        )
+        self.vary.offer(vary_pairs(SweepConfig()))
+        super().__init__(
+            SweepConfig,
+            (*FIELDS, *_advanced()),
+            editors={
+                "model": self.model,
+                "dataset": self.dataset,
+                "activations": self.activations,
+                "more_datasets": self.more_datasets,
+                "layers": self.layers,
+                "hooks": self.hooks,
+                "vary": self.vary,
+                "encoder": ChoiceEditor(list(ENCODER_TEXTS.items())),
+                "init_from": self.sae,
+                "hook_in": ChoiceEditor(hook_pairs(TRANSCODER_INPUTS)),
+                "hook_out": ChoiceEditor(hook_pairs()),
+                "architecture": self.architecture,
+            },
+            columns=3,
+            spans=SPANS,
+            settings=settings,
+            remember="train",
+            command="train",
+            parent=parent,
+        )
+        self.fields["layers"].caption.hide()  # the grid tells how many beside its name
+
+    def training(self) -> TrainConfig:
+        """What is to be trained; raises `InvalidInput` as `values`."""
+        return narrowed(self.values())
+
+    def set_values(self, values: Mapping[str, Any] | Config) -> None:
+        """Take values over; a layer or hook counts where no layers or hooks are named."""
+        given = to_dict(values) if isinstance(values, Config) else dict(values)
+        if not given.get("layers") and "layer" in given:
+            given["layers"] = str(given["layer"])
+        if not given.get("hooks") and "hook" in given:
+            given["hooks"] = [given["hook"]]
+        super().set_values(given)
+
+    def reset(self, *, announce: bool = True) -> None:
+        super().reset(announce=False)
+        default = TrainConfig()
+        self._quiet = True
+        self.layers.set_value(default.layer)
+        self.hooks.set_value(default.hook)
+        self._quiet = False
+        if announce:
+            self._on_edited()
+
+    def copy_command(self) -> None:
+        """Put the command that does the same on the clipboard."""
+        if not self._read()[1]:
+            config = self.training()
+            words = "sweep" if isinstance(config, SweepConfig) else "train"
+            QGuiApplication.clipboard().setText(command_line(words, config))
+
+    def _read(self) -> tuple[SweepConfig, list[Violation]]:
+        config, problems = super()._read()
+        changes: dict[str, Any] = {}
+        if config.activations:  # it tells what it was made from
+            changes |= {"model": "", "dataset": "", "more_datasets": ()}
+        layers = chosen_layers(config.layers, MOST_LAYERS) if config.layers else []
+        if not layers:
+            problems.append(Violation("layers", "Choose at least one layer."))
+        elif len(layers) == 1:
+            changes |= {"layer": layers[0], "layers": ""}
+        if len(config.hooks) == 1 or config.encoder != "sae":
+            changes |= {"hook": (*config.hooks, TrainConfig().hook)[0], "hooks": ()}
+        elif not config.hooks and not self.given_hook:
+            problems.append(Violation("hooks", "Choose at least one hook."))
+        return dataclasses.replace(config, **changes), problems
+
+
+def narrowed(config: SweepConfig) -> TrainConfig:
+    """The config of a single training where there is one layer, one hook and nothing varied."""
+    if config.layers or config.hooks or config.vary:
+        return config
+    return TrainConfig(**{s.name: getattr(config, s.name) for s in settings_of(TrainConfig)})
+
+
+def vary_pairs(config: TrainConfig) -> Pairs:
+    """(name, label) of the settings that can be varied and have an effect beside the others."""
+    return [
+        (s.name, s.option.label)
+        for s in settings_of(TrainConfig)
+        if s.name not in SHARED
+        and s.name not in _NOT_VARIED
+        and (s.option.applies is None or s.option.applies(config))
+    ]
+
+
+def _advanced() -> tuple[str, ...]:
+    return tuple(
+        s.name for s in settings_of(TrainConfig) if s.option.advanced and s.name != "continue_from"
+    )
