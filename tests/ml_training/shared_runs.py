@@ -1,4 +1,4 @@
-"""A process of the trainings that test_ranks compares; run by it, alone or as one of two."""
+"""The trainings that test_ranks compares; started by it as one of two processes."""
 
 from __future__ import annotations
 
@@ -12,39 +12,65 @@ from typing import Any
 import torch
 
 from mistudio.core.control import JobControl, Request
-from mistudio.core.events import RecordingReporter, Reporter, SilentReporter
+from mistudio.core.errors import StudioError
+from mistudio.core.events import RecordingReporter
 from mistudio.core.launch import launch_of
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.collective import SINGLE, Collective, ProcessGroup
 from mistudio.ml.training import learner as learning
-from mistudio.ml.training.checkpoint import newest_checkpoint
 from mistudio.ml.training.learner import Learner, LearnerOptions
 from mistudio.ml.training.loop import train_together
 from mistudio.ml.training.ranks import SharedControl
 from tests.helpers.activations import FakeStream, statistics_of
 
-D, BATCH, STEPS, PAUSED_AT = 16, 65, 40, 23
-SPOILT_AT = 30  # a batch whose loss is a spike
+D, BATCH, STEPS, PAUSED_AT = 16, 65, 30, 13  # the halves of a batch differ
+SPOILT_AT = 24  # a batch whose loss is a spike
 BASE = TrainConfig(
     model="m",
     dataset="d",
-    width=64,
-    k=4,
+    width=256,
+    k=3,
     aux_k=8,
-    dead_window=4 * BATCH,
+    dead_window=2 * BATCH,
     learning_rate=3e-3,
     tokens=BATCH * STEPS,
     batch=BATCH,
-    target_l0=4.0,
+    target_l0=3.0,
 )
 CONFIGS: dict[str, TrainConfig] = {
     "topk": replace(BASE, architecture="topk"),
-    "batch_topk": replace(BASE, architecture="batch_topk"),
+    "batch_topk": replace(BASE, architecture="batch_topk", aux_k=200),
     "matryoshka_batch_topk": replace(BASE, architecture="matryoshka_batch_topk"),
     "standard": replace(BASE, architecture="standard", ghost=True),
     "gated": replace(BASE, architecture="gated"),
     "jumprelu": replace(BASE, architecture="jumprelu"),
 }
+
+
+class Ran:
+    """What a process saw of a training: rows, one a step, notes, and the last parameters."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        collective: Collective = SINGLE,
+        control: JobControl | None = None,
+        resume_from: Path | None = None,
+    ) -> None:
+        report, asked = RecordingReporter(), control or JobControl()
+        shared = SharedControl(asked, collective) if collective.size > 1 else asked
+        stream = FakeStream(BATCH, D, {SPOILT_AT: 1e3})
+        options = LearnerOptions(resume_from=resume_from, collective=collective)
+        learner = Learner(
+            config, stream, statistics_of(D), folder, report, shared, torch.device("cpu"), options
+        )
+        train_together([learner], shared, lambda _number, _result: None, _raise)
+        self.rows: list[Mapping[str, Any]] = [
+            dict(e.values) for e in report.events if e.kind == "metric"
+        ]
+        self.notes = [str(e.values["sentence"]) for e in report.events if e.kind == "note"]
+        self.parameters = dict(learner.run.sae.parameters)
 
 
 class PausedAt(JobControl):
@@ -61,56 +87,34 @@ class PausedAt(JobControl):
         return super().requested()
 
 
-def run(
-    config: TrainConfig,
-    folder: Path,
-    collective: Collective,
-    *,
-    pause_at: int = -1,
-    resume: bool = False,
-) -> tuple[list[Mapping[str, Any]], dict[str, torch.Tensor]]:
-    """The rows of a training, one a step, and its last parameters."""
-    recorded = RecordingReporter()
-    report: Reporter = SilentReporter() if collective.rank else recorded
-    asked = PausedAt(pause_at) if collective.rank == 0 else JobControl()
-    control = SharedControl(asked, collective) if collective.size > 1 else asked
-    begun = newest_checkpoint(folder) if resume else None
-    learner = Learner(
-        config,
-        FakeStream(BATCH, D, {SPOILT_AT: 1e3}),
-        statistics_of(D),
-        folder,
-        report,
-        control,
-        torch.device("cpu"),
-        LearnerOptions(resume_from=begun, collective=collective),
-    )
-
-    def failed(_number: int, error: Exception) -> None:
-        raise error
-
-    train_together([learner], control, lambda _number, _result: None, failed)
-    rows = [event.values for event in recorded.events if event.kind == "metric"]
-    return rows, dict(learner.run.sae.parameters)
+def _raise(_number: int, error: StudioError) -> None:
+    raise error
 
 
-def main(target: str) -> None:
-    """Every architecture whole, then paused and resumed; rank 0 keeps what it saw."""
+def compare(folder: Path, collective: Collective) -> None:
+    """Every architecture whole, and one paused on request of rank 0."""
     learning.REPORT_EVERY = 1
-    torch.set_num_threads(1)
-    launch = launch_of()
-    collective = ProcessGroup(launch) if launch.is_shared else SINGLE
-    folder, found = Path(target), {}
+    found = {}
     for name, config in CONFIGS.items():
-        rows, parameters = run(config, folder / f"{name}-{launch.size}", collective)
-        found[name] = {"rows": [dict(row) for row in rows], "parameters": parameters}
-    if launch.is_shared:
-        place = folder / "stopped"
-        run(CONFIGS["batch_topk"], place, collective, pause_at=PAUSED_AT)
-    torch.save(found, folder / f"found-{launch.size}-{launch.rank}.pt")
+        ran = Ran(config, folder / f"{name}-{collective.rank}", collective)
+        found[name] = (ran.rows, ran.notes, ran.parameters)
+    control = PausedAt(PAUSED_AT) if collective.rank == 0 else JobControl()
+    Ran(CONFIGS["batch_topk"], folder / f"paused-{collective.rank}", collective, control)
+    torch.save(found, folder / f"found-{collective.rank}.pt")
     collective.close()
 
 
+def lose(folder: Path, collective: Collective) -> None:
+    """One process ends without a word; the other prints what it is told."""
+    if collective.rank == 1:
+        os._exit(9)
+    try:
+        Ran(BASE, folder, collective)
+    except StudioError as error:
+        sys.stdout.write(f"{error.code}: {error.sentence}")
+
+
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd())
-    main(sys.argv[1])
+    torch.set_num_threads(1)
+    what = {"compare": compare, "lose": lose}[sys.argv[1]]
+    what(Path(sys.argv[2]), ProcessGroup(launch_of()))

@@ -86,8 +86,8 @@ class Windows:
 
         `on_fill(rows done, rows of the window)` is called before each forward pass; what it raises
         ends the filling. The processes of `collective` read the rows of a window in turns and all
-        hold all of it; `on_fill` is then called once a round. Raises `DiskFull` if the windows have no room, `InvalidInput` if the
-        reader holds none of the rows.
+        hold all of it; `on_fill` is then called once a round. Raises `DiskFull` if the windows
+        have no room, `InvalidInput` if the reader holds none of the rows.
         """
         self.reader, self.table, self.feeds = reader, table, list(feeds)
         self.part, self.seed, self.window_tokens = part, seed, window

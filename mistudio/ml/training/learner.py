@@ -162,7 +162,7 @@ class Learner:
         collective = options.collective
         if config.batch < collective.size:
             raise InvalidInput(
-                f"A batch of {config.batch:,} tokens cannot be shared by {collective.size} processes."
+                f"{collective.size} processes cannot share a batch of {config.batch:,} tokens."
             )
         self.run.sae.collective = collective
         schedule = self.run.schedule
