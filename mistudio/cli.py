@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import sys
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import multiprocessing
 
     multiprocessing.freeze_support()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _with_config(list(sys.argv[1:] if argv is None else argv))
     try:
         return _dispatch(words)
     except Usage as error:
@@ -67,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _fail(words, "cancelled", "Cancelled.")
         return CANCELLED
+
+
+def _with_config(words: list[str]) -> list[str]:
+    """`train FILE.json` is short for `train --config FILE.json`."""
+    for at, (word, following) in enumerate(itertools.pairwise(words)):
+        if word == "train" and following.lower().endswith(".json"):
+            return [*words[: at + 1], "--config", *words[at + 1 :]]
+    return words
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -112,10 +121,12 @@ def run_headless(arguments: argparse.Namespace) -> int:
     """Run a parsed subcommand; every failure becomes one sentence."""
     from mistudio.console import Console
     from mistudio.core.errors import Cancelled
+    from mistudio.core.launch import launch_of
     from mistudio.core.logs import start_log
     from mistudio.core.paths import Paths
     from mistudio.core.settings import SettingsFile
     from mistudio.jobs import hub_pages
+    from mistudio.jobs.crew import Crew, check_shared, follow
     from mistudio.jobs.runner import Studio, as_studio_error
 
     console = Console(as_json=arguments.json)
@@ -125,14 +136,23 @@ def run_headless(arguments: argparse.Namespace) -> int:
             from mistudio.system import doctor
 
             return doctor.print_report(console, arguments.home)
+        launch = launch_of()
+        if launch.is_shared:
+            check_shared(arguments)
+        if launch.rank:
+            return follow(launch, console)
         paths = Paths.at(arguments.home)
         handlers.append(start_log(paths.logs))
         hub_pages.configure(SettingsFile(paths.settings).values)
         studio = Studio(paths)
         try:
+            if launch.is_shared:
+                studio.crew = Crew(launch)
             studio.recover()
             _verb(arguments.verb)(studio, console, arguments)
         finally:
+            if studio.crew is not None:
+                studio.crew.close()
             studio.close()
     except (Cancelled, KeyboardInterrupt):
         console.error("cancelled", "Cancelled.")

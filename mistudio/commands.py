@@ -16,6 +16,7 @@ from mistudio.core import configs, sweep_configs, training_configs
 from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_dict, validate
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
+from mistudio.core.launch import launch_of
 from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs as job_rows
@@ -28,10 +29,11 @@ Arguments = argparse.Namespace
 
 def with_signals(work: Callable[[JobControl], dict[str, Any]], *, hold: bool) -> dict[str, Any]:
     """Run `work` while Ctrl-C and SIGTERM become a request: hold (a training), else cancel."""
-    control = JobControl()
+    control, shared = JobControl(), launch_of().is_shared
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if hold and control.requested() is not Request.PAUSE:
+        # a launcher repeats Ctrl-C to each of several processes
+        if hold and (shared or control.requested() is not Request.PAUSE):
             control.pause()
         else:
             control.cancel()

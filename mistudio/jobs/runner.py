@@ -8,7 +8,7 @@ import sqlite3
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistudio.core.config import Config, from_dict, to_dict, validate
 from mistudio.core.control import JobControl, Request
@@ -38,6 +38,9 @@ from mistudio.store.jobs import JobState
 from mistudio.store.records import JobRow, TrainingRow
 from mistudio.store.tables import ACTIVATION_SETS, JOBS, TRAININGS
 
+if TYPE_CHECKING:
+    from mistudio.jobs.crew import Crew
+
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +54,8 @@ class Studio:
         self.models = LoadedModels()
         self.tokens = AccessTokens()
         self._controls: dict[str, JobControl] = {}
+        self.crew: Crew | None = None
+        """the processes that this one trains together with, if it was started as one of several"""
 
     def db(self) -> Db:
         """The calling thread's connection."""

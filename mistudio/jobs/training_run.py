@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mistudio.core.atomic import directory_bytes, write_json
 from mistudio.core.config import from_dict, to_dict
 from mistudio.core.control import EndsTurn, HoldsInPlace, Request
-from mistudio.core.errors import Cancelled, StudioError
+from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.ids import now
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import checkpoints, evaluate, lookup, sae_library
@@ -180,6 +180,7 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     """The tensor part: measure activations, fill windows, train; goes on from checkpoints."""
     from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.activations.windows import Windows
+    from mistudio.ml.collective import SINGLE
     from mistudio.ml.training.loop import train_together
 
     config = runs[0].config
@@ -188,9 +189,14 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     feeds = _feeds(ctx, source, reader, runs)
     numbers = {(feed.point, feed.target): number for number, feed in enumerate(feeds)}
     failures: list[StudioError] = []
+    crew = ctx.studio.crew
+    if crew is not None and len(runs) > 1:
+        raise InvalidInput("Several processes can train one SAE together, not a sweep.")
+    control = ctx.control if crew is None else crew.control(ctx.control)
+    collective = SINGLE if crew is None else crew.collective
 
     def on_fill(done: int, rows: int) -> None:
-        if ctx.control.requested() is not Request.NONE:
+        if control.requested() is not Request.NONE:
             raise Cancelled
 
     def on_note(sentence: str) -> None:
@@ -217,6 +223,7 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
         folder=runs[0].folder,
         on_fill=on_fill,
         on_note=on_note,
+        collective=collective,
     )
     calibration = _Calibration(reader, source, feeds, config, runs[0].folder / "calibration")
     try:
@@ -233,7 +240,7 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
         order = list(learners)
         train_together(
             list(learners.values()),
-            ctx.control,
+            control,
             lambda i, result: on_done(order[i], result),
             lambda i, error: on_failed(order[i], error),
         )
@@ -254,13 +261,14 @@ def _learner(
     calibration: Callable[[], Iterator[torch.Tensor]],
 ) -> Learner:
     """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
+    from mistudio.ml.collective import SINGLE
     from mistudio.ml.training.learner import Learner, LearnerOptions
 
     statistics, given = feed.statistics, feed.target_statistics
     metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}
     if given is not None:
         metadata["median_norm_out"] = given.median_norm
-    target = None if given is None else _target_of(given)
+    target = None if given is None else target_of(given)
     begun = _checkpoint(run) or checkpoints.write_start(
         ctx.studio,
         run.config,
@@ -272,6 +280,9 @@ def _learner(
         device=source.device,
         target=target,
     )
+    crew = ctx.studio.crew
+    if crew is not None:
+        crew.order(ctx, source, run.config, run.folder, feed, begun, metadata)
     return Learner(
         run.config,
         stream,
@@ -286,11 +297,13 @@ def _learner(
             origin=source.origin,
             target=target,
             metadata=metadata,
+            collective=SINGLE if crew is None else crew.collective,
         ),
     )
 
 
-def _target_of(statistics: StreamStatistics) -> TargetStatistics:
+def target_of(statistics: StreamStatistics) -> TargetStatistics:
+    """What a transcoder is told of its target."""
     import torch
 
     from mistudio.ml.training.run_state import TargetStatistics

@@ -17,13 +17,17 @@ from mistudio.core.events import RecordingReporter
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.masking import default_forward_batch, iterate_rows, keep_mask
 from mistudio.ml.activations.multi_capture import HookPoint
+from mistudio.ml.activations.readers import Take
 from mistudio.ml.activations.statistics import (
     StatisticsSettings,
     StreamStatistics,
     reference_statistics,
 )
 from mistudio.ml.activations.stream import ActivationStream, open_stream
+from mistudio.ml.collective import Collective
+from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.data.token_store import TokenStore
+from tests.helpers.processes import in_threads
 from tests.helpers.tiny import STORIES, tiny_loaded, write_tokens
 
 
@@ -330,3 +334,34 @@ def test_window_file_goes_with_the_stream(setup: Setup, tmp_path: Path) -> None:
         next(source)
         assert [p.name for p in tmp_path.iterdir()] == ["window-L2.resid_post.bin"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_read_in_turns_hold_the_same_windows(setup: Setup, tmp_path: Path) -> None:
+    """A window of 45 rows, 7 at a time, three readers: the last round is short for some."""
+    rows_read = dict.fromkeys(range(3), 0)
+    models = [tiny_loaded(tmp_path / f"model-{rank}") for rank in range(3)]  # each with its hooks
+
+    def batches(collective: Collective) -> tuple[list[torch.Tensor], np.ndarray, dict[str, int]]:
+        own = setup._replace(capture=Capture(models[collective.rank], 2, "resid_post"))
+        place = tmp_path / str(collective.rank)
+        with stream(own, place, collective=collective, forward_batch=7, window=1500) as one:
+            inner = one.windows.reader.read
+
+            def read(table: RowTable, rows: np.ndarray, take: Take) -> None:
+                rows_read[collective.rank] += len(rows)
+                inner(table, rows, take)
+
+            one.windows.reader.read = read  # type: ignore[method-assign]
+            found = [part for _, part in zip(range(8), one, strict=False)]
+            assert all(isinstance(part, torch.Tensor) for part in found)
+            return found, one.last_positions.copy(), one.counts  # type: ignore[return-value]
+
+    many = in_threads(batches, 3)
+    shares = list(rows_read.values())
+    (alone,) = in_threads(batches, 1)
+    assert max(shares) - min(shares) <= 14
+    assert sum(shares) == rows_read[0] - shares[0]
+    for found, places, counts in many:
+        assert all(torch.equal(a, b) for a, b in zip(found, alone[0], strict=True))
+        assert np.array_equal(places, alone[1])
+        assert counts == alone[2]

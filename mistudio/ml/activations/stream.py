@@ -17,6 +17,7 @@ from mistudio.ml.activations.readers import LiveReader
 from mistudio.ml.activations.row_order import TOKENS
 from mistudio.ml.activations.statistics import StreamStatistics
 from mistudio.ml.activations.windows import Feed, Windows
+from mistudio.ml.collective import SINGLE, Collective
 from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.loading import LoadedModel
 
@@ -209,6 +210,7 @@ def open_stream(
     mask_special: bool = True,
     forward_batch: int = 0,
     on_fill: Callable[[int, int], None] | None = None,
+    collective: Collective = SINGLE,
 ) -> ActivationStream:
     """The stream of one hook by itself, whose closing closes its windows."""
     windows = Windows(
@@ -222,6 +224,7 @@ def open_stream(
         mask_special=mask_special,
         forward_batch=forward_batch,
         on_fill=on_fill,
+        collective=collective,
     )
     try:
         return ActivationStream(windows, 0, batch=batch)

@@ -18,6 +18,7 @@ from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.readers import RowReader
 from mistudio.ml.activations.row_order import RowOrder
 from mistudio.ml.activations.statistics import StreamStatistics
+from mistudio.ml.collective import SINGLE, Collective
 from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.data.token_store import CONTENT, PADDING
 
@@ -79,12 +80,14 @@ class Windows:
         shuffle: bool = True,
         on_fill: Callable[[int, int], None] | None = None,
         on_note: Callable[[str], None] | None = None,
+        collective: Collective = SINGLE,
     ) -> None:
         """`folder` gets the window files; `forward_batch` 0 takes about 2,048 tokens.
 
         `on_fill(rows done, rows of the window)` is called before each forward pass; what it raises
-        ends the filling. Raises `DiskFull` if the windows have no room, `InvalidInput` if the
-        reader holds none of the rows.
+        ends the filling. The processes of `collective` read the rows of a window in turns and all
+        hold all of it; `on_fill` is then called once a round. Raises `DiskFull` if the windows
+        have no room, `InvalidInput` if the reader holds none of the rows.
         """
         self.reader, self.table, self.feeds = reader, table, list(feeds)
         self.part, self.seed, self.window_tokens = part, seed, window
@@ -92,6 +95,7 @@ class Windows:
         self.forward_batch = forward_batch or default_forward_batch(table.context)
         self._forward_now = self.forward_batch
         self._on_fill, self._on_note = on_fill, on_note
+        self._collective = collective
         groups = [
             group._replace(rows=group.rows[reader.holds(table, group.rows)])
             for group in table.groups(part)
@@ -173,29 +177,57 @@ class Windows:
     def _fill(self, rows: np.ndarray) -> None:
         for held in self._windows:
             held.size, held.counts = 0, dict.fromkeys(REASONS, 0)
-        done = 0
+        done, together = 0, self._collective
         if self._on_fill is not None:
             self._on_fill(0, len(rows))
         while done < len(rows):
-            chosen = rows[done : done + self._forward_now]
-            before = [(held.size, dict(held.counts)) for held in self._windows]
-            pending: dict[int, torch.Tensor] = {}
-
-            def take(i: int, x_BSD: torch.Tensor, chosen: np.ndarray = chosen) -> None:
-                self._take(self.reader.points[i], x_BSD, chosen, pending)  # noqa: B023
-
-            try:
-                self.reader.read(self.table, chosen, take)
-            except OutOfMemory:
-                if self._forward_now == 1:
-                    raise
-                for held, (size, counts) in zip(self._windows, before, strict=True):
-                    held.size, held.counts = size, counts
-                self._halve()
-                continue
-            done += len(chosen)
+            if together.size == 1:
+                done += self._read(rows[done : done + self._forward_now])
+            else:
+                chunk = self.forward_batch
+                low = done + together.rank * chunk
+                self._read_shared(rows[low : low + chunk])
+                done = min(len(rows), done + together.size * chunk)
             if self._on_fill is not None:
                 self._on_fill(done, len(rows))
+
+    def _read(self, chosen: np.ndarray) -> int:
+        """Add rows to the windows; 0, and fewer rows at a time, if they do not fit into memory."""
+        before = [(held.size, dict(held.counts)) for held in self._windows]
+        pending: dict[int, torch.Tensor] = {}
+
+        def take(i: int, x_BSD: torch.Tensor) -> None:
+            self._take(self.reader.points[i], x_BSD, chosen, pending)
+
+        try:
+            self.reader.read(self.table, chosen, take)
+        except OutOfMemory:
+            if self._forward_now == 1:
+                raise
+            for held, (size, counts) in zip(self._windows, before, strict=True):
+                held.size, held.counts = size, counts
+            self._halve()
+            return 0
+        return len(chosen)
+
+    def _read_shared(self, own: np.ndarray) -> None:
+        """Add this process's rows of a round, and those of the others, by rank."""
+        before = [(held.size, dict(held.counts)) for held in self._windows]
+        done = 0
+        while done < len(own):
+            done += self._read(own[done : done + self._forward_now])
+        for held, (at, counts) in zip(self._windows, before, strict=True):
+            files = self._collective.gather(held.file_NC[at : held.size])
+            places = self._collective.gather(torch.from_numpy(held.place_N2[at : held.size]))
+            dropped = torch.tensor([held.counts[reason] - counts[reason] for reason in REASONS])
+            for reason, count in zip(REASONS, self._collective.sum_(dropped).tolist(), strict=True):
+                held.counts[reason] = counts[reason] + count
+            for file_NC, place_N2 in zip(files, places, strict=True):
+                stop = at + len(file_NC)
+                held.file_NC[at:stop] = file_NC
+                held.place_N2[at:stop] = place_N2.numpy()
+                at = stop
+            held.size = at
 
     def _take(
         self,

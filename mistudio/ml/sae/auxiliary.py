@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from mistudio.ml.collective import SINGLE, Collective
 from mistudio.ml.sae.selection import codes_from_top
 from mistudio.ml.sae.sparse_gradient import (
     sort_by_latent,
@@ -39,23 +40,25 @@ def auxiliary_gradient(
     W_dec_NO: torch.Tensor,
     aux_k: int,
     weight: float,
+    collective: Collective = SINGLE,
 ) -> AuxiliaryGradient:
     """Loss and gradients of ê = z W_dec modelling the residual y - ŷ (a constant here).
 
     `h_BN` are pre-activations of the dead latents only, `x_BD` the encoder's input (less b_dec),
     z the ReLU of the min(aux_k, n_dead) largest. Real gradients reach encoder and decoder. A
-    residual without variance gives no loss.
+    residual without variance gives no loss. With several processes in `collective` each gives its
+    rows, and the sum of what they get is that of all rows.
     """
     n_dead = h_BN.shape[1]
     active = min(aux_k, n_dead)
     if n_dead > DENSE_FACTOR * active:
-        return _sparse(h_BN, x_BD, residual_BO, W_dec_NO, active, weight)
+        return _sparse(h_BN, x_BD, residual_BO, W_dec_NO, active, weight, collective)
     z_BN = torch.relu(h_BN)
     if active < n_dead:
         kept = torch.topk(h_BN, active, dim=1, sorted=False).indices
         z_BN = torch.zeros_like(z_BN).scatter_(1, kept, z_BN.gather(1, kept))
     error_BO = z_BN @ W_dec_NO - residual_BO
-    scale = _scale(residual_BO, n_dead / aux_k)
+    scale = _scale(residual_BO, n_dead / aux_k, collective)
     loss = scale * error_BO.square().sum()
     grad_BO = error_BO.mul_(2 * weight * scale)
     grad_BN = (grad_BO @ W_dec_NO.T).mul_(z_BN > 0)
@@ -75,12 +78,13 @@ def _sparse(
     W_dec_NO: torch.Tensor,
     active: int,
     weight: float,
+    collective: Collective,
 ) -> AuxiliaryGradient:
     """The same with the kernels of the main step: cheaper when few of many dead latents act."""
     n_dead = h_BN.shape[1]
     codes = codes_from_top(*torch.topk(h_BN, active, dim=1, sorted=False))
     error_BO = weighted_rows(W_dec_NO, codes) - residual_BO
-    scale = _scale(residual_BO, 1.0)
+    scale = _scale(residual_BO, 1.0, collective)
     loss = scale * error_BO.square().sum()
     grad_BO = error_BO.mul_(2 * weight * scale)
     by_latent = sort_by_latent(codes, n_dead)
@@ -99,7 +103,12 @@ def _sparse(
     )
 
 
-def _scale(residual_BO: torch.Tensor, share: float) -> torch.Tensor:
-    """min(1, share) / Σ‖r - r̄‖², 0 for a residual without variance."""
-    spread = (residual_BO - residual_BO.mean(0)).square().sum()
+def _scale(residual_BO: torch.Tensor, share: float, collective: Collective) -> torch.Tensor:
+    """min(1, share) / Σ‖r - r̄‖² over all processes, 0 for a residual without variance."""
+    mean_O = residual_BO.mean(0)
+    if collective.size > 1:
+        rows = residual_BO.new_tensor([residual_BO.shape[0]])
+        total = collective.sum_(torch.cat([residual_BO.sum(0), rows]))
+        mean_O = total[:-1] / total[-1]
+    spread = collective.sum_((residual_BO - mean_O).square().sum())
     return torch.where(spread > 0, min(1.0, share) / spread, torch.zeros_like(spread))

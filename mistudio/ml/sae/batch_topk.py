@@ -38,19 +38,29 @@ class BatchTopK(TopKFamily):
 
     def _select(self, x_BD: torch.Tensor, dead_N: torch.Tensor | None) -> Encoded:
         tokens = x_BD.shape[0]
-        wanted = self.k * tokens
-        bound = self._bound or self._estimate(x_BD)
-        found = self._collect(x_BD, bound, dead_N)
-        if found.values.numel() < wanted and bound > 0:
-            found = self._collect(x_BD, self._estimate(x_BD), dead_N)
-        if found.values.numel() < wanted:
-            found = self._collect(x_BD, 0.0, dead_N)
+        wanted = self.k * (self.whole_rows or tokens)
+        found, values_of = self._offer(x_BD, self._bound or self._estimate(x_BD), dead_N)
+        if _count(values_of) < wanted and self._bound > 0:
+            found, values_of = self._offer(x_BD, self._estimate(x_BD), dead_N)
+        if _count(values_of) < wanted:
+            found, values_of = self._offer(x_BD, 0.0, dead_N)
         rows, values, ids = found.rows, found.values, found.ids
-        self._bound = self._next_bound(values, wanted)
-        if values.numel() > wanted:
-            kept = largest(values, wanted)
+        everyones = values if len(values_of) == 1 else torch.cat(values_of)
+        self._bound = self._next_bound(everyones, wanted)
+        if everyones.numel() > wanted:
+            kept = largest(everyones, wanted)
+            if len(values_of) > 1:
+                before = _count(values_of[: self.collective.rank])
+                kept = kept[(kept >= before) & (kept < before + values.numel())] - before
             rows, values, ids = rows[kept], values[kept], ids[kept]
         return Encoded(SparseCodes(values, ids, splits_of(rows, tokens)), found.dead_h_BN)
+
+    def _offer(
+        self, x_BD: torch.Tensor, bound: float, dead_N: torch.Tensor | None
+    ) -> tuple[_Candidates, list[torch.Tensor]]:
+        """This process's entries above the bound, and the values of every process."""
+        found = self._collect(x_BD, bound, dead_N)
+        return found, self.collective.gather(found.values)
 
     def _collect(
         self, x_BD: torch.Tensor, bound: float, dead_N: torch.Tensor | None
@@ -75,7 +85,8 @@ class BatchTopK(TopKFamily):
         sample = x_BD[:: max(1, x_BD.shape[0] // 64)][:128]
         h = self._pre_activations(sample).view(-1)
         count = min(h.numel(), 2 * self.k * sample.shape[0])
-        return max(0.0, float(torch.topk(h, count, sorted=False).values.min()))
+        lowest = float(torch.topk(h, count, sorted=False).values.min())
+        return max(0.0, self.collective.lowest(lowest))
 
     def _next_bound(self, values: torch.Tensor, wanted: int) -> float:
         """The value that would have left `SLACK` times the wanted entries, or somewhat less."""
@@ -91,6 +102,10 @@ class BatchTopK(TopKFamily):
         if threshold is None:
             raise InvalidInput("A BatchTopK SAE needs its threshold to be used.")
         return self._inference("jumprelu", scale, threshold)
+
+
+def _count(parts: list[torch.Tensor]) -> int:
+    return sum(part.numel() for part in parts)
 
 
 def largest(values: torch.Tensor, count: int) -> torch.Tensor:

@@ -106,7 +106,7 @@ class DenseSae(TrainableSae):
         self._begin_step()
         self.project()
         self.clear()
-        tokens, unit = x_BD.shape[0], 1 / (x_BD.shape[0] * variance)
+        tokens, unit = x_BD.shape[0], 1 / ((self.whole_rows or x_BD.shape[0]) * variance)
         x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
         step = active_step if self.is_sparse(x_BD) else tiled_step
         part = step(self, x_BD, wanted_BO, unit, penalty)

@@ -60,7 +60,7 @@ class TopKFamily(TrainableSae):
         """As in `TrainableSae`; `extra` is AuxK's part, None while no latent is dead."""
         auxiliary = extra if isinstance(extra, Auxiliary) else None
         self._begin_step()
-        tokens, blocks = x_BD.shape[0], self.blocks
+        tokens, blocks = self.whole_rows or x_BD.shape[0], self.blocks
         x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
         dead_N = None if auxiliary is None else auxiliary.dead_N
         codes, dead_h_BN = self._select(x_BD, dead_N)
@@ -89,7 +89,13 @@ class TopKFamily(TrainableSae):
         if auxiliary is not None and dead_h_BN is not None:
             dead_N, W_dead_NO = auxiliary.dead_N, self.parameters["W_dec_FO"][auxiliary.dead_N]
             revived = auxiliary_gradient(
-                dead_h_BN, x_BD, -errors[-1], W_dead_NO, auxiliary.aux_k, auxiliary.weight
+                dead_h_BN,
+                x_BD,
+                -errors[-1],
+                W_dead_NO,
+                auxiliary.aux_k,
+                auxiliary.weight,
+                self.collective,
             )
             loss_aux = revived.loss
             grad_enc_FD.index_add_(0, dead_N, revived.grad_enc_ND)

@@ -16,6 +16,7 @@ import torch
 
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.collective import SINGLE, Collective
 from mistudio.ml.device import check_bf16
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_ratio, fold_unit_scale
@@ -120,6 +121,8 @@ class TrainableSae(ABC):
             W_enc_FD *= TRANSCODER_COLUMN_NORM / norms_F1
         self.k = k
         self.encoder = encoder
+        self.collective: Collective = SINGLE  # the processes that share a batch
+        self.whole_rows = 0  # of the batch that they share; 0: a step sees all of it
         self.parameters: dict[str, torch.Tensor] = {
             "W_enc_FD": W_enc_FD,
             "b_enc_F": torch.zeros(n_latents, dtype=dtype),

@@ -14,9 +14,15 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, TrainingBroke
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.collective import SINGLE, Collective
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.alarms import Alarms
-from mistudio.ml.training.checkpoint import load_checkpoint, prune, save_checkpoint
+from mistudio.ml.training.checkpoint import (
+    checkpoint_path,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
 from mistudio.ml.training.keeping import AutoSave
 from mistudio.ml.training.metrics import MetricWindow, loss_of
 from mistudio.ml.training.run_state import (
@@ -104,7 +110,8 @@ class LearnerOptions:
     BatchTopK. `origin` holds fingerprints (JSON) that a resume must match, `metadata` what the SAE
     is to carry. `resume_from` is a checkpoint to go on from: the stream is moved there, and the
     final weights equal those of an undisturbed run. `start` begins with this state instead.
-    `target` are the statistics of what a transcoder is to give.
+    `target` are the statistics of what a transcoder is to give. The processes of `collective` read
+    the same stream and share its batches; all but rank 0 write nothing and end without an SAE.
     """
 
     evaluate: Evaluation | None = None
@@ -114,6 +121,7 @@ class LearnerOptions:
     target: TargetStatistics | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    collective: Collective = SINGLE
 
 
 class Learner:
@@ -151,6 +159,12 @@ class Learner:
                 device,
                 target=options.target,
             )
+        collective = options.collective
+        if config.batch < collective.size:
+            raise InvalidInput(
+                f"{collective.size} processes cannot share a batch of {config.batch:,} tokens."
+            )
+        self.run.sae.collective = collective
         schedule = self.run.schedule
         settled = schedule.steps // 10
         self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
@@ -204,7 +218,10 @@ class Learner:
             self.save_if_room()
 
     def save(self) -> Path:
-        """Write a checkpoint and let surplus ones go."""
+        """Write a checkpoint and let surplus ones go; one of several processes does."""
+        if self._options.collective.rank:
+            self._saved_path = checkpoint_path(self._folder, self.run.step)
+            return self._saved_path
         self.run.seconds = time.monotonic() - self._began
         options = self._options
         state = self.run.checkpoint(self.stream.state(), options.origin, options.metadata)
@@ -236,7 +253,7 @@ class Learner:
         run.seconds = time.monotonic() - self._began
         sae = None
         metrics: Mapping[str, Any] = {}
-        if outcome != "paused":
+        if outcome != "paused" and not self._options.collective.rank:
             sae = self._finish(outcome).with_metadata(**self._options.metadata)
             metrics = self._evaluated(sae, outcome)
         assert self._saved_path is not None

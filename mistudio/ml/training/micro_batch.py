@@ -8,6 +8,7 @@ import torch
 
 from mistudio.core.errors import OutOfMemory, means_out_of_memory
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
+from mistudio.ml.training.ranks import gradients_of_all
 
 LEAST_ROWS = 16
 
@@ -17,7 +18,8 @@ class MicroBatches:
 
     The gradients of the pieces are added up, so that the optimiser sees the same batch. What an
     architecture decides within a batch (the largest of BatchTopK, AuxK's normaliser) is decided
-    within a piece.
+    within a piece. Several processes take their shares whole: one that runs out of memory cannot
+    halve its share while the others wait for what it finds.
     """
 
     def __init__(self, rows: int = 0) -> None:
@@ -35,12 +37,20 @@ class MicroBatches:
         """As `TrainableSae.gradients`. Raises `OutOfMemory` if not even 16 tokens fit."""
         while True:
             try:
+                if sae.collective.size > 1:
+                    return gradients_of_all(sae, x_BD, variance, extra, target_BO)
                 if not self.rows or self.rows >= x_BD.shape[0]:
                     return sae.gradients(x_BD, variance, extra, target_BO)
                 return self._pieces(sae, x_BD, variance, extra, target_BO)
             except (RuntimeError, MemoryError) as error:
                 if not means_out_of_memory(error):
                     raise
+                if sae.collective.size > 1:
+                    raise OutOfMemory(
+                        "A process's share of a training step does not fit into memory; use a "
+                        "smaller batch, fewer latents, or more processes.",
+                        details=str(error),
+                    ) from error
                 now = min(self.rows or x_BD.shape[0], x_BD.shape[0])
                 if now <= LEAST_ROWS:
                     raise OutOfMemory(
