@@ -189,6 +189,7 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     feeds = _feeds(ctx, source, reader, runs)
     numbers = {(feed.point, feed.target): number for number, feed in enumerate(feeds)}
     failures: list[StudioError] = []
+    learners: dict[int, Learner] = {}
     crew = ctx.studio.crew
     if crew is not None and len(runs) > 1:
         raise InvalidInput("Several processes can train one SAE together, not a sweep.")
@@ -196,6 +197,10 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     collective = SINGLE if crew is None else crew.collective
 
     def on_fill(done: int, rows: int) -> None:
+        if learners:
+            told = f"Reading activations: {done:,} of {rows:,} rows"
+            first = next(iter(learners.values()))
+            first.report.progress(first.run.step / first.run.schedule.steps, told)
         if control.requested() is not Request.NONE:
             raise Cancelled
 
@@ -227,7 +232,6 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     )
     calibration = _Calibration(reader, source, feeds, config, runs[0].folder / "calibration")
     try:
-        learners: dict[int, Learner] = {}
         for number, run in enumerate(runs):
             feed = numbers[_pair(run.config)]
             stream = ActivationStream(windows, feed, batch=run.config.batch)

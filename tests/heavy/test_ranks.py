@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mistudio.core.config import to_dict
-from mistudio.ml.training.checkpoint import list_checkpoints
-from mistudio.store.tables import TRAININGS
-from tests.helpers.processes import ROOT, finish, free_port, start_ranks
+from tests.helpers.processes import ROOT, free_port
 from tests.helpers.studio import new_studio, tiny_studio, tiny_training
 
 pytestmark = pytest.mark.heavy
