@@ -65,9 +65,10 @@ class ActivationSetDialog(Dialog):
             self.which.addItem(f"Layer {found.layer} · {name} ({found.hook})")
         self.previous = button("", self._back, icon="chevron_left", tip="Previous layer or hook")
         self.next = button("", self._on, icon="chevron_right", tip="Next layer or hook")
-        self.box.addLayout(
-            row(label("Layer and hook", "label"), self.which, self.previous, self.next, None)
-        )
+        chooser = (label("Layer and hook", "label"), self.which, self.previous, self.next)
+        self.box.addLayout(row(*chooser, None))
+        for part in chooser if is_imported(page.row) else ():
+            part.hide()  # it holds one, which may be unknown
         self.tiles = {
             "tokens": MetricTile("Tokens", color="emerald"),
             "mean": MetricTile("Mean norm", color="blue"),
