@@ -11,6 +11,7 @@ from PySide6.QtGui import QGuiApplication
 from mistudio.core.config import from_dict, to_dict
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_plan import Plan, Proposal
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training import TrainingTab
 from mistudio.gui.tabs.training.new_training import NewTraining
@@ -244,3 +245,13 @@ def test_a_single_run_says_nothing_of_sweeps(
     card = opened().runs.list.cards[row.id]
     assert card.sweep.isHidden()
     assert card.buttons["pause"].text() == "Pause"
+
+
+def test_a_plan_that_is_tight_offers_fewer_layers(form: NewTraining) -> None:
+    toggle(form, 4, 9)
+    proposal = Proposal("2 of the 3 layers", 1000, {}, 2)
+    tight = Plan((), 1900, 2000, 0, 0, 0, 2048, 1, 1.0, False, 3, "warn", (proposal,), "3 SAEs")
+    form.plan._show(tight)
+    assert form.plan.ways[0].text() == "Use 2 of the 3 layers"
+    form.plan.ways[0].click()
+    assert form.layers.value() == "0,4"

@@ -70,7 +70,7 @@ class ActivationSetDialog(Dialog):
         for part in chooser if is_imported(page.row) else ():
             part.hide()  # it holds one, which may be unknown
         self.tiles = {
-            "tokens": MetricTile("Tokens", color="emerald"),
+            "tokens": MetricTile("Vectors" if is_imported(page.row) else "Tokens", color="emerald"),
             "mean": MetricTile("Mean norm", color="blue"),
             "max": MetricTile("Largest norm", color="purple"),
             "zero": MetricTile("Near zero", color="yellow"),
@@ -108,10 +108,9 @@ class ActivationSetDialog(Dialog):
             _page(label(_OUTLIER_NOTE, "muted", wrap=True), self.no_outliers, self.outliers),
             "Outlier dimensions",
         )
-        self.pages.addTab(
-            _page(label(_SINK_NOTE, "muted", wrap=True), self.no_sinks, self.sinks),
-            "Sink positions",
-        )
+        sinks = _page(label(_SINK_NOTE, "muted", wrap=True), self.no_sinks, self.sinks)
+        self.pages.addTab(sinks, "Sink positions")
+        self.pages.setTabVisible(self.pages.indexOf(sinks), known)  # vectors alone have none
 
     def current(self) -> HookStatistics | None:
         """The layer and hook shown."""
