@@ -12,6 +12,7 @@ from mistudio.core.config import from_dict, to_dict
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Plan, Proposal
+from mistudio.gui.reporting import Drained, Progress
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training import TrainingTab
 from mistudio.gui.tabs.training.new_training import NewTraining
@@ -22,7 +23,7 @@ from mistudio.jobs.templates import Loaded
 from mistudio.store.jobs import add_job
 from mistudio.store.records import ActivationSetRow
 from mistudio.store.tables import ACTIVATION_SETS, JOBS, TRAININGS
-from tests.gui.training_world import World, add_training, add_world
+from tests.gui.training_world import World, add_training, add_world, metric_row
 
 
 @pytest.fixture
@@ -255,3 +256,22 @@ def test_a_plan_that_is_tight_offers_fewer_layers(form: NewTraining) -> None:
     assert form.plan.ways[0].text() == "Use 2 of the 3 layers"
     form.plan.ways[0].click()
     assert form.layers.value() == "0,4"
+
+
+def test_each_run_of_a_sweep_gets_its_own_figures(
+    services: Services, world: World, opened: Callable[[], TrainingTab]
+) -> None:
+    db = services.studio.db()
+    rows = [add_training(db, world, group_id="sweep_1", name=f"seed {i}")[0] for i in range(2)]
+    for job in JOBS.select(db):
+        JOBS.delete(db, job.id)
+    job = add_job(db, "sweep", "gpu", "Train several", to_dict(SweepConfig()), target_id="sweep_1")
+    JOBS.update(db, job.id, status="running")
+    runs = opened().runs
+    told = [("training", {**metric_row(row.id, 5), "l0": 7.0 + i}) for i, row in enumerate(rows)]
+    services.lanes.drained.emit(job.id, Drained(Progress(0.5, "Training", "", None), told))
+    cards = [runs.list.cards[row.id] for row in rows]
+    assert [card.tiles["l0"].value() for card in cards] == ["7.0", "8.0"]
+    assert [card.bar.value() for card in cards] == [50.0, 50.0]
+    endings = [card.subtitle.text().rpartition(" · ")[2] for card in cards]
+    assert endings == ["seed 0", "seed 1"]
