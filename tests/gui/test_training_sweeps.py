@@ -268,8 +268,10 @@ def test_each_run_of_a_sweep_gets_its_own_figures(
     job = add_job(db, "sweep", "gpu", "Train several", to_dict(SweepConfig()), target_id="sweep_1")
     JOBS.update(db, job.id, status="running")
     runs = opened().runs
-    told = [("training", {**metric_row(row.id, 5), "l0": 7.0 + i}) for i, row in enumerate(rows)]
-    services.lanes.drained.emit(job.id, Drained(Progress(0.5, "Training", "", None), told))
+    told: list[tuple[str, Any]] = [
+        ("training", {**metric_row(row.id, 5), "l0": 7.0 + i}) for i, row in enumerate(rows)
+    ]
+    services.lanes.drained.emit(job.id, Drained(Progress(0.5, "Training", "", None), [*told]))
     cards = [runs.list.cards[row.id] for row in rows]
     assert [card.tiles["l0"].value() for card in cards] == ["7.0", "8.0"]
     assert [card.bar.value() for card in cards] == [50.0, 50.0]
