@@ -21,6 +21,7 @@ from mistudio.gui.tabs.models import ModelsTab
 from mistudio.gui.tabs.models.export_dialog import ExportDialog
 from mistudio.gui.tabs.models.extract_dialog import ExtractDialog
 from mistudio.gui.tabs.models.format_dialog import FormatDialog
+from mistudio.gui.tabs.models.import_vectors import ImportVectorsDialog
 from mistudio.gui.tabs.models.lens_dialog import PromptLensDialog
 from mistudio.gui.tabs.models.report_dialog import ReportDialog
 from mistudio.gui.tabs.models.set_dialog import ActivationSetDialog
@@ -331,3 +332,36 @@ def test_a_new_extraction_is_chosen_and_pauses(
     assert asked == [(job.id, "pause"), (job.id, "cancel")]
     JOBS.delete(db, job.id)
     assert older.id == tab.sets._found.sets[0].id
+
+
+def test_vectors_are_imported_shown_and_handed_to_the_training(
+    qtbot: QtBot, tab: ModelsTab, tmp_path: Path, window_stub: Any
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    np.save(tmp_path / "own.npy", rows)
+    tab.sources.open("sets")
+    tab.sets.import_button.click()
+    dialog = tab.findChildren(ImportVectorsDialog)[-1]
+    dialog.submit()
+    assert dialog.form.fields["path"].problem.text() == "File is missing."
+    dialog.form.set_values({"path": str(tmp_path / "own.npy")})
+    dialog.submit()
+    db = tab.services.studio.db()
+    settle(qtbot, tab.services, lambda: bool(ACTIVATION_SETS.select(db)))
+    (row,) = ACTIVATION_SETS.select(db)
+    settle(qtbot, tab.services, lambda: tab.sets.table.rowCount() == 1)
+    assert tab.sets.table.texts()[0][:5] == ["own", "imported", "—", "—", "64"]
+    tab.sets.train_button.click()
+    assert window_stub.opened[-1] == ("Training", {"activations": row.id})
+    tab.sets.open_button.click()
+    key = f"set {row.id}"
+    settle(qtbot, tab.services, lambda: key in tab._dialogs)
+    shown = tab._dialogs[key]
+    assert isinstance(shown, ActivationSetDialog)
+    settle(qtbot, tab.services, lambda: shown.strongest.rowCount() > 0)
+    strongest = int(np.linalg.norm(rows, axis=1).argmax())
+    assert shown.strongest.texts()[0][3] == str(strongest)
+    hidden = [shown.strongest.isColumnHidden(column) for column in range(6)]
+    assert hidden == [False, True, True, False, True, True]
+    assert shown.which.isHidden()
+    shown.close()

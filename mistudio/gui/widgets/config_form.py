@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from PySide6.QtCore import QSize, Signal
@@ -67,6 +67,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         self._settings, self._remember = settings, remember
         self._command, self._positional = command, tuple(positional)
         self._hidden: dict[str, Any] = {}
+        self._left_out: frozenset[str] = frozenset()
         self._asked = False  # whether missing values are named yet
         self._quiet = False
         known = {setting.name: setting for setting in settings_of(config_class)}
@@ -113,6 +114,12 @@ class ConfigForm(QWidget, Generic[ConfigT]):
     def insert_row(self, widget: QWidget) -> None:
         """Put something that is no setting below the basic settings."""
         self._outer.insertWidget(1, widget)
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Show all fields but these; they keep their values."""
+        if self._left_out != frozenset(names):
+            self._left_out = frozenset(names)
+            self._arrange(self._read()[0])
 
     def values(self) -> ConfigT:
         """The config as edited, settings that do not apply at their default.
@@ -243,7 +250,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         places = {False: 0, True: 0}
         for name, field in self.fields.items():
             described = field.setting.option
-            shown = _applies(field.setting, config)
+            shown = _applies(field.setting, config) and name not in self._left_out
             field.setVisible(shown)
             if shown:
                 place, span = places[described.advanced], min(self._fit, self._spans.get(name, 1))

@@ -14,7 +14,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.models.layer_grid import HOOK_TEXTS
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.config_form import ConfigForm
-from mistudio.gui.widgets.editors import ChoiceEditor, PathEditor
+from mistudio.gui.widgets.editors import ChoiceEditor, NumberEditor, PathEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.store.tables import MODELS
 
@@ -30,14 +30,17 @@ class ImportVectorsDialog(Dialog):
     """Chooses a file, says where its vectors come from, and queues the import."""
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
-        super().__init__("Import vectors", parent, width=640, height_share=0.86)
+        super().__init__("Import vectors", parent, width=640, height_share=0.72)
         self._services = services
         self.model = LibraryChoice("None of the library")
+        layer = NumberEditor(whole=True, minimum=-1, automatic=-1)
+        layer.box.lineEdit().setPlaceholderText("Not known")
         self.form = ConfigForm(
             ImportActivationsConfig,
             editors={
                 "path": PathEditor("file", _FILES),
                 "model": self.model,
+                "layer": layer,
                 "hook": ChoiceEditor(_HOOKS),
             },
             columns=2,

@@ -65,11 +65,12 @@ class ActivationSetDialog(Dialog):
             self.which.addItem(f"Layer {found.layer} · {name} ({found.hook})")
         self.previous = button("", self._back, icon="chevron_left", tip="Previous layer or hook")
         self.next = button("", self._on, icon="chevron_right", tip="Next layer or hook")
-        self.box.addLayout(
-            row(label("Layer and hook", "label"), self.which, self.previous, self.next, None)
-        )
+        chooser = (label("Layer and hook", "label"), self.which, self.previous, self.next)
+        self.box.addLayout(row(*chooser, None))
+        for part in chooser if is_imported(page.row) else ():
+            part.hide()  # it holds one, which may be unknown
         self.tiles = {
-            "tokens": MetricTile("Tokens", color="emerald"),
+            "tokens": MetricTile("Vectors" if is_imported(page.row) else "Tokens", color="emerald"),
             "mean": MetricTile("Mean norm", color="blue"),
             "max": MetricTile("Largest norm", color="purple"),
             "zero": MetricTile("Near zero", color="yellow"),
@@ -107,10 +108,9 @@ class ActivationSetDialog(Dialog):
             _page(label(_OUTLIER_NOTE, "muted", wrap=True), self.no_outliers, self.outliers),
             "Outlier dimensions",
         )
-        self.pages.addTab(
-            _page(label(_SINK_NOTE, "muted", wrap=True), self.no_sinks, self.sinks),
-            "Sink positions",
-        )
+        sinks = _page(label(_SINK_NOTE, "muted", wrap=True), self.no_sinks, self.sinks)
+        self.pages.addTab(sinks, "Sink positions")
+        self.pages.setTabVisible(self.pages.indexOf(sinks), known)  # vectors alone have none
 
     def current(self) -> HookStatistics | None:
         """The layer and hook shown."""

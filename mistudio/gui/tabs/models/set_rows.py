@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mistudio.core.units import EM_DASH
@@ -34,6 +34,18 @@ def read_sets(studio: Studio) -> SetList:
 def is_imported(row: ActivationSetRow) -> bool:
     """Whether the vectors came from a file: no model of the library has run for them."""
     return "path" in row.config
+
+
+def origin_of(row: ActivationSetRow, models: Mapping[str, str]) -> tuple[str, str, str]:
+    """Model, layers and hooks of a set in words; an em-dash for what an import did not say."""
+    imported = is_imported(row)
+    model = models.get(row.model_id or "", "imported" if imported else EM_DASH)
+    layers, hooks = layer_words(row.layers), (row.hooks or EM_DASH).replace(",", ", ")
+    if imported and int(row.config.get("layer", -1)) < 0:
+        layers = EM_DASH
+    if imported and not row.config.get("hook"):
+        hooks = EM_DASH
+    return model, layers, hooks
 
 
 def layer_words(layers: str | None) -> str:

@@ -7,12 +7,12 @@ from PySide6.QtWidgets import QWidget
 
 from mistudio.core.errors import StudioError
 from mistudio.core.model_configs import VerifyActivationsConfig
-from mistudio.core.units import EM_DASH, format_bytes, format_count
+from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.library.jobs import JobWatch, LiveProgress
 from mistudio.gui.tabs.models.import_vectors import ImportVectorsDialog
-from mistudio.gui.tabs.models.set_rows import SetList, is_imported, layer_words, read_sets
+from mistudio.gui.tabs.models.set_rows import SetList, origin_of, read_sets
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.flow import FlowRow
@@ -152,11 +152,7 @@ class ActivationSets(Card):
     def _cells(self, row_: ActivationSetRow) -> list[str]:
         return [
             row_.name,
-            self._found.models.get(
-                row_.model_id or "", "imported" if is_imported(row_) else EM_DASH
-            ),
-            layer_words(row_.layers),
-            (row_.hooks or EM_DASH).replace(",", ", "),
+            *origin_of(row_, self._found.models),
             format_count(row_.n_tokens),
             format_bytes(row_.size_bytes),
             self._state(row_),

@@ -68,6 +68,7 @@ class LinesEditor(Editor):
         self._noun, self._prompt, self._hint, self._text = noun, prompt, hint, text
         self._pairs: Pairs = []
         self.lines: list[Line] = []
+        self._nothing = nothing
         self.nothing = label(nothing, "small", wrap=True)
         self.add_button = button(f"Add {noun}", self._add_empty, variant="secondary", icon="plus")
         holder = QWidget()
@@ -127,4 +128,4 @@ class LinesEditor(Editor):
         self._tell()
 
     def _tell(self) -> None:
-        self.nothing.setVisible(bool(self.nothing.text()) and not self.lines)
+        self.nothing.setText("" if self.lines else self._nothing)

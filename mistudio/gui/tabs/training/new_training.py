@@ -196,10 +196,10 @@ class NewTraining(Card):
         self._fit_to_template()
         stored = self._stored()
         tokenized = self._choices.tokenization(self.dataset.value()) is not None
-        self.form.fields["context"].setVisible(not (tokenized or stored))
+        needless = ["context"] if tokenized or stored else []
         if stored is not None and holds_one(stored):
-            for name in ("layers", "hooks"):
-                self.form.fields[name].hide()  # there is nothing to choose
+            needless += ["layers", "hooks"]  # there is nothing to choose
+        self.form.leave_out(needless)
         self._say("")
         self._tell()
 

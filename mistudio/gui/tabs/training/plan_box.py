@@ -9,11 +9,14 @@ from PySide6.QtWidgets import QWidget
 
 from mistudio.core.config import to_dict
 from mistudio.core.errors import StudioError
+from mistudio.core.model_configs import chosen_layers
+from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Plan, Proposal, Rates
 from mistudio.core.units import format_bytes
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.jobs import JobWatch
+from mistudio.gui.tabs.training.summary import MOST_LAYERS
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.jobs import probe_training, training_plan
@@ -167,7 +170,7 @@ class PlanBox(Card):
         for way, proposal in zip(self.ways, _usable(found), strict=False):
             way.setText(f"Use {proposal.sentence}")
             way.setToolTip(f"Needs {format_bytes(proposal.total)}")
-            way.setProperty("changes", dict(proposal.changes))
+            way.setProperty("changes", _changes(proposal, self._config))
             way.show()
 
     @Slot()
@@ -181,7 +184,15 @@ class PlanBox(Card):
 
 
 def _usable(found: Plan) -> list[Proposal]:
-    return [proposal for proposal in found.proposals if proposal.changes]
+    return [proposal for proposal in found.proposals if proposal.changes or proposal.layers]
+
+
+def _changes(proposal: Proposal, config: TrainConfig | None) -> dict[str, Any]:
+    """The settings that a proposal changes; of several layers it keeps the first."""
+    if proposal.layers and isinstance(config, SweepConfig) and config.layers:
+        kept = chosen_layers(config.layers, MOST_LAYERS)[: proposal.layers]
+        return {"layers": ",".join(map(str, kept))}
+    return dict(proposal.changes)
 
 
 def _without_length(config: TrainConfig) -> dict[str, Any]:

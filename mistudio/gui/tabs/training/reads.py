@@ -66,7 +66,12 @@ def read_runs(db: Any, shown: str, words: str, limit: int) -> Runs:
     }
     where, values = _condition(FILTERS.get(shown, ()), words)
     active = ", ".join(f"'{state}'" for state in ACTIVE)
-    order = f"CASE WHEN status IN ({active}) THEN 0 ELSE 1 END, created_at DESC, id"
+    # runs of a sweep stay together, in the order in which they were made
+    begun = (
+        "coalesce((SELECT min(created_at) FROM trainings AS other"
+        " WHERE other.group_id = trainings.group_id), created_at)"
+    )
+    order = f"CASE WHEN status IN ({active}) THEN 0 ELSE 1 END, {begun} DESC, group_id, rowid"
     rows = TRAININGS.select(db, where, values, order=order, limit=limit)
     total = next(iter(db.query(f"SELECT count(*) AS n FROM trainings WHERE {where}", values)))["n"]
     return Runs([_run(db, row) for row in rows], int(total), counts)

@@ -223,4 +223,6 @@ def _subtitle(run: Run) -> str:
     width = format_count(training.config.get("width"))
     parts = [kind, f"L{training.layer}.{place}", f"{width} latents, {config.aim}"]
     parts.append(f"started {local_time(training.started_at or training.created_at)}")
+    if run.members > 1:
+        parts.append(training.name)  # which tells the settings that the sweep varies
     return " · ".join(parts)
