@@ -48,7 +48,7 @@ CONFIGS: dict[str, TrainConfig] = {
 
 
 class Ran:
-    """What a process saw of a training: rows, one a step, notes, the last parameters and counters."""
+    """What a process saw of a training: rows, one a step, notes, the last weights and counters."""
 
     def __init__(
         self,
