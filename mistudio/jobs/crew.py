@@ -179,21 +179,22 @@ def _train_along(order: dict[str, Any], collective: Collective) -> None:
             on_fill=on_fill,
             collective=collective,
         )
-        try:
-            learner = Learner(
-                config,
-                ActivationStream(windows, 0, batch=config.batch),
-                feed.statistics,
-                Path(order["folder"]),
-                SilentReporter(),
-                control,
-                reader.device,
-                _options(order, feed, collective),
-            )
-            with contextlib.suppress(Cancelled):
-                train_together([learner], control, lambda _number, _result: None, on_failed)
-        finally:
-            windows.close()
+    # The files are mapped, and nameless from here on: not even a killed process leaves any.
+    try:
+        learner = Learner(
+            config,
+            ActivationStream(windows, 0, batch=config.batch),
+            feed.statistics,
+            Path(order["folder"]),
+            SilentReporter(),
+            control,
+            reader.device,
+            _options(order, feed, collective),
+        )
+        with contextlib.suppress(Cancelled):
+            train_together([learner], control, lambda _number, _result: None, on_failed)
+    finally:
+        windows.close()
 
 
 def _feed(order: dict[str, Any], config: TrainConfig) -> Feed:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mistudio.core.errors import StudioError
+from mistudio.core.errors import InvalidInput, StudioError
 from mistudio.core.launch import Launch
 
 PATIENCE = timedelta(minutes=30)  # for another process within a training
@@ -63,10 +63,18 @@ class ProcessGroup(Collective):
     """
 
     def __init__(self, launch: Launch) -> None:
-        """Waits for the others, at the address that the launcher has set."""
+        """Waits for the others, at the address that the launcher has set.
+
+        Raises `InvalidInput` where there is no GPU for each process of a machine that has some.
+        """
         self.rank, self.size = launch.rank, launch.size
         backend = "gloo"
         if torch.cuda.is_available():
+            if launch.local_rank >= torch.cuda.device_count():
+                raise InvalidInput(
+                    f"There are more processes than the {torch.cuda.device_count()} GPUs of this "
+                    "machine; start one for each."
+                )
             torch.cuda.set_device(launch.local_rank)
             backend = "cpu:gloo,cuda:nccl"
         with _told():

@@ -187,3 +187,23 @@ def test_the_command_line_needs_neither_qt_nor_torch_to_start() -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_a_settings_file_may_follow_train(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "Run.JSON"
+    path.write_text('{"model": "absent-model", "dataset": "d"}', encoding="utf-8")
+    assert "absent-model" in shell("train", str(path), status=1)["message"]
+    assert "absent-model" in shell("train", str(path), "--width", "64", status=1)["message"]
+
+
+def test_only_a_training_runs_in_several_processes(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = shell("sae", "list", status=1)["message"]
+    assert "without a launcher" in told
+    assert "without a launcher" in shell("train", "--plan", status=1)["message"]
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert shell("sae", "list")["saes"] == []

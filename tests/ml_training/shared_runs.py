@@ -48,7 +48,7 @@ CONFIGS: dict[str, TrainConfig] = {
 
 
 class Ran:
-    """What a process saw of a training: rows, one a step, notes, and the last parameters."""
+    """What a process saw of a training: rows, one a step, notes, the last weights and counters."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Ran:
             dict(e.values) for e in report.events if e.kind == "metric"
         ]
         self.notes = [str(e.values["sentence"]) for e in report.events if e.kind == "note"]
-        self.parameters = dict(learner.run.sae.parameters)
+        self.parameters = {**learner.run.sae.parameters, **learner.run.tracker.state()}
 
 
 class PausedAt(JobControl):
