@@ -63,6 +63,7 @@ CHANGES = {
     "train": ("trainings", "checkpoints", "saes", "tokenizations"),
     "evaluate": ("saes",),
     "compare_saes": (),
+    "survival": (),
     "export_sae": (),
     "import_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),
