@@ -271,4 +271,4 @@ def title_of(db: Db, known: JobKind, config: Config) -> str:
                 row = DATASETS.find(db, tokens.dataset_id) if tokens else None
             short = row.name if row else str(value).rstrip("/").rsplit("/", 1)[-1]
             return f"{known.noun} {short}"
-    return known.noun
+    return known.noun.removesuffix(" of")

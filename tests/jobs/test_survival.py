@@ -34,7 +34,7 @@ def test_int8_against_the_format_of_the_training(trained: Studio) -> None:
     assert kept.items() <= found.items()
     assert len(per_feature["correlation"]) == row.n_latents
     assert list(trained.paths.tmp.iterdir()) == []
-    assert JOBS.select(trained.db(), "kind = 'survival'")[0].title.startswith("Survival report of ")
+    assert JOBS.select(trained.db(), "kind = 'survival'")[0].title == "Survival report"
 
 
 def test_the_same_network_as_another_model_of_the_library(trained: Studio, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in other.model.parameters():
-            weight.mul_(1 + 0.2 * torch.randn(weight.shape, generator=generator))
+            weight.mul_(1 + 0.1 * torch.randn(weight.shape, generator=generator))
     return other
 
 
