@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from mistudio.commands import run_job
 from mistudio.console import Console
-from mistudio.core.comparison_configs import CompareSaesConfig
+from mistudio.core.comparison_configs import CompareSaesConfig, SurvivalConfig
 from mistudio.core.config import from_arguments
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.sae_figures import differences, measured, overlap_sentence
+from mistudio.core.survival_figures import survival_rows, survival_sentences
 from mistudio.jobs.runner import Studio
 
 Arguments = argparse.Namespace
@@ -41,6 +42,12 @@ def compare_saes(studio: Studio, console: Console, arguments: Arguments) -> None
     ]
     lines += _aligned([["", "A", "B", "B - A", "95 % interval", ""], *rows])
     console.result(found, [*lines, overlap_sentence(found["overlap"])])
+
+
+def survival(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Which features stay the same in another format; the report stays with the SAE."""
+    found = run_job(studio, console, "survival", from_arguments(SurvivalConfig, arguments))
+    console.result(found, survival_sentences(found) + _aligned(survival_rows(found)))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -123,6 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     command(saes, "eval", "evaluate_sae", "measure on held-out text", evaluation, "sae")
     about = "two SAEs of one hook on the same held-out text"
     command(saes, "compare", "compare_saes", about, comparison, "sae", "other")
+    about = "which features stay the same in another format of the model"
+    command(saes, "survival", "survival", about, comparison_configs.SurvivalConfig, "sae")
     command(
         saes, "export", "sae_export", "write for other programs", configs.ExportSaeConfig, "sae"
     )

@@ -32,6 +32,7 @@ KIND_ICONS = {
     "train": "curve",
     "evaluate": "check_circle",
     "compare_saes": "table",
+    "survival": "table",
     "export_sae": "upload",
     "import_sae": "download",
     "harvest": "features",

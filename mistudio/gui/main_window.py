@@ -67,6 +67,7 @@ CHANGES = {
     "write_sae": ("saes", "trainings"),
     "evaluate": ("saes",),
     "compare_saes": (),
+    "survival": (),
     "export_sae": (),
     "import_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),

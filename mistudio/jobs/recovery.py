@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TOKENISING = (
     "'tokenize', 'train', 'sweep', 'evaluate', 'compare_saes', 'harvest', 'demo', "
-    "'extract_activations', 'probe_extraction'"
+    "'extract_activations', 'probe_extraction', 'survival'"
 )
 _INDEXING = "'index_dataset', 'import_dataset', 'download_dataset', 'add_sample', 'demo'"
 

@@ -35,6 +35,7 @@ from mistudio.jobs import (
     sae_library,
     sample,
     steer,
+    survival,
     tokenize,
     train,
     train_sweep,
@@ -223,6 +224,14 @@ JOB_KINDS: dict[str, JobKind] = {
             compare_saes.run,
             compare_saes.prepare,
         ),
+        JobKind(
+            "survival",
+            "gpu",
+            "Survival report of",
+            comparison_configs.SurvivalConfig,
+            survival.run,
+            survival.prepare,
+        ),
         JobKind("export_sae", "io", "Export SAE", configs.ExportSaeConfig, sae_library.run_export),
         JobKind("import_sae", "io", "Import SAE", configs.ImportSaeConfig, sae_library.run_import),
         JobKind(
@@ -262,4 +271,4 @@ def title_of(db: Db, known: JobKind, config: Config) -> str:
                 row = DATASETS.find(db, tokens.dataset_id) if tokens else None
             short = row.name if row else str(value).rstrip("/").rsplit("/", 1)[-1]
             return f"{known.noun} {short}"
-    return known.noun
+    return known.noun.removesuffix(" of")

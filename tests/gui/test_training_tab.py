@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from PySide6.QtCore import QItemSelectionModel, QPoint, QPointF, Qt, QTimer
 from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QApplication
 
-from mistudio.core.comparison_configs import CompareSaesConfig
+from mistudio.core.comparison_configs import CompareSaesConfig, SurvivalConfig
 from mistudio.core.configs import EvaluateConfig, HarvestConfig
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.errors import InvalidInput
@@ -591,6 +592,66 @@ def test_details_of_an_sae(qtbot: Any, desk: Desk) -> None:
     assert facts["Folder"].endswith("saes/one")
     assert len(dialog.evaluation.table.texts()) == 9  # five figures in four groups
     dialog.close()
+
+
+def test_a_survival_report_is_asked_for_and_shown(qtbot: Any, desk: Desk, monkeypatch: Any) -> None:
+    from mistudio.gui.tabs.training.sae_details import SaeDetails
+    from mistudio.gui.tabs.training.survival_dialog import SurvivalDialog
+
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        desk.services.studio,
+        "submit",
+        lambda kind, config, title="": sent.append((kind, config)) or "j",
+    )
+    sae = add_sae(desk.db, desk.world, "one")
+    result = {
+        "format": "nf4",
+        "reference": "fp32",
+        "n": 2000,
+        "documents": 50,
+        "features": 40,
+        "latents": 256,
+        "min_firings": 10,
+        "undefined": 1,
+        "survive": [{"bound": 0.9, "count": 30, "share": 0.75, "interval": [0.6, 0.875]}],
+        "correlation_median": 0.95,
+        "correlation_histogram": [10, 30],
+        "correlation_histogram_edges": [-1.0, 0.0, 1.0],
+        "jaccard": 0.8,
+        "jaccard_median": 0.7,
+        "distance": 0.05,
+        "intervals": {"distance": [0.04, 0.06]},
+        "metrics": {
+            "ev": {"a": 0.8, "b": 0.7, "difference": -0.1, "interval": [-0.12, -0.08]},
+            "l0": {"a": 32.0, "b": 31.0, "difference": -1.0, "interval": None},
+        },
+    }
+    folder = desk.services.studio.paths.absolute(sae.path)
+    folder.mkdir(parents=True)
+    (folder / "survival-nf4.json").write_text(json.dumps(result), "utf-8")
+    details = SaeDetails(desk.services, sae, shown(qtbot, desk))
+    details.survival_button.click()
+    dialog = details.findChild(SurvivalDialog)
+    qtbot.waitUntil(lambda: bool(dialog.table.texts()), timeout=5000)
+    rows = {row[0]: row[1:] for row in dialog.table.texts()}
+    at_least = "Features whose correlation is at least 0.9"
+    assert rows[at_least] == ["75.0 %", "60.0 % to 87.5 %"]
+    assert rows["Explained variance, difference"] == ["-0.1000", "-0.1200 to -0.0800"]
+    assert "NF4 against FP32 on 2,000 tokens of 50 held-out documents." in dialog.rests_on.text()
+    dialog.form.fields["format"].editor.set_value("nf4")
+    dialog.start()
+    assert sent == [("survival", SurvivalConfig(sae=sae.id, format="nf4"))]
+    assert not dialog.start_button.isEnabled()
+    job = add_job(desk.db, "survival", "gpu", "Survival report", {})
+    dialog._job = job.id
+    dialog._watch.ended.emit(dataclasses.replace(job, status="failed", error_message="No."))
+    assert (dialog.problem.text(), dialog.start_button.isEnabled()) == ("No.", True)
+    result["survive"][0]["share"] = 0.5
+    dialog._watch.ended.emit(dataclasses.replace(job, status="completed", result=result))
+    assert [at_least, "50.0 %", "60.0 % to 87.5 %"] in dialog.table.texts()
+    dialog.close()
+    details.close()
 
 
 def select_both(library: Any, *ids: str) -> None:

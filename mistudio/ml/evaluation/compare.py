@@ -51,13 +51,10 @@ def compare(
         raise Mismatch("The two SAEs have different widths; compare SAEs of the same hook.")
     found = measure([first, second], loaded, layer, hook, text, report, control, hook_out)
     a, b = found.saes
-    metrics = _paired(RECONSTRUCTION, a.reconstruction.per_group(), b.reconstruction.per_group())
+    metrics = paired(RECONSTRUCTION, a.reconstruction.per_group(), b.reconstruction.per_group())
     if a.losses.tokens:
-        metrics |= _paired(LOSS, a.losses.per_group(), b.losses.per_group())
-    alone_a, alone_b = unbounded(a), unbounded(b)
-    for name, value in alone_a.items():
-        if isinstance(value, (int, float)) and name != "dead_bound":
-            metrics[name] = _line(value, alone_b[name], None)
+        metrics |= paired(LOSS, a.losses.per_group(), b.losses.per_group())
+    metrics |= side_by_side(unbounded(a), unbounded(b))
     return {
         "n": a.reconstruction.tokens,
         "documents": found.documents,
@@ -74,7 +71,8 @@ def compare(
     }
 
 
-def _paired(definitions: Mapping[str, Definition], a: Sums, b: Sums) -> dict[str, Any]:
+def paired(definitions: Mapping[str, Definition], a: Sums, b: Sums) -> dict[str, Any]:
+    """Figures of two sums over the same documents [G, ...], b − a and its interval, by name."""
     bootstrap = Bootstrap(a["n"] > 0)
     values_a, values_b = figures(definitions, totals(a)), figures(definitions, totals(b))
     draws_a = figures(definitions, bootstrap.draw(a))
@@ -86,6 +84,15 @@ def _paired(definitions: Mapping[str, Definition], a: Sums, b: Sums) -> dict[str
             bootstrap.interval(draws_b[name] - draws_a[name]),
         )
         for name in definitions
+    }
+
+
+def side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers among figures that have no interval, and b − a, by name."""
+    return {
+        name: _line(value, b[name], None)
+        for name, value in a.items()
+        if isinstance(value, (int, float)) and name != "dead_bound"
     }
 
 

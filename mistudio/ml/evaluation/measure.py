@@ -87,7 +87,7 @@ def measure(
     """
     capture = PairCapture(loaded, layer, hook, hook_out or hook)
     for sae in saes:
-        _check(sae, capture)
+        check_widths(sae, capture)
     tokens = text.tokens
     rows, loss_rows = _rows(text)
     groups, loss_groups = DocumentGroups(tokens, rows), DocumentGroups(tokens, rows)
@@ -165,7 +165,8 @@ def _empty(sae: SparseAutoencoder, groups: int) -> Measured:
     )
 
 
-def _check(sae: SparseAutoencoder, capture: PairCapture) -> None:
+def check_widths(sae: SparseAutoencoder, capture: PairCapture) -> None:
+    """Raise `Mismatch` unless an SAE fits what is read and what it is to give."""
     if sae.d_in != capture.d_in:
         raise Mismatch(
             f"The SAE reads activations of width {sae.d_in}, this hook gives {capture.d_in}."

@@ -12,7 +12,8 @@ from mistudio.gui.tabs.training.evaluation_pane import EvaluationPane
 from mistudio.gui.tabs.training.fields import ENCODER_TEXTS
 from mistudio.gui.tabs.training.reads import local_time
 from mistudio.gui.tabs.training.sae_rows import place_text
-from mistudio.gui.widgets.cards import label
+from mistudio.gui.tabs.training.survival_dialog import SurvivalDialog
+from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
@@ -24,7 +25,7 @@ class SaeDetails(Dialog):
     def __init__(self, services: Services, sae: SaeRow, parent: QWidget) -> None:
         super().__init__(f"SAE {sae.name}", parent, width=1024, height_share=0.9)
         self._services = services
-        self._id = sae.id
+        self._id, self._sae = sae.id, sae
         self.title = label(sae.name, "title", wrap=True)
         self.facts = FactsTable(["Property", "Value"], "Properties", most=18, stretch=1)
         self.evaluation = EvaluationPane(services)
@@ -33,6 +34,13 @@ class SaeDetails(Dialog):
         self.box.addWidget(label("Properties", "section"))
         self.box.addWidget(self.facts)
         self.box.addStretch(1)
+        self.survival_button = button(
+            "Survival report…",
+            self.survival,
+            icon="table",
+            tip="Which features stay the same in another format of the model",
+        )
+        self.buttons.insertWidget(0, self.survival_button)
         self.add_close()
         self._show(sae)
         services.publisher.changed.connect(self._on_published)
@@ -42,9 +50,14 @@ class SaeDetails(Dialog):
         if sae is None:
             self.close()
             return
+        self._sae = sae
         self.title.setText(sae.name)
         self.facts.set_rows(facts(sae, str(self._services.studio.paths.absolute(sae.path))))
         self.evaluation.show_sae(sae)
+
+    def survival(self) -> None:
+        """Open the report on another format of the model."""
+        SurvivalDialog(self._services, self._sae, self).show()
 
     @Slot(str, str)
     def _on_published(self, kind: str, object_id: str) -> None:
