@@ -24,7 +24,7 @@ from mistudio.core.launch import Launch
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs.context import JobContext
 from mistudio.jobs.loaded_models import LoadedModels
-from mistudio.jobs.training_run import target_of
+from mistudio.jobs.training_data import target_of
 from mistudio.jobs.training_source import HELD_OUT, TrainingSource
 
 if TYPE_CHECKING:

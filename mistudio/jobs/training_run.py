@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,20 @@ from mistudio.core.control import EndsTurn, HoldsInPlace, Request
 from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.ids import now
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import checkpoints, evaluate, lookup, sae_library
-from mistudio.jobs.checkpoints import STATISTICS
+from mistudio.jobs import checkpoints, evaluate, lookup
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.runner import as_studio_error
 from mistudio.jobs.shared_progress import SharedProgress
 from mistudio.jobs.thermal_guard import ThermalGuard, limit_of
+from mistudio.jobs.training_data import (
+    MEASURED,
+    CalibrationRows,
+    measured_feeds,
+    pair_of,
+    points_of,
+    target_of,
+)
+from mistudio.jobs.training_entry import add_to_library
 from mistudio.jobs.training_plan import check_training
 from mistudio.jobs.training_reporter import TrainingReporter
 from mistudio.jobs.training_source import (
@@ -31,21 +37,16 @@ from mistudio.jobs.training_source import (
     training_reader,
 )
 from mistudio.store.records import SaeRow, TrainingRow
-from mistudio.store.tables import MODELS, TRAININGS
+from mistudio.store.tables import TRAININGS
 
 if TYPE_CHECKING:
     import torch
 
-    from mistudio.ml.activations.multi_capture import HookPoint
-    from mistudio.ml.activations.readers import RowReader
-    from mistudio.ml.activations.statistics import StreamStatistics
     from mistudio.ml.activations.stream import ActivationStream
-    from mistudio.ml.activations.windows import Feed, Windows
+    from mistudio.ml.activations.windows import Feed
     from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.loop import TrainResult
-    from mistudio.ml.training.run_state import TargetStatistics
 
-MEASURED = 0.04  # of the progress goes to measuring the activations
 TRAINED = 0.93  # of it is reached before the evaluation
 
 
@@ -184,9 +185,9 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     from mistudio.ml.training.loop import train_together
 
     config = runs[0].config
-    points = _points(runs)
+    points = points_of(runs)
     reader = calibration_reader(source, points, ctx)
-    feeds = _feeds(ctx, source, reader, runs)
+    feeds = measured_feeds(ctx, source, reader, runs)
     numbers = {(feed.point, feed.target): number for number, feed in enumerate(feeds)}
     failures: list[StudioError] = []
     learners: dict[int, Learner] = {}
@@ -230,10 +231,10 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
         on_note=on_note,
         collective=collective,
     )
-    calibration = _Calibration(reader, source, feeds, config, runs[0].folder / "calibration")
+    calibration = CalibrationRows(reader, source, feeds, config, runs[0].folder / "calibration")
     try:
         for number, run in enumerate(runs):
-            feed = numbers[_pair(run.config)]
+            feed = numbers[pair_of(run.config)]
             stream = ActivationStream(windows, feed, batch=run.config.batch)
             try:
                 learners[number] = _learner(
@@ -306,16 +307,6 @@ def _learner(
     )
 
 
-def target_of(statistics: StreamStatistics) -> TargetStatistics:
-    """What a transcoder is told of its target."""
-    import torch
-
-    from mistudio.ml.training.run_state import TargetStatistics
-
-    mean_O = torch.as_tensor(statistics.mean_D)
-    return TargetStatistics(mean_O, statistics.scale, statistics.variance)
-
-
 def _tell_left_out(run: Run, learner: Learner) -> None:
     """What the masks kept from the training, where it is more than special tokens."""
     if run.result is None or run.result.outcome == "paused":
@@ -339,119 +330,6 @@ def _checkpoint(run: Run) -> Path | None:
     return found
 
 
-def _pair(config: TrainConfig) -> tuple[HookPoint, HookPoint | None]:
-    """What a training reads and, a transcoder, what it is to give."""
-    from mistudio.ml.activations.multi_capture import HookPoint
-
-    point = HookPoint(config.layer, config.hook_read)
-    return point, None if config.encoder == "sae" else HookPoint(config.layer, config.hook_written)
-
-
-def _points(runs: Sequence[Run]) -> list[HookPoint]:
-    """Every hook point that is read, each once, layer by layer."""
-    return sorted({point for run in runs for point in _pair(run.config) if point is not None})
-
-
-def _feeds(
-    ctx: JobContext, source: TrainingSource, reader: RowReader, runs: Sequence[Run]
-) -> list[Feed]:
-    """What is read, with its statistics: those of an earlier turn, else measured now."""
-    from mistudio.ml.activations.statistics import (
-        StatisticsSettings,
-        StreamStatistics,
-        measure_hooks,
-    )
-    from mistudio.ml.activations.windows import Feed
-
-    config = runs[0].config
-    known: dict[HookPoint, StreamStatistics] = {}
-    for run in runs:
-        with contextlib.suppress(StudioError):  # a start that is gone is told when it is needed
-            checkpoints.inherit_statistics(ctx.studio, run.config, run.folder)
-        for point, file in zip(_pair(run.config), STATISTICS, strict=True):
-            if point is not None and (run.folder / file).exists():
-                values = json.loads((run.folder / file).read_text(encoding="utf-8"))
-                known[point] = StreamStatistics.from_dict(values)
-    missing = [point for point in reader.points if point not in known]
-    if missing:
-        settings = StatisticsSettings(norm_cut=config.norm_cut, mask_special=config.mask_special)
-        report = StageReporter(runs[0].report, 0.0, MEASURED)
-        known |= measure_hooks(reader, source.table, missing, settings, report, ctx.control)
-    pairs: dict[tuple[HookPoint, HookPoint | None], None] = {}
-    for run in runs:
-        pair = _pair(run.config)
-        for point, file in zip(pair, STATISTICS, strict=True):
-            if point is not None:
-                write_json(run.folder / file, known[point].to_dict())
-        pairs[pair] = None
-    return [
-        Feed(point, known[point], target, known[target] if target else None, config.norm_cut)
-        for point, target in pairs
-    ]
-
-
-class _Calibration:
-    """Kept activations of the calibration documents, read once for all SAEs when first needed."""
-
-    def __init__(
-        self,
-        reader: RowReader,
-        source: TrainingSource,
-        feeds: Sequence[Feed],
-        config: TrainConfig,
-        folder: Path,
-    ) -> None:
-        self._reader, self._source, self._feeds = reader, source, feeds
-        self._config, self._folder = config, folder
-        self._windows: Windows | None = None
-
-    def of(self, feed: int) -> Callable[[], Iterator[torch.Tensor]]:
-        """A function that yields unscaled x_BD of a feed."""
-
-        def batches() -> Iterator[torch.Tensor]:
-            held = self._open()
-            if held is None:
-                return
-            import torch
-
-            size = held.window(feed).size
-            for low in range(0, size, 4096):
-                chosen_B = torch.arange(low, min(size, low + 4096))
-                yield held.take(feed, chosen_B)[0]
-
-        return batches
-
-    def _open(self) -> Windows | None:
-        from mistudio.ml.activations.windows import Windows
-        from mistudio.ml.training.learner import CALIBRATION_TOKENS
-
-        if self._windows is None:
-            if not len(self._source.table.rows("calibration")):
-                return None
-            import torch
-
-            self._windows = Windows(
-                self._reader,
-                self._source.table,
-                self._feeds,
-                window=CALIBRATION_TOKENS,
-                seed=0,
-                part="calibration",
-                mask_special=self._config.mask_special,
-                shuffle=False,
-                dtype=torch.float32,
-                folder=self._folder,
-            )
-        self._windows.bring(0, 0)
-        return self._windows
-
-    def close(self) -> None:
-        """Remove the file."""
-        if self._windows is not None:
-            self._windows.close()
-            self._folder.rmdir()
-
-
 def _keep(ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult) -> None:
     """Take in how a training ended; its SAE goes into the library at once."""
     run.result = result
@@ -461,7 +339,7 @@ def _keep(ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult
     run.report.flush()
     TRAININGS.update(ctx.db, run.row.id, status="stopping")
     if run.sae is None:
-        run.sae = _add_to_library(ctx, source, run, result)
+        run.sae = add_to_library(ctx, source, run.row, run.config, result)
         TRAININGS.update(ctx.db, run.row.id, sae_id=run.sae.id)
 
 
@@ -506,67 +384,6 @@ def _evaluate(ctx: JobContext, source: TrainingSource, run: Run) -> None:
         run.report.note(f"The SAE is kept without figures: {error.sentence}", level="warning")
         return
     evaluate.keep(ctx.studio, run.sae, figures)
-
-
-def _add_to_library(
-    ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult
-) -> SaeRow:
-    assert result.sae is not None
-    config = run.config
-    is_transcoder = config.encoder != "sae"
-    metadata: dict[str, Any] = {
-        "layer": config.layer,
-        "hook": config.hook_read,
-        "hook_head_index": None,
-        "seqpos_slice": [None],
-        "exclude_special_tokens": config.mask_special,
-        "model_from_pretrained_kwargs": {},
-        "training_architecture": config.architecture,
-        "norm_cut": config.norm_cut,
-        "trained_steps": result.step,
-    }
-    for name in ("median_norm", "median_norm_out"):
-        if name in result.sae.metadata:
-            metadata[name] = result.sae.metadata[name]
-    if source.loaded is not None and source.model is not None:
-        from mistudio.ml.hooks import hook_place, tl_name
-
-        text = source.texts[0][0]
-        sides = [("", config.hook_read), ("_out", config.hook_written)]
-        for side, hook in sides if is_transcoder else sides[:1]:
-            path = hook_place(source.loaded, config.layer, hook).path
-            metadata |= {
-                f"hook_name{side}": path,
-                f"hf_hook_name{side}": path,
-                f"tl_hook_name{side}": tl_name(config.layer, hook),
-            }
-        metadata |= {
-            "model_name": source.model.name,
-            "model_class_name": "AutoModelForCausalLM",
-            "context_size": text.context,
-            "prepend_bos": (text.statistics or {}).get("row_start_id") is not None,
-            "dataset_path": text.dataset_id,
-        }
-    elif source.stored is not None:
-        metadata |= {"hook_name": source.stored.name, "dataset_path": source.stored.name}
-    model, known = source.model, source.model is not None
-    if source.stored is not None and model is None:  # vectors that may tell where they come from
-        model = MODELS.find(ctx.db, source.stored.model_id) if source.stored.model_id else None
-        known = int(source.stored.config.get("layer", -1)) >= 0
-    return sae_library.add_sae(
-        ctx.studio,
-        result.sae,
-        metadata,
-        name=run.row.name,
-        origin="trained",
-        model=model,
-        layer=config.layer if known else None,
-        hook=config.hook_read if known else None,
-        hook_out=config.hook_written if known and is_transcoder else None,
-        training_id=run.row.id,
-        step=result.step,
-        config=to_dict(config),
-    )
 
 
 def _told(ctx: JobContext, run: Run) -> Result:

@@ -1,0 +1,165 @@
+"""What trainings read from their source: hooks, statistics, windows' feeds, calibration rows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mistudio.core.atomic import write_json
+from mistudio.core.errors import StudioError
+from mistudio.core.events import Reporter
+from mistudio.core.training_configs import TrainConfig
+from mistudio.jobs import checkpoints
+from mistudio.jobs.checkpoints import STATISTICS
+from mistudio.jobs.context import JobContext, StageReporter
+from mistudio.jobs.training_source import TrainingSource
+
+if TYPE_CHECKING:
+    import torch
+
+    from mistudio.ml.activations.multi_capture import HookPoint
+    from mistudio.ml.activations.readers import RowReader
+    from mistudio.ml.activations.statistics import StreamStatistics
+    from mistudio.ml.activations.windows import Feed, Windows
+    from mistudio.ml.training.run_state import TargetStatistics
+
+MEASURED = 0.04  # of a training's progress goes to measuring the activations
+
+
+class Reads(Protocol):
+    """A training, as far as what it reads is concerned."""
+
+    @property
+    def config(self) -> TrainConfig: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def report(self) -> Reporter: ...
+
+
+def target_of(statistics: StreamStatistics) -> TargetStatistics:
+    """What a transcoder is told of its target."""
+    import torch
+
+    from mistudio.ml.training.run_state import TargetStatistics
+
+    mean_O = torch.as_tensor(statistics.mean_D)
+    return TargetStatistics(mean_O, statistics.scale, statistics.variance)
+
+
+def pair_of(config: TrainConfig) -> tuple[HookPoint, HookPoint | None]:
+    """What a training reads and, a transcoder, what it is to give."""
+    from mistudio.ml.activations.multi_capture import HookPoint
+
+    point = HookPoint(config.layer, config.hook_read)
+    return point, None if config.encoder == "sae" else HookPoint(config.layer, config.hook_written)
+
+
+def points_of(runs: Sequence[Reads]) -> list[HookPoint]:
+    """Every hook point that is read, each once, layer by layer."""
+    return sorted({point for run in runs for point in pair_of(run.config) if point is not None})
+
+
+def measured_feeds(
+    ctx: JobContext, source: TrainingSource, reader: RowReader, runs: Sequence[Reads]
+) -> list[Feed]:
+    """What is read, with its statistics: those of an earlier turn, else measured now."""
+    from mistudio.ml.activations.statistics import (
+        StatisticsSettings,
+        StreamStatistics,
+        measure_hooks,
+    )
+    from mistudio.ml.activations.windows import Feed
+
+    config = runs[0].config
+    known: dict[HookPoint, StreamStatistics] = {}
+    for run in runs:
+        with contextlib.suppress(StudioError):  # a start that is gone is told when it is needed
+            checkpoints.inherit_statistics(ctx.studio, run.config, run.folder)
+        for point, file in zip(pair_of(run.config), STATISTICS, strict=True):
+            if point is not None and (run.folder / file).exists():
+                values = json.loads((run.folder / file).read_text(encoding="utf-8"))
+                known[point] = StreamStatistics.from_dict(values)
+    missing = [point for point in reader.points if point not in known]
+    if missing:
+        settings = StatisticsSettings(norm_cut=config.norm_cut, mask_special=config.mask_special)
+        report = StageReporter(runs[0].report, 0.0, MEASURED)
+        known |= measure_hooks(reader, source.table, missing, settings, report, ctx.control)
+    pairs: dict[tuple[HookPoint, HookPoint | None], None] = {}
+    for run in runs:
+        pair = pair_of(run.config)
+        for point, file in zip(pair, STATISTICS, strict=True):
+            if point is not None:
+                write_json(run.folder / file, known[point].to_dict())
+        pairs[pair] = None
+    return [
+        Feed(point, known[point], target, known[target] if target else None, config.norm_cut)
+        for point, target in pairs
+    ]
+
+
+class CalibrationRows:
+    """Kept activations of the calibration documents, read once for all SAEs when first needed."""
+
+    def __init__(
+        self,
+        reader: RowReader,
+        source: TrainingSource,
+        feeds: Sequence[Feed],
+        config: TrainConfig,
+        folder: Path,
+    ) -> None:
+        self._reader, self._source, self._feeds = reader, source, feeds
+        self._config, self._folder = config, folder
+        self._windows: Windows | None = None
+
+    def of(self, feed: int) -> Callable[[], Iterator[torch.Tensor]]:
+        """A function that yields unscaled x_BD of a feed."""
+
+        def batches() -> Iterator[torch.Tensor]:
+            held = self._open()
+            if held is None:
+                return
+            import torch
+
+            size = held.window(feed).size
+            for low in range(0, size, 4096):
+                chosen_B = torch.arange(low, min(size, low + 4096))
+                yield held.take(feed, chosen_B)[0]
+
+        return batches
+
+    def _open(self) -> Windows | None:
+        from mistudio.ml.activations.windows import Windows
+        from mistudio.ml.training.learner import CALIBRATION_TOKENS
+
+        if self._windows is None:
+            if not len(self._source.table.rows("calibration")):
+                return None
+            import torch
+
+            self._windows = Windows(
+                self._reader,
+                self._source.table,
+                self._feeds,
+                window=CALIBRATION_TOKENS,
+                seed=0,
+                part="calibration",
+                mask_special=self._config.mask_special,
+                shuffle=False,
+                dtype=torch.float32,
+                folder=self._folder,
+            )
+        self._windows.bring(0, 0)
+        return self._windows
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._windows is not None:
+            self._windows.close()
+            self._folder.rmdir()
