@@ -15,7 +15,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import SilentReporter
 from mistudio.ml.activations.capture import Capture
-from mistudio.ml.activations.stream import iterate_rows
+from mistudio.ml.activations.masking import iterate_rows
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import PADDING, TokenStore
 from mistudio.ml.data.tokenize import TokenizeSettings, tokenize_dataset
