@@ -197,6 +197,7 @@ def test_stored_activations_train_the_same_sae(studio: Studio) -> None:
     one, other = (SAES.get(studio.db(), found["sae"]).evaluation or {} for found in (live, cached))
     assert other["ev"] == pytest.approx(one["ev"], abs=2e-3)
     assert other["n"] == one["n"]
+    assert cached["weights_hash"] == live["weights_hash"]
     row = TRAININGS.get(studio.db(), cached["training"])
     assert row.model_id is not None
     assert row.config["model"] == row.model_id
