@@ -277,13 +277,13 @@ def test_paired_draws_take_the_same_documents() -> None:
     sums = {name: np.zeros(60) for name in ("zero", "kl_sae", "kl_zero", "clean")}
     a = {**sums, "n": np.ones(60), "sae": level}
     b = {**a, "sae": level + 0.1}
-    from mistudio.ml.evaluation.compare import _paired
+    from mistudio.ml.evaluation.compare import paired
 
     only = {"ce_sae": LOSS["ce_sae"]}
     alone = with_intervals(only, a)[1]["ce_sae"]
     assert alone is not None
     assert alone[1] - alone[0] > 0.3
-    assert _paired(only, a, b)["ce_sae"]["interval"] == pytest.approx([0.1, 0.1])
+    assert paired(only, a, b)["ce_sae"]["interval"] == pytest.approx([0.1, 0.1])
 
 
 def test_overlap_of_decoders_equals_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
