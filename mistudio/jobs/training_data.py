@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mistudio.core.atomic import write_json
-from mistudio.core.errors import StudioError
+from mistudio.core.control import JobControl, Request
+from mistudio.core.errors import Cancelled, StudioError
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import checkpoints
@@ -113,10 +115,12 @@ class CalibrationRows:
         feeds: Sequence[Feed],
         config: TrainConfig,
         folder: Path,
+        control: JobControl,
     ) -> None:
         self._reader, self._source, self._feeds = reader, source, feeds
         self._config, self._folder = config, folder
-        self._windows: Windows | None = None
+        self._control = control
+        self._windows: dict[int, Windows] = {}  # by their least tokens
 
     def of(self, feed: int) -> Callable[[], Iterator[torch.Tensor]]:
         """A function that yields unscaled x_BD of a feed."""
@@ -135,31 +139,49 @@ class CalibrationRows:
         return batches
 
     def _open(self) -> Windows | None:
+        """The rows of the calibration part, fewer of them for a user who waits for the end.
+
+        Raises `Cancelled` when something is asked of the job while all of them are read.
+        """
+        from mistudio.ml.training.learner import CALIBRATION_TOKENS, QUICK_CALIBRATION_TOKENS
+
+        whole = self._windows.get(CALIBRATION_TOKENS)
+        if whole is not None and whole.filled is not None:
+            return whole
+        if not len(self._source.table.rows("calibration")):
+            return None
+        waits = self._control.requested() is not Request.NONE
+        tokens = QUICK_CALIBRATION_TOKENS if waits else CALIBRATION_TOKENS
+        if tokens not in self._windows:
+            self._windows[tokens] = self._made(tokens, None if waits else self._go_on)
+        self._windows[tokens].bring(0, 0)
+        return self._windows[tokens]
+
+    def _go_on(self, done: int, rows: int) -> None:
+        if self._control.requested() is not Request.NONE:
+            raise Cancelled
+
+    def _made(self, tokens: int, on_fill: Callable[[int, int], None] | None) -> Windows:
+        import torch
+
         from mistudio.ml.activations.windows import Windows
-        from mistudio.ml.training.learner import CALIBRATION_TOKENS
 
-        if self._windows is None:
-            if not len(self._source.table.rows("calibration")):
-                return None
-            import torch
-
-            self._windows = Windows(
-                self._reader,
-                self._source.table,
-                self._feeds,
-                window=CALIBRATION_TOKENS,
-                seed=0,
-                part="calibration",
-                mask_special=self._config.mask_special,
-                shuffle=False,
-                dtype=torch.float32,
-                folder=self._folder,
-            )
-        self._windows.bring(0, 0)
-        return self._windows
+        return Windows(
+            self._reader,
+            self._source.table,
+            self._feeds,
+            window=tokens,
+            seed=0,
+            part="calibration",
+            mask_special=self._config.mask_special,
+            shuffle=False,
+            dtype=torch.float32,
+            folder=self._folder / str(tokens),
+            on_fill=on_fill,
+        )
 
     def close(self) -> None:
-        """Remove the file."""
-        if self._windows is not None:
-            self._windows.close()
-            self._folder.rmdir()
+        """Remove the files."""
+        for held in self._windows.values():
+            held.close()
+        shutil.rmtree(self._folder, ignore_errors=True)

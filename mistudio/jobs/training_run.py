@@ -231,7 +231,9 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
         on_note=on_note,
         collective=collective,
     )
-    calibration = CalibrationRows(reader, source, feeds, config, runs[0].folder / "calibration")
+    calibration = CalibrationRows(
+        reader, source, feeds, config, runs[0].folder / "calibration", ctx.control
+    )
     try:
         for number, run in enumerate(runs):
             feed = numbers[pair_of(run.config)]
