@@ -13,6 +13,7 @@ from mistudio.core import (
     model_configs,
     sweep_configs,
     training_configs,
+    training_rules,
 )
 from mistudio.core.config import add_arguments, names_of
 from mistudio.core.retention import RetentionConfig
@@ -180,7 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     for flag, value in (("--d-in", 576), ("--width", 18432), ("--k", 32), ("--batch", 2048)):
         step.add_argument(flag, type=int, default=value, help=f"(default {value})")
     step.add_argument("--steps", type=int, default=15, help="measured steps (default 15)")
-    kinds = ("all", *training_configs.ARCHITECTURES)
+    kinds = ("all", *training_rules.ARCHITECTURES)
     step.add_argument("--architecture", choices=kinds, default="topk", help="(default topk)")
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
     _more_benches(command, bench)

@@ -1,135 +1,51 @@
-"""The settings of training an SAE, and which of them apply to which architecture."""
+"""The settings of training an SAE."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.configs import ENCODERS, HOOKS, TRANSCODER_INPUTS
 from mistudio.core.errors import InvalidInput
-
-TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
-DENSE_FAMILY = ("standard", "gated", "jumprelu")
-ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
-# gated has no form as a transcoder: no format holds one, and none was described
-TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
-IN_BLOCK = ("attn_out", "mlp_in", "mlp_out", "resid_post")
-"""the hooks of a block in the order in which they are computed"""
-JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "linear", "cosine", "exponential")
-PRECISIONS = ("fp32", "bf16")
-INPUT_NORMS = ("constant", "none")
-LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
-
-# settings that a run which goes on from another one's checkpoint shares with it
-FIXED_IN_A_CONTINUATION = (
-    "model",
-    "architecture",
-    "layer",
-    "hook",
-    "encoder",
-    "hook_in",
-    "hook_out",
-    "input_norm",
-    "optimizer",
-    "eight_bit_moments",
-    "width",
-    "batch",
-    "activations",
-    "window",
-    "seed",
-    "data_seed",
-    "shuffle",
-    "mask_special",
-    "norm_cut",
+from mistudio.core.training_rules import (
+    ARCHITECTURES,
+    IN_BLOCK,
+    INPUT_NORMS,
+    JUMPRELU_PENALTIES,
+    LEAST_NESTED,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    TRANSCODER_ARCHITECTURES,
+    aims_at_k,
+    decays,
+    is_dense,
+    is_jumprelu,
+    is_mixed,
+    is_nested,
+    is_sae,
+    is_standard,
+    is_steered_to_l0,
+    is_transcoder,
+    keeps_k,
+    keeps_moments,
+    no_transcoder,
+    reads_a_model,
 )
-
-
-def no_transcoder(architecture: str) -> str:
-    """The sentence for an architecture that has no transcoder."""
-    return (
-        f"There is no {architecture} transcoder; choose one of "
-        f"{', '.join(TRANSCODER_ARCHITECTURES)}."
-    )
-
-
-def _is_sae(config: TrainConfig) -> bool:
-    return config.encoder == "sae"
-
-
-def _is_transcoder(config: TrainConfig) -> bool:
-    return config.encoder != "sae"
-
-
-def default_aux_k(d_in: int) -> int:
-    """Half the model's width, rounded to a power of two."""
-    return 2 ** max(0, round(math.log2(max(1, d_in / 2))))
-
-
-def _keeps_k(config: TrainConfig) -> bool:
-    return config.architecture in TOPK_FAMILY
-
-
-def _aims_at_k(config: TrainConfig) -> bool:
-    return _keeps_k(config) or _is_quadratic(config)
-
-
-def _is_dense(config: TrainConfig) -> bool:
-    return config.architecture in DENSE_FAMILY
-
-
-def _is_jumprelu(config: TrainConfig) -> bool:
-    return config.architecture == "jumprelu"
-
-
-def _is_quadratic(config: TrainConfig) -> bool:
-    return _is_jumprelu(config) and config.jumprelu_penalty == "quadratic"
-
-
-def _is_nested(config: TrainConfig) -> bool:
-    return config.architecture == "matryoshka_batch_topk"
-
-
-def _is_standard(config: TrainConfig) -> bool:
-    return config.architecture == "standard"
-
-
-def _keeps_moments(config: TrainConfig) -> bool:
-    return config.optimizer in ("adam", "adamw")
-
-
-def _decays(config: TrainConfig) -> bool:
-    return config.schedule != "constant"
-
-
-def _is_steered_to_l0(config: TrainConfig) -> bool:
-    return _is_dense(config) and not _is_quadratic(config)
-
-
-def _reads_a_model(config: TrainConfig) -> bool:
-    return bool(config.model or not config.activations)
-
-
-def _is_mixed(config: TrainConfig) -> bool:
-    return bool(config.more_datasets)
 
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
     """Train one sparse autoencoder on the activations of one hook, or one transcoder on two."""
 
-    model: str = option(
-        "", "Model", "Id or name of a model.", required=True, applies=_reads_a_model
-    )
+    model: str = option("", "Model", "Id or name of a model.", required=True, applies=reads_a_model)
     dataset: str = option(
         "",
         "Dataset",
         "Id or name of a dataset or of a tokenisation.",
         required=True,
-        applies=_reads_a_model,
+        applies=reads_a_model,
     )
     encoder: str = option(
         "sae",
@@ -157,21 +73,21 @@ class TrainConfig(Config):
         "Hook",
         "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it.",
         choices=HOOKS,
-        applies=_is_sae,
+        applies=is_sae,
     )
     hook_in: str = option(
         "mlp_in",
         "Hook in",
         "What the transcoder reads; mlp_in is what the block's MLP reads, after its norm.",
         choices=TRANSCODER_INPUTS,
-        applies=_is_transcoder,
+        applies=is_transcoder,
     )
     hook_out: str = option(
         "mlp_out",
         "Hook out",
         "What the transcoder is to give; of the same block and not computed before what it reads.",
         choices=HOOKS,
-        applies=_is_transcoder,
+        applies=is_transcoder,
     )
     width: int = option(
         4096, "Latents", "Number of features to learn.", minimum=1, maximum=1_048_576
@@ -182,7 +98,7 @@ class TrainConfig(Config):
         "Features active per token: exactly with topk, else on average.",
         minimum=1,
         maximum=65_536,
-        applies=_aims_at_k,
+        applies=aims_at_k,
     )
     target_l0: float = option(
         32.0,
@@ -191,7 +107,7 @@ class TrainConfig(Config):
         "it is.",
         minimum=0.0,
         maximum=65_536.0,
-        applies=_is_steered_to_l0,
+        applies=is_steered_to_l0,
     )
     tokens: int = option(
         2_000_000,
@@ -223,7 +139,7 @@ class TrainConfig(Config):
         "Further datasets",
         "Datasets or tokenisations to mix in, each as NAME or NAME=WEIGHT; the weights say how "
         "many tokens come from each.",
-        applies=_reads_a_model,
+        applies=reads_a_model,
     )
     dataset_weight: float = option(
         1.0,
@@ -231,7 +147,7 @@ class TrainConfig(Config):
         "Weight of the first dataset among several.",
         minimum=1e-6,
         maximum=1e6,
-        applies=_is_mixed,
+        applies=is_mixed,
     )
     sparsity: float = option(
         0.0,
@@ -240,7 +156,7 @@ class TrainConfig(Config):
         "tenth of that with a target.",
         minimum=0.0,
         maximum=1e6,
-        applies=_is_dense,
+        applies=is_dense,
         advanced=True,
     )
     sparsity_warmup: int = option(
@@ -251,7 +167,7 @@ class TrainConfig(Config):
         unit="steps",
         minimum=-1,
         maximum=1_000_000,
-        applies=_is_dense,
+        applies=is_dense,
         advanced=True,
     )
     group_sizes: str = option(
@@ -259,7 +175,7 @@ class TrainConfig(Config):
         "Group sizes",
         "Latents of each nested dictionary, rising, the last being all latents, such as "
         "256,1024,4096; empty takes 1/32, 3/32, 7/32, 15/32 and all.",
-        applies=_is_nested,
+        applies=is_nested,
         advanced=True,
     )
     unit_decoder: bool = option(
@@ -267,7 +183,7 @@ class TrainConfig(Config):
         "Unit decoder",
         "Hold every feature's direction at unit length; off lets lengths go free and puts them "
         "into the penalty.",
-        applies=_is_standard,
+        applies=is_standard,
         advanced=True,
     )
     input_norm: str = option(
@@ -284,7 +200,7 @@ class TrainConfig(Config):
         "tanh of the latents; step counts the active ones (needs far more tokens); quadratic asks "
         "each token for k active ones.",
         choices=JUMPRELU_PENALTIES,
-        applies=_is_jumprelu,
+        applies=is_jumprelu,
         advanced=True,
     )
     bandwidth: float = option(
@@ -294,7 +210,7 @@ class TrainConfig(Config):
         "for tanh, else 0.05.",
         minimum=0.0,
         maximum=100.0,
-        applies=_is_jumprelu,
+        applies=is_jumprelu,
         advanced=True,
     )
     first_threshold: float = option(
@@ -303,14 +219,14 @@ class TrainConfig(Config):
         "Where thresholds begin; 0 takes 0.1 for tanh, else 0.01.",
         minimum=0.0,
         maximum=100.0,
-        applies=_is_jumprelu,
+        applies=is_jumprelu,
         advanced=True,
     )
     ghost: bool = option(
         True,
         "Revive rare latents",
         "Pull latents that hardly fire back towards firing (ghost penalty).",
-        applies=_is_dense,
+        applies=is_dense,
         advanced=True,
     )
     batch: int = option(
@@ -347,7 +263,7 @@ class TrainConfig(Config):
         "Share of the run, at its end, over which the rate falls.",
         minimum=0.0,
         maximum=1.0,
-        applies=_decays,
+        applies=decays,
         advanced=True,
     )
     optimizer: str = option(
@@ -372,7 +288,7 @@ class TrainConfig(Config):
         "8-bit moments",
         "Keep the optimiser's averages of the weight matrices in 8 bits: 10 instead of 16 bytes "
         "per weight in all, for a slower step.",
-        applies=_keeps_moments,
+        applies=keeps_moments,
         advanced=True,
     )
     precision: str = option(
@@ -389,7 +305,7 @@ class TrainConfig(Config):
         "Start with this many times k and come down over the first tenth; 1 is off.",
         minimum=1.0,
         maximum=10.0,
-        applies=_keeps_k,
+        applies=keeps_k,
         advanced=True,
     )
     aux_k: int = option(
@@ -398,7 +314,7 @@ class TrainConfig(Config):
         "Dead latents that model what is left over; -1 takes half the model's width, 0 is off.",
         minimum=-1,
         maximum=65_536,
-        applies=_keeps_k,
+        applies=keeps_k,
         advanced=True,
     )
     aux_weight: float = option(
@@ -407,7 +323,7 @@ class TrainConfig(Config):
         "Weight of the auxiliary loss.",
         minimum=0.0,
         maximum=10.0,
-        applies=_keeps_k,
+        applies=keeps_k,
         advanced=True,
     )
     dead_window: int = option(
@@ -523,29 +439,29 @@ class TrainConfig(Config):
     @property
     def hook_read(self) -> str:
         """The hook whose activations go in."""
-        return self.hook if _is_sae(self) else self.hook_in
+        return self.hook if is_sae(self) else self.hook_in
 
     @property
     def hook_written(self) -> str:
         """The hook whose activations are learnt: that of `hook_read` for an SAE."""
-        return self.hook if _is_sae(self) else self.hook_out
+        return self.hook if is_sae(self) else self.hook_out
 
     @property
     def place(self) -> str:
         """Hook or hooks in short, such as "resid_post" or "mlp_in → mlp_out"."""
-        return self.hook if _is_sae(self) else f"{self.hook_in} → {self.hook_out}"
+        return self.hook if is_sae(self) else f"{self.hook_in} → {self.hook_out}"
 
     @property
     def aim(self) -> str:
         """What decides how many latents are active, in short."""
-        if _aims_at_k(self):
+        if aims_at_k(self):
             return f"k {self.k:,}"
         return f"L0 {self.target_l0:g}" if self.target_l0 else "fixed penalty"
 
     @property
     def aimed_l0(self) -> float | None:
         """Active latents per token that the run is to end with; None if nothing decides them."""
-        if _aims_at_k(self):
+        if aims_at_k(self):
             return float(self.k)
         return self.target_l0 or None
 
@@ -557,16 +473,16 @@ class TrainConfig(Config):
         else:
             if len(set(named)) < len(named):
                 yield Violation("more_datasets", "A dataset is named twice.")
-        if _aims_at_k(self) and self.k > self.width:
+        if aims_at_k(self) and self.k > self.width:
             yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
-        if _is_steered_to_l0(self) and self.target_l0 > self.width:
+        if is_steered_to_l0(self) and self.target_l0 > self.width:
             yield Violation(
                 "target_l0",
                 f"Target L0 is {self.target_l0:,g} but the SAE has {self.width:,} latents.",
             )
-        if _is_nested(self):
+        if is_nested(self):
             yield from self._group_violations()
-        if _is_transcoder(self):
+        if is_transcoder(self):
             if self.architecture not in TRANSCODER_ARCHITECTURES:
                 yield Violation("architecture", no_transcoder(self.architecture))
             if IN_BLOCK.index(self.hook_in) > IN_BLOCK.index(self.hook_out):
@@ -583,7 +499,7 @@ class TrainConfig(Config):
     @property
     def holds_unit_decoder(self) -> bool:
         """Whether decoder rows are brought back to unit length after each step."""
-        return self.unit_decoder or not _is_standard(self)
+        return self.unit_decoder or not is_standard(self)
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -611,7 +527,7 @@ class TrainConfig(Config):
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, as sentences."""
         found: list[str] = []
-        if _is_transcoder(self) and self.hook_in == self.hook_out:
+        if is_transcoder(self) and self.hook_in == self.hook_out:
             if self.encoder == "skip_transcoder":
                 found.append(
                     f"The skip transcoder reads and gives {self.hook_in}: its skip connection "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mistudio.core.config import validate
 from mistudio.core.errors import InvalidInput
 from mistudio.core.model_configs import ExtractConfig
-from mistudio.core.training_configs import ARCHITECTURES, DENSE_FAMILY
+from mistudio.core.training_rules import ARCHITECTURES, DENSE_FAMILY
 from mistudio.jobs import lookup
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from mistudio.core.errors import InvalidInput, StudioError, from_os_error
 from mistudio.core.ids import now
 from mistudio.core.model_configs import ExtractConfig, chosen_layers
 from mistudio.core.sweep_configs import SweepConfig
-from mistudio.core.training_configs import DENSE_FAMILY, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import DENSE_FAMILY
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.shipped_templates import SHIPPED, Scaling, scaling_of
 from mistudio.store.records import TemplateRow

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mistudio import cli
-from mistudio.core.training_configs import ARCHITECTURES
+from mistudio.core.training_rules import ARCHITECTURES
 from tests.helpers.studio import stories_file
 from tests.helpers.tiny import save_tiny_llama
 

@@ -8,11 +8,8 @@ import pytest
 
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SAE_FORMATS
-from mistudio.core.training_configs import (
-    ARCHITECTURES,
-    TRANSCODER_ARCHITECTURES,
-    TrainConfig,
-)
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES, TRANSCODER_ARCHITECTURES
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.sources import sae_title
 from mistudio.gui.tabs.training import TrainingTab

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mistudio.core.training_configs import DENSE_FAMILY
+from mistudio.core.training_rules import DENSE_FAMILY
 from tests.helpers.planted import Planted, learn
 
 pytestmark = pytest.mark.heavy

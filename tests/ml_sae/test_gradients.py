@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mistudio.core.errors import InvalidInput
-from mistudio.core.training_configs import ARCHITECTURES, TOPK_FAMILY
+from mistudio.core.training_rules import ARCHITECTURES, TOPK_FAMILY
 from mistudio.ml.sae.matryoshka import prefix_widths
 from mistudio.ml.sae.registry import TRAINABLE, new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, TrainableSae

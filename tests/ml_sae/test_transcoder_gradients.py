@@ -9,12 +9,8 @@ import torch
 
 from mistudio.core.configs import ENCODERS
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.core.training_configs import (
-    ARCHITECTURES,
-    TOPK_FAMILY,
-    TRANSCODER_ARCHITECTURES,
-    TrainConfig,
-)
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES, TOPK_FAMILY, TRANSCODER_ARCHITECTURES
 from mistudio.ml.sae import trainable
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, TrainableSae

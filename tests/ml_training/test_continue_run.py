@@ -13,7 +13,8 @@ from mistudio.core.atomic import sha256_file
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.events import RecordingReporter
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from mistudio.ml.training.continue_run import extend_run, run_from_sae

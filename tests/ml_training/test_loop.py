@@ -17,7 +17,8 @@ from mistudio.core.atomic import sha256_file
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, Mismatch, TrainingBroke
 from mistudio.core.events import RecordingReporter
-from mistudio.core.training_configs import ARCHITECTURES, DENSE_FAMILY, TOPK_FAMILY, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES, DENSE_FAMILY, TOPK_FAMILY
 from mistudio.ml.training.checkpoint import list_checkpoints, newest_checkpoint
 from mistudio.ml.training.loop import TrainResult, sae_from_checkpoint, train
 from tests.helpers.activations import FakeStream, batch_at, statistics_of

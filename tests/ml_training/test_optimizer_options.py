@@ -14,7 +14,8 @@ from mistudio.core.atomic import sha256_file
 from mistudio.core.config import settings_of, violations
 from mistudio.core.control import Request
 from mistudio.core.errors import Mismatch, Unsupported
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES
 from mistudio.ml import device
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.training.eight_bit import EightBitAdam

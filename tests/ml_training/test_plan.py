@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mistudio.core.errors import DiskFull, OutOfMemory
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES
 from mistudio.ml.activations.masking import default_forward_batch
 from mistudio.ml.evaluation.language_model_loss import LOGIT_ENTRIES
 from mistudio.ml.sae import auxiliary, dense, sparse_gradient, trainable

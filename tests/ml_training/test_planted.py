@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mistudio.core.training_configs import DENSE_FAMILY
+from mistudio.core.training_rules import DENSE_FAMILY
 from tests.helpers.planted import Planted, learn
 
 

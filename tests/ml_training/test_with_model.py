@@ -12,7 +12,8 @@ from mistudio.core.atomic import sha256_file
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import InvalidInput
 from mistudio.core.events import SilentReporter
-from mistudio.core.training_configs import ARCHITECTURES, DENSE_FAMILY, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES, DENSE_FAMILY
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.statistics import StatisticsSettings, reference_statistics

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from mistudio.core.errors import InvalidInput
-from mistudio.core.training_configs import LEAST_NESTED, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import LEAST_NESTED
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.batch_topk import BatchTopK
 from mistudio.ml.sae.sparse_step import Block

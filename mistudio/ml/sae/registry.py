@@ -6,7 +6,7 @@ import torch
 
 from mistudio.core.configs import ENCODERS
 from mistudio.core.errors import InvalidInput
-from mistudio.core.training_configs import TRANSCODER_ARCHITECTURES, no_transcoder
+from mistudio.core.training_rules import TRANSCODER_ARCHITECTURES, no_transcoder
 from mistudio.ml.sae.batch_topk import BatchTopK
 from mistudio.ml.sae.gated import Gated
 from mistudio.ml.sae.jumprelu import JumpReLU

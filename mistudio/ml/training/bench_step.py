@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from mistudio.core.errors import InvalidInput
-from mistudio.core.training_configs import TrainConfig, default_aux_k
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import default_aux_k
 from mistudio.ml.device import peak_memory, synchronize
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, TrainableSae

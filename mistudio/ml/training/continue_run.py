@@ -9,7 +9,8 @@ import torch
 
 from mistudio.core.config import from_dict, settings_of
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.core.training_configs import FIXED_IN_A_CONTINUATION, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import UNIT_TOLERANCE, fold_decoder_norms
 from mistudio.ml.sae.registry import new_trainable

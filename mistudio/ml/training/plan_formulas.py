@@ -10,12 +10,8 @@ import math
 from dataclasses import dataclass
 
 from mistudio.core.retention import DEFAULT_CAP, KEEP_ALL, KEEP_EVERY
-from mistudio.core.training_configs import (
-    DENSE_FAMILY,
-    TOPK_FAMILY,
-    TrainConfig,
-    default_aux_k,
-)
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import DENSE_FAMILY, TOPK_FAMILY, default_aux_k
 
 FLOAT = 4
 CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time, as in ml/sae/trainable.py

@@ -13,7 +13,8 @@ import torch
 import mistudio
 from mistudio.core.config import config_hash, from_dict, to_dict
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.core.training_configs import DENSE_FAMILY, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import DENSE_FAMILY
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from mistudio.core.config import validate
-from mistudio.core.training_configs import TrainConfig, default_aux_k
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import default_aux_k
 
 REFERENCE_RATE = 2e-4  # at 2^14 latents (Gao et al., arXiv 2406.04093)
 REFERENCE_WIDTH = 2**14

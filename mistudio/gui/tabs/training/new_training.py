@@ -11,11 +11,8 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 from mistudio.core.config import to_dict
 from mistudio.core.errors import InvalidInput, StudioError
 from mistudio.core.sweep_configs import SweepConfig
-from mistudio.core.training_configs import (
-    ARCHITECTURES,
-    TRANSCODER_ARCHITECTURES,
-    TrainConfig,
-)
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES, TRANSCODER_ARCHITECTURES
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models.template_panel import TemplatePanel
 from mistudio.gui.tabs.training.choices import Choices, Pairs, holds_one, read_choices

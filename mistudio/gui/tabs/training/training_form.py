@@ -14,7 +14,8 @@ from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS
 from mistudio.core.model_configs import chosen_layers
 from mistudio.core.settings import SettingsFile
 from mistudio.core.sweep_configs import SHARED, SweepConfig
-from mistudio.core.training_configs import ARCHITECTURES, TrainConfig
+from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import ARCHITECTURES
 from mistudio.gui.tabs.models.layer_grid import HooksEditor
 from mistudio.gui.tabs.training.choices import Pairs
 from mistudio.gui.tabs.training.fields import (
