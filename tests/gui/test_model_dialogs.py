@@ -182,7 +182,7 @@ def test_prompt_lens_grid_by_keyboard_and_as_a_table(qtbot: QtBot, tab: ModelsTa
     assert isinstance(dialog, PromptLensDialog)
     dialog.prompt.setPlainText("")
     dialog.run()
-    assert dialog.problem.text() == "Prompt is missing."
+    assert dialog.job.problem.text() == "Prompt is missing."
     dialog.prompt.setPlainText("once upon a time")
     qtbot.keyClick(dialog.prompt, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
     settle(qtbot, tab.services, lambda: dialog._grid_model is not None)

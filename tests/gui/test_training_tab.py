@@ -644,11 +644,11 @@ def test_a_survival_report_is_asked_for_and_shown(qtbot: Any, desk: Desk, monkey
     assert sent == [("survival", SurvivalConfig(sae=sae.id, format="nf4"))]
     assert not dialog.start_button.isEnabled()
     job = add_job(desk.db, "survival", "gpu", "Survival report", {})
-    dialog._job = job.id
-    dialog._watch.ended.emit(dataclasses.replace(job, status="failed", error_message="No."))
-    assert (dialog.problem.text(), dialog.start_button.isEnabled()) == ("No.", True)
+    dialog.job.id = job.id
+    dialog.job._watch.ended.emit(dataclasses.replace(job, status="failed", error_message="No."))
+    assert (dialog.job.problem.text(), dialog.start_button.isEnabled()) == ("No.", True)
     result["survive"][0]["share"] = 0.5
-    dialog._watch.ended.emit(dataclasses.replace(job, status="completed", result=result))
+    dialog.job._watch.ended.emit(dataclasses.replace(job, status="completed", result=result))
     assert [at_least, "50.0 %", "60.0 % to 87.5 %"] in dialog.table.texts()
     dialog.close()
     details.close()
@@ -693,7 +693,7 @@ def test_two_chosen_saes_are_compared(qtbot: Any, desk: Desk) -> None:
     dialog = library.findChild(CompareDialog)
     assert dialog.names.text() == "A: beta\nB: alpha"
     dialog.start()  # neither has a text of its own
-    assert "Choose a dataset" in dialog.problem.text()
+    assert "Choose a dataset" in dialog.job.problem.text()
     dialog.close()
     select_both(library, b.id)
     assert library.current().id == b.id
@@ -738,8 +738,8 @@ def test_a_comparison_is_shown(qtbot: Any, desk: Desk, monkeypatch: Any) -> None
     }
     job = add_job(desk.db, "compare_saes", "gpu", "Compare", {})
     JOBS.update(desk.db, job.id, status="completed", result=result)
-    dialog._job = job.id
-    dialog._watch.ended.emit(JOBS.get(desk.db, job.id))
+    dialog.job.id = job.id
+    dialog.job._watch.ended.emit(JOBS.get(desk.db, job.id))
     assert dialog.table.texts() == [
         ["Reconstruction", "", "", "", "", ""],
         ["Explained variance", "0.8000", "0.7000", "-0.1000", "-0.1200 to -0.0800", "●"],
@@ -751,8 +751,8 @@ def test_a_comparison_is_shown(qtbot: Any, desk: Desk, monkeypatch: Any) -> None
     assert dialog.start_button.isEnabled()
     dialog.copy()
     assert "Explained variance\t0.8000" in QApplication.clipboard().text()
-    dialog._watch.ended.emit(dataclasses.replace(job, status="failed", error_message="No."))
-    assert dialog.problem.text() == "No."
+    dialog.job._watch.ended.emit(dataclasses.replace(job, status="failed", error_message="No."))
+    assert dialog.job.problem.text() == "No."
     dialog.close()
 
 

@@ -7,17 +7,15 @@ from PySide6.QtGui import QGuiApplication, QKeyEvent
 from PySide6.QtWidgets import QPlainTextEdit, QWidget
 
 from mistudio.core.config import violations
-from mistudio.core.errors import StudioError
 from mistudio.core.model_configs import PromptLensConfig
 from mistudio.gui.dialog import Dialog
-from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.style import mono_font
-from mistudio.gui.tabs.library.jobs import JobWatch
+from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.models.lens_grid import LensGrid, LensModel
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
-from mistudio.store.records import JobRow, ModelRow
+from mistudio.store.records import ModelRow
 
 _MEANING = (
     "Each cell is the token that the model would say next if it ended after that layer, read with "
@@ -55,23 +53,16 @@ class PromptLensDialog(Dialog):
             f"Prompt lens: {model.name}", parent, width=1152, height_share=0.9, scroll=False
         )
         self._services, self._model = services, model
-        self._job = ""
         self._grid_model: LensModel | None = None
         self.prompt = PromptBox(self.run)
         self.prompt.setPlainText(str(services.settings.recall("prompt_lens", _EXAMPLE)))
         self.run_button = button("Run", self.run, variant="primary", icon="play", tip="Ctrl+Return")
-        self.cancel_button = button("Cancel", self.cancel, icon="close", tip="End this run")
-        self.cancel_button.hide()
-        self.state = label("", "muted", wrap=True)
-        self.problem = label("", "error", wrap=True, selectable=True)
-        self.problem.hide()
+        self.job = OneJob(services, self.run_button, self, failure="The prompt lens failed.")
+        self.job.done.connect(self._show)
         self.grid = LensGrid()
         self.details = label("", "mono", wrap=True, selectable=True)
         self.copy_button = button("Copy as table", self.copy, icon="copy", tip="Copy every cell")
         self._build()
-        self._watch = JobWatch(services, self)
-        self._watch.ended.connect(self._on_ended)
-        services.lanes.drained.connect(self._on_drained)
         self.prompt.setFocus()
 
     def _build(self) -> None:
@@ -79,8 +70,8 @@ class PromptLensDialog(Dialog):
         self.meaning = label(_MEANING, "muted", wrap=True)
         self.box.addWidget(self.meaning)
         self.box.addWidget(self.prompt)
-        self.box.addLayout(row(self.run_button, self.cancel_button, self.state, None))
-        self.box.addWidget(self.problem)
+        self.box.addLayout(row(self.run_button, self.job.cancel_button, self.job.state, None))
+        self.box.addWidget(self.job.problem)
         self.box.addWidget(self.grid, 1)
         self.below = Card("nested", padding=12)
         self.below.box.addWidget(self.details)
@@ -96,39 +87,15 @@ class PromptLensDialog(Dialog):
         """Queue the prompt, or show what is wrong."""
         config = PromptLensConfig(model=self._model.id, prompt=self.prompt.toPlainText())
         if found := violations(config):
-            self._say(" ".join(violation.sentence for violation in found))
+            self.job.say(" ".join(violation.sentence for violation in found))
             return
-        try:
-            self._job = self._watch.submit("prompt_lens", config)
-        except StudioError as error:
-            self._say(error.sentence)
-            return
-        self._services.settings.remember("prompt_lens", config.prompt)
-        self._say("")
-        self._wait(True)
-
-    def cancel(self) -> None:
-        """End the job under way."""
-        self.state.setText("Cancelling…")
-        self._services.lanes.request(self._job, "cancel")
+        if self.job.submit("prompt_lens", config):
+            self._services.settings.remember("prompt_lens", config.prompt)
 
     def copy(self) -> None:
         """Put the grid on the clipboard, tab-separated."""
         if self._grid_model is not None:
             QGuiApplication.clipboard().setText(self._grid_model.as_text())
-
-    def _on_drained(self, job_id: str, drained: Drained) -> None:
-        if job_id == self._job and drained.progress is not None:
-            self.state.setText(drained.progress.phase)
-
-    def _on_ended(self, job: JobRow) -> None:
-        if job.id != self._job:
-            return
-        self._wait(False)
-        if job.status == "completed" and job.result:
-            self._show(job.result)
-        elif job.status == "failed":
-            self._say(job.error_message or "The prompt lens failed.")
 
     def _show(self, result: dict[str, object]) -> None:
         self.meaning.hide()  # the grid needs the room
@@ -145,12 +112,3 @@ class PromptLensDialog(Dialog):
         if self._grid_model is not None and current.isValid():
             lines = self._grid_model.describe(current).splitlines()
             self.details.setText(lines[0] + ":   " + "    ".join(x.strip() for x in lines[1:]))
-
-    def _wait(self, waiting: bool) -> None:
-        self.run_button.setDisabled(waiting)
-        self.cancel_button.setVisible(waiting)
-        self.state.setText("Waits for its turn" if waiting else "")
-
-    def _say(self, sentence: str) -> None:
-        self.problem.setText(sentence)
-        self.problem.setVisible(bool(sentence))

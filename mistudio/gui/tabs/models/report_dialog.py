@@ -8,13 +8,11 @@ from typing import Any
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QWidget
 
-from mistudio.core.errors import StudioError
 from mistudio.core.model_configs import ReportModelConfig
 from mistudio.core.units import format_count, format_decimal, format_percent
 from mistudio.gui.dialog import Dialog
-from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.library.jobs import JobWatch
+from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.models.formats import QUANTISED, format_name
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.tabs.models.texts import all_texts
@@ -23,7 +21,7 @@ from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.gui.widgets.progress import ProgressBar
-from mistudio.store.records import JobRow, ModelRow
+from mistudio.store.records import ModelRow
 from mistudio.store.tables import MODELS
 
 _HEADINGS = (
@@ -48,7 +46,6 @@ class ReportDialog(Dialog):
     def __init__(self, services: Services, model: ModelRow, parent: QWidget | None = None) -> None:
         super().__init__(f"Quantisation report: {model.name}", parent, width=900, height_share=0.9)
         self._services, self._model = services, model
-        self._job = ""
         self.texts = LibraryChoice("Choose a text")
         self.form = ConfigForm(
             ReportModelConfig,
@@ -68,16 +65,21 @@ class ReportDialog(Dialog):
         self.button = button("Run report", self.submit, variant="primary", icon="play")
         self.button.setToolTip("Load both forms, one after the other, and compare them")
         self.form.action_row.addWidget(self.button)
-        self.state = label("", "muted", wrap=True)
         self.bar = ProgressBar("purple")
-        self.problem = label("", "error", wrap=True, selectable=True)
+        self.job = OneJob(
+            services,
+            self.button,
+            self,
+            failure="The report failed.",
+            cancel="Cancel the run",
+            cancel_tip="End it; stored reports stay",
+            bar=self.bar,
+        )
+        self.job.done.connect(self._on_done)
         self._tiles()
         self.table = FigureTable(_HEADINGS, "Stored reports", numeric=range(2, len(_HEADINGS)))
         self.none = label("No report is stored yet.", "muted")
         self._build()
-        self._watch = JobWatch(services, self)
-        self._watch.ended.connect(self._on_ended)
-        services.lanes.drained.connect(self._on_drained)
         services.query.ask(lambda db: all_texts(db, model), self._on_texts)
         self.show_reports(model.report or {}, first)
 
@@ -92,10 +94,8 @@ class ReportDialog(Dialog):
 
     def _build(self) -> None:
         card = Card("list", padding=16)
-        for part in (self.form, self.state, self.bar, self.problem):
+        for part in (self.form, self.job.state, self.bar, self.job.problem):
             card.box.addWidget(part)
-        for part in (self.state, self.bar, self.problem):
-            part.hide()
         self.box.addWidget(label(_MEANING, "muted", wrap=True))
         self.box.addWidget(card)
         self.box.addWidget(self.tiles)
@@ -106,18 +106,14 @@ class ReportDialog(Dialog):
         self.copy_button = button(
             "Copy as table", self.copy, icon="copy", tip="Copy every stored report"
         )
-        self.cancel_button = button(
-            "Cancel the run", self.cancel, icon="close", tip="End it; stored reports stay"
-        )
-        self.cancel_button.hide()
         self.buttons.insertWidget(0, self.copy_button)
-        self.buttons.insertWidget(1, self.cancel_button)
+        self.buttons.insertWidget(1, self.job.cancel_button)
         self.add_close()
 
     def _on_texts(self, pairs: list[tuple[str, str]]) -> None:
         self.texts.offer(pairs, pairs[0][0] if len(pairs) == 1 else "")
         if not pairs:
-            self._say("There is no text yet; get a dataset on the Datasets tab first.")
+            self.job.say("There is no text yet; get a dataset on the Datasets tab first.")
 
     # Running.
 
@@ -126,51 +122,16 @@ class ReportDialog(Dialog):
         config = self.form.checked()
         if config is None:
             return
-        try:
-            self._job = self._watch.submit("report_model", config)
-        except StudioError as error:
-            self._say(error.sentence)
-            return
-        self._say("")
-        self._wait(True)
+        self.job.submit("report_model", config)
 
-    def cancel(self) -> None:
-        """End the job under way."""
-        self.state.setText("Cancelling…")
-        self._services.lanes.request(self._job, "cancel")
-
-    def _on_drained(self, job_id: str, drained: Drained) -> None:
-        if job_id == self._job and drained.progress is not None:
-            self.state.setText(drained.progress.phase)
-            self.bar.set_value(100 * drained.progress.fraction)
-
-    def _on_ended(self, job: JobRow) -> None:
-        if job.id != self._job:
-            return
-        self._job = ""
-        self._wait(False)
-        if job.status == "failed":
-            self._say(job.error_message or "The report failed.")
-        elif job.status == "completed" and job.result:
-            newest, model_id = str(job.result["format"]), self._model.id
-            self._services.query.ask(
-                lambda db: (MODELS.get(db, model_id).report or {}, newest), self._on_stored
-            )
+    def _on_done(self, result: Mapping[str, Any]) -> None:
+        newest, model_id = str(result["format"]), self._model.id
+        self._services.query.ask(
+            lambda db: (MODELS.get(db, model_id).report or {}, newest), self._on_stored
+        )
 
     def _on_stored(self, found: tuple[Mapping[str, Any], str]) -> None:
         self.show_reports(*found)
-
-    def _wait(self, waiting: bool) -> None:
-        self.button.setDisabled(waiting)
-        self.cancel_button.setVisible(waiting)
-        self.state.setText("Waits for its turn")
-        self.bar.set_value(0.0)
-        for part in (self.state, self.bar):
-            part.setVisible(waiting)
-
-    def _say(self, sentence: str) -> None:
-        self.problem.setText(sentence)
-        self.problem.setVisible(bool(sentence))
 
     # Showing.
 

@@ -10,12 +10,10 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QHBoxLayout, QWidget
 
 from mistudio.core.comparison_configs import CompareSaesConfig
-from mistudio.core.errors import StudioError
 from mistudio.core.sae_figures import overlap_sentence
 from mistudio.gui.dialog import Dialog
-from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.library.jobs import JobWatch
+from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.tabs.training.choices import Choices, read_choices
 from mistudio.gui.tabs.training.figures import comparison_rows
@@ -41,7 +39,6 @@ class CompareDialog(Dialog):
     ) -> None:
         super().__init__("Compare two SAEs", parent, width=1152, height_share=0.9)
         self._services, self._pair = services, (first, second)
-        self._job = ""
         self.names = label(f"A: {first.name}\nB: {second.name}", "card", wrap=True)
         self.form: ConfigForm[CompareSaesConfig] = ConfigForm(
             CompareSaesConfig,
@@ -52,9 +49,14 @@ class CompareDialog(Dialog):
         )
         self.form.set_values(CompareSaesConfig(sae=first.id, other=second.id))
         self.start_button = button("Compare", self.start, variant="primary", icon="curve")
-        self.cancel_button = button("Cancel", self.cancel, icon="close", tip="End this comparison")
-        self.state = label("", "muted", wrap=True)
-        self.problem = label("", "error", wrap=True, selectable=True)
+        self.job = OneJob(
+            services,
+            self.start_button,
+            self,
+            failure="The comparison failed.",
+            cancel_tip="End this comparison",
+        )
+        self.job.done.connect(self.show_result)
         self.rests_on = label("", "muted", wrap=True)
         self.table = FigureTable(_TITLES, "Comparison", numeric=(1, 2, 3, 4), most=40)
         self.overlap = label("", wrap=True, selectable=True)
@@ -64,17 +66,14 @@ class CompareDialog(Dialog):
         ]
         self.copy_button = button("Copy as table", self.copy, icon="copy", tip="Copy every cell")
         self._build()
-        self._watch = JobWatch(services, self)
-        self._watch.ended.connect(self._on_ended)
-        services.lanes.drained.connect(self._on_drained)
         services.query.ask(read_choices, self._on_choices)
 
     def _build(self) -> None:
         self.box.addWidget(self.names)
         self.box.addWidget(label(_MEANING, "muted", wrap=True))
         self.box.addWidget(self.form)
-        self.box.addLayout(row(self.start_button, self.cancel_button, self.state, None))
-        for part in (self.problem, self.rests_on, self.table, self.overlap):
+        self.box.addLayout(row(self.start_button, self.job.cancel_button, self.job.state, None))
+        for part in (self.job.problem, self.rests_on, self.table, self.overlap):
             self.box.addWidget(part)
         beside = QHBoxLayout()
         beside.setSpacing(appearance().px(16))
@@ -86,8 +85,7 @@ class CompareDialog(Dialog):
         self.buttons.insertWidget(0, self.copy_button)
         self.add_close()
         self.copy_button.setEnabled(False)
-        self.cancel_button.hide()
-        for part in (self.problem, self.rests_on, self.table, self.overlap, *self.plots):
+        for part in (self.rests_on, self.table, self.overlap, *self.plots):
             part.hide()
 
     @Slot(object)
@@ -102,40 +100,13 @@ class CompareDialog(Dialog):
         config = self.form.checked()
         if config is None:
             return
-        try:
-            self._job = self._watch.submit("compare_saes", config)
-        except StudioError as error:
-            self._say(error.sentence)
-            return
-        self._say("")
-        self._wait(True)
-
-    def cancel(self) -> None:
-        """End the job under way."""
-        self.state.setText("Cancelling…")
-        self._services.lanes.request(self._job, "cancel")
+        self.job.submit("compare_saes", config)
 
     def copy(self) -> None:
         """Put the table on the clipboard, tab-separated."""
         QGuiApplication.clipboard().setText(self.table.as_text())
 
-    @Slot(str, object)
-    def _on_drained(self, job_id: str, drained: Drained) -> None:
-        if job_id == self._job and drained.progress is not None:
-            told = drained.progress
-            parts = (f"{100 * told.fraction:.0f} %", told.phase, told.rate)
-            self.state.setText(" · ".join(part for part in parts if part))
-
     @Slot(object)
-    def _on_ended(self, job: Any) -> None:
-        if job.id != self._job:
-            return
-        self._wait(False)
-        if job.status == "completed" and job.result:
-            self.show_result(job.result)
-        elif job.status == "failed":
-            self._say(job.error_message or "The comparison failed.")
-
     def show_result(self, found: Mapping[str, Any]) -> None:
         """Show what a comparison found."""
         rows = comparison_rows(found)
@@ -152,12 +123,3 @@ class CompareDialog(Dialog):
         for part in (self.rests_on, self.table, self.overlap, *self.plots):
             part.show()
         self.copy_button.setEnabled(True)
-
-    def _wait(self, waiting: bool) -> None:
-        self.start_button.setDisabled(waiting)
-        self.cancel_button.setVisible(waiting)
-        self.state.setText("Waits for its turn" if waiting else "")
-
-    def _say(self, sentence: str) -> None:
-        self.problem.setText(sentence)
-        self.problem.setVisible(bool(sentence))

@@ -12,12 +12,10 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QWidget
 
 from mistudio.core.comparison_configs import SurvivalConfig
-from mistudio.core.errors import StudioError
 from mistudio.core.survival_figures import survival_rows, survival_sentences
 from mistudio.gui.dialog import Dialog
-from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.library.jobs import JobWatch
+from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.models.formats import QUANTISED, format_name
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.tabs.training.choices import Choices, read_choices
@@ -43,7 +41,6 @@ class SurvivalDialog(Dialog):
     def __init__(self, services: Services, sae: SaeRow, parent: QWidget | None = None) -> None:
         super().__init__(f"Survival report: {sae.name}", parent, width=1024, height_share=0.9)
         self._services, self._sae = services, sae
-        self._job = ""
         self.form: ConfigForm[SurvivalConfig] = ConfigForm(
             SurvivalConfig,
             ("format", "tokens", "min_firings", "dataset"),
@@ -56,18 +53,20 @@ class SurvivalDialog(Dialog):
         )
         self.form.set_values({"sae": sae.id, "format": QUANTISED[0]})
         self.start_button = button("Run report", self.start, variant="primary", icon="play")
-        self.cancel_button = button("Cancel", self.cancel, icon="close", tip="End this report")
-        self.state = label("", "muted", wrap=True)
-        self.problem = label("", "error", wrap=True, selectable=True)
+        self.job = OneJob(
+            services,
+            self.start_button,
+            self,
+            failure="The report failed.",
+            cancel_tip="End this report",
+        )
+        self.job.done.connect(self.show_result)
         self.rests_on = label("", wrap=True, selectable=True)
         self.table = FigureTable(_TITLES, "Survival report", numeric=(1, 2), most=20)
         self.plot = HistogramPlot("Features by correlation", "Pearson correlation")
         self.plot.setMinimumHeight(appearance().px(220))
         self.copy_button = button("Copy as table", self.copy, icon="copy", tip="Copy every cell")
         self._build()
-        self._watch = JobWatch(services, self)
-        self._watch.ended.connect(self._on_ended)
-        services.lanes.drained.connect(self._on_drained)
         services.query.ask(read_choices, self._on_choices)
         folder = services.studio.paths.absolute(sae.path)
         services.query.ask(lambda _db: newest_report(folder), self._on_stored)
@@ -75,8 +74,9 @@ class SurvivalDialog(Dialog):
     def _build(self) -> None:
         self.box.addWidget(label(_MEANING, "muted", wrap=True))
         self.box.addWidget(self.form)
-        self.box.addLayout(row(self.start_button, self.cancel_button, self.state, None))
-        shown = (self.problem, self.rests_on, self.table, self.plot)
+        self.box.addLayout(row(self.start_button, self.job.cancel_button, self.job.state, None))
+        self.box.addWidget(self.job.problem)
+        shown = (self.rests_on, self.table, self.plot)
         for part in shown:
             self.box.addWidget(part)
             part.hide()
@@ -84,7 +84,6 @@ class SurvivalDialog(Dialog):
         self.buttons.insertWidget(0, self.copy_button)
         self.add_close()
         self.copy_button.setEnabled(False)
-        self.cancel_button.hide()
 
     @Slot(object)
     def _on_choices(self, choices: Choices) -> None:
@@ -102,40 +101,13 @@ class SurvivalDialog(Dialog):
         config = self.form.checked()
         if config is None:
             return
-        try:
-            self._job = self._watch.submit("survival", config)
-        except StudioError as error:
-            self._say(error.sentence)
-            return
-        self._say("")
-        self._wait(True)
-
-    def cancel(self) -> None:
-        """End the job under way."""
-        self.state.setText("Cancelling…")
-        self._services.lanes.request(self._job, "cancel")
+        self.job.submit("survival", config)
 
     def copy(self) -> None:
         """Put the table on the clipboard, tab-separated."""
         QGuiApplication.clipboard().setText(self.table.as_text())
 
-    @Slot(str, object)
-    def _on_drained(self, job_id: str, drained: Drained) -> None:
-        if job_id == self._job and drained.progress is not None:
-            told = drained.progress
-            parts = (f"{100 * told.fraction:.0f} %", told.phase, told.rate)
-            self.state.setText(" · ".join(part for part in parts if part))
-
     @Slot(object)
-    def _on_ended(self, job: Any) -> None:
-        if job.id != self._job:
-            return
-        self._wait(False)
-        if job.status == "completed" and job.result:
-            self.show_result(job.result)
-        elif job.status == "failed":
-            self._say(job.error_message or "The report failed.")
-
     def show_result(self, found: Mapping[str, Any]) -> None:
         """Show a report."""
         self.rests_on.setText(" ".join(survival_sentences(found)))
@@ -144,15 +116,6 @@ class SurvivalDialog(Dialog):
         for part in (self.rests_on, self.table, self.plot):
             part.show()
         self.copy_button.setEnabled(True)
-
-    def _wait(self, waiting: bool) -> None:
-        self.start_button.setDisabled(waiting)
-        self.cancel_button.setVisible(waiting)
-        self.state.setText("Waits for its turn" if waiting else "")
-
-    def _say(self, sentence: str) -> None:
-        self.problem.setText(sentence)
-        self.problem.setVisible(bool(sentence))
 
 
 def newest_report(folder: Path) -> dict[str, Any] | None:
