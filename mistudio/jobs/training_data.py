@@ -171,10 +171,9 @@ class CalibrationRows:
             self._source.table,
             self._feeds,
             window=tokens,
-            seed=0,
+            seed=0,  # rows from all over the part: texts are often sorted by kind
             part="calibration",
             mask_special=self._config.mask_special,
-            shuffle=False,
             dtype=torch.float32,
             folder=self._folder / str(tokens),
             on_fill=on_fill,
