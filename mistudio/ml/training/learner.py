@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -142,10 +142,13 @@ class Learner:
         self.stream, self.report = stream, report
         self._folder, self._control, self._options = folder, control, options
         self._saved_path = options.resume_from
+        self._window, self._skipped = MetricWindow(), 0
         if options.resume_from is not None:
             saved = load_checkpoint(options.resume_from)
             self.run = restore_run(saved, device, config, options.origin)
             stream.restore(dict(saved.values["data"]))
+            if "window" in saved.values:  # not in checkpoints of the first version
+                self._window.restore(saved.values["window"], device)
         elif options.start is not None:
             self.run = options.start
         else:
@@ -170,7 +173,6 @@ class Learner:
         self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
         self._alarms.resumed_at(self.run.step)
         self._saves = AutoSave(folder, config.checkpoint_every)
-        self._window, self._skipped = MetricWindow(), 0
         self._batches = iter(stream)
         self._began = time.monotonic() - self.run.seconds
         self._saved_step = -1
@@ -225,6 +227,7 @@ class Learner:
         self.run.seconds = time.monotonic() - self._began
         options = self._options
         state = self.run.checkpoint(self.stream.state(), options.origin, options.metadata)
+        state = replace(state, values={**state.values, "window": self._window.state()})
         self._saved_path = save_checkpoint(self._folder, state)
         self._saved_step = self.run.step
         prune(self._folder)
