@@ -301,6 +301,7 @@ def _learner(
         LearnerOptions(
             calibration=calibration,
             resume_from=begun,
+            before_save=run.report.write,  # whoever goes on from a checkpoint lacks no row
             origin=source.origin,
             target=target,
             metadata=metadata,
@@ -338,7 +339,7 @@ def _keep(ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult
     if result.sae is None:
         ctx.held = True
         return
-    run.report.flush()
+    run.report.write()
     TRAININGS.update(ctx.db, run.row.id, status="stopping")
     if run.sae is None:
         run.sae = add_to_library(ctx, source, run.row, run.config, result)

@@ -110,7 +110,8 @@ class LearnerOptions:
     BatchTopK. `origin` holds fingerprints (JSON) that a resume must match, `metadata` what the SAE
     is to carry. `resume_from` is a checkpoint to go on from: the stream is moved there, and the
     final weights equal those of an undisturbed run. `start` begins with this state instead.
-    `target` are the statistics of what a transcoder is to give. The processes of `collective` read
+    `target` are the statistics of what a transcoder is to give. `before_save()` is called before a
+    checkpoint is written: what it raises keeps the checkpoint from existing. The processes of `collective` read
     the same stream and share its batches; all but rank 0 write nothing and end without an SAE.
     """
 
@@ -122,6 +123,7 @@ class LearnerOptions:
     origin: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     collective: Collective = SINGLE
+    before_save: Callable[[], object] | None = None
 
 
 class Learner:
@@ -226,6 +228,8 @@ class Learner:
             return self._saved_path
         self.run.seconds = time.monotonic() - self._began
         options = self._options
+        if options.before_save is not None:
+            options.before_save()
         state = self.run.checkpoint(self.stream.state(), options.origin, options.metadata)
         state = replace(state, values={**state.values, "window": self._window.state()})
         self._saved_path = save_checkpoint(self._folder, state)
