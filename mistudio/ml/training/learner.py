@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from mistudio.core.control import JobControl
+from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, TrainingBroke
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
@@ -84,7 +84,8 @@ class TrainResult:
     """How a training ended.
 
     `outcome` is "completed", "stopped", "cancelled" or "paused"; a paused one has no SAE. `sae` is
-    folded: it reads unscaled activations. `metrics` is what `evaluate` returned, empty if it did
+    folded: it reads unscaled activations. `checkpoint` is the newest, None if there never was room
+    for one. `metrics` is what `evaluate` returned, empty if it did
     not run; `last` the last "training" row; `threshold` a BatchTopK's θ in residual units.
     """
 
@@ -94,7 +95,7 @@ class TrainResult:
     steps: int
     tokens: int
     seconds: float
-    checkpoint: Path
+    checkpoint: Path | None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     last: Mapping[str, Any] = field(default_factory=dict)
     threshold: float | None = None
@@ -111,8 +112,9 @@ class LearnerOptions:
     is to carry. `resume_from` is a checkpoint to go on from: the stream is moved there, and the
     final weights equal those of an undisturbed run. `start` begins with this state instead.
     `target` are the statistics of what a transcoder is to give. `before_save()` is called before a
-    checkpoint is written: what it raises keeps the checkpoint from existing. The processes of `collective` read
-    the same stream and share its batches; all but rank 0 write nothing and end without an SAE.
+    checkpoint is written: what it raises keeps the checkpoint from existing. The processes of
+    `collective` read the same stream and share its batches; all but rank 0 write nothing and end
+    without an SAE.
     """
 
     evaluate: Evaluation | None = None
@@ -244,26 +246,30 @@ class Learner:
         try:
             self.save()
         except DiskFull as error:
-            if self._saved_path is None and self.done:
-                raise
             self.report.note(
                 f"{error.sentence} The training goes on without this checkpoint.", level="warning"
             )
 
     def end(self, outcome: str) -> TrainResult:
-        """Save, and make the SAE unless the run is only paused."""
+        """Save, and make the SAE unless the run is only paused.
+
+        A pause that comes while the SAE is made is one before the end. Raises `DiskFull` if there
+        is no checkpoint that a paused run could go on from.
+        """
         if outcome == "cancelled" and self.run.step == 0:
             raise Cancelled
-        if outcome != "completed" or self._saved_path is None:
-            self.save()
+        if outcome != "completed":
+            self._save_last(outcome)
         run = self.run
         run.seconds = time.monotonic() - self._began
         sae = None
         metrics: Mapping[str, Any] = {}
         if outcome != "paused" and not self._options.collective.rank:
-            sae = self._finish(outcome).with_metadata(**self._options.metadata)
+            sae = self._finish(outcome)
+            outcome = "paused" if sae is None else outcome
+        if sae is not None:
+            sae = sae.with_metadata(**self._options.metadata)
             metrics = self._evaluated(sae, outcome)
-        assert self._saved_path is not None
         has_threshold = sae is not None and sae.threshold_F is not None and run.sae.needs_threshold
         return TrainResult(
             outcome=outcome,
@@ -281,6 +287,20 @@ class Learner:
             dead=int(run.tracker.dead().numel()),
             skipped=self._skipped,
         )
+
+    def _save_last(self, outcome: str) -> None:
+        """The checkpoint of a run that is asked to end; without room an earlier one must do."""
+        if self._saved_step == self.run.step:
+            return
+        try:
+            self.save()
+        except DiskFull as error:
+            if outcome == "paused" and self._saved_path is None:
+                raise
+            what = "The SAE is kept without a checkpoint."
+            if outcome == "paused" and self._saved_path is not None:
+                what = f"The training will go on from {self._saved_path.name}."
+            self.report.note(f"{error.sentence} {what}", level="warning")
 
     def _skip(self, loss: float) -> None:
         """Note a batch that was not used. Nothing has changed yet, so there is nothing to undo."""
@@ -321,8 +341,11 @@ class Learner:
             eta_s=left / rate_tokens if rate_tokens else None,
         )
 
-    def _finish(self, outcome: str) -> SparseAutoencoder:
-        """Fold; give a BatchTopK the threshold at which calibration documents have mean L0 = k."""
+    def _finish(self, outcome: str) -> SparseAutoencoder | None:
+        """Fold; give a BatchTopK the threshold at which calibration documents have mean L0 = k.
+
+        None if a pause came in between: whoever goes on does all of this again.
+        """
         run, calibration = self.run, self._options.calibration
         sae = folded(run)
         if not run.sae.needs_threshold or calibration is None or outcome == "cancelled":
@@ -336,6 +359,8 @@ class Learner:
                 sae.to(run.sae.device), calibration, run.sae.k, tokens, control
             )
         except Cancelled:
+            if self._control.requested() not in (Request.STOP, Request.CANCEL):
+                return None
             self.report.note(
                 "The threshold stays at its average over the training.", level="warning"
             )
