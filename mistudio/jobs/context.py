@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,9 +110,12 @@ class PersistingReporter:
             self._written_at = time.monotonic()
             # 100 % means finished, and that is the last row's to say.
             percent = min(100.0 * fraction, 99.9)
-            JOBS.update(
-                self._db, self._job.id, progress=percent, phase=phase, rate=rate, eta_s=eta_s
-            )
+            try:
+                JOBS.update(
+                    self._db, self._job.id, progress=percent, phase=phase, rate=rate, eta_s=eta_s
+                )
+            except sqlite3.OperationalError:
+                log.warning("the progress of %s was not written", self._job.id, exc_info=True)
 
     def metric(self, name: str, values: Mapping[str, float | int | str | None]) -> None:
         self._inner.metric(name, values)

@@ -160,5 +160,5 @@ def reference_norms(
 
 def keep(studio: Studio, row: SaeRow, figures: dict[str, Any]) -> None:
     """Store figures with an SAE: in its row and beside its files."""
-    SAES.update(studio.db(), row.id, evaluation=figures)
     write_json(studio.paths.absolute(row.path) / "evaluation.json", figures)
+    SAES.update(studio.db(), row.id, evaluation=figures)

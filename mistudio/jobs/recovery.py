@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mistudio.store import jobs
+from mistudio.store import jobs, trainings
 from mistudio.store.connection import Db
 from mistudio.store.records import JobRow
-from mistudio.store.tables import ACTIVATION_SETS, DATASETS, JOBS, MODELS, TOKENIZATIONS, TRAININGS
+from mistudio.store.tables import (
+    ACTIVATION_SETS,
+    DATASETS,
+    JOBS,
+    MODELS,
+    SAES,
+    TOKENIZATIONS,
+    TRAININGS,
+)
 
 if TYPE_CHECKING:
     from mistudio.jobs.runner import Studio
@@ -30,12 +40,13 @@ def recover(studio: Studio) -> list[JobRow]:
     from mistudio.jobs.index_dataset import INDEX
 
     storage.clean_temporary(studio)
-    lost = jobs.recover(db)
+    lost = _settle_ended(db, jobs.recover(db))
     for training in TRAININGS.select(
         db, "status IN ('queued', 'initializing', 'training', 'stopping')"
     ):
         whose = "(target_id IN (?, ?) OR kind = 'demo')"
         if not _active(db, whose, training.id, training.group_id or ""):
+            _tidy_run(studio, training.id)
             TRAININGS.update(db, training.id, status="interrupted")
     for found in ACTIVATION_SETS.select(db, "status IN ('queued', 'initializing', 'extracting')"):
         if not _active(db, "target_id = ?", found.id):
@@ -62,6 +73,51 @@ def recover(studio: Studio) -> list[JobRow]:
             for leftover in folder.parent.glob(f".{tokens.id}.*"):
                 shutil.rmtree(leftover, ignore_errors=True)
     return lost
+
+
+def _tidy_run(studio: Studio, training_id: str) -> None:
+    """Remove what a process that trained left half written, and say which checkpoints there are.
+
+    An SAE of it that no row knows was written just before its row: the run makes it again.
+    """
+    from mistudio.jobs import checkpoints
+    from mistudio.ml.training import keeping
+
+    run, saes = studio.paths.run(training_id), studio.paths.home / "saes"
+    keeping.remove_unfinished(run)
+    for leftover in (*run.glob(".*.tmp"), *run.glob("window-*.bin"), *run.glob("calibration")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+    known = {row.id for row in SAES.select(studio.db(), "training_id = ?", [training_id])}
+    for card in saes.glob("*/card.json"):
+        if card.parent.name not in known and _training_of(card) == training_id:
+            shutil.rmtree(card.parent, ignore_errors=True)
+    checkpoints.mirror(studio, training_id)
+
+
+def _training_of(card: Path) -> str | None:
+    """The training that an SAE's card names."""
+    try:
+        return json.loads(card.read_text(encoding="utf-8")).get("training")
+    except (OSError, ValueError):
+        return None
+
+
+def _settle_ended(db: Db, lost: list[JobRow]) -> list[JobRow]:
+    """Complete the jobs whose trainings had all ended; returns the others."""
+    left: list[JobRow] = []
+    for job in lost:
+        made = trainings.of_job(db, job.target_id or "") if job.kind in ("train", "sweep") else []
+        if not made or any(row.status not in ("completed", "stopped") for row in made):
+            left.append(job)
+            continue
+        result = {"training": made[0].id, "outcome": made[0].status, "sae": made[0].sae_id}
+        source, target = jobs.JobState.INTERRUPTED, jobs.JobState.COMPLETED
+        values = {"progress": 100.0, "phase": "finished", "result": json.dumps(result)}
+        jobs.move(db, job.id, source, target, **values)
+    return left
 
 
 def _active(db: Db, where: str, *values: str) -> bool:

@@ -192,21 +192,23 @@ class Studio:
     def resume_training(self, training_id: str) -> str:
         """Queue the continuation of a paused or interrupted run; returns the job's id.
 
-        Raises `InUse` while it is queued or running, or if it has already ended.
+        Of a queued one it is the job that waits: who queued it may be gone. Raises `InUse` while
+        it is running, or if it has already ended.
         """
         training = TRAININGS.named(self.db(), training_id)
-        if training.status in ("queued", "initializing", "training", "stopping"):
-            raise InUse("This training is already queued or running.")
+        if training.status in ("initializing", "training", "stopping"):
+            raise InUse("This training is already running.")
         if training.status in ("completed", "stopped"):
             raise InUse(f"This training has already ended ({training.status}).")
         held = JOBS.select(
             self.db(),
-            "target_id IN (?, ?) AND status IN ('paused', 'interrupted')",
+            "target_id IN (?, ?) AND status IN ('queued', 'paused', 'interrupted')",
             [training.id, training.group_id],
             limit=1,
         )
         if held:
-            self.request(held[0].id, "resume")
+            if held[0].status != JobState.QUEUED.value:
+                self.request(held[0].id, "resume")
             return held[0].id
         TRAININGS.update(self.db(), training.id, status="queued")
         return rows.add_job(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mistudio.core.atomic import directory_bytes, sha256_file, write_json
+from mistudio.core.atomic import directory_bytes, fsync_path, sha256_file, write_json
 from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS, ExportSaeConfig, ImportSaeConfig
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.ids import new_id, now
@@ -16,7 +16,7 @@ from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import ModelRow, SaeRow
-from mistudio.store.tables import MODELS, SAES
+from mistudio.store.tables import MODELS, SAES, TRAININGS
 
 if TYPE_CHECKING:
     from mistudio.ml.sae.base import SparseAutoencoder
@@ -66,18 +66,23 @@ def add_sae(
     step: int | None = None,
     config: dict[str, Any] | None = None,
     source_format: str = "saelens",
+    is_result: bool = False,
 ) -> SaeRow:
     """Write an SAE's files and its row; without a row there are no files and the reverse.
 
-    A transcoder reads `hook` and gives `hook_out`.
+    A transcoder reads `hook` and gives `hook_out`. One that `is_result` is what its training was
+    for: the training's row names it from the same moment on. The files take their place when all
+    are there.
     """
     from mistudio.ml.formats.saelens import write_saelens
 
     sae_id = new_id("sae")
-    folder = studio.paths.sae(sae_id)
+    folder, made = studio.paths.sae(sae_id), studio.paths.tmp / sae_id
+    if is_result and training_id is not None:  # what a killed process leaves goes with the run
+        made = studio.paths.run(training_id) / f".{sae_id}.tmp"
     try:
-        write_saelens(folder, sae, metadata, for_library=True)
-        weights_hash = sha256_file(folder / WEIGHTS)
+        write_saelens(made, sae, metadata, for_library=True)
+        weights_hash = sha256_file(made / WEIGHTS)
         card = {
             "id": sae_id,
             "name": name,
@@ -92,37 +97,45 @@ def add_sae(
             "weights_sha256": weights_hash,
             "settings": config,
         }
-        write_json(folder / "card.json", card)
-        return SAES.insert(
-            studio.db(),
-            id=sae_id,
-            name=name,
-            origin=origin,
-            training_id=training_id,
-            checkpoint_step=step,
-            model_id=model.id if model else None,
-            model_name=model.name if model else metadata.get("model_name"),
-            model_format=model.format if model else None,
-            layer=layer,
-            hook_in=hook,
-            hook_out=hook_out if sae.is_transcoder else hook,
-            encoder_type=sae.encoder,
-            architecture=sae.architecture,
-            d_in=sae.d_in,
-            d_out=sae.d_out,
-            n_latents=sae.n_latents,
-            dtype="float32",
-            normalisation="folded",
-            source_format=source_format,
-            weights_hash=weights_hash,
-            config=config,
-            path=studio.paths.relative(folder),
-            size_bytes=directory_bytes(folder),
-            status="ready",
-        )
+        write_json(made / "card.json", card)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made.replace(folder)
+        fsync_path(folder.parent)
+        with studio.db().atomic():
+            row = SAES.insert(
+                studio.db(),
+                id=sae_id,
+                name=name,
+                origin=origin,
+                training_id=training_id,
+                checkpoint_step=step,
+                model_id=model.id if model else None,
+                model_name=model.name if model else metadata.get("model_name"),
+                model_format=model.format if model else None,
+                layer=layer,
+                hook_in=hook,
+                hook_out=hook_out if sae.is_transcoder else hook,
+                encoder_type=sae.encoder,
+                architecture=sae.architecture,
+                d_in=sae.d_in,
+                d_out=sae.d_out,
+                n_latents=sae.n_latents,
+                dtype="float32",
+                normalisation="folded",
+                source_format=source_format,
+                weights_hash=weights_hash,
+                config=config,
+                path=studio.paths.relative(folder),
+                size_bytes=directory_bytes(folder),
+                status="ready",
+            )
+            if is_result and training_id is not None:
+                TRAININGS.update(studio.db(), training_id, sae_id=sae_id)
     except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    return row
 
 
 def read_sae(studio: Studio, row: SaeRow) -> SparseAutoencoder:

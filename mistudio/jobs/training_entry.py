@@ -78,4 +78,5 @@ def add_to_library(
         training_id=training.id,
         step=result.step,
         config=to_dict(config),
+        is_result=True,
     )

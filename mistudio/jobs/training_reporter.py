@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sqlite3
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -10,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from mistudio.core.errors import DiskFull
 from mistudio.core.events import Reporter
 from mistudio.core.ids import now
 from mistudio.jobs import checkpoints
@@ -19,6 +22,8 @@ from mistudio.store.connection import Db
 from mistudio.store.records import TrainingRow
 from mistudio.store.tables import TRAININGS
 from mistudio.system.gpu import GpuReader
+
+log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
@@ -45,6 +50,7 @@ class TrainingReporter:
         self._looked_at = float("-inf")
         self._gpu_load: float | None = None
         self._log = studio.paths.run(training.id) / "log.jsonl"
+        self._waits = False  # whether it was told that rows find no room
 
     @property
     def _db(self) -> Db:
@@ -87,19 +93,44 @@ class TrainingReporter:
     def note(self, sentence: str, *, level: str = "info") -> None:
         self._inner.note(sentence, level=level)
         line = {"time": now(), "level": level, "text": sentence}
-        with self._log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        try:
+            with self._log.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError:
+            log.warning("could not write %s", self._log, exc_info=True)
 
     def partial(self, name: str, value: object) -> None:
         self._inner.partial(name, value)
 
     def flush(self, **also: Any) -> None:
-        """Write what has gathered."""
+        """Write what has gathered; what finds no room is kept and written later."""
+        try:
+            self.write(**also)
+        except (DiskFull, sqlite3.OperationalError) as error:
+            log.warning("metric rows wait to be written", exc_info=True)
+            if not self._waits:
+                self._waits = True
+                self.note(f"Metrics cannot be written now and wait: {error}", level="warning")
+
+    def write(self, **also: Any) -> None:
+        """Write what has gathered; raises `DiskFull`, and nothing is lost then."""
         self._written_at = time.monotonic()
-        rows, self._rows = self._rows, []
-        if rows:
-            trainings.add_metrics(self._db, self._training, rows)
-            last = rows[-1]
+        try:
+            self._write(also)
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error):
+                raise
+            raise DiskFull(
+                "The disk is full: could not write the metrics. Free some space and retry.",
+                details=str(error),
+            ) from error
+        self._waits = False
+
+    def _write(self, also: dict[str, Any]) -> None:
+        if self._rows:
+            trainings.add_metrics(self._db, self._training, self._rows)
+            last = self._rows[-1]
+            self._rows = []
             also.update(
                 status="training",
                 current_step=last["step"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from mistudio.ml.activations.windows import Feed
     from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.loop import TrainResult
+
+log = logging.getLogger(__name__)
 
 TRAINED = 0.93  # of it is reached before the evaluation
 
@@ -119,16 +123,19 @@ def _begin(ctx: JobContext, row: TrainingRow, progress: Any) -> Run:
 
 def _fail(ctx: JobContext, run: Run, failure: StudioError) -> None:
     run.report.flush()
-    TRAININGS.update(
-        ctx.db,
-        run.row.id,
-        status="failed",
-        progress=None,
-        error_code=failure.code,
-        error_message=failure.sentence,
-        ended_at=now(),
-    )
     run.ended = True
+    try:
+        TRAININGS.update(
+            ctx.db,
+            run.row.id,
+            status="failed",
+            progress=None,
+            error_code=failure.code,
+            error_message=failure.sentence,
+            ended_at=now(),
+        )
+    except sqlite3.OperationalError:  # a full disk: the next start finds it interrupted
+        log.warning("the end of %s was not written", run.row.id, exc_info=True)
 
 
 def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
@@ -301,6 +308,7 @@ def _learner(
         LearnerOptions(
             calibration=calibration,
             resume_from=begun,
+            before_save=run.report.write,  # whoever goes on from a checkpoint lacks no row
             origin=source.origin,
             target=target,
             metadata=metadata,
@@ -338,11 +346,10 @@ def _keep(ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult
     if result.sae is None:
         ctx.held = True
         return
-    run.report.flush()
+    run.report.write()
     TRAININGS.update(ctx.db, run.row.id, status="stopping")
-    if run.sae is None:
+    if run.sae is None or run.sae.checkpoint_step != result.step:  # it may be that of a stop
         run.sae = add_to_library(ctx, source, run.row, run.config, result)
-        TRAININGS.update(ctx.db, run.row.id, sae_id=run.sae.id)
 
 
 def _settle(ctx: JobContext, source: TrainingSource, run: Run) -> None:
@@ -352,15 +359,16 @@ def _settle(ctx: JobContext, source: TrainingSource, run: Run) -> None:
         TRAININGS.update(ctx.db, run.row.id, status="interrupted", progress=None)
         run.ended = True
         return
-    if ctx.held or run.sae is None:  # one that is done is evaluated when the others go on
+    due = result.outcome == "completed" and run.sae is not None and not run.sae.evaluation
+    if due and not ctx.held:
+        _evaluate(ctx, source, run)
+    if ctx.held or run.sae is None:  # one that is done is evaluated when it, or others, go on
         share = 100.0 * result.step / result.steps
         TRAININGS.update(
             ctx.db, run.row.id, status="paused", current_step=result.step, progress=share
         )
         run.ended = True
         return
-    if result.outcome == "completed" and not run.sae.evaluation:
-        _evaluate(ctx, source, run)
     TRAININGS.update(
         ctx.db,
         run.row.id,
@@ -375,11 +383,17 @@ def _settle(ctx: JobContext, source: TrainingSource, run: Run) -> None:
 
 
 def _evaluate(ctx: JobContext, source: TrainingSource, run: Run) -> None:
-    """Measure a finished SAE; whoever ends the job now keeps the SAE without figures."""
+    """Measure a finished SAE; whoever ends the job now keeps the SAE without figures.
+
+    A pause leaves it to the next turn.
+    """
     assert run.sae is not None
     try:
         figures = evaluate.measure_trained(ctx.part(TRAINED, 1.0), run.sae, source, run.config)
     except Cancelled:
+        if ctx.control.requested() not in (Request.STOP, Request.CANCEL):
+            ctx.held = True
+            return
         run.report.note("The SAE is kept; its evaluation was left out.", level="warning")
         return
     except StudioError as error:

@@ -50,7 +50,8 @@ _ALLOWED: dict[JobState, tuple[JobState, ...]] = {
         JobState.CANCELLED,
         JobState.INTERRUPTED,
     ),
-    JobState.INTERRUPTED: (JobState.QUEUED, JobState.CANCELLED),
+    # completed, if all that it was to make was there when its process ended
+    JobState.INTERRUPTED: (JobState.QUEUED, JobState.CANCELLED, JobState.COMPLETED),
     JobState.COMPLETED: (),
     JobState.FAILED: (),
     JobState.CANCELLED: (),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,10 @@ from mistudio.core.config import Config
 from mistudio.core.configs import ExportSaeConfig, HarvestConfig
 from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import DiskFull, StudioError
+from mistudio.core.events import RecordingReporter
 from mistudio.jobs.runner import Studio
+from mistudio.ml.training import learner as learning
+from mistudio.store import trainings
 from mistudio.store.tables import DATASETS, FEATURE_SETS, JOBS, SAES, TOKENIZATIONS, TRAININGS
 from tests.helpers.studio import run, tiny_training
 
@@ -68,3 +73,46 @@ def test_nothing_half_written_stays(
     newest = TRAININGS.named(trained.db(), "last")
     if kind == "train":
         assert list(trained.paths.checkpoints(newest.id).glob("*")) == []
+
+
+def test_metric_rows_wait_for_room(trained: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checkpoint is written that is ahead of the rows; the run and every row come through."""
+    written, saved = trainings.add_metrics, learning.save_checkpoint
+    rows: dict[int, int] = {}
+    tries: list[int] = []
+
+    def add(db: Any, training: Any, found: Any) -> None:
+        tries.append(len(found))
+        if len(tries) in (2, 3):
+            raise sqlite3.OperationalError("database or disk is full")
+        written(db, training, found)
+
+    def save(folder: Path, checkpoint: Any) -> Path:
+        rows[checkpoint.step] = len(trainings.metrics(trained.db(), folder.name))
+        return saved(folder, checkpoint)
+
+    monkeypatch.setattr(trainings, "add_metrics", add)
+    monkeypatch.setattr(learning, "save_checkpoint", save)
+    report = RecordingReporter()
+    result = run(trained, "train", tiny_training(), report)
+    assert result["outcome"] == "completed"
+    assert rows[100] == 10
+    assert all(count == step // 10 for step, count in rows.items())
+    told = [str(e.values["sentence"]) for e in report.events if e.kind == "note"]
+    assert any("The training goes on without this checkpoint" in text for text in told)
+    steps = [row["step"] for row in trainings.metrics(trained.db(), result["training"])]
+    assert steps == list(range(10, 101, 10))
+
+
+def test_a_log_that_finds_no_room_ends_no_run(
+    trained: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if path.name == "log.jsonl" and mode == "a":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    assert run(trained, "train", tiny_training(tokens=640))["outcome"] == "completed"

@@ -9,14 +9,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mistudio.core.control import JobControl
-from mistudio.core.errors import InUse
+from mistudio.core.errors import DiskFull, InUse
 from mistudio.core.events import SilentReporter
 from mistudio.core.paths import Paths
+from mistudio.jobs import evaluate
 from mistudio.jobs.runner import Studio
+from mistudio.ml.training import learner as learning
 from mistudio.store import trainings
 from mistudio.store.tables import JOBS, SAES, TRAININGS
 from tests.helpers.studio import tiny_studio, tiny_training
@@ -95,6 +98,101 @@ def test_a_paused_training_can_be_stopped(studio: Studio) -> None:
     assert studio.execute(job) == "completed"
     training = TRAININGS.get(studio.db(), JOBS.get(studio.db(), job).target_id or "")
     assert (training.status, training.current_step) == ("stopped", 20)
+    studio.close()
+
+
+def test_a_run_that_goes_on_after_a_stop_makes_another_sae(
+    studio: Studio, undisturbed: str
+) -> None:
+    """As after a process that ended between the SAE of a stop and the last state of the run."""
+    control = JobControl()
+    job = studio.submit("train", tiny_training())
+    studio.execute(job, AtStep(20, control.stop), control)
+    training = TRAININGS.get(studio.db(), JOBS.get(studio.db(), job).target_id or "")
+    TRAININGS.update(studio.db(), training.id, status="interrupted")
+    studio.execute(studio.resume_training(training.id))
+    after = TRAININGS.get(studio.db(), training.id)
+    assert (after.status, after.sae_id == training.sae_id) == ("completed", False)
+    assert SAES.get(studio.db(), after.sae_id or "").weights_hash == undisturbed
+    studio.close()
+
+
+class AtPhase(SilentReporter):
+    """Does something once when a job comes to a phase."""
+
+    def __init__(self, phase: str, act: Callable[[], None]) -> None:
+        self._phase, self._act = phase, act
+
+    def progress(self, fraction: float, phase: str, **_rest: object) -> None:
+        if self._phase in phase:
+            self._phase = "none such"
+            self._act()
+
+
+@pytest.mark.parametrize("phase", ["Finding the threshold", "evaluation"])
+def test_a_pause_at_the_end_leaves_the_end_to_the_next_turn(
+    studio: Studio, undisturbed: str, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = JobControl()
+    measured = evaluate.measure_trained
+
+    def measure(*what: Any) -> dict[str, Any]:
+        if phase == "evaluation":
+            control.pause()
+        return measured(*what)
+
+    job = studio.submit("train", tiny_training())
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "measure_trained", measure)
+        assert studio.execute(job, AtPhase(phase, control.pause), control) == "paused"
+    training = TRAININGS.get(studio.db(), JOBS.get(studio.db(), job).target_id or "")
+    assert training.status == "paused"
+    assert studio.execute(studio.resume_training(training.id)) == "completed"
+    after = TRAININGS.get(studio.db(), training.id)
+    sae = SAES.get(studio.db(), after.sae_id or "")
+    assert sae.weights_hash == undisturbed
+    assert sae.evaluation
+    studio.close()
+
+
+def full_from(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """A disk that has no room for a checkpoint from a step on."""
+    saved = learning.save_checkpoint
+
+    def save(folder: Path, checkpoint: Any) -> Path:
+        if checkpoint.step >= step:
+            raise DiskFull("The disk is full.")
+        return saved(folder, checkpoint)
+
+    monkeypatch.setattr(learning, "save_checkpoint", save)
+
+
+@pytest.mark.parametrize("room", [0, 25])
+def test_a_stop_without_room_for_a_checkpoint_leaves_a_usable_sae(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    full_from(monkeypatch, room)
+    control = JobControl()
+    job = studio.submit("train", tiny_training())
+    assert studio.execute(job, AtStep(30, control.stop), control) == "completed"
+    training = TRAININGS.get(studio.db(), JOBS.get(studio.db(), job).target_id or "")
+    assert training.status == "stopped"
+    assert SAES.get(studio.db(), training.sae_id or "").checkpoint_step == 30
+    studio.close()
+
+
+def test_a_pause_without_room_goes_on_from_the_checkpoint_before(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, undisturbed: str
+) -> None:
+    control = JobControl()
+    job = studio.submit("train", tiny_training())
+    with monkeypatch.context() as patched:
+        full_from(patched, 25)
+        assert studio.execute(job, AtStep(30, control.pause), control) == "paused"
+    training = JOBS.get(studio.db(), job).target_id or ""
+    assert [row.step for row in trainings.checkpoints(studio.db(), training)] == [20]
+    assert studio.execute(studio.resume_training(training)) == "completed"
+    assert (JOBS.get(studio.db(), job).result or {})["weights_hash"] == undisturbed
     studio.close()
 
 

@@ -103,17 +103,25 @@ def test_learns_and_reports(tmp_path: Path, architecture: str) -> None:
     assert wanted | {"learning_rate", "grad_norm", "threshold", "tokens_per_s"} <= set(rows[0])
 
 
+def metric_rows(report: RecordingReporter) -> list[dict[str, Any]]:
+    """What was reported, without the clock."""
+    rows = [dict(e.values) for e in report.events if e.kind == "metric"]
+    return [{k: v for k, v in r.items() if k not in ("tokens_per_s", "seconds")} for r in rows]
+
+
 @EVERY_ARCHITECTURE
 def test_pause_and_resume_equal_an_undisturbed_run(tmp_path: Path, architecture: str) -> None:
     config = replace(CONFIG, architecture=architecture, dead_window=3000, aux_k=4)
-    whole = run(tmp_path / "a", config)
+    quiet, cut = RecordingReporter(), RecordingReporter()
+    whole = run(tmp_path / "a", config, report=quiet)
     control = AskAt(53, Request.PAUSE)
-    paused = run(tmp_path / "b", config, control=control)
+    paused = run(tmp_path / "b", config, control=control, report=cut)
     assert (paused.outcome, paused.step, paused.sae) == ("paused", 53, None)
     newest = newest_checkpoint(tmp_path / "b")
     assert newest == paused.checkpoint
-    resumed = run(tmp_path / "b", config, resume_from=newest)
+    resumed = run(tmp_path / "b", config, resume_from=newest, report=cut)
     assert (resumed.outcome, resumed.step) == ("completed", 120)
+    assert metric_rows(cut) == metric_rows(quiet), "steps before the pause count in its row"
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert sha256_file(whole.checkpoint / name) == sha256_file(resumed.checkpoint / name)
     assert whole.threshold == resumed.threshold

@@ -148,6 +148,17 @@ def remove_checkpoint(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_unfinished(run_folder: Path) -> None:
+    """Delete what a killed process left of checkpoints that it was writing or removing."""
+    folder = run_folder / FOLDER
+    gone = [path for path in folder.glob("step_*") if not (path / MANIFEST).is_file()]
+    for path in (*gone, *folder.glob(".*.tmp"), *folder.glob(".*.old")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _loss(path: Path) -> float | None:
     try:
         loss = read_values(path).get("loss")

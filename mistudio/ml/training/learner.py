@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from mistudio.core.control import JobControl
+from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, TrainingBroke
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
@@ -84,7 +84,8 @@ class TrainResult:
     """How a training ended.
 
     `outcome` is "completed", "stopped", "cancelled" or "paused"; a paused one has no SAE. `sae` is
-    folded: it reads unscaled activations. `metrics` is what `evaluate` returned, empty if it did
+    folded: it reads unscaled activations. `checkpoint` is the newest, None if there never was room
+    for one. `metrics` is what `evaluate` returned, empty if it did
     not run; `last` the last "training" row; `threshold` a BatchTopK's θ in residual units.
     """
 
@@ -94,7 +95,7 @@ class TrainResult:
     steps: int
     tokens: int
     seconds: float
-    checkpoint: Path
+    checkpoint: Path | None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     last: Mapping[str, Any] = field(default_factory=dict)
     threshold: float | None = None
@@ -110,8 +111,10 @@ class LearnerOptions:
     BatchTopK. `origin` holds fingerprints (JSON) that a resume must match, `metadata` what the SAE
     is to carry. `resume_from` is a checkpoint to go on from: the stream is moved there, and the
     final weights equal those of an undisturbed run. `start` begins with this state instead.
-    `target` are the statistics of what a transcoder is to give. The processes of `collective` read
-    the same stream and share its batches; all but rank 0 write nothing and end without an SAE.
+    `target` are the statistics of what a transcoder is to give. `before_save()` is called before a
+    checkpoint is written: what it raises keeps the checkpoint from existing. The processes of
+    `collective` read the same stream and share its batches; all but rank 0 write nothing and end
+    without an SAE.
     """
 
     evaluate: Evaluation | None = None
@@ -122,6 +125,7 @@ class LearnerOptions:
     origin: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     collective: Collective = SINGLE
+    before_save: Callable[[], object] | None = None
 
 
 class Learner:
@@ -142,10 +146,13 @@ class Learner:
         self.stream, self.report = stream, report
         self._folder, self._control, self._options = folder, control, options
         self._saved_path = options.resume_from
+        self._window, self._skipped = MetricWindow(), 0
         if options.resume_from is not None:
             saved = load_checkpoint(options.resume_from)
             self.run = restore_run(saved, device, config, options.origin)
             stream.restore(dict(saved.values["data"]))
+            if "window" in saved.values:  # not in checkpoints of the first version
+                self._window.restore(saved.values["window"], device)
         elif options.start is not None:
             self.run = options.start
         else:
@@ -170,7 +177,6 @@ class Learner:
         self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
         self._alarms.resumed_at(self.run.step)
         self._saves = AutoSave(folder, config.checkpoint_every)
-        self._window, self._skipped = MetricWindow(), 0
         self._batches = iter(stream)
         self._began = time.monotonic() - self.run.seconds
         self._saved_step = -1
@@ -224,7 +230,10 @@ class Learner:
             return self._saved_path
         self.run.seconds = time.monotonic() - self._began
         options = self._options
+        if options.before_save is not None:
+            options.before_save()
         state = self.run.checkpoint(self.stream.state(), options.origin, options.metadata)
+        state = replace(state, values={**state.values, "window": self._window.state()})
         self._saved_path = save_checkpoint(self._folder, state)
         self._saved_step = self.run.step
         prune(self._folder)
@@ -237,26 +246,30 @@ class Learner:
         try:
             self.save()
         except DiskFull as error:
-            if self._saved_path is None and self.done:
-                raise
             self.report.note(
                 f"{error.sentence} The training goes on without this checkpoint.", level="warning"
             )
 
     def end(self, outcome: str) -> TrainResult:
-        """Save, and make the SAE unless the run is only paused."""
+        """Save, and make the SAE unless the run is only paused.
+
+        A pause that comes while the SAE is made is one before the end. Raises `DiskFull` if there
+        is no checkpoint that a paused run could go on from.
+        """
         if outcome == "cancelled" and self.run.step == 0:
             raise Cancelled
-        if outcome != "completed" or self._saved_path is None:
-            self.save()
+        if outcome != "completed":
+            self._save_last(outcome)
         run = self.run
         run.seconds = time.monotonic() - self._began
         sae = None
         metrics: Mapping[str, Any] = {}
         if outcome != "paused" and not self._options.collective.rank:
-            sae = self._finish(outcome).with_metadata(**self._options.metadata)
+            sae = self._finish(outcome)
+            outcome = "paused" if sae is None else outcome
+        if sae is not None:
+            sae = sae.with_metadata(**self._options.metadata)
             metrics = self._evaluated(sae, outcome)
-        assert self._saved_path is not None
         has_threshold = sae is not None and sae.threshold_F is not None and run.sae.needs_threshold
         return TrainResult(
             outcome=outcome,
@@ -274,6 +287,20 @@ class Learner:
             dead=int(run.tracker.dead().numel()),
             skipped=self._skipped,
         )
+
+    def _save_last(self, outcome: str) -> None:
+        """The checkpoint of a run that is asked to end; without room an earlier one must do."""
+        if self._saved_step == self.run.step:
+            return
+        try:
+            self.save()
+        except DiskFull as error:
+            if outcome == "paused" and self._saved_path is None:
+                raise
+            what = "The SAE is kept without a checkpoint."
+            if outcome == "paused" and self._saved_path is not None:
+                what = f"The training will go on from {self._saved_path.name}."
+            self.report.note(f"{error.sentence} {what}", level="warning")
 
     def _skip(self, loss: float) -> None:
         """Note a batch that was not used. Nothing has changed yet, so there is nothing to undo."""
@@ -314,8 +341,11 @@ class Learner:
             eta_s=left / rate_tokens if rate_tokens else None,
         )
 
-    def _finish(self, outcome: str) -> SparseAutoencoder:
-        """Fold; give a BatchTopK the threshold at which calibration documents have mean L0 = k."""
+    def _finish(self, outcome: str) -> SparseAutoencoder | None:
+        """Fold; give a BatchTopK the threshold at which calibration documents have mean L0 = k.
+
+        None if a pause came in between: whoever goes on does all of this again.
+        """
         run, calibration = self.run, self._options.calibration
         sae = folded(run)
         if not run.sae.needs_threshold or calibration is None or outcome == "cancelled":
@@ -329,6 +359,8 @@ class Learner:
                 sae.to(run.sae.device), calibration, run.sae.k, tokens, control
             )
         except Cancelled:
+            if self._control.requested() not in (Request.STOP, Request.CANCEL):
+                return None
             self.report.note(
                 "The threshold stays at its average over the training.", level="warning"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -98,3 +99,23 @@ class MetricWindow:
         self._loss = self._norm = 0.0
         self._since = now
         return row
+
+    def state(self) -> dict[str, Any]:
+        """The sums so far as JSON values: a run that goes on reports what it would have."""
+        return {
+            "sums": None if self._sums is None else self._sums.tolist(),
+            "steps": self._steps,
+            "tokens": self._tokens,
+            "active": self._active,
+            "loss": self._loss,
+            "norm": self._norm,
+        }
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take back what `state` gave."""
+        sums = state["sums"]
+        if sums is not None:
+            self._sums = torch.tensor(sums, dtype=torch.float64, device=device)
+        self._steps, self._tokens = int(state["steps"]), int(state["tokens"])
+        self._active = int(state["active"])
+        self._loss, self._norm = float(state["loss"]), float(state["norm"])
