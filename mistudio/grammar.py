@@ -129,7 +129,9 @@ def build_parser() -> argparse.ArgumentParser:
     command(
         saes, "export", "sae_export", "write for other programs", configs.ExportSaeConfig, "sae"
     )
-    command(saes, "import", "sae_import", "add from files", configs.ImportSaeConfig, "path")
+    local, remote = configs.ImportSaeConfig, configs.DownloadSaeConfig
+    made = command(saes, "import", "sae_import", "add from files or the Hub", local, "path")
+    add_arguments(made, remote, without=("repo", *names_of(local)))
 
     features = group("features", "what the latents of an SAE fire on")
     command(
