@@ -550,7 +550,8 @@ def test_library_actions_follow_the_selection(qtbot: Any, desk: Desk, monkeypatc
 
 
 def test_forms_of_the_library_submit_their_jobs(qtbot: Any, desk: Desk, monkeypatch: Any) -> None:
-    from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form, import_form
+    from mistudio.gui.tabs.training.import_dialog import ImportSaeDialog
+    from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form
 
     sent: list[tuple[str, Any]] = []
     monkeypatch.setattr(
@@ -570,13 +571,13 @@ def test_forms_of_the_library_submit_their_jobs(qtbot: Any, desk: Desk, monkeypa
     assert ("sparsify" in offered) == (sae.architecture == "topk")
     formats.set_value("dictionary_learning")
     export.start()
-    incoming = import_form(desk.services, tab)
+    incoming = ImportSaeDialog(desk.services, tab)
     incoming.start()
     assert [kind for kind, _ in sent] == ["evaluate", "export_sae"]
     assert sent[0][1] == EvaluateConfig(sae=sae.id, dataset="news")
     assert sent[1][1].format == "dictionary_learning"
     assert sent[1][1].out == str(desk.services.studio.paths.exports / "one_two")
-    assert incoming.form.fields["path"].problem.text() == "Folder is missing."
+    assert incoming.local.fields["path"].problem.text() == "Folder is missing."
     incoming.reject()
 
 
