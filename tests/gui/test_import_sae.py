@@ -98,7 +98,11 @@ def test_a_gated_repository_asks_for_a_token_and_takes_it(
 
 
 def test_each_source_sends_its_own_job(
-    qtbot: QtBot, services: Services, dialog: ImportSaeDialog, monkeypatch: pytest.MonkeyPatch
+    qtbot: QtBot,
+    services: Services,
+    window: QWidget,
+    dialog: ImportSaeDialog,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sent: list[tuple[str, Any]] = []
 
@@ -116,7 +120,7 @@ def test_each_source_sends_its_own_job(
     assert sent == [
         ("download_sae", DownloadSaeConfig(repo=REPO, folder="L3", layer=3, hook="mlp_out"))
     ]
-    again = ImportSaeDialog(services, dialog.parentWidget())
+    again = ImportSaeDialog(services, window)
     assert again.sources.current() == HUB  # as it was left
     again.sources.open(LOCAL)
     again.local.set_values({"path": "/somewhere"})
