@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PySide6.QtCore import QItemSelectionModel, QPoint, QPointF, Qt, QTimer
-from PySide6.QtGui import QWheelEvent
+from PySide6.QtGui import QColor, QWheelEvent
 from PySide6.QtWidgets import QApplication
 
 from mistudio.core.comparison_configs import CompareSaesConfig, SurvivalConfig
@@ -29,6 +29,7 @@ from mistudio.gui.tabs.training.compare_dialog import CompareDialog
 from mistudio.gui.tabs.training.metrics_pane import MetricsPane
 from mistudio.gui.tabs.training.run_card import RunCard
 from mistudio.gui.tabs.training.series import MetricSeries, smoothed
+from mistudio.gui.theme import appearance
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
 from mistudio.store.tables import JOBS, SAES, TRAININGS
@@ -547,6 +548,25 @@ def test_library_actions_follow_the_selection(qtbot: Any, desk: Desk, monkeypatc
     qtbot.waitUntil(lambda: "two" in texts(tab, 0))
     assert SAES.get(db, sae.id).name == "two"
     assert library.current().id == sae.id  # the selection outlives the refresh
+
+
+def test_dead_latents_are_red_only_where_they_are_many(qtbot: Any, desk: Desk) -> None:
+    for name, dead in (("none", 0.0), ("few", 0.05), ("many", 0.0501), ("unmeasured", None)):
+        figures = EVALUATION if dead is None else {**EVALUATION, "dead": dead}
+        add_sae(desk.db, desk.world, name, evaluation=figures if dead is not None else None)
+    tab = shown(qtbot, desk)
+    tab.select(sae=SAES.select(desk.db)[0].id)
+    model = tab.library.model
+    qtbot.waitUntil(lambda: len(texts(tab, 0)) == 4 and "…" not in texts(tab, 0))
+    column = [c.title for c in model.columns].index("Dead")
+    at = [model.index(line, column) for line in range(4)]
+    drawn = {
+        name: model.data(place, Qt.ItemDataRole.ForegroundRole)
+        for name, place in zip(texts(tab, 0), at, strict=True)
+    }
+    red = appearance().colors.role("red")
+    assert {name for name, color in drawn.items() if color is not None} == {"many"}
+    assert drawn["many"].name() == QColor(red).name()
 
 
 def test_forms_of_the_library_submit_their_jobs(qtbot: Any, desk: Desk, monkeypatch: Any) -> None:

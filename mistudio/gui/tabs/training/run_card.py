@@ -23,10 +23,9 @@ from mistudio.core.units import (
 from mistudio.gui.reporting import Drained, Progress
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.fields import kind_text
-from mistudio.gui.tabs.training.metrics_pane import MANY_DEAD
 from mistudio.gui.tabs.training.panes import PANES, make_pane, pane_title
 from mistudio.gui.tabs.training.reads import Run, local_time
-from mistudio.gui.tabs.training.series import RECENT, is_rising
+from mistudio.gui.tabs.training.series import MANY_DEAD, RECENT, is_rising
 from mistudio.gui.tabs.training.states import ACTIONS, actions_of, words_of
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
