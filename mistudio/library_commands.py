@@ -18,7 +18,7 @@ from mistudio.core.units import format_bytes
 from mistudio.jobs import deletion, dependants, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import Row
-from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, TOKENIZATIONS
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS
 
 Arguments = argparse.Namespace
 _WEIGHTS = (".safetensors", ".npz", ".pt")  # files of SAEs: never the name of a repository
@@ -271,6 +271,7 @@ def delete(kind: str) -> Callable[[Studio, Console, Arguments], None]:
                 dependants.of_activation_set,
                 deletion.delete_activation_set,
             ),
+            "sae": (SAES, dependants.of_sae, deletion.delete_sae),
         }[kind]
         row: Row = table.only(studio.db(), getattr(arguments, kind))
         found = of(studio, row.id)
