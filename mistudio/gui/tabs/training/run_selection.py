@@ -11,8 +11,7 @@ from mistudio.core.units import format_bytes
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.run_card import RunCard
-from mistudio.gui.widgets.cards import button, label
-from mistudio.gui.widgets.flow import FlowRow
+from mistudio.gui.widgets.cards import button, label, row
 from mistudio.jobs.delete_runs import RunsToDelete, delete_runs, of_runs
 
 
@@ -29,7 +28,9 @@ class RunSelection(QWidget):
         self.told = label("", "muted")
         self.all_button = button("Tick all shown", self.tick_all, tip="Those that can be deleted")
         self.delete_button = button("Delete", self.ask, variant="danger", icon="trash")
-        self.setLayout(FlowRow(self.told, self.all_button, self.delete_button))
+        line = row(self.told, None, self.all_button, self.delete_button)
+        line.setContentsMargins(0, 0, 0, 0)
+        self.setLayout(line)
         self.toggle.toggled.connect(self._on_toggled)
         self.hide()
 

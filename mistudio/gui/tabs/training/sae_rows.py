@@ -83,7 +83,7 @@ def _short_place(row: SaeRow) -> str:
 def _alarm(row: SaeRow) -> str:
     """Red where so many latents are dead that it asks for attention."""
     dead = (row.evaluation or {}).get("dead")
-    return "red" if is_number(dead) and 100 * dead > MANY_DEAD else ""
+    return "red" if is_number(dead) and 100 * float(dead or 0) > MANY_DEAD else ""
 
 
 COLUMNS = (
