@@ -36,7 +36,6 @@ def _verb(name: str) -> Verb:
         "activations_verify": ("verify_activations", model_configs.VerifyActivationsConfig),
         "activations_export": ("export_activations", model_configs.ExportActivationsConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),
-        "sae_import": ("import_sae", configs.ImportSaeConfig),
         "features_extract": ("harvest", configs.HarvestConfig),
         "steer": ("steer", configs.SteerConfig),
     }

@@ -86,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     training = command(groups, "train", "train", "train an SAE", training_configs.TrainConfig)
     about = "JSON file of settings, as `config.json` of a run; flags go before it"
     training.add_argument("--config", metavar="FILE", help=about)
-    verbs = training.add_subparsers(metavar="[resume|continue|stop]", dest="subcommand")
+    verbs = training.add_subparsers(
+        metavar="[resume|continue|stop|list|show|delete]", dest="subcommand"
+    )
     command(
         verbs,
         "resume",
@@ -101,6 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_arguments(made, training_configs.TrainConfig, without=("continue_from", "init_from"))
     made = command(verbs, "stop", "train_stop", "end a run and its sweep; the SAEs are kept")
     made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
+    command(verbs, "list", "list_trainings", "list runs")
+    made = command(verbs, "show", "show_training", "show one run with its settings")
+    made.add_argument("training", nargs="?", default="last", help="id or name (default last)")
+    made = command(verbs, "delete", "remove_trainings", "delete runs with their checkpoints")
+    made.add_argument("training", nargs="+", help="ids or names of runs")
+    made.add_argument("--yes", action="store_true", help="do it without asking")
     _checkpoint_verbs(command, group("checkpoints", "checkpoints of a training"))
     exports = group("export", "files for other programs")
     made = command(exports, "metrics", "export_metrics", "write the metric rows of runs as CSV")
@@ -129,7 +137,11 @@ def build_parser() -> argparse.ArgumentParser:
     command(
         saes, "export", "sae_export", "write for other programs", configs.ExportSaeConfig, "sae"
     )
-    command(saes, "import", "sae_import", "add from files", configs.ImportSaeConfig, "path")
+    local, remote = configs.ImportSaeConfig, configs.DownloadSaeConfig
+    made = command(saes, "import", "sae_import", "add from files or the Hub", local, "path")
+    add_arguments(made, remote, without=("repo", *names_of(local)))
+
+    _delete(command, saes, "sae", "delete", "delete an SAE with its features and labels")
 
     features = group("features", "what the latents of an SAE fire on")
     command(

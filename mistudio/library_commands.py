@@ -10,17 +10,18 @@ from pathlib import Path
 
 from mistudio.commands import finish_here, run_job, with_signals
 from mistudio.console import Console
-from mistudio.core import dataset_configs, model_configs
+from mistudio.core import configs, dataset_configs, model_configs
 from mistudio.core.config import Config, from_arguments
 from mistudio.core.errors import InvalidInput
-from mistudio.core.repositories import from_address, repository_problem
+from mistudio.core.repositories import from_address, place_in_address, repository_problem
 from mistudio.core.units import format_bytes
 from mistudio.jobs import deletion, dependants, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import Row
-from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, TOKENIZATIONS
+from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS
 
 Arguments = argparse.Namespace
+_WEIGHTS = (".safetensors", ".npz", ".pt")  # files of SAEs: never the name of a repository
 
 
 def is_repository(path: str) -> bool:
@@ -53,6 +54,18 @@ def import_model(studio: Studio, console: Console, arguments: Arguments) -> None
     config = from_arguments(model_configs.DownloadModelConfig, arguments)
     job = studio.submit("download_model", config)
     console.result(with_signals(lambda c: finish_here(studio, console, job, c), hold=False))
+
+
+def sae_import(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Add an SAE of this machine's files, or of a repository of the Hub."""
+    if Path(arguments.path).suffix in _WEIGHTS or not is_repository(arguments.path):
+        config: Config = from_arguments(configs.ImportSaeConfig, arguments)
+        console.result(run_job(studio, console, "import_sae", config))
+        return
+    arguments.folder = getattr(arguments, "folder", None) or place_in_address(arguments.path)
+    _name_repository(arguments)
+    config = from_arguments(configs.DownloadSaeConfig, arguments)
+    console.result(run_job(studio, console, "download_sae", config))
 
 
 def _name_repository(arguments: Arguments) -> None:
@@ -258,6 +271,7 @@ def delete(kind: str) -> Callable[[Studio, Console, Arguments], None]:
                 dependants.of_activation_set,
                 deletion.delete_activation_set,
             ),
+            "sae": (SAES, dependants.of_sae, deletion.delete_sae),
         }[kind]
         row: Row = table.only(studio.db(), getattr(arguments, kind))
         found = of(studio, row.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,45 @@ def train_continue(studio: Studio, console: Console, arguments: Arguments) -> No
     wanted, step = _at(arguments.training)
     config = checkpoints.continued(studio, wanted, step, **changes)
     finish_training(console, run_job(studio, console, "train", config, hold=True))
+
+
+def list_trainings(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Runs, newest first."""
+    rows = [
+        {
+            "id": row.id,
+            "name": row.name,
+            "status": row.status,
+            "step": row.current_step,
+            "steps": row.total_steps,
+            "loss": row.latest_loss,
+            "l0": row.latest_l0,
+        }
+        for row in TRAININGS.select(studio.db())
+    ]
+    console.table("trainings", rows, ("id", "name", "status", "step", "steps", "loss", "l0"))
+
+
+def show_training(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Everything known of one run, with its settings."""
+    console.result(dataclasses.asdict(_training(studio, arguments)))
+
+
+def remove_trainings(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Delete runs with their checkpoints and curves; without --yes, say what that means."""
+    from mistudio.jobs.delete_runs import delete_runs, of_runs
+
+    rows = [TRAININGS.only(studio.db(), wanted) for wanted in arguments.training]
+    found = of_runs(studio, [row.id for row in rows])
+    if found.busy:
+        raise InUse(f"The run {found.busy[0]!r} is at work. Stop it first.")
+    if not arguments.yes:
+        raise InvalidInput(f"{found.title} {found.sentences} Say --yes to do it.")
+    gone, refused = delete_runs(studio, found.ids)
+    if refused:
+        raise InUse(" ".join([*refused, f"{len(gone):,} of {len(found.ids):,} are deleted."]))
+    told = {"ids": gone, "names": found.names, "bytes": found.size_bytes}
+    console.result({"deleted": told, "saes_kept": len(found.saes)})
 
 
 def train_stop(studio: Studio, console: Console, arguments: Arguments) -> None:

@@ -278,7 +278,14 @@ def command_line(words: str, config: Config, *, positional: Sequence[str] = ()) 
             parts.append(f"--{name}" if value else f"--no-{name}")
         elif setting.type is tuple:
             for item in value:
-                parts += [flag_of(setting.name), shlex.quote(item)]
+                parts += _flagged(setting.name, item)
         else:
-            parts += [flag_of(setting.name), shlex.quote(str(value))]
+            parts += _flagged(setting.name, str(value))
     return " ".join(parts)
+
+
+def _flagged(name: str, value: str) -> list[str]:
+    """Flag and value, joined where the value would be read as another flag."""
+    if value.startswith("-"):
+        return [f"{flag_of(name)}={shlex.quote(value)}"]
+    return [flag_of(name), shlex.quote(value)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
+from mistudio.core.repositories import repository_problem
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
 ENCODERS = ("sae", "transcoder", "skip_transcoder")
@@ -53,15 +54,9 @@ class ExportSaeConfig(Config):
 
 
 @dataclass(frozen=True)
-class ImportSaeConfig(Config):
-    """Add an SAE of this or another program to the library."""
+class SaePlaceConfig(Config):
+    """What an SAE that is added is called, and where it reads if its files do not say so."""
 
-    path: str = option(
-        "",
-        "Folder",
-        "Folder or file of an SAE; which program wrote it is seen from its files.",
-        required=True,
-    )
     name: str = option("", "Name", "How the SAE is called; empty takes the folder's name.")
     model: str = option("", "Model", "Model it reads; empty takes what the file says.")
     layer: int = option(-1, "Layer", "Block it reads; -1 takes what the file says.", minimum=-1)
@@ -77,6 +72,39 @@ class ImportSaeConfig(Config):
         "What a transcoder gives; empty takes what the file says.",
         choices=("", *HOOKS),
     )
+
+
+@dataclass(frozen=True)
+class ImportSaeConfig(SaePlaceConfig):
+    """Add an SAE of this or another program to the library."""
+
+    path: str = option(
+        "",
+        "Folder",
+        "Folder or file of an SAE; which program wrote it is seen from its files.",
+        required=True,
+    )
+
+
+@dataclass(frozen=True)
+class DownloadSaeConfig(SaePlaceConfig):
+    """Get an SAE from the Hugging Face Hub and add it to the library."""
+
+    repo: str = option(
+        "", "Repository", "The repository's id on the Hub: owner/name or name.", required=True
+    )
+    folder: str = option(
+        "",
+        "Folder in it",
+        "Which of its SAEs: the folder, or a layer's file; empty if the repository holds one.",
+    )
+    revision: str = option(
+        "main", "Revision", "Branch, tag or commit of the repository.", advanced=True
+    )
+
+    def check(self) -> Iterable[Violation]:
+        if problem := repository_problem(self.repo):
+            yield Violation("repo", problem)
 
 
 @dataclass(frozen=True)

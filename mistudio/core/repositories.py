@@ -34,12 +34,25 @@ def repository_problem(text: str) -> str:
 
 def from_address(text: str) -> tuple[str, str]:
     """(id, revision) of a pasted Hub address; any other text comes back stripped, revision ""."""
+    repo, revision, _ = _parts_of(text)
+    return repo, revision
+
+
+def place_in_address(text: str) -> str:
+    """The folder or file of the repository that a pasted Hub address shows, "" if it shows none."""
+    return _parts_of(text)[2]
+
+
+def _parts_of(text: str) -> tuple[str, str, str]:
+    """Id, revision, and folder or file of an address."""
     found = _ADDRESS.fullmatch(text.strip())
     if found is None:
-        return text.strip(), ""
+        return text.strip(), "", ""
     parts = [unquote(part) for part in found["path"].strip("/").split("/")]
     if parts[0] in _KINDS and len(parts) > 1:
         parts = parts[1:]
     page = next((i for i, part in enumerate(parts[1:3], 1) if part in _PAGES), 2)
-    named = len(parts) > page + 1 and parts[page] in _OF_REVISION
-    return "/".join(parts[: min(page, 2)]), parts[page + 1] if named else ""
+    repo = "/".join(parts[: min(page, 2)])
+    if len(parts) <= page + 1 or parts[page] not in _OF_REVISION:
+        return repo, "", ""
+    return repo, parts[page + 1], "/".join(parts[page + 2 :])

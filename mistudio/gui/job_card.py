@@ -35,6 +35,7 @@ KIND_ICONS = {
     "survival": "table",
     "export_sae": "upload",
     "import_sae": "download",
+    "download_sae": "download",
     "harvest": "features",
     "steer": "sliders",
     "demo": "bolt",

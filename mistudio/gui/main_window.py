@@ -70,6 +70,7 @@ CHANGES = {
     "survival": (),
     "export_sae": (),
     "import_sae": ("saes",),
+    "download_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),
     "steer": ("steering_runs",),
     "demo": (

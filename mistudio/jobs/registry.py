@@ -21,6 +21,7 @@ from mistudio.jobs import (
     demo,
     download_dataset,
     download_model,
+    download_sae,
     evaluate,
     extract_activations,
     harvest,
@@ -234,6 +235,15 @@ JOB_KINDS: dict[str, JobKind] = {
         ),
         JobKind("export_sae", "io", "Export SAE", configs.ExportSaeConfig, sae_library.run_export),
         JobKind("import_sae", "io", "Import SAE", configs.ImportSaeConfig, sae_library.run_import),
+        JobKind(
+            "download_sae",
+            "io",
+            "Download SAE",
+            configs.DownloadSaeConfig,
+            download_sae.run,
+            download_sae.prepare,
+            resumable=True,
+        ),
         JobKind(
             "harvest",
             "gpu",

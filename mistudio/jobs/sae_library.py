@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -9,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import directory_bytes, fsync_path, sha256_file, write_json
-from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.configs import (
+    HOOKS,
+    TRANSCODER_INPUTS,
+    ExportSaeConfig,
+    ImportSaeConfig,
+    SaePlaceConfig,
+)
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.ids import new_id, now
 from mistudio.jobs import lookup
@@ -67,6 +74,7 @@ def add_sae(
     config: dict[str, Any] | None = None,
     source_format: str = "saelens",
     is_result: bool = False,
+    repo_id: str | None = None,
 ) -> SaeRow:
     """Write an SAE's files and its row; without a row there are no files and the reverse.
 
@@ -109,6 +117,7 @@ def add_sae(
                 origin=origin,
                 training_id=training_id,
                 checkpoint_step=step,
+                repo_id=repo_id,
                 model_id=model.id if model else None,
                 model_name=model.name if model else metadata.get("model_name"),
                 model_format=model.format if model else None,
@@ -215,9 +224,17 @@ def _export_set(studio: Studio, names: list[str], out: Path) -> None:
 
 def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
     """Read an SAE of any known format into the library, tied to a model of ours if one fits."""
+    # as named, not where it links to: a file of the Hugging Face cache is called by its checksum
+    source = Path(os.path.abspath(Path(config.path).expanduser()))
+    return add_from_files(ctx, config, source, config.name.strip() or source.name)
+
+
+def add_from_files(
+    ctx: JobContext, config: SaePlaceConfig, source: Path, name: str, *, repo: str | None = None
+) -> Result:
+    """Read the SAE of a folder or file and add it; `repo` is the repository it came from."""
     from mistudio.ml.formats.registry import read_any
 
-    source = Path(config.path).expanduser().resolve()
     found, sae, metadata = read_any(source)
     model = _model_for(ctx.studio, config, metadata)
     if sae.is_transcoder and not config.hook and _reads_before_gain(metadata):
@@ -235,8 +252,9 @@ def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
         ctx.studio,
         sae,
         metadata,
-        name=config.name.strip() or source.name,
+        name=name,
         origin="imported",
+        repo_id=repo,
         model=model,
         layer=layer,
         hook=hook,
@@ -298,17 +316,26 @@ def _behind_gain(
 
 
 def _model_for(
-    studio: Studio, config: ImportSaeConfig, metadata: Mapping[str, Any]
+    studio: Studio, config: SaePlaceConfig, metadata: Mapping[str, Any]
 ) -> ModelRow | None:
     if config.model:
         return lookup.model(studio, config.model)
     wanted = str(metadata.get("model_name") or "")
-    found = MODELS.select(studio.db(), "name = ? AND status = 'ready'", [wanted], limit=1)
-    return found[0] if found else None
+    short = wanted.rsplit("/", 1)[-1]
+    # of a model that was not downloaded nobody knows the owner
+    for where, value in (
+        ("name = ?", wanted),
+        ("repo_id = ?", wanted),
+        ("name = ? AND repo_id IS NULL", short),
+    ):
+        found = MODELS.select(studio.db(), f"{where} AND status = 'ready'", [value], limit=1)
+        if found and wanted:
+            return found[0]
+    return None
 
 
 def _hooks_for(
-    config: ImportSaeConfig, metadata: Mapping[str, Any], *, is_transcoder: bool
+    config: SaePlaceConfig, metadata: Mapping[str, Any], *, is_transcoder: bool
 ) -> Hooks:
     """Layer and hooks: as given, as we wrote them, or read from the names of the hooks."""
     layer, hook = metadata.get("layer"), metadata.get("hook")

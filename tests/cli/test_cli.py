@@ -100,6 +100,16 @@ def test_a_researchers_path_with_their_own_text_and_model(shell: Shell, tmp_path
     jobs = shell("jobs")["jobs"]
     assert {job["status"] for job in jobs} == {"completed"}
     assert shell("jobs", "log", jobs[0]["id"])["job"] == jobs[0]["id"]
+    run = shell("train", "list")["trainings"][0]
+    assert (run["status"], run["step"]) == ("completed", 20)
+    assert shell("train", "show", "last")["config"]["k"] == 4
+    shell("train", "delete", run["id"], status=1)
+    assert "Delete 1 run?" in shell.err
+    gone = shell("train", "delete", run["id"], "--yes")
+    assert (gone["deleted"]["ids"], gone["saes_kept"]) == ([run["id"]], 1)
+    assert shell("train", "list")["trainings"] == []
+    shell("sae", "delete", "again", "--yes")
+    assert [row["id"] for row in shell("sae", "list")["saes"]] == [trained["sae"]]
 
 
 def test_a_fresh_home_knows_the_sample(shell: Shell) -> None:

@@ -14,11 +14,14 @@ import pytest
 from mistudio.core.paths import Paths
 from mistudio.core.settings import SettingsFile
 from mistudio.jobs.runner import Studio
+from mistudio.ml.formats.saelens import write_saelens
+from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.store.tables import JOBS
 from tests.cli.test_cli import Shell
 from tests.helpers.local_hub import LocalHub
 from tests.helpers.studio import new_studio
 from tests.helpers.tiny import save_tiny_llama
+from tests.ml_formats.foreign_files import K, parts
 
 WEIGHTS = "model.safetensors"
 
@@ -89,3 +92,21 @@ def test_a_retry_also_checks_the_model(
     shell("jobs", "retry", job_of(tmp_path / "home")[0])
     models = shell("model", "list")["models"]
     assert [row["status"] for row in models if row["name"] == "llama"] == ["ready"]
+
+
+def test_an_sae_of_the_hub_by_folder_or_address(
+    hub: LocalHub, shell: Shell, size: int, tmp_path: Path
+) -> None:
+    shell("model", "import", "tiny/llama")
+    made = parts()
+    metadata = {"model_name": "tiny/llama", "layer": 1, "hook": "resid_post"}
+    sae = SparseAutoencoder(made["W_enc"], made["b_enc"], made["W_dec"], made["b_dec"], "topk", k=K)
+    write_saelens(tmp_path / "sae", sae, metadata)
+    files = {f"layers/L1/{path.name}": path.read_bytes() for path in (tmp_path / "sae").iterdir()}
+    hub.add("models", "lab/saes", files)
+    shell("sae", "import", "lab/saes", "--folder", "layers/L2", status=1)
+    assert "no file or folder 'layers/L2'" in shell.err
+    # its width is not that of the model, which is found by its repository
+    address = "https://huggingface.co/lab/saes/tree/main/layers/L1"
+    shell("sae", "import", address, status=1)
+    assert "expects width 16" in shell.err

@@ -80,7 +80,7 @@ def test_every_setting_is_described_and_round_trips(cls: type[Config]) -> None:
 
 def test_command_text_parses_back_to_the_same_config() -> None:
     config = TrainConfig(
-        model="my model", dataset="a'b", k=7, learning_rate=1e-4, mask_special=False
+        model="my model", dataset="a'b", k=7, learning_rate=1e-4, mask_special=False, name="-x 1"
     )
     line = command_line("train", config)
     assert parsed(TrainConfig, line.removeprefix("mistudio train ")) == config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mistudio.core.repositories import from_address, repository_problem
+from mistudio.core.repositories import from_address, place_in_address, repository_problem
 
 
 @pytest.mark.parametrize("text", ["gpt2", "a/b", "Owner-1/name_2.x", "a" * 96, f"o/{'n' * 96}"])
@@ -72,3 +72,11 @@ HUB = "https://huggingface.co"
 )
 def test_addresses(text: str, meaning: tuple[str, str]) -> None:
     assert from_address(text) == meaning
+
+
+def test_the_place_that_an_address_shows() -> None:
+    address = "https://huggingface.co/google/scope/tree/main/layer_2/width%5F16k"
+    assert place_in_address(address) == "layer_2/width_16k"
+    assert place_in_address("https://hf.co/google/scope/blob/main/a.npz?x=1") == "a.npz"
+    for text in ("https://huggingface.co/google/scope", "google/scope", "scope/tree/main/x"):
+        assert place_in_address(text) == ""

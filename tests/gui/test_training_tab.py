@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PySide6.QtCore import QItemSelectionModel, QPoint, QPointF, Qt, QTimer
-from PySide6.QtGui import QWheelEvent
+from PySide6.QtGui import QColor, QWheelEvent
 from PySide6.QtWidgets import QApplication
 
 from mistudio.core.comparison_configs import CompareSaesConfig, SurvivalConfig
@@ -29,6 +29,7 @@ from mistudio.gui.tabs.training.compare_dialog import CompareDialog
 from mistudio.gui.tabs.training.metrics_pane import MetricsPane
 from mistudio.gui.tabs.training.run_card import RunCard
 from mistudio.gui.tabs.training.series import MetricSeries, smoothed
+from mistudio.gui.theme import appearance
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
 from mistudio.store.tables import JOBS, SAES, TRAININGS
@@ -549,8 +550,28 @@ def test_library_actions_follow_the_selection(qtbot: Any, desk: Desk, monkeypatc
     assert library.current().id == sae.id  # the selection outlives the refresh
 
 
+def test_dead_latents_are_red_only_where_they_are_many(qtbot: Any, desk: Desk) -> None:
+    for name, dead in (("none", 0.0), ("few", 0.05), ("many", 0.0501), ("unmeasured", None)):
+        figures = EVALUATION if dead is None else {**EVALUATION, "dead": dead}
+        add_sae(desk.db, desk.world, name, evaluation=figures if dead is not None else None)
+    tab = shown(qtbot, desk)
+    tab.select(sae=SAES.select(desk.db)[0].id)
+    model = tab.library.model
+    qtbot.waitUntil(lambda: len(texts(tab, 0)) == 4 and "…" not in texts(tab, 0))
+    column = [c.title for c in model.columns].index("Dead")
+    at = [model.index(line, column) for line in range(4)]
+    drawn = {
+        name: model.data(place, Qt.ItemDataRole.ForegroundRole)
+        for name, place in zip(texts(tab, 0), at, strict=True)
+    }
+    red = appearance().colors.role("red")
+    assert {name for name, color in drawn.items() if color is not None} == {"many"}
+    assert drawn["many"].name() == QColor(red).name()
+
+
 def test_forms_of_the_library_submit_their_jobs(qtbot: Any, desk: Desk, monkeypatch: Any) -> None:
-    from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form, import_form
+    from mistudio.gui.tabs.training.import_dialog import ImportSaeDialog
+    from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form
 
     sent: list[tuple[str, Any]] = []
     monkeypatch.setattr(
@@ -570,13 +591,13 @@ def test_forms_of_the_library_submit_their_jobs(qtbot: Any, desk: Desk, monkeypa
     assert ("sparsify" in offered) == (sae.architecture == "topk")
     formats.set_value("dictionary_learning")
     export.start()
-    incoming = import_form(desk.services, tab)
+    incoming = ImportSaeDialog(desk.services, tab)
     incoming.start()
     assert [kind for kind, _ in sent] == ["evaluate", "export_sae"]
     assert sent[0][1] == EvaluateConfig(sae=sae.id, dataset="news")
     assert sent[1][1].format == "dictionary_learning"
     assert sent[1][1].out == str(desk.services.studio.paths.exports / "one_two")
-    assert incoming.form.fields["path"].problem.text() == "Folder is missing."
+    assert incoming.local.fields["path"].problem.text() == "Folder is missing."
     incoming.reject()
 
 

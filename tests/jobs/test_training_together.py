@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mistudio.core.config import from_dict, to_dict
+from mistudio import cli
+from mistudio.core.config import command_line, from_arguments, from_dict, to_dict
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, StudioError, TrainingBroke
 from mistudio.core.events import RecordingReporter, SilentReporter
@@ -22,6 +25,7 @@ from mistudio.core.model_configs import ExtractConfig, ImportActivationsConfig
 from mistudio.core.paths import Paths
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
+from mistudio.grammar import build_parser
 from mistudio.jobs.runner import Studio
 from mistudio.ml.training.learner import Learner
 from mistudio.store import trainings
@@ -81,6 +85,24 @@ def test_each_of_a_sweep_equals_the_one_trained_alone(
         alone = run(studio, "train", member)
         assert alone["weights_hash"] in swept.values()
         assert alone["explained_variance"] is not None
+
+
+def test_the_command_of_a_member_trains_it_again(
+    studio: Studio, home: Path, swept: dict[str, str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the window copies for one of a sweep holds each of its settings."""
+    rows = {row.name: row for row in TRAININGS.select(studio.db()) if row.group_id}
+    commands = {}
+    for name in swept:
+        config = from_dict(TrainConfig, rows[name].config)
+        words = shlex.split(command_line("train", config))[1:]
+        assert from_arguments(TrainConfig, build_parser().parse_args(words)) == config
+        commands[name] = words
+    name = list(swept)[-1]
+    assert rows[name].config["k"] == 8
+    assert cli.main([*commands[name], "--json", "--home", str(home)]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["weights_hash"] == swept[name]
 
 
 def test_members_have_curves_and_figures_of_their_own(studio: Studio) -> None:

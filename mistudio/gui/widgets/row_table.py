@@ -38,7 +38,7 @@ class Column:
     sort_key: str = ""
     width: int = 0  # pixels at a 16-px font; 0 shares what is left
     numeric: bool = False  # right-aligned, fixed-width font
-    role: str = ""  # colour role of the text
+    role: str | Callable[[Any], str] = ""  # colour role of the text, or what a row's is
     tip: Callable[[Any], str] | None = None
     tokens: Callable[[Any], Any] | None = None  # row -> TokenLine: painted by the token delegate
     help: str = ""
@@ -174,7 +174,8 @@ class BlockTableModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             return column.tip(row) if column.tip else None
         if role == Qt.ItemDataRole.ForegroundRole:
-            return _color(column.role) if column.role else None
+            told = column.role if isinstance(column.role, str) else column.role(row)
+            return _color(told) if told else None
         return column.show(row)
 
     def headerData(

@@ -32,6 +32,7 @@ class SaeFormat:
     """One layout of files. `marks` are paths in its folder that no other format has.
 
     Of a `one_file` format each file that fits a mark is an SAE by itself, and is what is read.
+    `beside` are the other files that the reader uses if they are there, from the same folder.
     """
 
     name: str
@@ -40,20 +41,42 @@ class SaeFormat:
     read: Reader
     write: Writer | None = None
     one_file: bool = False
+    beside: tuple[str, ...] = ()
 
 
 FORMATS = (
-    SaeFormat("saelens", "SAELens", ("sae_weights.safetensors",), read_saelens, write_saelens),
+    SaeFormat(
+        "saelens",
+        "SAELens",
+        ("sae_weights.safetensors",),
+        read_saelens,
+        write_saelens,
+        beside=("cfg.json", "activation_scaler.json"),
+    ),
     SaeFormat(
         "dictionary_learning",
         "dictionary_learning",
         ("ae.pt",),
         read_dictionary_learning,
         write_dictionary_learning,
+        beside=("config.json",),
     ),
-    SaeFormat("sparsify", "sparsify", ("sae.safetensors",), read_sparsify, write_sparsify),
+    SaeFormat(
+        "sparsify",
+        "sparsify",
+        ("sae.safetensors",),
+        read_sparsify,
+        write_sparsify,
+        beside=("cfg.json", "../config.json"),
+    ),
     SaeFormat("gemma_scope", "Gemma Scope", ("params.npz",), read_gemma_scope),
-    SaeFormat("gemma_scope_2", "Gemma Scope 2", ("params.safetensors",), read_gemma_scope_2),
+    SaeFormat(
+        "gemma_scope_2",
+        "Gemma Scope 2",
+        ("params.safetensors",),
+        read_gemma_scope_2,
+        beside=("config.json",),
+    ),
     SaeFormat(
         "llama_scope",
         "Llama Scope",
@@ -66,6 +89,7 @@ FORMATS = (
         ("layer_*.safetensors",),
         read_circuit_tracer,
         one_file=True,
+        beside=("config.yaml",),
     ),
 )
 
@@ -104,7 +128,7 @@ def detect(path: Path) -> Found:
         raise InvalidInput(
             f"{path} holds {len(names)} SAEs; name one: {', '.join(names[:NAMED])}{more}."
         )
-    raise Unsupported(f"{path} holds no SAE that can be read. {_what_is_read()}")
+    raise Unsupported(f"{path} holds no SAE that can be read. {what_is_read()}")
 
 
 def read_any(path: Path) -> tuple[SaeFormat, SparseAutoencoder, dict[str, Any]]:
@@ -133,7 +157,7 @@ def _of_file(path: Path) -> Found:
     here = _found_in(path.parent)
     if len(here) == 1 and path.suffix in (".json", ".yaml"):
         return here[0]
-    raise Unsupported(f"{path} is no file of an SAE that can be read. {_what_is_read()}")
+    raise Unsupported(f"{path} is no file of an SAE that can be read. {what_is_read()}")
 
 
 def _formats_in(folder: Path) -> list[SaeFormat]:
@@ -169,6 +193,7 @@ def _below(path: Path) -> Iterator[Found]:
             yield from found
 
 
-def _what_is_read() -> str:
+def what_is_read() -> str:
+    """The sentence that names the files which tell an SAE."""
     shown = [f"{' or '.join(known.marks)} ({known.title})" for known in FORMATS]
     return f"Looked for {', '.join(shown)}."

@@ -9,7 +9,12 @@ from PySide6.QtCore import QEvent, QObject, QPoint, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QHeaderView, QScrollArea, QTableWidget, QTableWidgetItem, QWidget
 
-from mistudio.core.repositories import TOKEN_SENTENCE, from_address, repository_problem
+from mistudio.core.repositories import (
+    TOKEN_SENTENCE,
+    from_address,
+    place_in_address,
+    repository_problem,
+)
 from mistudio.core.units import EM_DASH, format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
@@ -29,11 +34,13 @@ _HEADINGS = ("Repository", "Size", "Licence", "Downloads", "Access")
 class RepositoryEditor(TextEditor):
     """A repository id with a popup of what the Hub finds; `picked(id)` follows a choice.
 
-    A pasted address leaves its id here; `revision_found` tells the revision it named.
+    A pasted address leaves its id here; `revision_found` tells the revision it named, and
+    `place_found` the folder or file.
     """
 
     picked = Signal(str)
     revision_found = Signal(str)
+    place_found = Signal(str)
 
     def __init__(self, services: Services, kind: str, parent: QWidget | None = None) -> None:
         """`kind` is "model" or "dataset"."""
@@ -102,6 +109,8 @@ class RepositoryEditor(TextEditor):
             self.picked.emit(repo)
             if revision:
                 self.revision_found.emit(revision)
+            if place := place_in_address(text):
+                self.place_found.emit(place)
 
     def _on_found(self, found: Sequence[FoundRepo]) -> None:
         if self.value() != self._asked or not self.line.hasFocus():

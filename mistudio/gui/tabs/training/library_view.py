@@ -20,8 +20,9 @@ from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.training.compare_dialog import CompareDialog
+from mistudio.gui.tabs.training.import_dialog import ImportSaeDialog
 from mistudio.gui.tabs.training.sae_details import SaeDetails
-from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form, import_form
+from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form
 from mistudio.gui.tabs.training.sae_rows import COLUMNS, sae_ids, sae_rows
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, row
@@ -253,8 +254,8 @@ class LibraryView(QWidget):
             export_form(self._services, sae, self).show()
 
     def import_sae(self) -> None:
-        """Add an SAE from a folder."""
-        import_form(self._services, self).show()
+        """Add an SAE from a folder or from the Hub."""
+        ImportSaeDialog(self._services, self).show()
 
     def delete(self) -> None:
         """Ask, then delete it with its features."""

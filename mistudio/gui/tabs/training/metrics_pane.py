@@ -20,14 +20,19 @@ from mistudio.gui.tabs.training.curves import (
     has_time,
     values_of,
 )
-from mistudio.gui.tabs.training.series import Columns, MetricSeries, is_rising, smoothed
+from mistudio.gui.tabs.training.series import (
+    MANY_DEAD,
+    Columns,
+    MetricSeries,
+    is_rising,
+    smoothed,
+)
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import WheelGuard
 from mistudio.gui.widgets.plots import CurvePlot
 
-MANY_DEAD = 5.0  # percent
 LONG = 20_000  # rows, from which on a turn of the event loop draws one chart only
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
 
 from mistudio.core.config import from_dict
 from mistudio.core.training_configs import TrainConfig
@@ -23,10 +23,9 @@ from mistudio.core.units import (
 from mistudio.gui.reporting import Drained, Progress
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.fields import kind_text
-from mistudio.gui.tabs.training.metrics_pane import MANY_DEAD
 from mistudio.gui.tabs.training.panes import PANES, make_pane, pane_title
 from mistudio.gui.tabs.training.reads import Run, local_time
-from mistudio.gui.tabs.training.series import RECENT, is_rising
+from mistudio.gui.tabs.training.series import MANY_DEAD, RECENT, is_rising
 from mistudio.gui.tabs.training.states import ACTIONS, actions_of, words_of
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, MetricTile, button, label, row
@@ -51,6 +50,9 @@ class RunCard(Card):
         self.live: Mapping[str, Any] | None = None  # the newest metric row of this session
         self._progress: Progress | None = None
         self.panes: dict[str, QWidget] = {}
+        self.tick = QCheckBox()
+        self.tick.setAccessibleName("Tick this run")
+        self.tick.hide()
         self.title = label("", "card")
         self.subtitle = label("", "small")
         self.pill = Pill(run.training.status)
@@ -91,6 +93,7 @@ class RunCard(Card):
         heading.addWidget(self.title)
         heading.addWidget(self.subtitle)
         top = row(spacing=16)
+        top.addWidget(self.tick)
         top.addLayout(heading, 1)
         top.addWidget(self.sweep)
         top.addWidget(self.pill)
@@ -116,6 +119,10 @@ class RunCard(Card):
         self.failure.setText(training.error_message or "")
         self.failure.setVisible(training.status == "failed" and bool(training.error_message))
         offered = actions_of(run)
+        can_go = "delete" in offered
+        self.tick.setEnabled(can_go)
+        self.tick.setChecked(self.tick.isChecked() and can_go)
+        self.tick.setToolTip("Choose this run" if can_go else "Only a run that has ended can go")
         for name, found in self.buttons.items():
             found.setVisible(name in offered)
             text, tip = words_of(name, run)
@@ -128,6 +135,12 @@ class RunCard(Card):
         self._show_figures()
         for pane in self.panes.values():
             pane.show_run(run)  # type: ignore[attr-defined]
+
+    def offer_tick(self, on: bool) -> None:
+        """Show or hide the tick that chooses this run among several; hidden it is off."""
+        self.tick.setVisible(on)
+        if not on:
+            self.tick.setChecked(False)
 
     def take(self, rows: Sequence[Mapping[str, Any]], drained: Drained) -> None:
         """Take all that the running job told since the last time."""

@@ -12,6 +12,7 @@ from mistudio.gui.style import set_property
 from mistudio.gui.tabs.training.live import LiveRuns, Rows
 from mistudio.gui.tabs.training.reads import FILTERS, Run, Runs, read_run, read_runs
 from mistudio.gui.tabs.training.run_card import WORKING, RunCard
+from mistudio.gui.tabs.training.run_selection import RunSelection
 from mistudio.gui.tabs.training.settings_pane import SettingsPane
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, label, row
@@ -38,6 +39,7 @@ class RunList(QWidget):
         self.search = SearchField("Search runs by model, text or name")
         self.filters = {name: button(name, variant="toggle") for name in FILTERS}
         self.filter = str(services.settings.recall("training.filter", "All"))
+        self.selection = RunSelection(services)
         self.empty = EmptyState("curve", "")
         self.empty.hide()
         self.more_button = button("Show more", self.show_more)
@@ -58,8 +60,10 @@ class RunList(QWidget):
         box.setSpacing(appearance().px(12))
         for name, found in self.filters.items():
             found.clicked.connect(lambda _=False, chosen=name: self.set_filter(chosen))
-        box.addLayout(row(label("Runs", "section"), *self.filters.values(), None))
+        select = self.selection.toggle
+        box.addLayout(row(label("Runs", "section"), *self.filters.values(), None, select))
         box.addWidget(self.search)
+        box.addWidget(self.selection)
         self._column = QVBoxLayout()
         self._column.setSpacing(appearance().px(16))
         box.addLayout(self._column)
@@ -147,6 +151,8 @@ class RunList(QWidget):
             self._place(place, run)
         for name, found in self.filters.items():
             found.setText(f"{name} ({runs.counts[name]})")
+        self.selection.follow(self.cards)
+        self.selection.toggle.setEnabled(bool(runs.runs))
         self.more_button.setVisible(runs.total > len(runs.runs))
         self._show_empty(runs)
         self._mark_selected()
@@ -169,6 +175,7 @@ class RunList(QWidget):
         card.opened.connect(lambda: self._on_opened(card))
         card.asked.connect(lambda: self.revealed.emit(card))
         self.cards[run.training.id] = card
+        self.selection.take(card)
         if run.job is not None:
             self._live.know(run.job.id, run.training.id)
         for name in self._open_panes().get(run.training.id, []):

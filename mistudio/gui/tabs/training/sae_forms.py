@@ -1,4 +1,4 @@
-"""Small windows that start a job about an SAE: evaluate, export, import."""
+"""Small windows that start a job about an SAE: evaluate, export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
 from mistudio.core.config import Config
-from mistudio.core.configs import SAE_FORMATS, EvaluateConfig, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.configs import SAE_FORMATS, EvaluateConfig, ExportSaeConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
@@ -135,27 +135,6 @@ def formats_for(sae: SaeRow) -> list[str]:
         "circuit_tracer": is_transcoder and not is_topk and sae.d_in == sae.d_out,
     }
     return [name for name in SAE_FORMATS if fits[name]]
-
-
-def import_form(services: Services, parent: QWidget) -> JobDialog:
-    """Add an SAE of this or another program."""
-    dialog = JobDialog(
-        services,
-        "Import SAE",
-        "import_sae",
-        ImportSaeConfig(),
-        ("path", "name", "model", "layer", "hook", "hook_out"),
-        {"path": PathEditor("either"), "model": LibraryChoice("As the file says")},
-        explanation="Choose the folder of an SAE, or a file in it. SAELens, "
-        "dictionary_learning, sparsify, Gemma Scope 1 and 2, Llama Scope and circuit-tracer are "
-        "told apart by their files.",
-        action="Import",
-        icon="download",
-        command="sae import",
-        parent=parent,
-    )
-    dialog.offer_library("model")
-    return dialog
 
 
 def _file_name(name: str) -> str:

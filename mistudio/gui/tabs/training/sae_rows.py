@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mistudio.core.sae_figures import is_number
 from mistudio.core.units import EM_DASH, format_bytes, format_count
 from mistudio.gui.tabs.training.fields import ARCHITECTURE_TEXTS, ENCODER_TEXTS, hooks_text
 from mistudio.gui.tabs.training.figures import short_figure
+from mistudio.gui.tabs.training.series import MANY_DEAD
 from mistudio.gui.widgets.row_table import Column
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
@@ -78,6 +80,12 @@ def _short_place(row: SaeRow) -> str:
     return place_text(row).replace(" → ", "→")
 
 
+def _alarm(row: SaeRow) -> str:
+    """Red where so many latents are dead that it asks for attention."""
+    dead = (row.evaluation or {}).get("dead")
+    return "red" if is_number(dead) and 100 * float(dead or 0) > MANY_DEAD else ""
+
+
 COLUMNS = (
     Column("Name", lambda r: r.name, "name", tip=lambda r: f"{r.name} · {r.id}"),
     Column("Origin", lambda r: r.origin, "origin", 88),
@@ -94,6 +102,6 @@ COLUMNS = (
     Column("L0", lambda r: short_figure(r.evaluation, "l0"), "l0", 76, True, "blue"),
     Column("EV", lambda r: short_figure(r.evaluation, "ev"), "ev", 90, True, "emerald"),
     Column("CE score", lambda r: short_figure(r.evaluation, "ce_loss_score"), "ce", 110, True),
-    Column("Dead", lambda r: short_figure(r.evaluation, "dead"), "dead", 94, True, "red"),
+    Column("Dead", lambda r: short_figure(r.evaluation, "dead"), "dead", 94, True, _alarm),
     Column("Size", lambda r: format_bytes(r.size_bytes), "size", 98, True),
 )

@@ -21,6 +21,7 @@ COLUMNS = (
     "tokens_per_s",
 )
 SMOOTHING = 21  # points of the moving average
+MANY_DEAD = 5.0  # percent of the latents, from which on their number is red
 RECENT = 20  # rows that are compared with as many before them
 
 Columns = Mapping[str, np.ndarray]
