@@ -132,12 +132,13 @@ def test_tight_memory_warns_and_too_little_refuses_with_ways_that_work() -> None
     warned = planned(free=total * 1.1)
     assert (warned.verdict, warned.refusal) == ("warn", "")
     check_fits(warned)
-    refused = planned(free=total * 0.95)
+    refused = planned(free=total * 0.95, divisible=False)
     assert refused.verdict == "refuse"
     assert len(refused.proposals) >= 2
     for proposal in (*warned.proposals, *refused.proposals):
         assert proposal.changes
-        again = planned(replace(CONFIG, **proposal.changes), free=total * 0.95, disk_free=10**15)
+        changed = replace(CONFIG, **proposal.changes)
+        again = planned(changed, free=total * 0.95, disk_free=10**15, divisible=False)
         assert again.total == proposal.total
         assert again.verdict != "refuse"
     with pytest.raises(OutOfMemory, match=r"does not fit into memory.*It would with") as caught:
@@ -147,6 +148,49 @@ def test_tight_memory_warns_and_too_little_refuses_with_ways_that_work() -> None
     assert hopeless.proposals == ()
     with pytest.raises(OutOfMemory, match="Use a smaller model or SAE"):
         check_fits(hopeless)
+
+
+DENSE = replace(CONFIG, architecture="jumprelu")
+
+
+def test_batches_that_do_not_fit_go_in_pieces() -> None:
+    whole = planned(DENSE)
+    assert (whole.pieces, whole.in_pieces) == (0, "")
+    assert planned(DENSE, free=whole.total).pieces == 0  # tight, but it fits
+    found = planned(DENSE, free=0.6 * whole.total)
+    assert (found.verdict, found.refusal) == ("fits", "")
+    assert (found.pieces, found.steps) == (1024, whole.steps)
+    assert found.total == sum(item.bytes for item in found.items)
+    assert found.total == planned(replace(DENSE, micro_batch=1024)).total
+    assert found.total <= 0.75 * found.free
+    larger = planned(replace(DENSE, micro_batch=2048)).total
+    assert larger > 0.75 * found.free  # as large as leaves room
+    assert found.whole == whole.total
+    assert found.in_pieces in found.summary
+    assert "pieces of 1,024 tokens" in found.in_pieces
+    assert {"batch": 2048} in [proposal.changes for proposal in found.proposals]
+    tight = planned(DENSE, free=planned(replace(DENSE, micro_batch=64)).total / 0.9)
+    assert tight.verdict == "warn"
+    assert tight.pieces >= 64
+    check_fits(tight)
+
+
+def test_what_pieces_do_not_help_is_refused() -> None:
+    least = planned(replace(DENSE, micro_batch=64)).total
+    found = planned(DENSE, free=0.99 * least)
+    assert (found.verdict, found.pieces) == ("refuse", 0)
+    assert planned(DENSE, free=0.6 * planned(DENSE).total, divisible=False).verdict == "refuse"
+
+
+def test_a_micro_batch_needs_room_for_the_sum_of_gradients() -> None:
+    weights = 4 * plan_formulas.parameters(DENSE, 576)
+    halves = replace(DENSE, micro_batch=DENSE.batch // 2)
+    small = replace(DENSE, batch=DENSE.batch // 2)
+    rows = 4 * 576 * DENSE.batch // 2  # of what is still there for the whole batch
+    assert plan_formulas.step_bytes(halves, 576, ROOM) == pytest.approx(
+        plan_formulas.step_bytes(small, 576, ROOM) + weights + 2 * rows
+    )
+    assert plan_formulas.rows_of(replace(DENSE, micro_batch=DENSE.batch * 2)) == DENSE.batch
 
 
 def test_a_full_disk_refuses() -> None:
@@ -212,6 +256,7 @@ def test_planning_loads_no_torch() -> None:
 def test_the_probe_measures_steps_and_keeps_nothing() -> None:
     from mistudio.core.control import JobControl
 
-    config = replace(CONFIG, width=512, batch=64)
-    seconds = probe.probe_steps(config, 32, torch.device("cpu"), JobControl(), steps=5)
-    assert 0 < seconds < 5
+    for change in ({}, {"micro_batch": 16}, {"encoder": "transcoder"}):
+        config = replace(CONFIG, width=512, batch=64, **change)
+        seconds = probe.probe_steps(config, 32, torch.device("cpu"), JobControl(), steps=5)
+        assert 0 < seconds < 5

@@ -37,6 +37,7 @@ _CHUNK_COPIES = {
 }
 _GPU_DENSE_COPIES = 5.0  # on a GPU all latents are one tile
 _ROW_COPIES = {"matryoshka_batch_topk": 10.0}  # [N, d] in float32; 5 of the others
+_WHOLE_COPIES = 2.0  # of these the batch as read and as scaled; the others are of a piece
 # What is kept of each entry that takes part, in the step over active latents alone.
 _ACTIVE_BYTES = {"standard": 120, "gated": 160, "jumprelu": 100}
 _ACTIVE_SHARE = {"cpu": 0.1, "cuda": 0.02}  # at most, as in ml/sae/dense.py
@@ -113,8 +114,13 @@ def chunk_entries(room: Room) -> int:
 
 def chunk_bytes(config: TrainConfig, room: Room) -> int:
     """The same for these settings, in bytes."""
-    rows = min(config.batch, max(MIN_CHUNK_ROWS, chunk_entries(room) // config.width))
+    rows = min(rows_of(config), max(MIN_CHUNK_ROWS, chunk_entries(room) // config.width))
     return rows * config.width * FLOAT
+
+
+def rows_of(config: TrainConfig) -> int:
+    """Tokens that a step works on at a time."""
+    return min(config.batch, config.micro_batch or config.batch)
 
 
 def step_bytes(config: TrainConfig, d: int, room: Room) -> int:
@@ -122,21 +128,24 @@ def step_bytes(config: TrainConfig, d: int, room: Room) -> int:
 
     A dense step is largest when just so few latents are active that only those are worked on.
     """
-    architecture, matrix = config.architecture, config.width * d * FLOAT
+    architecture, matrix, rows = config.architecture, config.width * d * FLOAT, rows_of(config)
     copies = _CHUNK_COPIES[architecture]
     if architecture in DENSE_FAMILY and room.device == "cuda":
         copies = _GPU_DENSE_COPIES
     taken = _SCRATCH + copies * chunk_bytes(config, room)
     ends = 1 if config.encoder == "sae" else 2  # a transcoder has a target beside its input
-    taken += ends * _ROW_COPIES.get(architecture, 5.0) * config.batch * d * FLOAT
+    copies = _ROW_COPIES.get(architecture, 5.0) - _WHOLE_COPIES
+    taken += ends * (copies * rows + _WHOLE_COPIES * config.batch) * d * FLOAT
     if architecture in DENSE_FAMILY:
         share = _ACTIVE_SHARE[room.device]
-        taken += share * config.batch * config.width * _ACTIVE_BYTES[architecture]
+        taken += share * rows * config.width * _ACTIVE_BYTES[architecture]
     else:
-        taken += round(config.batch * config.k * config.k_anneal) * _ENTRY_BYTES
+        taken += round(rows * config.k * config.k_anneal) * _ENTRY_BYTES
         taken += 3 * min(SLICE_BYTES, matrix) + 0.3 * matrix
     if config.precision == "bf16":
         taken += 1.5 * matrix
+    if rows < config.batch:
+        taken += parameters(config, d) * FLOAT  # where the pieces' gradients are added up
     return round(taken)
 
 
@@ -144,12 +153,12 @@ def auxiliary_bytes(config: TrainConfig, d: int) -> int:
     """Working memory of AuxK while a tenth of the latents are dead."""
     if config.architecture not in TOPK_FAMILY or config.aux_k == 0 or config.aux_weight == 0:
         return 0
-    dead, row = PLANNED_DEAD * config.width, config.batch * d * FLOAT
+    dead, rows = PLANNED_DEAD * config.width, rows_of(config)
     active = config.aux_k if config.aux_k > 0 else default_aux_k(d)
-    of_tokens, of_latents = config.batch * dead * FLOAT, dead * d * FLOAT
+    of_tokens, of_latents = rows * dead * FLOAT, dead * d * FLOAT
     if dead > AUX_DENSE * active:
-        return round(2 * of_tokens + 2 * of_latents + config.batch * active * FLOAT)
-    return round(5 * of_tokens + 2 * of_latents + 2 * row)
+        return round(2 * of_tokens + 2 * of_latents + rows * active * FLOAT)
+    return round(5 * of_tokens + 2 * of_latents + 2 * rows * d * FLOAT)
 
 
 def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int:
