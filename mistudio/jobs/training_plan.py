@@ -45,7 +45,7 @@ def plan_training(
 
     stored = activation_set(studio, members[0])
     divisible = studio.crew is None  # several processes take their shares whole
-    if not members[0].model and stored is not None and not stored.model_id:
+    if not members[0].model and stored is not None and not _knows_its_text(stored):
         return plan(
             members, _vectors(studio, stored), room_of(studio), context=1,
             text_tokens=stored.n_tokens or 0, rates=rates, divisible=divisible,
@@ -69,6 +69,11 @@ def _named(config: TrainConfig, stored: ActivationSetRow | None) -> TrainConfig:
         return config
     names = {"model": stored.model_id or "", "dataset": stored.tokenization_id or ""}
     return dataclasses.replace(config, **names)
+
+
+def _knows_its_text(stored: ActivationSetRow) -> bool:
+    """Whether model and text of a set are in the library; else its vectors are taken bare."""
+    return bool(stored.model_id and stored.tokenization_id)
 
 
 def _vectors(studio: Studio, stored: ActivationSetRow) -> ModelNeeds:

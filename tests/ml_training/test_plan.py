@@ -15,7 +15,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import ARCHITECTURES
 from mistudio.ml.activations.masking import default_forward_batch
 from mistudio.ml.evaluation.language_model_loss import LOGIT_ENTRIES
-from mistudio.ml.sae import auxiliary, dense, sparse_gradient, trainable
+from mistudio.ml.sae import auxiliary, base, dense, sparse_gradient, trainable
 from mistudio.ml.training import learner, plan_formulas, probe
 from mistudio.ml.training.plan import Plan, Rates, check_fits, plan
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
@@ -53,6 +53,7 @@ def test_the_formulas_share_the_constants_of_the_code() -> None:
     assert plan_formulas._ACTIVE_SHARE["cuda"] == dense.SPARSE_BELOW_ELSEWHERE
     assert plan_formulas.LOGIT_ENTRIES == LOGIT_ENTRIES
     assert plan_formulas.CALIBRATION_TOKENS == learner.CALIBRATION_TOKENS
+    assert plan_formulas.ENCODE_ENTRIES == base.CHUNK_ENTRIES
     assert default_forward_batch(256) * 256 == plan_formulas.FORWARD_TOKENS
 
 

@@ -19,10 +19,11 @@ GPU_CHUNK_ENTRIES, GPU_CHUNK_SHARE = 1 << 28, 1 / 32
 MIN_CHUNK_ROWS = 64
 SLICE_BYTES = 8 << 20  # of a weight gradient, as in ml/sae/sparse_gradient.py
 AUX_DENSE = 8  # dead latents per auxiliary k, as in ml/sae/auxiliary.py
+ENCODE_ENTRIES, MIN_ENCODE_ROWS = 1 << 23, 16  # at a time, of a finished SAE: ml/sae/base.py
 LOGIT_ENTRIES = 1 << 25  # as in ml/evaluation/language_model_loss.py
 FORWARD_TOKENS = 2048  # of one pass, as in ml/activations/masking.py
 STATISTICS_TOKENS = 100_000
-CALIBRATION_TOKENS = 131_072
+CALIBRATION_TOKENS, CALIBRATION_ROWS = 131_072, 4096  # in all, at a time: jobs/training_data.py
 LOSS_TOKENS = 32_768
 PLANNED_DEAD = 0.1  # share of latents taken to be dead when the room for AuxK is planned
 
@@ -46,6 +47,7 @@ _RESTING = 150_000_000  # most of a step's memory that the allocator keeps after
 _ENTRY_BYTES = 60  # per active latent: ids, values, their order by latent, copies of these
 _STREAM_COPIES, _INNER_COPIES = 3.0, 2.0  # of the residual stream and of the MLP's inside
 _LOGIT_COPIES = 6.4
+_ENCODE_COPIES = 2.25  # without and with its bias, and a quarter as the mask of what is above
 _CANDIDATES = 2.5  # values looked at per active latent when a threshold is calibrated
 
 
@@ -175,7 +177,10 @@ def finish_bytes(config: TrainConfig, d: int, room: Room) -> int:
     """The finished SAE beside the one that was trained."""
     taken = parameters(config, d) * FLOAT + min(step_bytes(config, d, room), _RESTING)
     if config.architecture in ("batch_topk", "matryoshka_batch_topk"):
-        taken += round(2 * FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS)
+        values = FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS
+        entries = _CANDIDATES * config.k * min(CALIBRATION_TOKENS, CALIBRATION_ROWS)
+        dense = _ENCODE_COPIES * FLOAT * max(MIN_ENCODE_ROWS * config.width, ENCODE_ENTRIES)
+        taken += round(values + max(values, dense + _ENTRY_BYTES * entries))
     return taken
 
 
