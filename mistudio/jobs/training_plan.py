@@ -19,6 +19,7 @@ from mistudio.jobs.training_source import activation_set
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow
 from mistudio.store.tables import TOKENIZATIONS
 from mistudio.system.budget import Budget, gpu_budget, memory_budget
+from mistudio.system.speed import product_flops
 
 if TYPE_CHECKING:
     from mistudio.ml.training.plan_formulas import ModelNeeds, Room
@@ -146,6 +147,7 @@ def room_of(studio: Studio) -> Room:
         total=budget.total,
         disk_free=usage.free,
         program=0 if loaded else LIBRARIES,
+        core_flops=product_flops() if device == "cpu" else 0.0,
         cores=studio.models.threads or max(1, (os.cpu_count() or 2) - 1),
         shared=budget.shared,
     )

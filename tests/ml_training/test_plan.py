@@ -235,6 +235,31 @@ def test_a_probe_replaces_the_guesses() -> None:
     assert found.seconds == pytest.approx(244.2 + passed / 10_000, rel=0.1)
 
 
+def test_times_follow_from_what_a_core_does() -> None:
+    def seconds(model: ModelNeeds, **room: Any) -> float:
+        found = plan([CONFIG], model, replace(ROOM, **room), context=256, text_tokens=10**9)
+        return found.seconds
+
+    slow = seconds(MODEL, core_flops=3e10)
+    assert seconds(MODEL, core_flops=6e10) == pytest.approx(slow / 2)
+    assert seconds(MODEL, core_flops=3e10, cores=1) == pytest.approx(2 * slow)
+    step = plan_formulas.step_flops(CONFIG, 576) / 6e10
+    passed = plan_formulas.forward_tokens(CONFIG, 10**9)
+    per_token = plan_formulas.forward_flops(MODEL, 9) / (0.6 * 6e10)
+    assert slow == pytest.approx(2442 * step + passed * per_token, rel=0.1)
+    assert seconds(replace(MODEL, value_bytes=2), core_flops=3e10) > 1.5 * slow  # 16 bit is slow
+
+
+def test_a_short_text_takes_short_measuring() -> None:
+    config = replace(CONFIG, architecture="batch_topk", tokens=8192, batch=64)
+    assert plan_formulas.calibration_tokens(config, 0) == plan_formulas.CALIBRATION_TOKENS
+    assert plan_formulas.calibration_tokens(config, 40_000) == 2000
+    assert plan_formulas.calibration_tokens(replace(config, architecture="topk"), 0) == 0
+    assert plan_formulas.held_out_tokens(config, 40_000) == 2000
+    assert plan_formulas.held_out_tokens(replace(config, eval_tokens=1024), 40_000) == 1024
+    assert plan_formulas.forward_tokens(config, 40_000) == 8192 + 40_000 + 4000
+
+
 def test_a_text_that_fits_into_the_window_passes_the_model_once() -> None:
     short = plan_formulas.forward_tokens(CONFIG, 200_000)
     assert short < 600_000

@@ -19,7 +19,7 @@ __all__ = ["Item", "Plan", "Proposal", "Rates", "check_fits", "divided", "memory
 
 WARN_SHARE = 0.75  # of the free memory, beyond which less is proposed
 SMALLEST_BATCH, SMALLEST_WIDTH = 64, 256
-CPU_FLOPS = 2e10  # of one core, for times before a probe
+CPU_FLOPS = 2e10  # of one core, for times where nothing was measured
 GPU_FLOPS = 1e13
 
 
@@ -155,16 +155,23 @@ def _seconds(
     if members[0].activations:
         passed = 0
     deepest = max(member.layer for member in members)
-    speed = GPU_FLOPS if room.device == "cuda" else CPU_FLOPS * room.cores
-    per_token = formulas.forward_flops(model, deepest) / speed
+    speed, share = GPU_FLOPS, 1.0
+    if room.device != "cuda":
+        speed = (room.core_flops or CPU_FLOPS) * room.cores
+        share = formulas.forward_share(model)
+    per_token = formulas.forward_flops(model, deepest) / (share * speed)
     steps = [formulas.step_flops(member, d) / speed for member in members]
     if rates is not None:
         per_token = 1 / rates.forward_tokens_per_s
         steps = list(rates.step_s)
     whole = model.params / max(1.0, formulas.forward_flops(model, deepest) / 2)
-    patched = (2 + len(members)) * formulas.LOSS_TOKENS * whole  # passes that go to the end
-    trained = sum(s * formulas.steps_of(m) for s, m in zip(steps, members, strict=True))
-    return trained + (passed + patched) * per_token
+    scored = min(formulas.LOSS_TOKENS, formulas.held_out_tokens(members[0], text_tokens))
+    patched = (2 + len(members)) * scored  # in passes that go to the end
+    seconds = (passed + patched * whole) * per_token
+    for member, step in zip(members, steps, strict=True):
+        encoded = formulas.finish_tokens(member, text_tokens) / formulas.step_products(member)
+        seconds += step * (formulas.steps_of(member) + encoded / member.batch)
+    return seconds
 
 
 def _pieces(

@@ -25,6 +25,7 @@ FORWARD_TOKENS = 2048  # of one pass, as in ml/activations/masking.py
 STATISTICS_TOKENS = 100_000
 CALIBRATION_TOKENS, CALIBRATION_ROWS = 131_072, 4096  # in all, at a time: jobs/training_data.py
 LOSS_TOKENS = 32_768
+HELD_OUT = 0.05  # of a text, for calibration and for evaluation each
 PLANNED_DEAD = 0.1  # share of latents taken to be dead when the room for AuxK is planned
 
 # Copies of the chunk's pre-activations that are alive together, by family.
@@ -48,6 +49,8 @@ _ENTRY_BYTES = 60  # per active latent: ids, values, their order by latent, copi
 _STREAM_COPIES, _INNER_COPIES = 3.0, 2.0  # of the residual stream and of the MLP's inside
 _LOGIT_COPIES = 6.4
 _ENCODE_COPIES = 2.25  # without and with its bias, and a quarter as the mask of what is above
+_FORWARD_SHARE = 0.6  # measured 0.67 and 0.51 with models of 135M and 2.8M parameters
+_NARROW_SHARE = 0.1  # where a processor multiplies 16-bit numbers; measured with NF4
 _CANDIDATES = 2.5  # values looked at per active latent when a threshold is calibrated
 
 
@@ -79,6 +82,8 @@ class Room:
     program: int = 0
     """what the libraries take that are not loaded yet"""
     cores: int = 1
+    core_flops: float = 0.0
+    """operations per second of one core in a product of matrices; 0: not measured"""
     shared: bool = False
     """whether a GPU uses the machine's own memory"""
 
@@ -174,14 +179,18 @@ def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int
 
 
 def finish_bytes(config: TrainConfig, d: int, room: Room) -> int:
-    """The finished SAE beside the one that was trained."""
-    taken = parameters(config, d) * FLOAT + min(step_bytes(config, d, room), _RESTING)
+    """The finished SAE beside the one that was trained, and the search for its threshold.
+
+    The search works in what the allocator kept of the steps, except for the buffer still in use.
+    """
+    resting = min(step_bytes(config, d, room), _RESTING)
     if config.architecture in ("batch_topk", "matryoshka_batch_topk"):
         values = FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS
         entries = _CANDIDATES * config.k * min(CALIBRATION_TOKENS, CALIBRATION_ROWS)
         dense = _ENCODE_COPIES * FLOAT * max(MIN_ENCODE_ROWS * config.width, ENCODE_ENTRIES)
-        taken += round(values + max(values, dense + _ENTRY_BYTES * entries))
-    return taken
+        search = chunk_bytes(config, room) + values + max(values, dense + _ENTRY_BYTES * entries)
+        resting = max(resting, round(search))
+    return parameters(config, d) * FLOAT + resting
 
 
 def finished_bytes(config: TrainConfig, d: int) -> int:
@@ -220,11 +229,15 @@ def steps_of(config: TrainConfig) -> int:
     return max(1, math.ceil(config.tokens / config.batch))
 
 
-def step_flops(config: TrainConfig, d: int) -> float:
-    """Operations of one step: ρ encoder products, ρ as measured on processors."""
+def step_products(config: TrainConfig) -> float:
+    """ρ: how many encoder products a step takes, as measured on processors."""
     products = {"gated": 7.0}.get(config.architecture, 5.0)
-    ratio = 1.6 if config.architecture in TOPK_FAMILY else products
-    return ratio * 2 * config.batch * d * config.width
+    return 1.6 if config.architecture in TOPK_FAMILY else products
+
+
+def step_flops(config: TrainConfig, d: int) -> float:
+    """Operations of one step."""
+    return step_products(config) * 2 * config.batch * d * config.width
 
 
 def forward_flops(model: ModelNeeds, layer: int) -> float:
@@ -233,11 +246,32 @@ def forward_flops(model: ModelNeeds, layer: int) -> float:
     return 2 * inside * (layer + 1) / max(1, model.layers)
 
 
+def forward_share(model: ModelNeeds) -> float:
+    """How much of a processor's speed in large products a pass of the model reaches."""
+    return _FORWARD_SHARE if model.value_bytes == FLOAT else _NARROW_SHARE
+
+
+def held_out_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens of the evaluation."""
+    return min(config.eval_tokens, round(HELD_OUT * text_tokens) or config.eval_tokens)
+
+
+def calibration_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens on which a threshold is found."""
+    if config.architecture not in ("batch_topk", "matryoshka_batch_topk"):
+        return 0
+    return min(CALIBRATION_TOKENS, round(HELD_OUT * text_tokens) or CALIBRATION_TOKENS)
+
+
+def finish_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens that the finished SAE encodes."""
+    return calibration_tokens(config, text_tokens) + held_out_tokens(config, text_tokens)
+
+
 def forward_tokens(config: TrainConfig, text_tokens: int) -> int:
     """Tokens that go through the model: a text that fits into the window passes once."""
     train = config.tokens
     if text_tokens and text_tokens < 2 * config.window:
         train = min(train, text_tokens)
-    held_out = min(config.eval_tokens, text_tokens // 20 if text_tokens else config.eval_tokens)
-    calibration = CALIBRATION_TOKENS if config.architecture in TOPK_FAMILY else 0
-    return train + STATISTICS_TOKENS + min(calibration, text_tokens or calibration) + held_out
+    statistics = min(STATISTICS_TOKENS, text_tokens or STATISTICS_TOKENS)
+    return train + statistics + finish_tokens(config, text_tokens)
