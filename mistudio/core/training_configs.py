@@ -13,6 +13,7 @@ from mistudio.core.training_rules import (
     IN_BLOCK,
     INPUT_NORMS,
     JUMPRELU_PENALTIES,
+    LEAST_MICRO_BATCH,
     LEAST_NESTED,
     OPTIMIZERS,
     PRECISIONS,
@@ -231,6 +232,16 @@ class TrainConfig(Config):
     )
     batch: int = option(
         2048, "Batch", "Tokens per step.", unit="tokens", minimum=64, maximum=16_384, advanced=True
+    )
+    micro_batch: int = option(
+        0,
+        "Micro-batch",
+        "Tokens of a batch that are worked on at a time, their gradients added up, which needs "
+        "less memory; at least 16. 0 takes whole batches, or pieces where those do not fit.",
+        unit="tokens",
+        minimum=0,
+        maximum=16_384,
+        advanced=True,
     )
     learning_rate: float = option(
         0.0,
@@ -493,6 +504,10 @@ class TrainConfig(Config):
                 )
         if self.continue_from and self.init_from:
             yield Violation("init_from", "A run continues another one or starts from an SAE.")
+        if 0 < self.micro_batch < LEAST_MICRO_BATCH:
+            yield Violation(
+                "micro_batch", f"A micro-batch has at least {LEAST_MICRO_BATCH} tokens; 0 is off."
+            )
         if self.window < self.batch:
             yield Violation("window", "The shuffle window must hold at least one batch.")
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mistudio.core.units import format_bytes, format_count
+
 
 @dataclass(frozen=True)
 class Item:
@@ -58,6 +60,21 @@ class Plan:
     summary: str
     refusal: str = ""
     """the sentence that says why it cannot start"""
+    pieces: int = 0
+    """tokens of a batch that are worked on at a time because whole batches do not fit, else 0"""
+    whole: int = 0
+    """what the peak would be with whole batches"""
+
+    @property
+    def in_pieces(self) -> str:
+        """The sentence that says how batches are worked on that do not fit, "" if they do."""
+        if not self.pieces:
+            return ""
+        return (
+            f"Batches go in pieces of {format_count(self.pieces)} tokens whose gradients are added "
+            f"up: whole ones would need {format_bytes(self.whole)}, {format_bytes(self.free)} are "
+            "free."
+        )
 
     @property
     def share(self) -> float:

@@ -20,6 +20,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
 INPUT_NORMS = ("constant", "none")
+LEAST_MICRO_BATCH = 16  # tokens
 LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
 
 # settings that a run which goes on from another one's checkpoint shares with it

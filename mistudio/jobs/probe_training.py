@@ -24,9 +24,11 @@ def prepare(studio: Studio, config: TrainConfig) -> None:
 def run(ctx: JobContext, config: TrainConfig) -> Result:
     """The measured rates, and the plan that follows from them under `plan`."""
     from mistudio.ml.activations.capture import Capture
+    from mistudio.ml.training.plan import divided
     from mistudio.ml.training.probe import probe
 
     members = members_of(ctx.studio, config)
+    pieces = plan_training(ctx.studio, members).pieces
     model = lookup.model(ctx.studio, config.model)
     ctx.report.progress(0.1, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
@@ -34,7 +36,8 @@ def run(ctx: JobContext, config: TrainConfig) -> Result:
     capture = Capture(loaded, deepest.layer, deepest.hook)
     ctx.report.progress(0.4, "measuring")
     context = context_of(ctx.studio, members, model)
-    found = probe(members, capture, context, ctx.control)
+    timed = divided(members, pieces) if pieces else members
+    found = probe(timed, capture, context, ctx.control)
     plan = plan_training(ctx.studio, members, rates_of(found))
     return {**found, "plan": asdict(plan)}
 

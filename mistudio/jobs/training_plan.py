@@ -19,6 +19,7 @@ from mistudio.jobs.training_source import activation_set
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow
 from mistudio.store.tables import TOKENIZATIONS
 from mistudio.system.budget import Budget, gpu_budget, memory_budget
+from mistudio.system.speed import product_flops
 
 if TYPE_CHECKING:
     from mistudio.ml.training.plan_formulas import ModelNeeds, Room
@@ -44,21 +45,22 @@ def plan_training(
     from mistudio.ml.training.plan import plan
 
     stored = activation_set(studio, members[0])
-    if not members[0].model and stored is not None and not stored.model_id:
+    divisible = studio.crew is None  # several processes take their shares whole
+    if not members[0].model and stored is not None and not _knows_its_text(stored):
         return plan(
             members, _vectors(studio, stored), room_of(studio), context=1,
-            text_tokens=stored.n_tokens or 0, rates=rates,
+            text_tokens=stored.n_tokens or 0, rates=rates, divisible=divisible,
         )  # fmt: skip
     members = [_named(member, stored) for member in members]
     model = lookup.model(studio, members[0].model)
-    text = _text(studio, members[0], model)
     return plan(
         members,
         needs_of(model),
         room_of(studio),
         context=context_of(studio, members, model),
-        text_tokens=(text.tokens or 0) if text else 0,
+        text_tokens=_text_tokens(studio, members[0], model),
         rates=rates,
+        divisible=divisible,
     )
 
 
@@ -68,6 +70,11 @@ def _named(config: TrainConfig, stored: ActivationSetRow | None) -> TrainConfig:
         return config
     names = {"model": stored.model_id or "", "dataset": stored.tokenization_id or ""}
     return dataclasses.replace(config, **names)
+
+
+def _knows_its_text(stored: ActivationSetRow) -> bool:
+    """Whether model and text of a set are in the library; else its vectors are taken bare."""
+    return bool(stored.model_id and stored.tokenization_id)
 
 
 def _vectors(studio: Studio, stored: ActivationSetRow) -> ModelNeeds:
@@ -80,7 +87,7 @@ def _vectors(studio: Studio, stored: ActivationSetRow) -> ModelNeeds:
 
 def context_of(studio: Studio, members: Sequence[TrainConfig], model: ModelRow) -> int:
     """Tokens per row of the text that the run would use."""
-    text = _text(studio, members[0], model)
+    text = _text(studio, members[0].dataset, members[0].context, model)
     if text is not None:
         return text.context
     return members[0].context or min(CONTEXT, model.max_positions or CONTEXT)
@@ -103,7 +110,8 @@ def lines(found: Plan) -> list[str]:
     if found.refusal:
         return [*shown, found.refusal]
     ways = " or ".join(proposal.sentence for proposal in found.proposals)
-    return [*shown, f"This is tight; more room is left with {ways}."] if ways else shown
+    way = "Whole batches fit with" if found.pieces else "This is tight; more room is left with"
+    return [*shown, f"{way} {ways}."] if ways else shown
 
 
 def needs_of(model: ModelRow) -> ModelNeeds:
@@ -139,6 +147,7 @@ def room_of(studio: Studio) -> Room:
         total=budget.total,
         disk_free=usage.free,
         program=0 if loaded else LIBRARIES,
+        core_flops=product_flops() if device == "cpu" else 0.0,
         cores=studio.models.threads or max(1, (os.cpu_count() or 2) - 1),
         shared=budget.shared,
     )
@@ -159,16 +168,26 @@ def _gpu() -> Budget | None:
     return Budget(free + held, total, "gpu")
 
 
-def _text(studio: Studio, config: TrainConfig, model: ModelRow) -> TokenizationRow | None:
+def _text_tokens(studio: Studio, config: TrainConfig, model: ModelRow) -> int:
+    """Tokens of one pass over the text: a mixture ends with the text that is used up first.
+
+    0 if a text is yet to be tokenised.
+    """
+    texts = [(_text(studio, name, config.context, model), w) for name, w in config.mixture]
+    total = sum(weight for _, weight in texts)
+    return round(min(((text.tokens or 0) if text else 0) * total / w for text, w in texts))
+
+
+def _text(studio: Studio, name: str, context: int, model: ModelRow) -> TokenizationRow | None:
     """The tokenisation that the run would use, None if it is yet to be made."""
-    named = lookup.tokenization(studio, config.dataset)
+    named = lookup.tokenization(studio, name)
     if named is not None:
         return named
-    dataset = lookup.dataset(studio, config.dataset)
+    dataset = lookup.dataset(studio, name)
     where = "dataset_id = ? AND tokenizer_name = ? AND status = 'ready'"
     values: list[object] = [dataset.id, str((model.layer_map or {}).get("tokenizer"))]
-    if config.context:
+    if context:
         where += " AND context = ?"
-        values.append(config.context)
+        values.append(context)
     found = TOKENIZATIONS.select(studio.db(), where, values, limit=1)
     return found[0] if found else None

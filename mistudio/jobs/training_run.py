@@ -16,6 +16,7 @@ from mistudio.core.control import EndsTurn, HoldsInPlace, Request
 from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.ids import now
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_plan import Plan
 from mistudio.jobs import checkpoints, evaluate, lookup
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.runner import as_studio_error
@@ -38,6 +39,7 @@ from mistudio.jobs.training_source import (
     open_source,
     training_reader,
 )
+from mistudio.ml.training import keeping
 from mistudio.store.records import SaeRow, TrainingRow
 from mistudio.store.tables import TRAININGS
 
@@ -140,7 +142,7 @@ def _fail(ctx: JobContext, run: Run, failure: StudioError) -> None:
 
 def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     first = runs[0]
-    check_training(ctx.studio, [run.config for run in runs])
+    found = check_training(ctx.studio, [run.config for run in runs])
     source = open_source(ctx, first.row, first.config)
     for run in runs:
         for sentence in run.config.warnings():
@@ -148,9 +150,11 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
         if source.texts and run is not first:
             _share_texts(ctx, run, source)
         _settle_length(ctx, run, source)
+        if found.pieces:
+            _settle_pieces(ctx, run, found)
         write_json(run.folder / "config.json", to_dict(run.config))
     try:
-        failures = _learn(ctx, source, runs)
+        failures = _learn(ctx, source, runs, found.pieces)
     finally:
         for run in runs:
             run.report.flush()
@@ -184,8 +188,28 @@ def _settle_length(ctx: JobContext, run: Run, source: TrainingSource) -> None:
     TRAININGS.update(ctx.db, run.row.id, config=to_dict(run.config), total_steps=steps)
 
 
-def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[StudioError]:
-    """The tensor part: measure activations, fill windows, train; goes on from checkpoints."""
+def _settle_pieces(ctx: JobContext, run: Run, found: Plan) -> None:
+    """Batches that do not fit as a whole are worked on in pieces.
+
+    A run that has not begun takes their size into its settings, so that it stays the same however
+    much memory is free when it goes on; one that has begun keeps what it has.
+    """
+    config = run.config
+    if found.pieces >= min(config.batch, config.micro_batch or config.batch):
+        return
+    run.report.note(found.in_pieces)
+    if not keeping.list_checkpoints(run.folder):
+        run.config = dataclasses.replace(config, micro_batch=found.pieces)
+        TRAININGS.update(ctx.db, run.row.id, config=to_dict(run.config))
+
+
+def _learn(
+    ctx: JobContext, source: TrainingSource, runs: list[Run], pieces: int
+) -> list[StudioError]:
+    """The tensor part: measure activations, fill windows, train; goes on from checkpoints.
+
+    `pieces` is how many tokens of a batch fit into memory at a time now, 0: all.
+    """
     from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.activations.windows import Windows
     from mistudio.ml.collective import SINGLE
@@ -201,6 +225,8 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
     crew = ctx.studio.crew
     if crew is not None and len(runs) > 1:
         raise InvalidInput("Several processes can train one SAE together, not a sweep.")
+    if crew is not None and config.micro_batch:
+        raise InvalidInput("Several processes take their shares of a batch whole: no micro-batch.")
     control = ctx.control if crew is None else crew.control(ctx.control)
     collective = SINGLE if crew is None else crew.collective
 
@@ -249,6 +275,7 @@ def _learn(ctx: JobContext, source: TrainingSource, runs: list[Run]) -> list[Stu
                 learners[number] = _learner(
                     ctx, source, run, stream, feeds[feed], calibration.of(feed)
                 )
+                learners[number].run.micro.limit(pieces)
             except StudioError as error:
                 on_failed(number, error)
         order = list(learners)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mistudio.core.model_configs import ImportActivationsConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.new_training import NewTraining
 from mistudio.jobs import training_plan
@@ -14,6 +17,7 @@ from mistudio.ml.training.plan_formulas import Room
 from mistudio.store.records import JobRow
 from mistudio.store.tables import MODELS
 from tests.gui.test_training_tab import Desk, settle, shown
+from tests.helpers.studio import run
 
 GB = 10**9
 FREE = {"bytes": 20 * GB}
@@ -88,6 +92,39 @@ def test_too_much_is_refused_and_a_proposal_makes_it_fit(qtbot: Any, desk: Desk)
     assert int(form.form.values().width) < 131_072
     qtbot.waitUntil(form.start_button.isEnabled)
     settle(qtbot, desk)
+
+
+def test_pieces_are_told_and_the_run_may_start(qtbot: Any, desk: Desk) -> None:
+    form = planned(qtbot, desk, architecture="jumprelu", width=65_536, batch=8192)
+    assert form.plan.plan is not None
+    FREE["bytes"] = round(form.plan.plan.total * 0.7)
+    again(qtbot, desk, form)
+    found = form.plan.plan
+    assert found is not None
+    assert 0 < found.pieces < 8192
+    assert found.in_pieces in form.plan.summary.text()
+    assert form.plan.refuses == ""
+    assert form.start_button.isEnabled()
+
+
+def test_bare_vectors_are_planned(qtbot: Any, desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "v.npy"
+    np.save(path, np.ones((3000, 48), dtype=np.float32))
+    config = ImportActivationsConfig(path=str(path), name="v")
+    made = run(desk.services.studio, "import_activations", config)
+    form = planned(qtbot, desk, width=16_384)
+    form.reload()
+    qtbot.waitUntil(lambda: form.form.activations.combo.count() == 2)
+    again(qtbot, desk, form, activations=made["activations"])
+    found = form.plan.plan
+    assert found is not None
+    assert "Language model 0 B" in form.plan.items.text()
+    assert "SAE 25" in form.plan.items.text()  # 32 bytes × 48 × 16,384
+    assert form.plan.measure.isHidden()
+    assert form.start_button.isEnabled()
+    FREE["bytes"] = round(found.total * 0.5)
+    again(qtbot, desk, form)
+    assert "does not fit into memory" in form.plan.refuses
 
 
 def test_little_room_left_is_a_warning(qtbot: Any, desk: Desk) -> None:

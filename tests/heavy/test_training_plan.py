@@ -62,7 +62,7 @@ from mistudio.core.events import SilentReporter
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.training import learner, loop, run_state
 from mistudio.ml.training.probe import _status
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 d, share = int(sys.argv[1]), float(sys.argv[2])
 config = from_dict(TrainConfig, json.loads(sys.argv[3]))
 
@@ -96,7 +96,8 @@ made = torch.randn(512, 512); (made @ made).topk(3); torch.optim.Adam([made], fu
 before = _status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 with tempfile.TemporaryDirectory(dir=sys.argv[4]) as folder:
-    calibration = lambda: iter([torch.randn(2048, d)])
+    # few: far more of random values than of real ones are looked at for a threshold
+    calibration = lambda: iter([torch.randn(512, d)])
     loop.train(config, Stream(), Statistics, Path(folder), SilentReporter(), JobControl(),
                calibration=calibration)
 print(json.dumps({"before": before, "peak": _status("VmHWM")}))
@@ -123,7 +124,7 @@ def measured(d: int, config: TrainConfig, folder: Path) -> dict[str, int]:
 def test_the_planned_peak_is_the_measured_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_formulas, "CALIBRATION_TOKENS", 2048)  # as many as the worker offers
+    monkeypatch.setattr(plan_formulas, "CALIBRATION_TOKENS", 512)  # as many as the worker offers
     off: list[str] = []
     no_model = ModelNeeds("none", 0, 0, 1, 1, 1)
     for d, values in CASES:

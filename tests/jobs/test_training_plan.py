@@ -12,13 +12,19 @@ import pytest
 
 from mistudio.cli import main
 from mistudio.core.control import JobControl
+from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound, OutOfMemory
+from mistudio.core.events import RecordingReporter
 from mistudio.core.model_configs import ImportActivationsConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import training_plan
 from mistudio.jobs.probe_training import rates_of
+from mistudio.ml.training.checkpoint import newest_checkpoint
+from mistudio.ml.training.keeping import read_values
 from mistudio.ml.training.plan_formulas import Room
+from mistudio.store.tables import DATASETS, TOKENIZATIONS, TRAININGS
 from tests.helpers.studio import new_studio, run, tiny_studio, tiny_training
+from tests.helpers.tiny import STORIES
 
 GB = 10**9
 
@@ -70,6 +76,65 @@ def test_the_command_prints_the_plan_and_trains_nothing(tmp_path: Path, capsys: 
     assert not plan["measured"]
     assert not any((studio.paths.home / "runs").glob("*"))
     assert main([*words, "--k", "65", "--plan", "--home", home]) == 2
+
+
+def test_a_run_takes_the_pieces_of_its_plan_and_keeps_them(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    studio = tiny_studio(tmp_path)
+    config = tiny_training(architecture="gated", width=4096, batch=1024, tokens=4096)
+    try:
+        whole = training_plan.plan_training(studio, [config]).total
+        made = Room("cpu", round(0.8 * whole), 24 * GB, 80 * GB)
+        monkeypatch.setattr(training_plan, "room_of", lambda _: made)
+        planned = training_plan.plan_training(studio, [config])
+        assert 64 <= planned.pieces < 1024
+        report = RecordingReporter()
+        done = run(studio, "train", config, report)
+        assert done["outcome"] == "completed"
+        assert done["explained_variance"] is not None
+        assert planned.in_pieces in [e.values.get("sentence") for e in report.events]
+        row = TRAININGS.get(studio.db(), done["training"])
+        assert row.config["micro_batch"] == planned.pieces
+        saved = read_values(newest_checkpoint(studio.paths.run(row.id)) or tmp_path)
+        assert saved["micro_batch"] == planned.pieces
+        # as a run that asks for the same where there is room
+        monkeypatch.undo()
+        again = run(studio, "train", replace(config, micro_batch=planned.pieces))
+        assert again["weights_hash"] == done["weights_hash"]
+        assert run(studio, "train", config)["weights_hash"] != done["weights_hash"]
+    finally:
+        studio.close()
+
+
+def test_all_texts_of_a_mixture_count(tmp_path: Path) -> None:
+    studio = tiny_studio(tmp_path)
+    try:
+        other = tmp_path / "other.txt"
+        other.write_text("\n\n".join(f"Tale {i}. {STORIES[i % 80]}" for i in range(400)))
+        run(studio, "import_dataset", ImportDatasetConfig(path=str(other)))
+        config = tiny_training(tokens=0, activations="")
+        for name in ("stories", "other"):
+            run(studio, "tokenize", TokenizeConfig(dataset=name, model="tiny", context=32))
+        tokens = {
+            DATASETS.get(studio.db(), t.dataset_id).name: t.tokens
+            for t in TOKENIZATIONS.select(studio.db())
+        }
+
+        def length(**change: Any) -> int:
+            return training_plan.plan_training(studio, [replace(config, **change)]).tokens
+
+        first, second = tokens["stories"] or 0, tokens["other"] or 0
+        assert second > first > 0
+        assert length() == first
+        assert length(dataset="other") == second
+        assert length(more_datasets=("other",)) == 2 * first
+        assert length(more_datasets=("other=0.5",)) == round(1.5 * first)
+        assert length(more_datasets=("other=4",)) == round(5 * second / 4)
+        with pytest.raises(NotFound):
+            length(more_datasets=("nowhere",))
+    finally:
+        studio.close()
 
 
 def test_vectors_without_a_model_are_planned_by_their_width(tmp_path: Path) -> None:

@@ -84,6 +84,18 @@ def test_a_step_that_does_not_fit_goes_on_in_pieces(
         assert sha256_file(result.checkpoint / name) == sha256_file(resumed.checkpoint / name)
 
 
+def test_a_micro_batch_is_what_running_out_of_memory_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = run(tmp_path / "chosen", config=replace(CONFIG, micro_batch=64, tokens=BATCH * 20))
+    small_memory(monkeypatch, 64)
+    forced = run(tmp_path / "forced", config=replace(CONFIG, tokens=BATCH * 20))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert sha256_file(chosen.checkpoint / name) == sha256_file(forced.checkpoint / name)
+    whole = run(tmp_path / "more", config=replace(CONFIG, micro_batch=512, tokens=BATCH * 20))
+    assert whole.checkpoint.exists()
+
+
 def test_when_nothing_fits_a_sentence_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import ARCHITECTURES
 from mistudio.ml.activations.masking import default_forward_batch
 from mistudio.ml.evaluation.language_model_loss import LOGIT_ENTRIES
-from mistudio.ml.sae import auxiliary, dense, sparse_gradient, trainable
+from mistudio.ml.sae import auxiliary, base, dense, sparse_gradient, trainable
 from mistudio.ml.training import learner, plan_formulas, probe
 from mistudio.ml.training.plan import Plan, Rates, check_fits, plan
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
@@ -53,6 +53,7 @@ def test_the_formulas_share_the_constants_of_the_code() -> None:
     assert plan_formulas._ACTIVE_SHARE["cuda"] == dense.SPARSE_BELOW_ELSEWHERE
     assert plan_formulas.LOGIT_ENTRIES == LOGIT_ENTRIES
     assert plan_formulas.CALIBRATION_TOKENS == learner.CALIBRATION_TOKENS
+    assert plan_formulas.ENCODE_ENTRIES == base.CHUNK_ENTRIES
     assert default_forward_batch(256) * 256 == plan_formulas.FORWARD_TOKENS
 
 
@@ -132,12 +133,13 @@ def test_tight_memory_warns_and_too_little_refuses_with_ways_that_work() -> None
     warned = planned(free=total * 1.1)
     assert (warned.verdict, warned.refusal) == ("warn", "")
     check_fits(warned)
-    refused = planned(free=total * 0.95)
+    refused = planned(free=total * 0.95, divisible=False)
     assert refused.verdict == "refuse"
     assert len(refused.proposals) >= 2
     for proposal in (*warned.proposals, *refused.proposals):
         assert proposal.changes
-        again = planned(replace(CONFIG, **proposal.changes), free=total * 0.95, disk_free=10**15)
+        changed = replace(CONFIG, **proposal.changes)
+        again = planned(changed, free=total * 0.95, disk_free=10**15, divisible=False)
         assert again.total == proposal.total
         assert again.verdict != "refuse"
     with pytest.raises(OutOfMemory, match=r"does not fit into memory.*It would with") as caught:
@@ -147,6 +149,49 @@ def test_tight_memory_warns_and_too_little_refuses_with_ways_that_work() -> None
     assert hopeless.proposals == ()
     with pytest.raises(OutOfMemory, match="Use a smaller model or SAE"):
         check_fits(hopeless)
+
+
+DENSE = replace(CONFIG, architecture="jumprelu")
+
+
+def test_batches_that_do_not_fit_go_in_pieces() -> None:
+    whole = planned(DENSE)
+    assert (whole.pieces, whole.in_pieces) == (0, "")
+    assert planned(DENSE, free=whole.total).pieces == 0  # tight, but it fits
+    found = planned(DENSE, free=0.6 * whole.total)
+    assert (found.verdict, found.refusal) == ("fits", "")
+    assert (found.pieces, found.steps) == (1024, whole.steps)
+    assert found.total == sum(item.bytes for item in found.items)
+    assert found.total == planned(replace(DENSE, micro_batch=1024)).total
+    assert found.total <= 0.75 * found.free
+    larger = planned(replace(DENSE, micro_batch=2048)).total
+    assert larger > 0.75 * found.free  # as large as leaves room
+    assert found.whole == whole.total
+    assert found.in_pieces in found.summary
+    assert "pieces of 1,024 tokens" in found.in_pieces
+    assert {"batch": 2048} in [proposal.changes for proposal in found.proposals]
+    tight = planned(DENSE, free=planned(replace(DENSE, micro_batch=64)).total / 0.9)
+    assert tight.verdict == "warn"
+    assert tight.pieces >= 64
+    check_fits(tight)
+
+
+def test_what_pieces_do_not_help_is_refused() -> None:
+    least = planned(replace(DENSE, micro_batch=64)).total
+    found = planned(DENSE, free=0.99 * least)
+    assert (found.verdict, found.pieces) == ("refuse", 0)
+    assert planned(DENSE, free=0.6 * planned(DENSE).total, divisible=False).verdict == "refuse"
+
+
+def test_a_micro_batch_needs_room_for_the_sum_of_gradients() -> None:
+    weights = 4 * plan_formulas.parameters(DENSE, 576)
+    halves = replace(DENSE, micro_batch=DENSE.batch // 2)
+    small = replace(DENSE, batch=DENSE.batch // 2)
+    rows = 4 * 576 * DENSE.batch // 2  # of what is still there for the whole batch
+    assert plan_formulas.step_bytes(halves, 576, ROOM) == pytest.approx(
+        plan_formulas.step_bytes(small, 576, ROOM) + weights + 2 * rows
+    )
+    assert plan_formulas.rows_of(replace(DENSE, micro_batch=DENSE.batch * 2)) == DENSE.batch
 
 
 def test_a_full_disk_refuses() -> None:
@@ -190,6 +235,31 @@ def test_a_probe_replaces_the_guesses() -> None:
     assert found.seconds == pytest.approx(244.2 + passed / 10_000, rel=0.1)
 
 
+def test_times_follow_from_what_a_core_does() -> None:
+    def seconds(model: ModelNeeds, **room: Any) -> float:
+        found = plan([CONFIG], model, replace(ROOM, **room), context=256, text_tokens=10**9)
+        return found.seconds
+
+    slow = seconds(MODEL, core_flops=3e10)
+    assert seconds(MODEL, core_flops=6e10) == pytest.approx(slow / 2)
+    assert seconds(MODEL, core_flops=3e10, cores=1) == pytest.approx(2 * slow)
+    step = plan_formulas.step_flops(CONFIG, 576) / 6e10
+    passed = plan_formulas.forward_tokens(CONFIG, 10**9)
+    per_token = plan_formulas.forward_flops(MODEL, 9) / (0.6 * 6e10)
+    assert slow == pytest.approx(2442 * step + passed * per_token, rel=0.1)
+    assert seconds(replace(MODEL, value_bytes=2), core_flops=3e10) > 1.5 * slow  # 16 bit is slow
+
+
+def test_a_short_text_takes_short_measuring() -> None:
+    config = replace(CONFIG, architecture="batch_topk", tokens=8192, batch=64)
+    assert plan_formulas.calibration_tokens(config, 0) == plan_formulas.CALIBRATION_TOKENS
+    assert plan_formulas.calibration_tokens(config, 40_000) == 2000
+    assert plan_formulas.calibration_tokens(replace(config, architecture="topk"), 0) == 0
+    assert plan_formulas.held_out_tokens(config, 40_000) == 2000
+    assert plan_formulas.held_out_tokens(replace(config, eval_tokens=1024), 40_000) == 1024
+    assert plan_formulas.forward_tokens(config, 40_000) == 8192 + 40_000 + 4000
+
+
 def test_a_text_that_fits_into_the_window_passes_the_model_once() -> None:
     short = plan_formulas.forward_tokens(CONFIG, 200_000)
     assert short < 600_000
@@ -212,6 +282,7 @@ def test_planning_loads_no_torch() -> None:
 def test_the_probe_measures_steps_and_keeps_nothing() -> None:
     from mistudio.core.control import JobControl
 
-    config = replace(CONFIG, width=512, batch=64)
-    seconds = probe.probe_steps(config, 32, torch.device("cpu"), JobControl(), steps=5)
-    assert 0 < seconds < 5
+    for change in ({}, {"micro_batch": 16}, {"encoder": "transcoder"}):
+        config = replace(CONFIG, width=512, batch=64, **change)
+        seconds = probe.probe_steps(config, 32, torch.device("cpu"), JobControl(), steps=5)
+        assert 0 < seconds < 5

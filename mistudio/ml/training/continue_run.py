@@ -78,7 +78,8 @@ def extend_run(
     run.loss_average = float(values["loss"])
     run.l0 = values.get("l0")
     run.accepted = int(values["accepted"])
-    run.micro.rows = int(values.get("micro_batch", 0))
+    if int(values.get("micro_batch", 0)) != stored.micro_batch:  # it ran out of memory
+        run.micro.limit(int(values.get("micro_batch", 0)))
     restore_random_states(checkpoint)
     return run
 

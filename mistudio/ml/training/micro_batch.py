@@ -7,10 +7,9 @@ import gc
 import torch
 
 from mistudio.core.errors import OutOfMemory, means_out_of_memory
+from mistudio.core.training_rules import LEAST_MICRO_BATCH
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.ranks import gradients_of_all
-
-LEAST_ROWS = 16
 
 
 class MicroBatches:
@@ -25,6 +24,11 @@ class MicroBatches:
     def __init__(self, rows: int = 0) -> None:
         """`rows` 0: batches are whole."""
         self.rows = rows
+
+    def limit(self, rows: int) -> None:
+        """Work on at most `rows` tokens at a time; 0 leaves it as it is."""
+        if rows:
+            self.rows = min(self.rows or rows, rows)
 
     def gradients(
         self,
@@ -52,13 +56,13 @@ class MicroBatches:
                         details=str(error),
                     ) from error
                 now = min(self.rows or x_BD.shape[0], x_BD.shape[0])
-                if now <= LEAST_ROWS:
+                if now <= LEAST_MICRO_BATCH:
                     raise OutOfMemory(
                         f"A training step does not fit into memory, even {now} tokens at a time; "
                         "use fewer latents, or free memory.",
                         details=str(error),
                     ) from error
-                self.rows = max(LEAST_ROWS, -(-now // 2))
+                self.rows = max(LEAST_MICRO_BATCH, -(-now // 2))
             sae.free_workspace()
             gc.collect()
             if x_BD.is_cuda:

@@ -15,11 +15,11 @@ from mistudio.core.units import format_bytes, format_count, format_duration
 from mistudio.ml.training import plan_formulas as formulas
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
 
-__all__ = ["Item", "Plan", "Proposal", "Rates", "check_fits", "memory_items", "plan"]
+__all__ = ["Item", "Plan", "Proposal", "Rates", "check_fits", "divided", "memory_items", "plan"]
 
 WARN_SHARE = 0.75  # of the free memory, beyond which less is proposed
 SMALLEST_BATCH, SMALLEST_WIDTH = 64, 256
-CPU_FLOPS = 2e10  # of one core, for times before a probe
+CPU_FLOPS = 2e10  # of one core, for times where nothing was measured
 GPU_FLOPS = 1e13
 
 
@@ -32,26 +32,33 @@ def plan(
     text_tokens: int = 0,
     rates: Rates | None = None,
     d: int = 0,
+    divisible: bool = True,
 ) -> Plan:
     """The plan of SAEs that are trained together from one pass of the model.
 
-    `text_tokens` is the length of the text, 0 if unknown; `d` the hook's width, 0: the model's.
+    `text_tokens` is the length of the text, 0 if unknown; `d` the hook's width, 0: the model's;
+    `divisible` whether batches may be worked on in pieces where they do not fit as a whole.
     """
     d = d or model.hidden
     # stored activations may be asked for once, all of them
     members = [m if m.tokens else replace(m, tokens=max(1, text_tokens)) for m in members]
-    items = memory_items(members, model, room, context, d, rates.forward_bytes if rates else 0)
+    forward = rates.forward_bytes if rates else 0
+
+    def needs(changed: Sequence[TrainConfig]) -> int:
+        return sum(i.bytes for i in memory_items(changed, model, room, context, d, forward))
+
+    asked, whole = members, needs(members)
+    pieces = _pieces(members, needs, room.free) if divisible and whole > room.free else 0
+    if pieces:
+        members = divided(members, pieces)
+    items = memory_items(members, model, room, context, d, forward)
     total = sum(item.bytes for item in items)
     disk = _disk(members, d, text_tokens)
     seconds = _seconds(members, model, room, d, text_tokens, rates)
     verdict = "fits" if total <= WARN_SHARE * room.free else "warn"
     if total > room.free or disk > room.disk_free:
         verdict = "refuse"
-
-    def needs(changed: Sequence[TrainConfig]) -> int:
-        return sum(i.bytes for i in memory_items(changed, model, room, context, d))
-
-    proposals = () if total <= WARN_SHARE * room.free else _proposals(members, needs, room.free)
+    proposals = () if whole <= WARN_SHARE * room.free else _proposals(asked, needs, room.free)
     found = Plan(
         items=tuple(items),
         total=total,
@@ -67,6 +74,8 @@ def plan(
         verdict=verdict,
         proposals=proposals,
         summary="",
+        pieces=pieces,
+        whole=whole,
     )
     return replace(found, summary=_summary(found), refusal=_refusal(found))
 
@@ -146,16 +155,44 @@ def _seconds(
     if members[0].activations:
         passed = 0
     deepest = max(member.layer for member in members)
-    speed = GPU_FLOPS if room.device == "cuda" else CPU_FLOPS * room.cores
-    per_token = formulas.forward_flops(model, deepest) / speed
+    speed, share = GPU_FLOPS, 1.0
+    if room.device != "cuda":
+        speed = (room.core_flops or CPU_FLOPS) * room.cores
+        share = formulas.forward_share(model)
+    per_token = formulas.forward_flops(model, deepest) / (share * speed)
     steps = [formulas.step_flops(member, d) / speed for member in members]
     if rates is not None:
         per_token = 1 / rates.forward_tokens_per_s
         steps = list(rates.step_s)
     whole = model.params / max(1.0, formulas.forward_flops(model, deepest) / 2)
-    patched = (2 + len(members)) * formulas.LOSS_TOKENS * whole  # passes that go to the end
-    trained = sum(s * formulas.steps_of(m) for s, m in zip(steps, members, strict=True))
-    return trained + (passed + patched) * per_token
+    scored = min(formulas.LOSS_TOKENS, formulas.held_out_tokens(members[0], text_tokens))
+    patched = (2 + len(members)) * scored  # in passes that go to the end
+    seconds = (passed + patched * whole) * per_token
+    for member, step in zip(members, steps, strict=True):
+        encoded = formulas.finish_tokens(member, text_tokens) / formulas.step_products(member)
+        seconds += step * (formulas.steps_of(member) + encoded / member.batch)
+    return seconds
+
+
+def _pieces(
+    members: Sequence[TrainConfig], needs: Callable[[Sequence[TrainConfig]], int], free: int
+) -> int:
+    """Tokens of a batch to work on at a time: as many as leave room, else as many as fit; 0 if
+    none do."""
+    most, rows = 0, max(formulas.rows_of(member) for member in members) // 2
+    while rows >= SMALLEST_BATCH:
+        total = needs(divided(members, rows))
+        if total <= WARN_SHARE * free:
+            return rows
+        if total <= free:
+            most = most or rows
+        rows //= 2
+    return most
+
+
+def divided(members: Sequence[TrainConfig], rows: int) -> list[TrainConfig]:
+    """The same with batches in pieces of at most `rows` tokens."""
+    return [replace(member, micro_batch=min(formulas.rows_of(member), rows)) for member in members]
 
 
 def _proposals(
@@ -216,6 +253,7 @@ def _summary(found: Plan) -> str:
         f"{what}, {format_count(found.tokens)} tokens in {format_count(found.steps)} steps: "
         f"{format_bytes(found.total)} of {format_bytes(found.free)} free memory, "
         f"{format_bytes(found.disk)} on the disk, {about} {format_duration(found.seconds)}."
+        f"{' ' if found.pieces else ''}{found.in_pieces}"
     )
 
 

@@ -19,11 +19,13 @@ GPU_CHUNK_ENTRIES, GPU_CHUNK_SHARE = 1 << 28, 1 / 32
 MIN_CHUNK_ROWS = 64
 SLICE_BYTES = 8 << 20  # of a weight gradient, as in ml/sae/sparse_gradient.py
 AUX_DENSE = 8  # dead latents per auxiliary k, as in ml/sae/auxiliary.py
+ENCODE_ENTRIES, MIN_ENCODE_ROWS = 1 << 23, 16  # at a time, of a finished SAE: ml/sae/base.py
 LOGIT_ENTRIES = 1 << 25  # as in ml/evaluation/language_model_loss.py
 FORWARD_TOKENS = 2048  # of one pass, as in ml/activations/masking.py
 STATISTICS_TOKENS = 100_000
-CALIBRATION_TOKENS = 131_072
+CALIBRATION_TOKENS, CALIBRATION_ROWS = 131_072, 4096  # in all, at a time: jobs/training_data.py
 LOSS_TOKENS = 32_768
+HELD_OUT = 0.05  # of a text, for calibration and for evaluation each
 PLANNED_DEAD = 0.1  # share of latents taken to be dead when the room for AuxK is planned
 
 # Copies of the chunk's pre-activations that are alive together, by family.
@@ -37,6 +39,7 @@ _CHUNK_COPIES = {
 }
 _GPU_DENSE_COPIES = 5.0  # on a GPU all latents are one tile
 _ROW_COPIES = {"matryoshka_batch_topk": 10.0}  # [N, d] in float32; 5 of the others
+_WHOLE_COPIES = 2.0  # of these the batch as read and as scaled; the others are of a piece
 # What is kept of each entry that takes part, in the step over active latents alone.
 _ACTIVE_BYTES = {"standard": 120, "gated": 160, "jumprelu": 100}
 _ACTIVE_SHARE = {"cpu": 0.1, "cuda": 0.02}  # at most, as in ml/sae/dense.py
@@ -45,6 +48,9 @@ _RESTING = 150_000_000  # most of a step's memory that the allocator keeps after
 _ENTRY_BYTES = 60  # per active latent: ids, values, their order by latent, copies of these
 _STREAM_COPIES, _INNER_COPIES = 3.0, 2.0  # of the residual stream and of the MLP's inside
 _LOGIT_COPIES = 6.4
+_ENCODE_COPIES = 2.25  # without and with its bias, and a quarter as the mask of what is above
+_FORWARD_SHARE = 0.6  # measured 0.67 and 0.51 with models of 135M and 2.8M parameters
+_NARROW_SHARE = 0.1  # where a processor multiplies 16-bit numbers; measured with NF4
 _CANDIDATES = 2.5  # values looked at per active latent when a threshold is calibrated
 
 
@@ -76,6 +82,8 @@ class Room:
     program: int = 0
     """what the libraries take that are not loaded yet"""
     cores: int = 1
+    core_flops: float = 0.0
+    """operations per second of one core in a product of matrices; 0: not measured"""
     shared: bool = False
     """whether a GPU uses the machine's own memory"""
 
@@ -113,8 +121,13 @@ def chunk_entries(room: Room) -> int:
 
 def chunk_bytes(config: TrainConfig, room: Room) -> int:
     """The same for these settings, in bytes."""
-    rows = min(config.batch, max(MIN_CHUNK_ROWS, chunk_entries(room) // config.width))
+    rows = min(rows_of(config), max(MIN_CHUNK_ROWS, chunk_entries(room) // config.width))
     return rows * config.width * FLOAT
+
+
+def rows_of(config: TrainConfig) -> int:
+    """Tokens that a step works on at a time."""
+    return min(config.batch, config.micro_batch or config.batch)
 
 
 def step_bytes(config: TrainConfig, d: int, room: Room) -> int:
@@ -122,21 +135,24 @@ def step_bytes(config: TrainConfig, d: int, room: Room) -> int:
 
     A dense step is largest when just so few latents are active that only those are worked on.
     """
-    architecture, matrix = config.architecture, config.width * d * FLOAT
+    architecture, matrix, rows = config.architecture, config.width * d * FLOAT, rows_of(config)
     copies = _CHUNK_COPIES[architecture]
     if architecture in DENSE_FAMILY and room.device == "cuda":
         copies = _GPU_DENSE_COPIES
     taken = _SCRATCH + copies * chunk_bytes(config, room)
     ends = 1 if config.encoder == "sae" else 2  # a transcoder has a target beside its input
-    taken += ends * _ROW_COPIES.get(architecture, 5.0) * config.batch * d * FLOAT
+    copies = _ROW_COPIES.get(architecture, 5.0) - _WHOLE_COPIES
+    taken += ends * (copies * rows + _WHOLE_COPIES * config.batch) * d * FLOAT
     if architecture in DENSE_FAMILY:
         share = _ACTIVE_SHARE[room.device]
-        taken += share * config.batch * config.width * _ACTIVE_BYTES[architecture]
+        taken += share * rows * config.width * _ACTIVE_BYTES[architecture]
     else:
-        taken += round(config.batch * config.k * config.k_anneal) * _ENTRY_BYTES
+        taken += round(rows * config.k * config.k_anneal) * _ENTRY_BYTES
         taken += 3 * min(SLICE_BYTES, matrix) + 0.3 * matrix
     if config.precision == "bf16":
         taken += 1.5 * matrix
+    if rows < config.batch:
+        taken += parameters(config, d) * FLOAT  # where the pieces' gradients are added up
     return round(taken)
 
 
@@ -144,12 +160,12 @@ def auxiliary_bytes(config: TrainConfig, d: int) -> int:
     """Working memory of AuxK while a tenth of the latents are dead."""
     if config.architecture not in TOPK_FAMILY or config.aux_k == 0 or config.aux_weight == 0:
         return 0
-    dead, row = PLANNED_DEAD * config.width, config.batch * d * FLOAT
+    dead, rows = PLANNED_DEAD * config.width, rows_of(config)
     active = config.aux_k if config.aux_k > 0 else default_aux_k(d)
-    of_tokens, of_latents = config.batch * dead * FLOAT, dead * d * FLOAT
+    of_tokens, of_latents = rows * dead * FLOAT, dead * d * FLOAT
     if dead > AUX_DENSE * active:
-        return round(2 * of_tokens + 2 * of_latents + config.batch * active * FLOAT)
-    return round(5 * of_tokens + 2 * of_latents + 2 * row)
+        return round(2 * of_tokens + 2 * of_latents + rows * active * FLOAT)
+    return round(5 * of_tokens + 2 * of_latents + 2 * rows * d * FLOAT)
 
 
 def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int:
@@ -163,11 +179,18 @@ def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int
 
 
 def finish_bytes(config: TrainConfig, d: int, room: Room) -> int:
-    """The finished SAE beside the one that was trained."""
-    taken = parameters(config, d) * FLOAT + min(step_bytes(config, d, room), _RESTING)
+    """The finished SAE beside the one that was trained, and the search for its threshold.
+
+    The search works in what the allocator kept of the steps, except for the buffer still in use.
+    """
+    resting = min(step_bytes(config, d, room), _RESTING)
     if config.architecture in ("batch_topk", "matryoshka_batch_topk"):
-        taken += round(2 * FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS)
-    return taken
+        values = FLOAT * _CANDIDATES * config.k * CALIBRATION_TOKENS
+        entries = _CANDIDATES * config.k * min(CALIBRATION_TOKENS, CALIBRATION_ROWS)
+        dense = _ENCODE_COPIES * FLOAT * max(MIN_ENCODE_ROWS * config.width, ENCODE_ENTRIES)
+        search = chunk_bytes(config, room) + values + max(values, dense + _ENTRY_BYTES * entries)
+        resting = max(resting, round(search))
+    return parameters(config, d) * FLOAT + resting
 
 
 def finished_bytes(config: TrainConfig, d: int) -> int:
@@ -206,11 +229,15 @@ def steps_of(config: TrainConfig) -> int:
     return max(1, math.ceil(config.tokens / config.batch))
 
 
-def step_flops(config: TrainConfig, d: int) -> float:
-    """Operations of one step: ρ encoder products, ρ as measured on processors."""
+def step_products(config: TrainConfig) -> float:
+    """ρ: how many encoder products a step takes, as measured on processors."""
     products = {"gated": 7.0}.get(config.architecture, 5.0)
-    ratio = 1.6 if config.architecture in TOPK_FAMILY else products
-    return ratio * 2 * config.batch * d * config.width
+    return 1.6 if config.architecture in TOPK_FAMILY else products
+
+
+def step_flops(config: TrainConfig, d: int) -> float:
+    """Operations of one step."""
+    return step_products(config) * 2 * config.batch * d * config.width
 
 
 def forward_flops(model: ModelNeeds, layer: int) -> float:
@@ -219,11 +246,32 @@ def forward_flops(model: ModelNeeds, layer: int) -> float:
     return 2 * inside * (layer + 1) / max(1, model.layers)
 
 
+def forward_share(model: ModelNeeds) -> float:
+    """How much of a processor's speed in large products a pass of the model reaches."""
+    return _FORWARD_SHARE if model.value_bytes == FLOAT else _NARROW_SHARE
+
+
+def held_out_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens of the evaluation."""
+    return min(config.eval_tokens, round(HELD_OUT * text_tokens) or config.eval_tokens)
+
+
+def calibration_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens on which a threshold is found."""
+    if config.architecture not in ("batch_topk", "matryoshka_batch_topk"):
+        return 0
+    return min(CALIBRATION_TOKENS, round(HELD_OUT * text_tokens) or CALIBRATION_TOKENS)
+
+
+def finish_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens that the finished SAE encodes."""
+    return calibration_tokens(config, text_tokens) + held_out_tokens(config, text_tokens)
+
+
 def forward_tokens(config: TrainConfig, text_tokens: int) -> int:
     """Tokens that go through the model: a text that fits into the window passes once."""
     train = config.tokens
     if text_tokens and text_tokens < 2 * config.window:
         train = min(train, text_tokens)
-    held_out = min(config.eval_tokens, text_tokens // 20 if text_tokens else config.eval_tokens)
-    calibration = CALIBRATION_TOKENS if config.architecture in TOPK_FAMILY else 0
-    return train + STATISTICS_TOKENS + min(calibration, text_tokens or calibration) + held_out
+    statistics = min(STATISTICS_TOKENS, text_tokens or STATISTICS_TOKENS)
+    return train + statistics + finish_tokens(config, text_tokens)

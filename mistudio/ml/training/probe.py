@@ -15,7 +15,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.masking import default_forward_batch
 from mistudio.ml.device import synchronize
-from mistudio.ml.training.run_state import RunState
+from mistudio.ml.training.run_state import RunState, TargetStatistics
 
 STEPS = 20
 PASSES = 3
@@ -26,15 +26,17 @@ def probe_steps(
 ) -> float:
     """Median seconds of a whole step on random activations [batch, d], the first ones left out."""
     generator = torch.Generator().manual_seed(0)
-    run = RunState(config, torch.zeros(d), 1.0, float(d), device)
+    given = None if config.encoder == "sae" else TargetStatistics(torch.zeros(d), 1.0, float(d))
+    run = RunState(config, torch.zeros(d), 1.0, float(d), device, target=given)
     run.sae.k = run.schedule.k_at(0)
     x_BD = torch.randn(config.batch, d, generator=generator).to(device)
+    target_BO = x_BD if given else None
     taken: list[float] = []
     for _ in range(steps):
         control.check()
 
         def step() -> None:
-            result = run.sae.gradients(x_BD, run.variance, run.extra())
+            result = run.micro.gradients(run.sae, x_BD, run.variance, run.extra(), target_BO)
             run.optimizer.step(1e-6)
             run.sae.normalise_decoder()
             run.take_in(result, float(result.reconstruction), config.batch)

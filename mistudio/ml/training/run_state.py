@@ -83,7 +83,7 @@ class RunState:
         self.threshold = ThresholdAverage(self.schedule.average_start)
         self.sparsity = SparsityControl(config, self.schedule.steps)
         self.rates = FiringRates(config.width, self.schedule.dead_window, device)
-        self.micro = MicroBatches()
+        self.micro = MicroBatches(config.micro_batch)
         self.step = 0
         self.seconds = 0.0
         self.loss_average = 0.0

@@ -255,7 +255,7 @@ class NewTraining(Card):
         self.warning.setText(" ".join(warnings))
         self.warning.setVisible(bool(warnings))
         ready = None if missing(self.form, self._choices)[0] else config
-        self.plan.show_config(*plannable(ready, self._stored()))
+        self.plan.show_config(plannable(ready, self._stored()))
         self._show_reason()
 
     @Slot()

@@ -43,7 +43,6 @@ class PlanBox(Card):
         super().__init__("nested", parent, padding=12)
         self._services = services
         self._config: TrainConfig | None = None
-        self._instead = ""
         self._probed: dict[str, Any] = {}
         self._rates: Rates | None = None
         self._probe = ""
@@ -76,12 +75,11 @@ class PlanBox(Card):
         """The sentence that says why the run cannot start, "" if it can or nothing is known."""
         return self.plan.refusal if self.plan else ""
 
-    def show_config(self, config: TrainConfig | None, instead: str = "") -> None:
-        """Plan this training soon; None while there is nothing to plan, for which `instead` tells
-        why."""
-        if config == self._config and instead == self._instead:
+    def show_config(self, config: TrainConfig | None) -> None:
+        """Plan this training soon; None while there is nothing to plan."""
+        if config == self._config:
             return
-        self._config, self._instead = config, instead
+        self._config = config
         if config is None:
             self._soon.stop()
             self._show(None)
@@ -142,13 +140,15 @@ class PlanBox(Card):
 
     def _show(self, found: Plan | None) -> None:
         self.plan = found
-        for part in (self.bar, self.items, self.measure):
+        for part in (self.bar, self.items):
             part.setVisible(found is not None)
+        has_model = self._config is not None and bool(self._config.model)  # there is a pass to time
+        self.measure.setVisible(found is not None and has_model)
         for way in self.ways:
             way.hide()
         self._say("", "")
         if found is None:
-            self.summary.setText(self._instead or _NOTHING)
+            self.summary.setText(_NOTHING)
         else:
             self._fill(found)
         self.changed.emit()

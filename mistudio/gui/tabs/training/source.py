@@ -11,8 +11,6 @@ from mistudio.gui.tabs.training.choices import Choices, hooks_of, layers_of
 from mistudio.gui.tabs.training.training_form import TrainingForm
 from mistudio.store.records import ActivationSetRow, ModelRow
 
-_NO_PLAN = "Vectors without a model and a text are trained on as they are; nothing is planned."
-
 
 def fit_to_source(form: TrainingForm, choices: Choices, model: ModelRow | None) -> ModelRow | None:
     """Offer the layers and hooks of the chosen set, else of the model; returns whose they are."""
@@ -30,16 +28,13 @@ def fit_to_source(form: TrainingForm, choices: Choices, model: ModelRow | None) 
     return own
 
 
-def plannable(
-    config: TrainConfig | None, stored: ActivationSetRow | None
-) -> tuple[TrainConfig | None, str]:
-    """The config with the model and text of its activation set; else None and why not."""
+def plannable(config: TrainConfig | None, stored: ActivationSetRow | None) -> TrainConfig | None:
+    """The config with the model and text of its activation set, none for bare vectors."""
     if config is None or stored is None:
-        return config, ""
+        return config
     if not (stored.model_id and stored.tokenization_id):
-        return None, _NO_PLAN
-    own = {"model": stored.model_id, "dataset": stored.tokenization_id}
-    return dataclasses.replace(config, **own), ""
+        return dataclasses.replace(config, model="", dataset="", more_datasets=())
+    return dataclasses.replace(config, model=stored.model_id, dataset=stored.tokenization_id)
 
 
 def missing(form: TrainingForm, choices: Choices) -> tuple[str, str]:
