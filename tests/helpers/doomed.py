@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -76,8 +77,10 @@ class Nursery:
             text=True,
         )
 
-    def run(self, home: Path, *words: str, fault: Fault | None = None, patch: str = "") -> Ended:
-        """`mistudio words…` on a data folder; `patch` is run in its process before."""
+    def run(
+        self, home: Path, *words: str, fault: Fault | None = None, patches: Sequence[str] = ()
+    ) -> Ended:
+        """`mistudio words…` on a data folder; its process runs the code of `patches` before."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         order = {
@@ -87,7 +90,7 @@ class Nursery:
             "out": str(self.folder / "out.txt"),
             "err": str(self.folder / "err.txt"),
             "moments": str(self.folder / "moments.txt"),
-            "patch": patch,
+            "patches": list(patches),
         }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -232,8 +235,8 @@ def _child(order: dict[str, Any]) -> int:
     from mistudio import cli
 
     doom = _Doom(Fault(**order["fault"]), order["home"], order["moments"])
-    if order["patch"]:
-        exec(compile(order["patch"], "patch", "exec"), {})
+    for patch in order["patches"]:
+        exec(compile(patch, "patch", "exec"), {})
     doom.start()
     try:
         return cli.main(order["words"])

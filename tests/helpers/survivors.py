@@ -186,7 +186,6 @@ def survive(
     moments: int,
     rng: random.Random,
     kinds: tuple[str, ...],
-    patch: str = "",
 ) -> Survived:
     """Train, meet a fault of each kind at a random moment, go on; then go on to the end.
 
@@ -202,7 +201,7 @@ def survive(
             done(nursery.run(home, "jobs", "list"))
             break
         command = words if before is None else ("train", "resume", "last")
-        ended = nursery.run(home, *command, fault=fault, patch=patch)
+        ended = nursery.run(home, *command, fault=fault)
         # what is raised while a line is logged is shown by the log itself
         assert kind == "raise" or "Traceback" not in ended.err, ended.err
         assert ended.status == 0 or kind, f"{struck}: {ended.out}{ended.err}"

@@ -277,6 +277,29 @@ def test_vectors_of_any_model_are_imported_and_trained_on(
     assert again["weights_hash"] != result["weights_hash"]
 
 
+def test_vectors_that_are_no_numbers_are_left_out(studio: Studio, tmp_path: Path) -> None:
+    """In training, calibration and evaluation alike; what is learnt hardly suffers."""
+    found: list[float] = []
+    for name in ("clean", "broken"):
+        x = planted(6000)
+        if name == "broken":
+            x[::100, 3], x[1::100], x[2::100] = np.nan, np.inf, 1e4 * x[2::100]
+        np.save(tmp_path / "x.npy", x)
+        path = str(tmp_path / "x.npy")
+        run(studio, "import_activations", ImportActivationsConfig(path=path, name=name))
+        config = TrainConfig(
+            activations=name, width=48, k=4, tokens=64 * 200, batch=64, window=2048,
+            learning_rate=3e-3,
+        )  # fmt: skip
+        report = RecordingReporter()
+        figures = SAES.get(studio.db(), run(studio, "train", config, report)["sae"]).evaluation
+        found.append((figures or {})["ev"])
+    told = " ".join(str(e.values["sentence"]) for e in report.events if e.kind == "note")
+    assert "tokens whose activations were not finite" in told
+    assert "tokens whose activations were far larger than usual" in told
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
 def test_vectors_that_cannot_be_used_are_refused(studio: Studio, tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros(7, dtype=np.float32))
     np.save(tmp_path / "ids.npy", np.zeros((7, 3), dtype=np.int64))

@@ -19,8 +19,10 @@ from mistudio.ml.activations.masking import default_forward_batch, iterate_rows,
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.readers import Take
 from mistudio.ml.activations.statistics import (
+    OneHook,
     StatisticsSettings,
     StreamStatistics,
+    measure_hooks,
     reference_statistics,
 )
 from mistudio.ml.activations.stream import ActivationStream, open_stream
@@ -86,6 +88,25 @@ def test_statistics_prefer_calibration_text(setup: Setup) -> None:
     settings = StatisticsSettings(min_tokens=kept - 40, forward_batch=1)
     few = reference_statistics(setup.capture, setup.tokens, settings)
     assert kept - 40 <= few.n_tokens <= kept
+
+
+def test_statistics_of_rows_that_do_not_fit_are_measured_fewer_at_a_time(setup: Setup) -> None:
+    class Small(OneHook):
+        most = 3
+
+        def read(self, table: RowTable, rows: np.ndarray, take: Take) -> None:
+            if len(rows) > self.most:
+                raise OutOfMemory("too much")
+            super().read(table, rows, take)
+
+    reader = Small(setup.capture)
+    settings = StatisticsSettings(forward_batch=16)
+    found = measure_hooks(reader, setup.tokens, reader.points, settings)[reader.points[0]]
+    assert found.n_tokens == setup.statistics.n_tokens
+    assert found.variance == pytest.approx(setup.statistics.variance, rel=1e-6)
+    Small.most = 0
+    with pytest.raises(OutOfMemory):
+        measure_hooks(reader, setup.tokens, reader.points, settings)
 
 
 def test_statistics_survive_json(setup: Setup) -> None:

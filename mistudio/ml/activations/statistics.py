@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mistudio.core.control import JobControl
-from mistudio.core.errors import InvalidInput
+from mistudio.core.errors import InvalidInput, OutOfMemory
 from mistudio.core.events import Reporter
 from mistudio.ml.activations.capture import Capture, check_ids
 from mistudio.ml.activations.masking import REASONS, RowBatch, default_forward_batch, keep_mask
@@ -137,7 +137,10 @@ class OneHook:
 def _read(
     reader: RowReader, table: RowTable, settings: StatisticsSettings, control: JobControl | None
 ) -> Iterator[dict[HookPoint, RowBatch]]:
-    """Activations and masks of the rows to measure, in a fixed random order."""
+    """Activations and masks of the rows to measure, in a fixed random order.
+
+    Rows that do not fit into memory are read fewer at a time from then on.
+    """
     rng = np.random.default_rng(0)
     rows = np.concatenate(
         [
@@ -147,7 +150,8 @@ def _read(
     )
     rows = rows[reader.holds(table, rows)]
     size = settings.forward_batch or default_forward_batch(table.context)
-    for low in range(0, len(rows), size):
+    low = 0
+    while low < len(rows):
         if control is not None:
             control.check()
         chosen = rows[low : low + size]
@@ -165,7 +169,14 @@ def _read(
             )
             found[reader.points[i]] = RowBatch(chosen, x_BSD, kept.keep_BS, kept.dropped)
 
-        reader.read(table, chosen, take)
+        try:
+            reader.read(table, chosen, take)
+        except OutOfMemory:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        low += len(chosen)
         yield found
 
 
