@@ -103,6 +103,7 @@ def test_a_training_pauses_at_the_limit_and_goes_on_when_it_is_cooler(
 ) -> None:
     heats = iter([82.0, 90.0])
     defaults = ThermalGuard.__init__.__kwdefaults__
+    assert defaults is not None
     monkeypatch.setitem(defaults, "read", lambda: next(heats, 60.0))
     monkeypatch.setitem(defaults, "clock", itertools.count(step=3).__next__)
     studio, report = tiny_studio(tmp_path), RecordingReporter()
