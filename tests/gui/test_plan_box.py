@@ -118,8 +118,8 @@ def test_bare_vectors_are_planned(qtbot: Any, desk: Desk, tmp_path: Path) -> Non
     again(qtbot, desk, form, activations=made["activations"])
     found = form.plan.plan
     assert found is not None
-    assert "Language model 0 B" in form.plan.items.text()
-    assert "SAE 25" in form.plan.items.text()  # 32 bytes × 48 × 16,384
+    # 32 bytes × 48 × 16,384, and 72 for each latent
+    assert form.plan.items.text().startswith("SAE 26.3 MB + ")
     assert form.plan.measure.isHidden()
     assert form.start_button.isEnabled()
     FREE["bytes"] = round(found.total * 0.5)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+
+import pytest
 
 from mistudio.core.control import EndsTurn, JobControl, Request
 from mistudio.core.events import RecordingReporter
 from mistudio.core.paths import Paths
 from mistudio.jobs.thermal_guard import ThermalGuard, limit_of
+from mistudio.store.tables import TRAININGS
 from mistudio.system import gpu
+from tests.helpers.studio import tiny_studio, tiny_training
 
 
 class Machine:
@@ -91,3 +96,27 @@ def test_the_hotter_of_gpu_and_machine_counts(monkeypatch) -> None:  # type: ign
         assert gpu.hottest() == expected
     monkeypatch.setattr(gpu, "temperature", lambda: None)
     assert gpu.hottest() is None
+
+
+def test_a_training_pauses_at_the_limit_and_goes_on_when_it_is_cooler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heats = iter([82.0, 90.0])
+    defaults = ThermalGuard.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "read", lambda: next(heats, 60.0))
+    monkeypatch.setitem(defaults, "clock", itertools.count(step=3).__next__)
+    studio, report = tiny_studio(tmp_path), RecordingReporter()
+    studio.paths.settings.write_text(json.dumps({"pause_at_c": 85}))
+    try:
+        result = studio.run_now("train", tiny_training(), report, JobControl())
+        assert result["status"] == "paused"
+        told = notes(report)
+        assert "The machine is at 82 °C." in told
+        assert any("90 °C reaches the limit of 85 °C" in sentence for sentence in told)
+        row = TRAININGS.select(studio.db())[0]
+        assert row.status == "paused"
+        studio.execute(studio.resume_training(row.id))
+        assert TRAININGS.get(studio.db(), row.id).status == "completed"
+    finally:
+        studio.close()

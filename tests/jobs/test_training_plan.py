@@ -23,6 +23,8 @@ from mistudio.ml.training.checkpoint import newest_checkpoint
 from mistudio.ml.training.keeping import read_values
 from mistudio.ml.training.plan_formulas import Room
 from mistudio.store.tables import DATASETS, TOKENIZATIONS, TRAININGS
+from mistudio.system import budget
+from mistudio.system.gpu import GpuSample
 from tests.helpers.studio import new_studio, run, tiny_studio, tiny_training
 from tests.helpers.tiny import STORIES
 
@@ -60,6 +62,30 @@ def test_plan_check_and_probe(tmp_path: Path, monkeypatch: Any) -> None:
             training_plan.check_training(studio, [config])
         with pytest.raises(OutOfMemory, match="does not fit into memory"):
             studio.run_now("probe_training", config, _silent(), JobControl())
+    finally:
+        studio.close()
+
+
+def test_a_gpu_that_shares_the_memory_is_planned_against_it(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    studio = tiny_studio(tmp_path)
+    seen = GpuSample("Orin", None, None, None, 60.0, shared_memory=True)
+    left = [budget.Budget(3 * GB, 8 * GB)]
+    try:
+        monkeypatch.setattr(budget, "memory_budget", lambda: left[0])
+        monkeypatch.setattr(training_plan, "memory_budget", lambda: left[0])
+        monkeypatch.setattr(budget, "_look", lambda: seen)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        room = training_plan.room_of(studio)
+        assert (room.device, room.shared) == ("cuda", True)
+        assert (room.free, room.total) == (3 * GB + studio.models.held_bytes, 8 * GB)
+        large = tiny_training(width=262_144)
+        found = training_plan.check_training(studio, [large])
+        assert (found.free, found.verdict) == (room.free, "fits")
+        left[0] = budget.Budget(found.total // 2, 8 * GB)
+        with pytest.raises(OutOfMemory, match="does not fit into memory"):
+            training_plan.check_training(studio, [large])
     finally:
         studio.close()
 
@@ -145,7 +171,7 @@ def test_vectors_without_a_model_are_planned_by_their_width(tmp_path: Path) -> N
         made = run(studio, "import_activations", ImportActivationsConfig(path=str(path), name="v"))
         config = TrainConfig(activations=made["activations"], width=4096, batch=256)
         found = training_plan.plan_training(studio, [config])
-        assert {item.name: item.bytes for item in found.items}["Language model"] == 0
+        assert "Language model" not in [item.name for item in found.items]
         state = {item.name: item.bytes for item in found.items}["SAE"]
         assert state == pytest.approx(32 * 48 * 4096, rel=0.1)
         training_plan.check_training(studio, [config])

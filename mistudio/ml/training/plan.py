@@ -103,7 +103,7 @@ def memory_items(
     finished = sum(formulas.finished_bytes(member, d) for member in members)
     measuring = max(formulas.evaluation_bytes(m, d, model, context, room) for m in members)
     largest = max(phases, key=lambda name: phases[name])
-    items = [Item("Language model", model.weight_bytes)]
+    items = [Item("Language model", model.weight_bytes)] if model.weight_bytes else []
     if room.program:
         items.insert(0, Item("Program", room.program, "libraries that are not loaded yet"))
     several = len(members) > 1
