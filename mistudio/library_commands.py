@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mistudio.commands import finish_here, run_job, with_signals
 from mistudio.console import Console
@@ -60,12 +61,22 @@ def sae_import(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Add an SAE of this machine's files, or of a repository of the Hub."""
     if Path(arguments.path).suffix in _WEIGHTS or not is_repository(arguments.path):
         config: Config = from_arguments(configs.ImportSaeConfig, arguments)
-        console.result(run_job(studio, console, "import_sae", config))
+        console.result(_import_sae(studio, console, "import_sae", config))
         return
     arguments.folder = getattr(arguments, "folder", None) or place_in_address(arguments.path)
     _name_repository(arguments)
     config = from_arguments(configs.DownloadSaeConfig, arguments)
-    console.result(run_job(studio, console, "download_sae", config))
+    console.result(_import_sae(studio, console, "download_sae", config))
+
+
+def _import_sae(studio: Studio, console: Console, kind: str, config: Config) -> dict[str, Any]:
+    """Import an SAE and measure it; figures of the measurement stand with what was imported."""
+    added = run_job(studio, console, kind, config)
+    if "next" not in added:
+        return added
+    following = added.pop("next")
+    told = with_signals(lambda c: studio.finish_now(following, console, c), hold=False)
+    return {**added, **{key: told[key] for key in ("ev", "l0", "n", "doubt")}}
 
 
 def _name_repository(arguments: Arguments) -> None:

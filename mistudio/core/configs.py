@@ -72,6 +72,13 @@ class SaePlaceConfig(Config):
         "What a transcoder gives; empty takes what the file says.",
         choices=("", *HOOKS),
     )
+    measure: bool = option(
+        True,
+        "Measure it at once",
+        "Measure it on 2,048 held-out tokens of the newest text that is tokenised for its model, "
+        "which shows a wrong hook, scale or format.",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)

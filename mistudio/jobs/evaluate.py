@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import write_json
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # Reconstruction is measured on all tokens; the language model's loss takes three whole forward
 # passes with logits, so fewer tokens must do (their number is told as ce_n).
 LOSS_TOKENS = 32_768
+LITTLE = 0.3  # explained variance below which an imported SAE is doubted
 
 
 def prepare(studio: Studio, config: EvaluateConfig) -> None:
@@ -39,7 +41,23 @@ def run(ctx: JobContext, config: EvaluateConfig) -> Result:
     tokens = text_for(ctx, row, model, config.dataset)
     figures = measure(ctx, row, model, tokens, config.tokens)
     keep(ctx.studio, row, figures)
-    return {"sae": row.id, "tokenization": tokens.id, **figures}
+    doubt = doubt_of(figures) if row.origin == "imported" else ""
+    if doubt:
+        ctx.report.note(doubt, level="warning")
+    return {"sae": row.id, "tokenization": tokens.id, "doubt": doubt, **figures}
+
+
+def doubt_of(figures: Mapping[str, Any]) -> str:
+    """Why an imported SAE may be read wrongly, as a sentence; "" if its figures give no reason."""
+    explained, n = float(figures["ev"]), int(figures["n"])
+    if explained >= LITTLE:
+        return ""
+    worse = "less than the mean activation does" if explained < 0 else "little"
+    return (
+        f"This SAE explains {worse}: explained variance {explained:.3f} at L0 {figures['l0']:.1f} "
+        f"on {n:,} tokens. Its layer or hook may be another one, or the scale of its input, the "
+        "model or the format is not what it was trained for."
+    )
 
 
 def text_for(ctx: JobContext, row: SaeRow, model: ModelRow, dataset: str) -> TokenizationRow:

@@ -13,6 +13,7 @@ from mistudio.core.atomic import directory_bytes, fsync_path, sha256_file, write
 from mistudio.core.configs import (
     HOOKS,
     TRANSCODER_INPUTS,
+    EvaluateConfig,
     ExportSaeConfig,
     ImportSaeConfig,
     SaePlaceConfig,
@@ -23,12 +24,13 @@ from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import ModelRow, SaeRow
-from mistudio.store.tables import MODELS, SAES, TRAININGS
+from mistudio.store.tables import MODELS, SAES, TOKENIZATIONS, TRAININGS
 
 if TYPE_CHECKING:
     from mistudio.ml.sae.base import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
+CHECKED_TOKENS = 2048  # that an imported SAE is measured on at once
 # the last part of a module path below a block, as transformers' families name it
 SUBLAYERS = {
     "": "resid_post",
@@ -288,7 +290,25 @@ def add_from_files(
         "layer": layer,
         "hook": hook,
         **({"hook_out": hook_out} if sae.is_transcoder else {}),
+        **(_measured_next(ctx, row) if config.measure else {}),
     }
+
+
+def _measured_next(ctx: JobContext, row: SaeRow) -> Result:
+    """Queue a short measurement, which tells whether what was read can be right; {} without."""
+    if row.model_id is None or not is_placed(row):
+        return {}
+    texts = TOKENIZATIONS.select(
+        ctx.db, "model_id = ? AND status = 'ready'", [row.model_id], limit=1
+    )
+    if not texts:
+        ctx.report.note(
+            "It is not measured: no text is tokenised for its model yet. Tokenise one, then "
+            "evaluate the SAE to see whether its hook and scale are right."
+        )
+        return {}
+    check = EvaluateConfig(sae=row.id, dataset=texts[0].id, tokens=CHECKED_TOKENS)
+    return {"next": ctx.studio.submit("evaluate", check)}
 
 
 def _reads_before_gain(metadata: Mapping[str, Any]) -> bool:

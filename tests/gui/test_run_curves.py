@@ -16,6 +16,7 @@ from mistudio.core.config import to_dict
 from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.compare_runs import CompareRuns
+from mistudio.gui.tabs.training.metrics_pane import MetricsPane
 from mistudio.gui.tabs.training.reads import read_metrics, read_run
 from mistudio.gui.tabs.training.run_choices import differing, read_groups
 from mistudio.gui.tabs.training.run_metrics import RunMetricsPane
@@ -53,7 +54,12 @@ def pane_of(qtbot: Any, services: Services, row: TrainingRow) -> RunMetricsPane:
     qtbot.addWidget(pane)
     pane.resize(1200, 700)
     pane.show()
-    qtbot.waitUntil(lambda: len(pane.series) > 0 and len(pane.plots) == len(pane.shown_charts()))
+
+    def is_drawn() -> bool:
+        plots = [pane.plots.get(name) for name in pane.shown_charts()]
+        return len(pane.series) > 0 and all(plot and plot.isVisible() for plot in plots)
+
+    qtbot.waitUntil(is_drawn)
     return pane
 
 
@@ -63,11 +69,40 @@ def test_charts_are_chosen_and_remembered(qtbot: Any, services: Services) -> Non
     assert pane.shown_charts() == ["loss", "l0", "dead", "explained_variance"]
     qtbot.mouseClick(pane.toggles["learning_rate"], Qt.MouseButton.LeftButton)
     qtbot.mouseClick(pane.toggles["l0"], Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: "learning_rate" in pane.plots)
+    qtbot.waitUntil(
+        lambda: "learning_rate" in pane.plots and pane.plots["learning_rate"].isVisible()
+    )
     assert pane.plots["l0"].isHidden()
     assert pane.plots["learning_rate"].points("Learning rate")[1].tolist() == [1e-4] * 50
     again = pane_of(qtbot, services, row)
     assert again.shown_charts() == ["loss", "dead", "explained_variance", "learning_rate"]
+
+
+def test_making_and_drawing_a_chart_are_turns_of_their_own(
+    qtbot: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either takes so long that both at once are felt."""
+    turns: list[set[str]] = []
+
+    def told(owner: type, name: str, word: str) -> None:
+        known = getattr(owner, name)
+
+        def wrapped(self: Any, *arguments: Any) -> Any:
+            if word == "turn":
+                turns.append(set())
+            else:
+                turns[-1].add(word)
+            return known(self, *arguments)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    told(MetricsPane, "_draw_next", "turn")
+    told(MetricsPane, "_make", "make")
+    told(CurvePlot, "set_data", "draw")
+    pane_of(qtbot, services, measured(services))
+    assert turns.count({"make"}) == 4
+    assert turns.count({"draw"}) >= 4
+    assert {"make", "draw"} not in turns
 
 
 def test_the_axis_is_steps_tokens_or_time(qtbot: Any, services: Services) -> None:

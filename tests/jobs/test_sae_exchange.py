@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from mistudio.core.configs import EvaluateConfig, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.control import JobControl
 from mistudio.core.errors import StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.jobs import lookup
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_library import read_sae
-from mistudio.store.tables import SAES
+from mistudio.ml.formats.saelens import write_saelens
+from mistudio.store.tables import SAES, TOKENIZATIONS
 from tests.helpers.studio import run
 
 
@@ -78,3 +81,48 @@ def test_what_is_refused_leaves_neither_row_nor_files(trained: Studio, tmp_path:
             run(trained, "import_sae", ImportSaeConfig(path=str(tmp_path / path)))
     assert len(SAES.select(trained.db())) == rows
     assert sorted(trained.paths.home.rglob("*.safetensors")) == files
+
+
+def measured_next(studio: Studio, config: ImportSaeConfig) -> tuple[dict[str, object], str]:
+    """The result of the measurement that an import queues, and its warnings."""
+    added, report = run(studio, "import_sae", config), RecordingReporter()
+    found = studio.finish_now(str(added["next"]), report, JobControl())
+    notes = [e.values for e in report.events if e.kind == "note"]
+    return found, " ".join(str(n["sentence"]) for n in notes if n["level"] == "warning")
+
+
+def test_an_imported_sae_is_measured_and_doubted_where_it_reads_the_wrong_thing(
+    trained: Studio, tmp_path: Path
+) -> None:
+    first = lookup.sae(trained, "last")
+    ours = (first.evaluation or {})["ev"]
+    assert ours > 0.4
+    right, wrong = str(tmp_path / "right"), str(tmp_path / "wrong")
+    run(trained, "export_sae", ExportSaeConfig(out=right))
+    found, warned = measured_next(trained, ImportSaeConfig(path=right, name="right"))
+    assert found["ev"] == pytest.approx(ours, abs=0.1)
+    assert (found["doubt"], warned) == ("", "")
+    assert 500 < found["n"] <= 2048
+    row = SAES.named(trained.db(), "right")
+    assert (row.evaluation or {})["n"] == found["n"]
+    # as if the scale of its input had been left out
+    sae = read_sae(trained, first)
+    write_saelens(Path(wrong), replace(sae, W_enc_DF=sae.W_enc_DF * 30), {})
+    found, warned = measured_next(trained, ImportSaeConfig(path=wrong))
+    assert found["ev"] < 0
+    assert warned == found["doubt"]
+    assert "less than the mean activation does" in warned
+    # or the hook were another one
+    place = ImportSaeConfig(path=right, layer=3, hook="attn_out")
+    assert "may be another one" in measured_next(trained, place)[1]
+
+
+def test_what_cannot_be_measured_at_once_is_only_imported(trained: Studio, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    run(trained, "export_sae", ExportSaeConfig(out=out))
+    assert "next" not in run(trained, "import_sae", ImportSaeConfig(path=out, measure=False))
+    for text in TOKENIZATIONS.select(trained.db()):
+        TOKENIZATIONS.update(trained.db(), text.id, status="error")
+    report = RecordingReporter()
+    assert "next" not in run(trained, "import_sae", ImportSaeConfig(path=out), report)
+    assert any("It is not measured" in str(event.values) for event in report.events)

@@ -77,13 +77,8 @@ class Chart(QWidget):
         self.plot.setMinimumHeight(appearance().px(140))
         self.plot.setAccessibleName(title)
         self._model = NumbersModel(self)
-        self._table = QTableView()
-        self._table.setModel(self._model)
-        self._table.verticalHeader().hide()
-        self._table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self._pages = QStackedWidget()
         self._pages.addWidget(self.plot)
-        self._pages.addWidget(self._table)
         self.title = label(title, "label")
         self._legend = label("", "small")
         self._legend.setTextFormat(Qt.TextFormat.RichText)
@@ -140,8 +135,18 @@ class Chart(QWidget):
 
     def _show_table(self, on: bool) -> None:
         if on:
+            if self._pages.count() == 1:
+                self._pages.addWidget(self._make_table())
             self._fill_table()
         self._pages.setCurrentIndex(1 if on else 0)
+
+    def _make_table(self) -> QTableView:
+        """The table, which few look at and which takes as long to make as half a plot."""
+        table = QTableView()
+        table.setModel(self._model)
+        table.verticalHeader().hide()
+        table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        return table
 
     def _is_table(self) -> bool:
         return self._pages.currentIndex() == 1

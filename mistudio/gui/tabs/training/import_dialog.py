@@ -28,7 +28,7 @@ from mistudio.gui.widgets.library_choice import LibraryChoice
 if TYPE_CHECKING:
     from mistudio.jobs.sae_pages import SaeRepoPage
 
-_PLACED = ("name", "model", "layer", "hook", "hook_out")
+_PLACED = ("name", "model", "layer", "hook", "hook_out", "measure")
 _ABOUT = (
     "SAELens, dictionary_learning, sparsify, Gemma Scope 1 and 2, Llama Scope and circuit-tracer "
     "are told apart by their files. Name the model, layer or hook where the files do not."

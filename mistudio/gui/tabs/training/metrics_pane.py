@@ -33,6 +33,7 @@ from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import WheelGuard
 from mistudio.gui.widgets.plots import CurvePlot
 
+APART_MS = 20  # between two charts, so that the last one is painted in a turn of its own
 LONG = 20_000  # rows, from which on a turn of the event loop draws one chart only
 
 
@@ -51,7 +52,7 @@ class MetricsPane(QWidget):
         self._waiting: list[Curve] = []  # charts that are yet to be drawn
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
+        self._soon.setInterval(APART_MS)
         self._soon.timeout.connect(self._draw_next)
         self.charts = QWidget()
         self._grid = QGridLayout(self.charts)
@@ -100,13 +101,14 @@ class MetricsPane(QWidget):
         for plot in self.plots.values():
             self._grid.removeWidget(plot)
             plot.hide()
+        # the places have their size before their charts come, so that none is painted twice
+        self._grid.setColumnStretch(0, 1)
+        self._grid.setColumnStretch(1, int(len(self.shown_charts()) > 1))
         self._on_arranged()
         self._draw_if_seen()
 
     def _place(self, column: str) -> CurvePlot:
-        """The chart of a column in its place; it is made when it is first drawn."""
-        if column not in self.plots:
-            self.plots[column] = self._make(next(c for c in CURVES if c.column == column))
+        """The chart of a column in its place."""
         plot, place = self.plots[column], self.shown_charts().index(column)
         if self._grid.indexOf(plot) < 0:
             self._grid.addWidget(plot, place // 2, place % 2)
@@ -117,7 +119,7 @@ class MetricsPane(QWidget):
         """The choice of charts has changed."""
 
     def _make(self, curve: Curve) -> CurvePlot:
-        plot = CurvePlot(curve.title, AXES[self.tools.axis()], digits=curve.digits)
+        plot = CurvePlot(curve.title, AXES[self.tools.axis()], self.charts, digits=curve.digits)
         self._set_curves(plot, curve)
         plot.plot.setMinimumHeight(appearance().px(170))
         plot.plot.setToolTip("Drag to pan, drag with the right button to zoom")
@@ -212,10 +214,14 @@ class MetricsPane(QWidget):
 
     @Slot()
     def _draw_next(self) -> None:
-        """Draw one chart and leave the rest to the next turn of the event loop."""
+        """Make or draw one chart; the rest is left to later turns of the event loop."""
         if not self._waiting:
             return
-        curve = self._waiting.pop(0)
+        if (curve := self._waiting[0]).column not in self.plots:
+            self.plots[curve.column] = self._make(curve)
+            self._soon.start()
+            return
+        self._waiting.pop(0)
         plot, values = self._place(curve.column), self.values(curve.column)
         xs = axis_of(self.series, self.tools.axis())
         if len(xs) and not np.isfinite(xs[[0, -1]]).all():
