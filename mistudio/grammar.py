@@ -11,6 +11,7 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    run_configs,
     sweep_configs,
     training_configs,
     training_rules,
@@ -94,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         "resume",
         "train_resume",
         "go on with a paused or interrupted training",
-        training_configs.ResumeConfig,
+        run_configs.ResumeConfig,
         "training",
     )
     about = "go on from a checkpoint of a run, as a new run with full state"
@@ -219,7 +220,7 @@ def _checkpoint_verbs(command: Any, verbs: Any) -> None:
     made.add_argument("--every", type=int, help="steps between checkpoints; 0: only the last")
     made.add_argument("--preview", action="store_true", help="only say what would go")
     about = "put the SAE of a checkpoint into the library"
-    config = training_configs.WriteSaeConfig
+    config = run_configs.WriteSaeConfig
     command(verbs, "write-sae", "write_sae", about, config, "training")
 
 

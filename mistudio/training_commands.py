@@ -12,7 +12,8 @@ from mistudio.console import Console
 from mistudio.core.config import from_arguments, settings_of
 from mistudio.core.errors import InUse, InvalidInput
 from mistudio.core.retention import RetentionConfig
-from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
+from mistudio.core.run_configs import WriteSaeConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import format_bytes
 from mistudio.jobs import checkpoints, metric_files
 from mistudio.jobs.runner import Studio

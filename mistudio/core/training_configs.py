@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.configs import ENCODERS, HOOKS, TRANSCODER_INPUTS
 from mistudio.core.errors import InvalidInput
+from mistudio.core.training_checks import doubts, violations
 from mistudio.core.training_rules import (
     ARCHITECTURES,
-    IN_BLOCK,
     INPUT_NORMS,
     JUMPRELU_PENALTIES,
-    LEAST_MICRO_BATCH,
-    LEAST_NESTED,
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
-    TRANSCODER_ARCHITECTURES,
     aims_at_k,
     decays,
     is_dense,
@@ -31,7 +28,6 @@ from mistudio.core.training_rules import (
     is_transcoder,
     keeps_k,
     keeps_moments,
-    no_transcoder,
     reads_a_model,
 )
 
@@ -477,39 +473,11 @@ class TrainConfig(Config):
         return self.target_l0 or None
 
     def check(self) -> Iterable[Violation]:
-        try:
-            named = [name for name, _ in self.mixture]
-        except InvalidInput as error:
-            yield Violation("more_datasets", error.sentence)
-        else:
-            if len(set(named)) < len(named):
-                yield Violation("more_datasets", "A dataset is named twice.")
-        if aims_at_k(self) and self.k > self.width:
-            yield Violation("k", f"k is {self.k:,} but the SAE has {self.width:,} latents.")
-        if is_steered_to_l0(self) and self.target_l0 > self.width:
-            yield Violation(
-                "target_l0",
-                f"Target L0 is {self.target_l0:,g} but the SAE has {self.width:,} latents.",
-            )
-        if is_nested(self):
-            yield from self._group_violations()
-        if is_transcoder(self):
-            if self.architecture not in TRANSCODER_ARCHITECTURES:
-                yield Violation("architecture", no_transcoder(self.architecture))
-            if IN_BLOCK.index(self.hook_in) > IN_BLOCK.index(self.hook_out):
-                yield Violation(
-                    "hook_out",
-                    f"{self.hook_out} is computed before {self.hook_in}, so that nothing of it can "
-                    "be predicted; choose a later one.",
-                )
-        if self.continue_from and self.init_from:
-            yield Violation("init_from", "A run continues another one or starts from an SAE.")
-        if 0 < self.micro_batch < LEAST_MICRO_BATCH:
-            yield Violation(
-                "micro_batch", f"A micro-batch has at least {LEAST_MICRO_BATCH} tokens; 0 is off."
-            )
-        if self.window < self.batch:
-            yield Violation("window", "The shuffle window must hold at least one batch.")
+        return violations(self)
+
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant, as sentences."""
+        return doubts(self)
 
     @property
     def holds_unit_decoder(self) -> bool:
@@ -523,50 +491,3 @@ class TrainConfig(Config):
         Raises `ValueError` for text that is no list of whole numbers.
         """
         return tuple(int(part) for part in self.group_sizes.replace(" ", "").split(",") if part)
-
-    def _group_violations(self) -> Iterable[Violation]:
-        try:
-            groups = self.groups
-        except ValueError:
-            yield Violation("group_sizes", "Write group sizes as whole numbers: 256,1024,4096.")
-            return
-        if not groups and self.width < LEAST_NESTED:
-            yield Violation("width", f"A Matryoshka SAE needs at least {LEAST_NESTED} latents.")
-        rising = all(a < b for a, b in zip((0, *groups), groups, strict=False))
-        if groups and not (rising and groups[-1] == self.width):
-            yield Violation(
-                "group_sizes",
-                f"Group sizes must rise and end with the number of latents, {self.width:,}.",
-            )
-
-    def warnings(self) -> list[str]:
-        """What is allowed but probably not meant, as sentences."""
-        found: list[str] = []
-        if is_transcoder(self) and self.hook_in == self.hook_out:
-            if self.encoder == "skip_transcoder":
-                found.append(
-                    f"The skip transcoder reads and gives {self.hook_in}: its skip connection "
-                    "alone can copy the activations, so that the latents may learn nothing."
-                )
-            else:
-                found.append(
-                    f"The transcoder reads and gives {self.hook_in}: it is a sparse autoencoder "
-                    "that does not subtract its decoder bias first."
-                )
-        return found
-
-
-@dataclass(frozen=True)
-class ResumeConfig(Config):
-    """Go on with a paused or interrupted training from its newest checkpoint."""
-
-    training: str = option("last", "Training", "Id of a training, or last.", required=True)
-
-
-@dataclass(frozen=True)
-class WriteSaeConfig(Config):
-    """Put the SAE of a checkpoint into the library."""
-
-    training: str = option("last", "Training", "Id or name of a training, or last.", required=True)
-    step: int = option(-1, "Step", "Step of the checkpoint; -1 takes the newest.", minimum=-1)
-    name: str = option("", "Name", "How the SAE is called; empty makes one from the run's name.")

@@ -12,7 +12,8 @@ from mistudio.core.atomic import directory_bytes, write_json
 from mistudio.core.config import from_dict, settings_of, validate
 from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.retention import DEFAULT_CAP, RetentionConfig
-from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
+from mistudio.core.run_configs import WriteSaeConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result

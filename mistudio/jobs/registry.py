@@ -9,6 +9,7 @@ from mistudio.core import (
     configs,
     dataset_configs,
     model_configs,
+    run_configs,
     sweep_configs,
     training_configs,
 )
@@ -190,7 +191,7 @@ JOB_KINDS: dict[str, JobKind] = {
             "write_sae",
             "gpu",
             "Write SAE of",
-            training_configs.WriteSaeConfig,
+            run_configs.WriteSaeConfig,
             checkpoints.run_write_sae,
             checkpoints.prepare_write_sae,
             subject="training",

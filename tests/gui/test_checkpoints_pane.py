@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PySide6.QtWidgets import QApplication
 
-from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
+from mistudio.core.run_configs import WriteSaeConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training import checkpoints_pane, retention_row
 from mistudio.gui.tabs.training.checkpoints_pane import CheckpointsPane

@@ -15,7 +15,7 @@ from mistudio.cli import main
 from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
 from mistudio.core.paths import Paths
 from mistudio.core.retention import RetentionConfig
-from mistudio.core.training_configs import WriteSaeConfig
+from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.jobs import checkpoints
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings

@@ -9,7 +9,8 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.errors import StudioError
-from mistudio.core.training_configs import TrainConfig, WriteSaeConfig
+from mistudio.core.run_configs import WriteSaeConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import format_bytes, format_count, format_decimal
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
