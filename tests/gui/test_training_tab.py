@@ -32,7 +32,7 @@ from mistudio.gui.tabs.training.series import MetricSeries, smoothed
 from mistudio.gui.theme import appearance
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
-from mistudio.store.tables import JOBS, SAES, TRAININGS
+from mistudio.store.tables import FEATURE_SETS, JOBS, SAES, TRAININGS
 from tests.gui.training_world import (
     EVALUATION,
     ScriptedSource,
@@ -513,14 +513,14 @@ def test_library_lists_sorts_searches(qtbot: Any, desk: Desk) -> None:
     add_sae(db, desk.world, "gamma", origin="imported", model_id=None)
     tab = shown(qtbot, desk)
     tab.show_view(1)
-    qtbot.waitUntil(lambda: texts(tab, 0) == ["gamma", "beta", "alpha"])
+    qtbot.waitUntil(lambda: texts(tab, 1) == ["gamma", "beta", "alpha"])
     column = [c.title for c in tab.library.model.columns].index("EV")
     tab.library.table.horizontalHeader().setSortIndicator(column, Qt.SortOrder.DescendingOrder)
-    qtbot.waitUntil(lambda: texts(tab, 0) == ["beta", "alpha", "gamma"])
+    qtbot.waitUntil(lambda: texts(tab, 1) == ["beta", "alpha", "gamma"])
     assert texts(tab, column) == ["0.9000", "0.8123", "—"]
     tab.library.search.setText("imported gpt")
     tab.library.refresh()
-    qtbot.waitUntil(lambda: texts(tab, 0) == ["gamma"])
+    qtbot.waitUntil(lambda: texts(tab, 1) == ["gamma"])
 
 
 def texts(tab: TrainingTab, column: int) -> list[str]:
@@ -545,7 +545,7 @@ def test_library_actions_follow_the_selection(qtbot: Any, desk: Desk, monkeypatc
     module = "mistudio.gui.tabs.training.library_view.QInputDialog.getText"
     monkeypatch.setattr(module, lambda *_: (" two ", True))
     library.buttons["rename"].click()
-    qtbot.waitUntil(lambda: "two" in texts(tab, 0))
+    qtbot.waitUntil(lambda: "two" in texts(tab, 1))
     assert SAES.get(db, sae.id).name == "two"
     assert library.current().id == sae.id  # the selection outlives the refresh
 
@@ -557,16 +557,47 @@ def test_dead_latents_are_red_only_where_they_are_many(qtbot: Any, desk: Desk) -
     tab = shown(qtbot, desk)
     tab.select(sae=SAES.select(desk.db)[0].id)
     model = tab.library.model
-    qtbot.waitUntil(lambda: len(texts(tab, 0)) == 4 and "…" not in texts(tab, 0))
+    qtbot.waitUntil(lambda: len(texts(tab, 1)) == 4 and "…" not in texts(tab, 1))
     column = [c.title for c in model.columns].index("Dead")
     at = [model.index(line, column) for line in range(4)]
     drawn = {
         name: model.data(place, Qt.ItemDataRole.ForegroundRole)
-        for name, place in zip(texts(tab, 0), at, strict=True)
+        for name, place in zip(texts(tab, 1), at, strict=True)
     }
     red = appearance().colors.role("red")
     assert {name for name, color in drawn.items() if color is not None} == {"many"}
     assert drawn["many"].name() == QColor(red).name()
+
+
+def test_stars_and_feature_sets_of_the_library(
+    qtbot: Any, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown_folders: list[str] = []
+    module = "mistudio.gui.tabs.training.library_view.QDesktopServices.openUrl"
+    monkeypatch.setattr(module, lambda url: shown_folders.append(url.toLocalFile()))
+    plain, used = (add_sae(desk.db, desk.world, name) for name in ("plain", "used"))
+    for _ in range(2):
+        FEATURE_SETS.insert(desk.db, sae_id=used.id, status="ready")
+    tab = shown(qtbot, desk)
+    tab.select(sae=plain.id)
+    library, columns = tab.library, [c.title for c in tab.library.model.columns]
+    qtbot.waitUntil(lambda: set(texts(tab, 1)) == {"plain", "used"})
+    counts = dict(zip(texts(tab, 1), texts(tab, columns.index("Sets")), strict=True))
+    assert counts == {"plain": "0", "used": "2"}
+    place = library.model.position(plain.id)
+    library.table.clicked.emit(library.model.index(place, 1))  # a click beside the star
+    library.table.clicked.emit(library.model.index(place, 0))
+    qtbot.waitUntil(lambda: "★" in texts(tab, 0))
+    assert SAES.get(desk.db, plain.id).is_favorite
+    library.model.sort_requested.emit("star", True)
+    qtbot.waitUntil(lambda: texts(tab, 1) == ["plain", "used"])
+    assert texts(tab, 0) == ["★", "☆"]
+    qtbot.waitUntil(lambda: library.buttons["star"].text() == "Unstar")
+    library.buttons["star"].click()
+    qtbot.waitUntil(lambda: texts(tab, 0) == ["☆", "☆"])
+    assert not SAES.get(desk.db, plain.id).is_favorite
+    library.buttons["folder"].click()
+    assert shown_folders == [str(desk.services.studio.paths.absolute(plain.path))]
 
 
 def test_forms_of_the_library_submit_their_jobs(qtbot: Any, desk: Desk, monkeypatch: Any) -> None:
@@ -691,7 +722,7 @@ def test_two_chosen_saes_are_compared(qtbot: Any, desk: Desk) -> None:
     tab = shown(qtbot, desk)
     tab.show_view(1)
     library = tab.library
-    qtbot.waitUntil(lambda: texts(tab, 0) == ["gamma", "beta", "alpha"])
+    qtbot.waitUntil(lambda: texts(tab, 1) == ["gamma", "beta", "alpha"])
     button = library.buttons["compare"]
     tab.select(sae=a.id)
     qtbot.waitUntil(lambda: library.buttons["details"].isEnabled())
@@ -817,4 +848,4 @@ def test_a_whole_training_in_the_tab(qtbot: Any, desk: Desk, tmp_path: Path) -> 
     row = TRAININGS.get(desk.db, card.run.training.id)
     assert card.tiles["ev"].value() == f"{row.latest_ev:.4f}"
     desk.services.publisher.publish("saes")
-    qtbot.waitUntil(lambda: len(texts(tab, 0)) == 1, timeout=5000)
+    qtbot.waitUntil(lambda: len(texts(tab, 1)) == 1, timeout=5000)

@@ -14,6 +14,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.jobs import lookup
+from mistudio.jobs.context import Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_library import read_sae
 from mistudio.ml.formats.saelens import write_saelens
@@ -83,7 +84,7 @@ def test_what_is_refused_leaves_neither_row_nor_files(trained: Studio, tmp_path:
     assert sorted(trained.paths.home.rglob("*.safetensors")) == files
 
 
-def measured_next(studio: Studio, config: ImportSaeConfig) -> tuple[dict[str, object], str]:
+def measured_next(studio: Studio, config: ImportSaeConfig) -> tuple[Result, str]:
     """The result of the measurement that an import queues, and its warnings."""
     added, report = run(studio, "import_sae", config), RecordingReporter()
     found = studio.finish_now(str(added["next"]), report, JobControl())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PySide6.QtCore import QItemSelectionModel, QTimer, Slot
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, QTimer, QUrl, Slot
+from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QInputDialog,
@@ -26,6 +27,7 @@ from mistudio.gui.tabs.training.sae_forms import evaluate_form, export_form
 from mistudio.gui.tabs.training.sae_rows import COLUMNS, sae_ids, sae_rows
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, row
+from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import SearchField
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
 from mistudio.jobs.deletion import delete_sae
@@ -62,6 +64,8 @@ class LibraryView(QWidget):
             "features": button("Find features", self.find_features, icon="bolt"),
             "steer": button("Steer", self.steer, icon="sliders"),
             "export": button("Export", self.export, icon="upload"),
+            "star": button("Star", self.star, icon="star"),
+            "folder": button("Show folder", self.show_folder, icon="folder"),
             "delete": button("Delete", self.delete, icon="trash"),
         }
         self.import_button = button("Import", self.import_sae, variant="primary", icon="download")
@@ -83,7 +87,9 @@ class LibraryView(QWidget):
         self._pages.addWidget(self.table)
         self._pages.addWidget(self.empty)
         box.addWidget(self._pages, 1)
-        box.addLayout(row(*self.buttons.values(), None))
+        actions = QWidget()
+        actions.setLayout(FlowRow(*self.buttons.values()))
+        box.addWidget(actions)
 
     def _connect(self) -> None:
         self._soon.timeout.connect(self.refresh)
@@ -93,6 +99,7 @@ class LibraryView(QWidget):
         self.table.chosen.connect(self._on_chosen)
         self.table.selectionModel().selectionChanged.connect(self._on_selection)
         self.table.opened.connect(self.details)
+        self.table.clicked.connect(self._on_clicked)
         self._services.publisher.changed.connect(self._on_published)
 
     @Slot()
@@ -188,6 +195,8 @@ class LibraryView(QWidget):
                 found.setToolTip("Its model is not in the library; import it, then the SAE again")
             else:
                 found.setToolTip("")
+        starred = sae is not None and sae.is_favorite
+        self.buttons["star"].setText("Unstar" if starred else "Star")
 
     @Slot(str, bool)
     def _on_sort(self, key: str, descending: bool) -> None:
@@ -248,6 +257,23 @@ class LibraryView(QWidget):
         if (sae := self.current()) is not None:
             self._services.open_tab("Steering", sae=sae.id)
 
+    def star(self) -> None:
+        """Give the SAE a star, or take it away."""
+        if (sae := self.current()) is not None:
+            sae_id, on = sae.id, not sae.is_favorite
+            self._services.query.ask(lambda db: _star(db, sae_id, on), self._on_renamed)
+
+    @Slot(QModelIndex)
+    def _on_clicked(self, index: QModelIndex) -> None:
+        if self.model.columns[index.column()].sort_key == "star":
+            self.star()
+
+    def show_folder(self) -> None:
+        """Open the folder of its files in the system's file manager."""
+        if (sae := self.current()) is not None:
+            folder = self._services.studio.paths.absolute(sae.path)
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
+
     def export(self) -> None:
         """Write it to a folder."""
         if (sae := self.current()) is not None:
@@ -261,6 +287,11 @@ class LibraryView(QWidget):
         """Ask, then delete it with its features."""
         if (sae := self.current()) is not None:
             self._deleter.ask(sae.id)
+
+
+def _star(db: Any, sae_id: str, on: bool) -> str:
+    SAES.update(db, sae_id, is_favorite=on)
+    return sae_id
 
 
 def _rename(db: Any, sae_id: str, name: str) -> str:

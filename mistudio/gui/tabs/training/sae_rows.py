@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ def _measured(key: str) -> str:
 
 
 SORTS = {
+    "star": "is_favorite",
+    "sets": "(SELECT count(*) FROM feature_sets WHERE sae_id = saes.id)",
     "name": "lower(name)",
     "origin": "origin",
     "architecture": "architecture || encoder_type",
@@ -53,11 +56,26 @@ def sae_ids(db: Any, words: str, sort: str, descending: bool) -> list[str]:
     return [row["id"] for row in db.query(sql, words.lower().split())]
 
 
-def sae_rows(db: Any, ids: np.ndarray | Sequence[str]) -> list[SaeRow | None]:
+@dataclass(frozen=True, kw_only=True)
+class LibrarySae(SaeRow):
+    """An SAE with how many feature sets were made of it."""
+
+    feature_sets: int = 0
+
+
+def sae_rows(db: Any, ids: np.ndarray | Sequence[str]) -> list[LibrarySae | None]:
     """The rows of ids, in that order; None for one that is gone."""
     wanted = [str(one) for one in ids]
     marks = ", ".join("?" for _ in wanted)
-    found = {row.id: row for row in SAES.select(db, f"id IN ({marks})", wanted)}
+    counted = db.query(
+        f"SELECT sae_id, count(*) AS n FROM feature_sets WHERE sae_id IN ({marks}) GROUP BY sae_id",
+        wanted,
+    )
+    sets = {row["sae_id"]: int(row["n"]) for row in counted}
+    found = {
+        row.id: LibrarySae(**vars(row), feature_sets=sets.get(row.id, 0))
+        for row in SAES.select(db, f"id IN ({marks})", wanted)
+    }
     return [found.get(one) for one in wanted]
 
 
@@ -87,21 +105,38 @@ def _alarm(row: SaeRow) -> str:
 
 
 COLUMNS = (
+    Column(
+        "★",
+        lambda r: "★" if r.is_favorite else "☆",
+        "star",
+        44,
+        role=lambda r: "yellow" if r.is_favorite else "muted",
+        tip=lambda r: "Take the star away" if r.is_favorite else "Star it",
+        help="Starred SAEs",
+    ),
     Column("Name", lambda r: r.name, "name", tip=lambda r: f"{r.name} · {r.id}"),
-    Column("Origin", lambda r: r.origin, "origin", 88),
-    Column("Architecture", _kind, "architecture", 160, tip=_kind),
-    Column("Model", lambda r: r.model_name or EM_DASH, "model", 116, tip=lambda r: r.model_name),
-    Column("Layer.hook", _short_place, "hook", 190, tip=place_text),
+    Column("Origin", lambda r: r.origin, "origin", 90),
+    Column("Architecture", _kind, "architecture", 136, tip=_kind),
+    Column("Model", lambda r: r.model_name or EM_DASH, "model", 104, tip=lambda r: r.model_name),
+    Column("Layer.hook", _short_place, "hook", 176, tip=place_text),
     Column(
         "Input × latents",
         lambda r: f"{format_count(r.d_in)} × {format_count(r.n_latents)}",
         "latents",
-        166,
+        160,
         numeric=True,
     ),
     Column("L0", lambda r: short_figure(r.evaluation, "l0"), "l0", 76, True, "blue"),
     Column("EV", lambda r: short_figure(r.evaluation, "ev"), "ev", 90, True, "emerald"),
     Column("CE score", lambda r: short_figure(r.evaluation, "ce_loss_score"), "ce", 110, True),
     Column("Dead", lambda r: short_figure(r.evaluation, "dead"), "dead", 94, True, _alarm),
+    Column(
+        "Sets",
+        lambda r: format_count(r.feature_sets),
+        "sets",
+        64,
+        True,
+        help="Feature sets that were made of it",
+    ),
     Column("Size", lambda r: format_bytes(r.size_bytes), "size", 98, True),
 )
