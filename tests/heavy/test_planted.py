@@ -43,7 +43,8 @@ def test_a_planted_dictionary_is_found(
         assert l0 <= 4.0  # fewer where fewer are positive
     elif settings.get("jumprelu_penalty") == "quadratic":
         # it pulls every token towards L* with a fixed weight, while features come in numbers that
-        # vary: the mean ends above L*
+        # vary: the mean ends above L* (4.7), the more so (5.2) as the ghost penalty makes latents
+        # fire for which there is no feature
         assert 4.0 <= l0 <= 5.5
     else:
         assert l0 == pytest.approx(aim, rel=0.1 if architecture in DENSE_FAMILY else 0.02)
