@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
+from shiboken6 import isValid
 
 from mistudio.core.configs import DownloadSaeConfig, ImportSaeConfig
 from mistudio.core.errors import InUse
@@ -35,12 +36,14 @@ def window(qtbot: QtBot) -> Iterator[QWidget]:
 
 
 @pytest.fixture
-def dialog(qtbot: QtBot, services: Services, window: QWidget) -> ImportSaeDialog:
+def dialog(qtbot: QtBot, services: Services, window: QWidget) -> Iterator[ImportSaeDialog]:
     made = ImportSaeDialog(services, window)
     made.sources.open(HUB)
     made.show()
     settle(qtbot, services)
-    return made
+    yield made
+    if isValid(made):  # an import closes it
+        made.close()
 
 
 @pytest.fixture
