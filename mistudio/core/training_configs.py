@@ -242,7 +242,8 @@ class TrainConfig(Config):
     learning_rate: float = option(
         0.0,
         "Learning rate",
-        "Peak rate of the optimiser; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001.",
+        "Peak rate of the optimiser; 0 takes 0.0002 / sqrt(latents / 16384), at most 0.001, and in "
+        "a run of fewer than 15,000 steps sqrt(15000 / steps) times that, at most 0.002.",
         minimum=0.0,
         maximum=0.1,
         advanced=True,

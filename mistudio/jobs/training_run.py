@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mistudio.core.atomic import directory_bytes, write_json
-from mistudio.core.config import from_dict, to_dict
+from mistudio.core.atomic import write_json
+from mistudio.core.config import to_dict
 from mistudio.core.control import EndsTurn, HoldsInPlace, Request
 from mistudio.core.errors import Cancelled, InvalidInput, StudioError
-from mistudio.core.ids import now
-from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Plan
-from mistudio.jobs import checkpoints, evaluate, lookup
+from mistudio.jobs import checkpoints
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.runner import as_studio_error
 from mistudio.jobs.shared_progress import SharedProgress
@@ -30,17 +25,17 @@ from mistudio.jobs.training_data import (
     points_of,
     target_of,
 )
-from mistudio.jobs.training_entry import add_to_library
+from mistudio.jobs.training_outcome import keep, settle, tell_left_out, told
 from mistudio.jobs.training_plan import check_training
-from mistudio.jobs.training_reporter import TrainingReporter
 from mistudio.jobs.training_source import (
     TrainingSource,
     calibration_reader,
     open_source,
     training_reader,
 )
+from mistudio.jobs.training_turn import Run, begin, checkpoint_of, fail
 from mistudio.ml.training import keeping
-from mistudio.store.records import SaeRow, TrainingRow
+from mistudio.store.records import TrainingRow
 from mistudio.store.tables import TRAININGS
 
 if TYPE_CHECKING:
@@ -52,22 +47,6 @@ if TYPE_CHECKING:
     from mistudio.ml.training.loop import TrainResult
 
 log = logging.getLogger(__name__)
-
-TRAINED = 0.93  # of it is reached before the evaluation
-
-
-@dataclass
-class Run:
-    """One training of this turn."""
-
-    row: TrainingRow
-    config: TrainConfig
-    folder: Path
-    report: TrainingReporter
-    result: TrainResult | None = None
-    sae: SaeRow | None = None
-    ended: bool = False
-    """whether its row holds the last state of this turn"""
 
 
 def run_trainings(
@@ -84,7 +63,7 @@ def run_trainings(
     control = EndsTurn(guard) if ends_turn else HoldsInPlace(guard)
     turn = dataclasses.replace(ctx, control=control)
     together = SharedProgress(turn.report, len(rows))
-    runs = [_begin(turn, row, together.member(i)) for i, row in enumerate(rows)]
+    runs = [begin(turn, row, together.member(i)) for i, row in enumerate(rows)]
     try:
         results = _run(turn, runs)
     except Cancelled:
@@ -100,44 +79,10 @@ def run_trainings(
     except Exception as error:
         for run in runs:
             if not run.ended:
-                _fail(turn, run, as_studio_error(error))
+                fail(turn, run, as_studio_error(error))
         raise
     ctx.held = turn.held
     return results
-
-
-def _begin(ctx: JobContext, row: TrainingRow, progress: Any) -> Run:
-    config = from_dict(TrainConfig, row.config)
-    folder = ctx.paths.run(row.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    TRAININGS.update(
-        ctx.db,
-        row.id,
-        status="initializing",
-        error_code=None,
-        error_message=None,
-        started_at=row.started_at or now(),
-    )
-    sae = lookup.sae(ctx.studio, row.sae_id) if row.sae_id else None
-    report = TrainingReporter(StageReporter(progress, 0.0, TRAINED), ctx.studio, row)
-    return Run(row, config, folder, report, sae=sae)
-
-
-def _fail(ctx: JobContext, run: Run, failure: StudioError) -> None:
-    run.report.flush()
-    run.ended = True
-    try:
-        TRAININGS.update(
-            ctx.db,
-            run.row.id,
-            status="failed",
-            progress=None,
-            error_code=failure.code,
-            error_message=failure.sentence,
-            ended_at=now(),
-        )
-    except sqlite3.OperationalError:  # a full disk: the next start finds it interrupted
-        log.warning("the end of %s was not written", run.row.id, exc_info=True)
 
 
 def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
@@ -161,10 +106,10 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
             run.report.mirror_checkpoints()
     for run in runs:
         if not run.ended:
-            _settle(ctx, source, run)
+            settle(ctx, source, run)
     if failures and len(runs) == len(failures):
         raise failures[0]
-    return [_told(ctx, run) for run in runs if run.result is not None]
+    return [told(ctx, run) for run in runs if run.result is not None]
 
 
 def _share_texts(ctx: JobContext, run: Run, source: TrainingSource) -> None:
@@ -242,13 +187,13 @@ def _learn(
         runs[0].report.note(sentence, level="warning")
 
     def on_done(number: int, result: TrainResult) -> None:
-        _keep(ctx, source, runs[number], result)
+        keep(ctx, source, runs[number], result)
 
     def on_failed(number: int, error: StudioError) -> None:
         if len(runs) == 1:
             raise error
         runs[number].report.note(error.sentence, level="error")
-        _fail(ctx, runs[number], error)
+        fail(ctx, runs[number], error)
         failures.append(error)
 
     windows = Windows(
@@ -286,7 +231,7 @@ def _learn(
             lambda i, error: on_failed(order[i], error),
         )
         for number, learner in learners.items():
-            _tell_left_out(runs[number], learner)
+            tell_left_out(runs[number], learner)
     finally:
         calibration.close()
         windows.close()
@@ -310,7 +255,7 @@ def _learner(
     if given is not None:
         metadata["median_norm_out"] = given.median_norm
     target = None if given is None else target_of(given)
-    begun = _checkpoint(run) or checkpoints.write_start(
+    begun = checkpoint_of(run) or checkpoints.write_start(
         ctx.studio,
         run.config,
         run.folder,
@@ -342,111 +287,3 @@ def _learner(
             collective=SINGLE if crew is None else crew.collective,
         ),
     )
-
-
-def _tell_left_out(run: Run, learner: Learner) -> None:
-    """What the masks kept from the training, where it is more than special tokens."""
-    if run.result is None or run.result.outcome == "paused":
-        return
-    counts = learner.stream.state().get("counts", {})
-    for reason, what in (("non_finite", "not finite"), ("norm", "far larger than usual")):
-        if counts.get(reason):
-            run.report.note(f"Left out: {counts[reason]:,} tokens whose activations were {what}.")
-
-
-def _checkpoint(run: Run) -> Path | None:
-    """The newest whole checkpoint of a run, if it has one."""
-    from mistudio.ml.training.checkpoint import newest_checkpoint
-
-    notes: list[str] = []
-    found = newest_checkpoint(run.folder, notes)
-    for note in notes:
-        run.report.note(note, level="warning")
-    if found is not None:
-        run.report.note(f"Goes on from {found.name}.")
-    return found
-
-
-def _keep(ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult) -> None:
-    """Take in how a training ended; its SAE goes into the library at once."""
-    run.result = result
-    if result.sae is None:
-        ctx.held = True
-        return
-    run.report.write()
-    TRAININGS.update(ctx.db, run.row.id, status="stopping")
-    if run.sae is None or run.sae.checkpoint_step != result.step:  # it may be that of a stop
-        run.sae = add_to_library(ctx, source, run.row, run.config, result)
-
-
-def _settle(ctx: JobContext, source: TrainingSource, run: Run) -> None:
-    """Evaluate what was trained to its end, and give the row its last state."""
-    result = run.result
-    if result is None:
-        TRAININGS.update(ctx.db, run.row.id, status="interrupted", progress=None)
-        run.ended = True
-        return
-    due = result.outcome == "completed" and run.sae is not None and not run.sae.evaluation
-    if due and not ctx.held:
-        _evaluate(ctx, source, run)
-    if ctx.held or run.sae is None:  # one that is done is evaluated when it, or others, go on
-        share = 100.0 * result.step / result.steps
-        TRAININGS.update(
-            ctx.db, run.row.id, status="paused", current_step=result.step, progress=share
-        )
-        run.ended = True
-        return
-    TRAININGS.update(
-        ctx.db,
-        run.row.id,
-        status="completed" if result.outcome == "completed" else "stopped",
-        progress=None,
-        current_step=result.step,
-        tokens_seen=result.tokens,
-        size_bytes=directory_bytes(run.folder),
-        ended_at=now(),
-    )
-    run.ended = True
-
-
-def _evaluate(ctx: JobContext, source: TrainingSource, run: Run) -> None:
-    """Measure a finished SAE; whoever ends the job now keeps the SAE without figures.
-
-    A pause leaves it to the next turn.
-    """
-    assert run.sae is not None
-    try:
-        figures = evaluate.measure_trained(ctx.part(TRAINED, 1.0), run.sae, source, run.config)
-    except Cancelled:
-        if ctx.control.requested() not in (Request.STOP, Request.CANCEL):
-            ctx.held = True
-            return
-        run.report.note("The SAE is kept; its evaluation was left out.", level="warning")
-        return
-    except StudioError as error:
-        run.report.note(f"The SAE is kept without figures: {error.sentence}", level="warning")
-        return
-    evaluate.keep(ctx.studio, run.sae, figures)
-
-
-def _told(ctx: JobContext, run: Run) -> Result:
-    """What the job says of a run that ended its turn."""
-    found = run.result
-    assert found is not None
-    result = {"training": run.row.id, "outcome": found.outcome, "steps": found.step}
-    if run.sae is None:
-        return result
-    row = lookup.sae(ctx.studio, run.sae.id)
-    evaluation = row.evaluation or {}
-    return {
-        **result,
-        "sae": row.id,
-        "tokens": found.tokens,
-        "weights_hash": row.weights_hash,
-        "train_seconds": found.seconds,
-        "tokens_per_s": found.tokens / found.seconds if found.seconds else None,
-        "explained_variance": evaluation.get("ev"),
-        "l0": evaluation.get("l0"),
-        "dead_fraction": evaluation.get("dead"),
-        "ce_loss_score": evaluation.get("ce_loss_score"),
-    }

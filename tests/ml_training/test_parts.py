@@ -12,7 +12,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.dead import DeadTracker
 from mistudio.ml.training.optimizer import BETAS, EPS, ClippedAdam
-from mistudio.ml.training.schedule import resolve
+from mistudio.ml.training.schedule import default_rate, resolve
 from mistudio.ml.training.threshold import ThresholdAverage, calibrate_threshold
 
 CONFIG = TrainConfig(model="m", dataset="d")
@@ -21,14 +21,23 @@ CONFIG = TrainConfig(model="m", dataset="d")
 def test_automatic_values_follow_the_recipe() -> None:
     schedule = resolve(TrainConfig(model="m", dataset="d", width=16384, tokens=20_480_000), 576)
     assert schedule.steps == 10_000
-    assert schedule.learning_rate == pytest.approx(2e-4)
+    assert schedule.learning_rate == pytest.approx(2e-4 * 1.5**0.5)
     assert schedule.warmup_steps == 1000
     assert schedule.decay_steps == 2000
     assert schedule.dead_window == 2_048_000
     assert schedule.aux_k == 256
     assert schedule.average_start == 1000
     short = resolve(TrainConfig(model="m", dataset="d", width=64, tokens=204_800), 64)
-    assert (short.learning_rate, short.warmup_steps, short.average_start) == (1e-3, 10, 50)
+    assert (short.learning_rate, short.warmup_steps, short.average_start) == (2e-3, 10, 50)
+
+
+def test_the_automatic_rate_falls_with_width_and_length_and_has_two_ceilings() -> None:
+    assert default_rate(2**14, 15_000) == default_rate(2**14, 10**6) == pytest.approx(2e-4)
+    assert default_rate(2**16, 10**6) == pytest.approx(1e-4)
+    assert default_rate(64, 10**6) == pytest.approx(1e-3)
+    assert default_rate(2**14, 3_750) == pytest.approx(4e-4)
+    assert default_rate(4608, 529) == pytest.approx(2e-3, rel=0.01)
+    assert default_rate(64, 100) == pytest.approx(2e-3)
 
 
 def test_rate_rises_stays_and_falls_to_zero() -> None:

@@ -11,7 +11,9 @@ from mistudio.core.training_rules import default_aux_k
 
 REFERENCE_RATE = 2e-4  # at 2^14 latents (Gao et al., arXiv 2406.04093)
 REFERENCE_WIDTH = 2**14
-HIGHEST_RATE = 1e-3
+HIGHEST_RATE = 1e-3  # of a long run
+SHORT_RUN = 15_000  # steps below which the rate rises
+HIGHEST_SHORT_RATE = 2e-3
 WARMUP_STEPS = 1000
 EXPONENTIAL_END = 1e-3  # of the peak rate
 DEAD_WINDOW = 10_000_000
@@ -66,7 +68,7 @@ def resolve(config: TrainConfig, d_out: int) -> Schedule:
     return Schedule(
         steps=steps,
         batch=config.batch,
-        learning_rate=config.learning_rate or default_rate(config.width),
+        learning_rate=config.learning_rate or default_rate(config.width, steps),
         warmup_steps=min(WARMUP_STEPS, tenth) if config.warmup_steps < 0 else config.warmup_steps,
         decay_steps=round(config.decay_share * steps),
         k=config.k,
@@ -80,6 +82,13 @@ def resolve(config: TrainConfig, d_out: int) -> Schedule:
     )
 
 
-def default_rate(width: int) -> float:
-    """2e-4 / sqrt(latents / 2^14), at most 1e-3."""
-    return min(REFERENCE_RATE / math.sqrt(width / REFERENCE_WIDTH), HIGHEST_RATE)
+def default_rate(width: int, steps: int) -> float:
+    """2e-4 / sqrt(latents / 2^14), at most 1e-3; in a run of few steps sqrt(15,000 / steps) times
+    that, at most 2e-3.
+
+    The law in the width is for long runs. In a short one weights do not get anywhere at that rate:
+    SmolLM2-135M, block 9, 4,608 latents, 529 steps: held-out explained variance 0.837 at its
+    0.00038, 0.870 at 0.001, 0.882 at 0.002; at 0.004 0.885, but 5 % of the latents never fire.
+    """
+    rate = min(REFERENCE_RATE / math.sqrt(width / REFERENCE_WIDTH), HIGHEST_RATE)
+    return min(rate * max(1.0, math.sqrt(SHORT_RUN / steps)), HIGHEST_SHORT_RATE)
