@@ -211,7 +211,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"learning_rate": 2e-3},
+        {"learning_rate": 3e-3},
         {"warmup_steps": 40},
         {"decay_share": 0.5},
         {"k_anneal": 2.0},
