@@ -9,6 +9,7 @@ from pytestqt.qtbot import QtBot
 from mistudio.core.errors import InvalidInput
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.new_training import NewTraining
+from mistudio.gui.tabs.training.sizes import AutoSaveEditor
 from mistudio.store.tables import MODELS
 from tests.gui.training_world import add_world
 
@@ -85,6 +86,57 @@ def test_steps_become_tokens_and_follow_the_batch(card: NewTraining) -> None:
     assert problem(card, "tokens") == ""
     card.form.fields["batch"].editor.set_value("none")
     assert not editor.other.isEnabled()
+
+
+def test_the_batch_goes_by_powers_of_two(card: NewTraining) -> None:
+    editor = card.form.batch_editor
+    editor.box.stepBy(1)
+    assert editor.value() == "4096"
+    for _ in range(4):
+        editor.box.stepBy(1)
+    assert editor.value() == "16384"
+    editor.set_value(1000)
+    assert problem(card, "batch") == "Batch must be a power of two, such as 512 or 1,024."
+    assert not card.start_button.isEnabled()
+    editor.box.stepBy(-1)
+    assert (editor.value(), problem(card, "batch")) == ("512", "")
+    editor.set_value(65)
+    editor.box.stepBy(-2)
+    assert editor.value() == "64"
+    editor.set_value(32)
+    assert problem(card, "batch") == "Batch must lie between 64 and 16,384."
+
+
+def test_auto_save_is_turned_off_and_steps_by_hundreds(card: NewTraining) -> None:
+    editor = card.form.fields["checkpoint_every"].editor
+    assert isinstance(editor, AutoSaveEditor)
+    assert card.form.training().checkpoint_every == 1000
+    editor.box.stepBy(1)
+    assert card.form.training().checkpoint_every == 1100
+    editor.auto.setChecked(False)
+    assert card.form.training().checkpoint_every == 0
+    assert not editor.box.isEnabled()
+    card.form.set_values({"checkpoint_every": 50})  # of a run started in a terminal
+    assert (editor.auto.isChecked(), card.form.training().checkpoint_every) == (True, 50)
+    editor.box.stepBy(1)
+    assert editor.value() == "100"
+    editor.box.stepBy(-1)
+    assert editor.value() == "100"
+    editor.set_value(10_000)
+    editor.box.stepBy(1)
+    assert editor.value() == "10000"
+    card.form.set_values({"checkpoint_every": 0})
+    card.form.reset()
+    assert card.form.training().checkpoint_every == 1000
+
+
+def test_a_short_run_and_a_high_rate_are_warned_of(card: NewTraining) -> None:
+    assert card.warning.isHidden()
+    card.form.length_editor.line.setText("500")
+    card.form.set_values({"learning_rate": 0.05})
+    assert card.warning.text().startswith("The length is 500 steps; ")
+    assert "A learning rate of 0.05 is high" in card.warning.text()
+    assert card.start_button.isEnabled()  # warnings, no refusal
 
 
 def test_a_form_of_another_model_keeps_its_latents(card: NewTraining, services: Services) -> None:

@@ -26,7 +26,12 @@ from mistudio.gui.tabs.training.fields import (
     hook_pairs,
 )
 from mistudio.gui.tabs.training.lines_editor import LinesEditor
-from mistudio.gui.tabs.training.sizes import expansion_editor, steps_editor
+from mistudio.gui.tabs.training.sizes import (
+    AutoSaveEditor,
+    BatchEditor,
+    expansion_editor,
+    steps_editor,
+)
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
@@ -89,6 +94,7 @@ class TrainingForm(ConfigForm[SweepConfig]):
         )
         self.vary.offer(vary_pairs(SweepConfig()))
         self.width_editor, self.length_editor = expansion_editor(), steps_editor()
+        self.batch_editor = BatchEditor()
         super().__init__(
             SweepConfig,
             (*FIELDS, *_advanced()),
@@ -104,6 +110,8 @@ class TrainingForm(ConfigForm[SweepConfig]):
                 "init_from": self.sae,
                 "width": self.width_editor,
                 "tokens": self.length_editor,
+                "batch": self.batch_editor,
+                "checkpoint_every": AutoSaveEditor(),
                 "hook_in": ChoiceEditor(hook_pairs(TRANSCODER_INPUTS)),
                 "hook_out": ChoiceEditor(hook_pairs()),
                 "architecture": self.architecture,
@@ -152,7 +160,7 @@ class TrainingForm(ConfigForm[SweepConfig]):
 
     def _fit_steps(self) -> None:
         """Steps are of the batch that is typed, as far as it is a number."""
-        typed = str(self.fields["batch"].editor.value())
+        typed = self.batch_editor.value()
         self.length_editor.set_factor(int(typed) if typed.isdecimal() and int(typed) else None)
 
     def copy_command(self) -> None:
@@ -164,9 +172,12 @@ class TrainingForm(ConfigForm[SweepConfig]):
 
     def _read(self) -> tuple[SweepConfig, list[Violation]]:
         config, problems = super()._read()
-        for name, editor in (("width", self.width_editor), ("tokens", self.length_editor)):
-            if editor.problem:
-                problems.append(Violation(name, editor.problem))
+        typed = {
+            "width": self.width_editor.problem,
+            "tokens": self.length_editor.problem,
+            "batch": self.batch_editor.problem,
+        }
+        problems += [Violation(name, sentence) for name, sentence in typed.items() if sentence]
         changes: dict[str, Any] = {}
         if config.activations:  # it tells what it was made from
             changes |= {"model": "", "dataset": "", "more_datasets": ()}
