@@ -12,6 +12,7 @@ from mistudio.core.config import Violation, option, settings_of, violations
 from mistudio.core.configs import HOOKS
 from mistudio.core.errors import InvalidInput
 from mistudio.core.model_configs import chosen_layers, layers_are_readable
+from mistudio.core.training_checks import doubts
 from mistudio.core.training_configs import TrainConfig
 
 MOST = 64  # SAEs of one pass
@@ -102,7 +103,17 @@ class SweepConfig(TrainConfig):
         return [text.partition("=")[0].strip() for text in self.vary]
 
     def warnings(self) -> list[str]:
-        found = super().warnings()
+        """What is probably not meant of the whole or of a member, each sentence once."""
+        try:
+            alike = dataclasses.replace(self, layers="", hooks=()).members(1)
+        except InvalidInput:  # told by `check`
+            alike = [self]
+        told = [sentence for member in alike for sentence in doubts(member)]
+        return [*dict.fromkeys(told), *self.own_warnings()]
+
+    def own_warnings(self) -> list[str]:
+        """What is probably not meant of the whole, beside what its members tell."""
+        found: list[str] = []
         layers = chosen_layers(self.layers, 4096) if layers_are_readable(self.layers) else []
         if len(layers) > MANY_LAYERS:
             found.append(

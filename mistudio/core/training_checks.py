@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mistudio.core.training_configs import TrainConfig
 
 
+LEAST_RATE, HIGH_RATE = 1e-6, 1e-2
+FEW_STEPS = 1000
+
+
 def violations(config: TrainConfig) -> Iterable[Violation]:
     """What cannot be trained, each with its setting."""
     try:
@@ -32,6 +36,8 @@ def violations(config: TrainConfig) -> Iterable[Violation]:
     else:
         if len(set(named)) < len(named):
             yield Violation("more_datasets", "A dataset is named twice.")
+    if 0 < config.learning_rate < LEAST_RATE:
+        yield Violation("learning_rate", "Learning rate must lie between 0.000001 and 0.1.")
     if aims_at_k(config) and config.k > config.width:
         yield Violation("k", f"k is {config.k:,} but the SAE has {config.width:,} latents.")
     if is_steered_to_l0(config) and config.target_l0 > config.width:
@@ -90,4 +96,15 @@ def doubts(config: TrainConfig) -> list[str]:
                 f"The transcoder reads and gives {config.hook_in}: it is a sparse autoencoder "
                 "that does not subtract its decoder bias first."
             )
+    steps = -(-config.tokens // max(1, config.batch))
+    if 0 < steps < FEW_STEPS:  # 0: one pass, whose length is known when it begins
+        found.append(
+            f"The length is {steps:,} step{'' if steps == 1 else 's'}; in fewer than "
+            f"{FEW_STEPS:,} features are seldom learnt well."
+        )
+    if config.learning_rate > HIGH_RATE:
+        found.append(
+            f"A learning rate of {config.learning_rate:g} is high; above {HIGH_RATE:g} the loss "
+            "may grow instead of falling."
+        )
     return found

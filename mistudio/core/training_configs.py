@@ -107,7 +107,7 @@ class TrainConfig(Config):
         applies=is_steered_to_l0,
     )
     tokens: int = option(
-        2_000_000,
+        2_048_000,  # 1,000 steps of the default batch
         "Length",
         "Tokens to train on; text is reused in a new order when it runs out. 0 takes one pass.",
         unit="tokens",

@@ -35,6 +35,9 @@ def run(ctx: JobContext, config: SweepConfig) -> Result:
     """Run or go on with the trainings of the group that have not ended."""
     assert ctx.job.target_id is not None
     rows = trainings.of_group(ctx.db, ctx.job.target_id)
+    if all(row.started_at is None for row in rows):
+        for sentence in config.own_warnings():
+            ctx.report.note(sentence, level="warning")
     left = [row for row in rows if row.status not in ("completed", "stopped", "failed")]
     results = run_trainings(ctx, left) if left else []
     return {"sweep": ctx.job.target_id, "trainings": results}

@@ -92,6 +92,10 @@ class TrainingReporter:
 
     def note(self, sentence: str, *, level: str = "info") -> None:
         self._inner.note(sentence, level=level)
+        self.keep(sentence, level=level)
+
+    def keep(self, sentence: str, *, level: str = "info") -> None:
+        """A line for the training's own log only: the job tells it for several at once."""
         line = {"time": now(), "level": level, "text": sentence}
         try:
             with self._log.open("a", encoding="utf-8") as stream:

@@ -90,14 +90,13 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     found = check_training(ctx.studio, [run.config for run in runs])
     source = open_source(ctx, first.row, first.config)
     for run in runs:
-        for sentence in run.config.warnings():
-            run.report.note(sentence, level="warning")
         if source.texts and run is not first:
             _share_texts(ctx, run, source)
         _settle_length(ctx, run, source)
         if found.pieces:
             _settle_pieces(ctx, run, found)
         write_json(run.folder / "config.json", to_dict(run.config))
+    _tell_doubts(ctx, runs)
     try:
         failures = _learn(ctx, source, runs, found.pieces)
     finally:
@@ -110,6 +109,17 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     if failures and len(runs) == len(failures):
         raise failures[0]
     return [told(ctx, run) for run in runs if run.result is not None]
+
+
+def _tell_doubts(ctx: JobContext, runs: list[Run]) -> None:
+    """Note once what is probably not meant; a run that goes on has been told."""
+    told: dict[str, None] = {}
+    for run in runs:
+        for sentence in run.config.warnings() if run.row.started_at is None else ():
+            run.report.keep(sentence, level="warning")
+            told[sentence] = None
+    for sentence in told:
+        ctx.report.note(sentence, level="warning")
 
 
 def _share_texts(ctx: JobContext, run: Run, source: TrainingSource) -> None:

@@ -52,6 +52,7 @@ class Shell:
         self._home = home
         self._capsys = capsys
         self.err = ""
+        self.notes: list[str] = []
 
     def __call__(self, *words: str, status: int = 0) -> dict[str, Any]:
         """The last JSON line of a command, which must end with `status`."""
@@ -59,6 +60,7 @@ class Shell:
         out, self.err = self._capsys.readouterr()
         assert found == status, self.err
         lines = [json.loads(line) for line in out.splitlines()]
+        self.notes = [line["text"] for line in lines if line["event"] == "note"]
         assert lines[-1]["event"] == ("result" if status == 0 else "error")
         return lines[-1]
 
@@ -76,6 +78,7 @@ def test_a_researchers_path_with_their_own_text_and_model(shell: Shell, tmp_path
     assert done["context"] == 32
     trained = shell(*TRAIN)
     assert (trained["outcome"], trained["steps"], trained["tokens"]) == ("completed", 20, 1280)
+    assert sum(note.startswith("The length is 20 steps") for note in shell.notes) == 1
     assert shell("sae", "list")["saes"][0]["latents"] == 64
     assert shell("sae", "show", "last")["id"] == trained["sae"]
     assert shell("sae", "eval", "last", "--tokens", "1024")["n"] > 500

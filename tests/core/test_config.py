@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 
 import pytest
@@ -22,6 +23,7 @@ from mistudio.core.config import (
 )
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import InvalidInput
+from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 
 ALL = [c for c in vars(configs).values() if isinstance(c, type) and issubclass(c, Config)]
@@ -45,6 +47,40 @@ def test_all_violations_are_told_at_once_with_their_field() -> None:
 def test_rules_across_fields() -> None:
     config = TrainConfig(model="m", dataset="d", width=32, k=64)
     assert [v.sentence for v in violations(config)] == ["k is 64 but the SAE has 32 latents."]
+
+
+def test_a_rate_is_automatic_or_within_its_range() -> None:
+    named = TrainConfig(model="m", dataset="d")
+    for rate in (0.0, 1e-6, 0.1):
+        validate(dataclasses.replace(named, learning_rate=rate))
+    low = violations(dataclasses.replace(named, learning_rate=9e-7))
+    assert [(v.field, v.sentence) for v in low] == [
+        ("learning_rate", "Learning rate must lie between 0.000001 and 0.1.")
+    ]
+
+
+def test_short_runs_and_high_rates_are_doubted() -> None:
+    assert TrainConfig().warnings() == []
+    assert TrainConfig(tokens=0).warnings() == []  # one pass: not known yet
+    assert TrainConfig(tokens=999 * 64 + 1, batch=64).warnings() == []  # a step more is begun
+    assert TrainConfig(tokens=999 * 64, batch=64).warnings() == [
+        "The length is 999 steps; in fewer than 1,000 features are seldom learnt well."
+    ]
+    assert TrainConfig(learning_rate=0.01).warnings() == []
+    assert TrainConfig(learning_rate=0.02).warnings() == [
+        "A learning rate of 0.02 is high; above 0.01 the loss may grow instead of falling."
+    ]
+
+
+def test_a_sweep_is_doubted_for_what_its_members_are() -> None:
+    sweep = SweepConfig(
+        learning_rate=0.05, layers="0-5", vary=("learning_rate=0.001,0.02", "k=8,16")
+    )
+    rate, layers = sweep.warnings()
+    assert rate.startswith("A learning rate of 0.02 is high")
+    assert layers.startswith("6 layers are learnt at once")
+    unread = SweepConfig(tokens=64, batch=64, vary=("k=8,many",))
+    assert unread.warnings()[0].startswith("The length is 1 step;")
 
 
 def test_missing_required_settings_are_named() -> None:

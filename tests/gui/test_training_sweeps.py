@@ -91,7 +91,7 @@ def test_several_make_a_sweep_that_tells_how_many(form: NewTraining, sent: list[
     line = form.form.vary.lines[0]
     line.choice.set_value("k")
     line.text.setText("16, 32")
-    assert form.summary.text().startswith("12 SAEs from one pass · 977 steps")
+    assert form.summary.text().startswith("12 SAEs from one pass · 1,000 steps")
     form.start()
     kind, config = sent[0]
     assert kind == "sweep"

@@ -106,7 +106,9 @@ def test_the_command_of_a_member_trains_it_again(
 
 
 def test_members_have_curves_and_figures_of_their_own(studio: Studio) -> None:
-    result = run(studio, "sweep", sweep(layers="1", hooks=["resid_post", "mlp_out"], vary=[]))
+    report = RecordingReporter()
+    config = sweep(layers="1", hooks=["resid_post", "mlp_out"], vary=[])
+    result = run(studio, "sweep", config, report)
     rows = trainings.of_group(studio.db(), result["sweep"])
     assert [row.hook for row in rows] == ["resid_post", "mlp_out"]
     for row in rows:
@@ -116,6 +118,11 @@ def test_members_have_curves_and_figures_of_their_own(studio: Studio) -> None:
         sae = SAES.get(studio.db(), row.sae_id or "")
         assert sae.hook_in == row.hook
         assert (sae.evaluation or {})["ev"] is not None
+        own = (studio.paths.run(row.id) / "log.jsonl").read_text()
+        assert own.count("The length is 60 steps") == 1
+    told = [event.values for event in report.events if event.kind == "note"]
+    short = [note for note in told if "The length is 60 steps" in str(note["sentence"])]
+    assert [note["level"] for note in short] == ["warning"]  # once for both
 
 
 def test_a_paused_sweep_goes_on_to_the_same_weights(

@@ -207,12 +207,12 @@ def test_statistics_of_a_target_belong_to_transcoders_alone() -> None:
 
 
 def test_settings_of_a_transcoder() -> None:
-    plain = config()
+    plain = config(tokens=1000 * BATCH)
     validate(plain)
     assert (plain.hook_read, plain.hook_written) == ("mlp_in", "mlp_out")
     assert plain.place == "mlp_in → mlp_out"
     assert plain.warnings() == []
-    sae = config(encoder="sae", hook="attn_out", hook_in="resid_post")
+    sae = dataclasses.replace(plain, encoder="sae", hook="attn_out", hook_in="resid_post")
     validate(sae)  # hooks of a transcoder do not count
     assert (sae.hook_read, sae.hook_written, sae.place) == ("attn_out",) * 3
     assert sae.warnings() == []

@@ -210,12 +210,15 @@ class NumberBox(QAbstractSpinBox):
             now = float(self.text_value())
         except ValueError:
             now = self._minimum or 0.0
-        size = 10.0 ** (math.floor(math.log10(abs(now))) - 1) if now else 0.1
-        size = max(1.0, size) if self._whole else size
-        moved = round(now + steps * size, 12)
         low = -math.inf if self._minimum is None else self._minimum
         high = math.inf if self._maximum is None else self._maximum
-        self.set_number(min(high, max(low, moved)))
+        self.set_number(min(high, max(low, self.stepped(now, steps))))
+
+    def stepped(self, now: float, steps: int) -> float:
+        """Where the arrows lead from a number."""
+        size = 10.0 ** (math.floor(math.log10(abs(now))) - 1) if now else 0.1
+        size = max(1.0, size) if self._whole else size
+        return round(now + steps * size, 12)
 
     def stepEnabled(self) -> QAbstractSpinBox.StepEnabledFlag:
         flags = QAbstractSpinBox.StepEnabledFlag
@@ -238,10 +241,14 @@ class NumberEditor(Editor):
         minimum: float | None = None,
         maximum: float | None = None,
         automatic: float | None = None,
+        box: NumberBox | None = None,
         parent: QWidget | None = None,
     ) -> None:
+        """`box`: one of its own, such as one with other steps; the rest is for a usual one."""
         super().__init__(parent)
-        self.box = NumberBox(whole=whole, minimum=minimum, maximum=maximum, automatic=automatic)
+        self.box = box or NumberBox(
+            whole=whole, minimum=minimum, maximum=maximum, automatic=automatic
+        )
         self.box.lineEdit().textChanged.connect(self._on_changed)
         self._hold(self.box)
 

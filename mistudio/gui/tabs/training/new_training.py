@@ -208,6 +208,7 @@ class NewTraining(Card):
             self._sets = sets
             self.form.activations.offer(sets)
         model = fit_to_source(self.form, self._choices, model)
+        self.form.set_model_width(model.hidden_dim if model else None)
         saes = self._choices.sae_pairs(model)
         if saes != self._saes:
             self._saes = saes

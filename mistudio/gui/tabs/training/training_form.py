@@ -26,6 +26,12 @@ from mistudio.gui.tabs.training.fields import (
     hook_pairs,
 )
 from mistudio.gui.tabs.training.lines_editor import LinesEditor
+from mistudio.gui.tabs.training.sizes import (
+    AutoSaveEditor,
+    BatchEditor,
+    expansion_editor,
+    steps_editor,
+)
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
@@ -87,6 +93,8 @@ class TrainingForm(ConfigForm[SweepConfig]):
             "k with 16, 32, 64 makes three.",
         )
         self.vary.offer(vary_pairs(SweepConfig()))
+        self.width_editor, self.length_editor = expansion_editor(), steps_editor()
+        self.batch_editor = BatchEditor()
         super().__init__(
             SweepConfig,
             (*FIELDS, *_advanced()),
@@ -100,6 +108,10 @@ class TrainingForm(ConfigForm[SweepConfig]):
                 "vary": self.vary,
                 "encoder": ChoiceEditor(list(ENCODER_TEXTS.items())),
                 "init_from": self.sae,
+                "width": self.width_editor,
+                "tokens": self.length_editor,
+                "batch": self.batch_editor,
+                "checkpoint_every": AutoSaveEditor(),
                 "hook_in": ChoiceEditor(hook_pairs(TRANSCODER_INPUTS)),
                 "hook_out": ChoiceEditor(hook_pairs()),
                 "architecture": self.architecture,
@@ -112,6 +124,7 @@ class TrainingForm(ConfigForm[SweepConfig]):
             parent=parent,
         )
         self.fields["layers"].caption.hide()  # the grid tells how many beside its name
+        self._fit_steps()
 
     def training(self) -> TrainConfig:
         """What is to be trained; raises `InvalidInput` as `values`."""
@@ -136,6 +149,20 @@ class TrainingForm(ConfigForm[SweepConfig]):
         if announce:
             self._on_edited()
 
+    def set_model_width(self, hidden_dim: int | None) -> None:
+        """What an expansion factor is a multiple of; None while no model is chosen."""
+        self.width_editor.set_factor(hidden_dim)
+
+    def _on_edited(self) -> None:
+        if not self._quiet:
+            self._fit_steps()
+        super()._on_edited()
+
+    def _fit_steps(self) -> None:
+        """Steps are of the batch that is typed, as far as it is a number."""
+        typed = self.batch_editor.value()
+        self.length_editor.set_factor(int(typed) if typed.isdecimal() and int(typed) else None)
+
     def copy_command(self) -> None:
         """Put the command that does the same on the clipboard."""
         if not self._read()[1]:
@@ -145,6 +172,12 @@ class TrainingForm(ConfigForm[SweepConfig]):
 
     def _read(self) -> tuple[SweepConfig, list[Violation]]:
         config, problems = super()._read()
+        typed = {
+            "width": self.width_editor.problem,
+            "tokens": self.length_editor.problem,
+            "batch": self.batch_editor.problem,
+        }
+        problems += [Violation(name, sentence) for name, sentence in typed.items() if sentence]
         changes: dict[str, Any] = {}
         if config.activations:  # it tells what it was made from
             changes |= {"model": "", "dataset": "", "more_datasets": ()}
