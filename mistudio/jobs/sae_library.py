@@ -238,18 +238,11 @@ def add_from_files(
     from mistudio.ml.formats.registry import read_any
 
     found, sae, metadata = read_any(source)
-    model = _model_for(ctx.studio, config, metadata)
-    if sae.is_transcoder and not config.hook and _reads_before_gain(metadata):
+    model = model_for(ctx.studio, config, metadata)
+    if sae.is_transcoder and not config.hook and reads_before_gain(metadata):
         sae, metadata = _behind_gain(ctx, sae, metadata, model)
-    layer, hook, hook_out = _hooks_for(config, metadata, is_transcoder=sae.is_transcoder)
-    if model is not None:
-        for width in {sae.d_in, sae.d_out}:
-            if model.hidden_dim != width:
-                raise Mismatch(
-                    f"This SAE expects width {width:,}, the model has {model.hidden_dim or 0:,}."
-                )
-        if layer is not None and model.num_layers is not None and layer >= model.num_layers:
-            raise Mismatch(f"This SAE reads block {layer}; the model has {model.num_layers}.")
+    layer, hook, hook_out = hooks_for(config, metadata, is_transcoder=sae.is_transcoder)
+    check_fits(sae, model, layer)
     row = add_sae(
         ctx.studio,
         sae,
@@ -294,6 +287,19 @@ def add_from_files(
     }
 
 
+def check_fits(sae: SparseAutoencoder, model: ModelRow | None, layer: int | None) -> None:
+    """Raise `Mismatch` for an SAE of another width than the model's, or of no block of it."""
+    if model is None:
+        return
+    for width in {sae.d_in, sae.d_out}:
+        if model.hidden_dim != width:
+            raise Mismatch(
+                f"This SAE expects width {width:,}, the model has {model.hidden_dim or 0:,}."
+            )
+    if layer is not None and model.num_layers is not None and layer >= model.num_layers:
+        raise Mismatch(f"This SAE reads block {layer}; the model has {model.num_layers}.")
+
+
 def _measured_next(ctx: JobContext, row: SaeRow) -> Result:
     """Queue a short measurement, which tells whether what was read can be right; {} without."""
     if row.model_id is None or not is_placed(row):
@@ -311,7 +317,8 @@ def _measured_next(ctx: JobContext, row: SaeRow) -> Result:
     return {"next": ctx.studio.submit("evaluate", check)}
 
 
-def _reads_before_gain(metadata: Mapping[str, Any]) -> bool:
+def reads_before_gain(metadata: Mapping[str, Any]) -> bool:
+    """Whether it reads the norm before the MLP without its gain, which no hook of ours is."""
     if metadata.get("hook") is not None:
         return False
     return read_hook_name(str(metadata.get("hook_name") or ""))[1] == BEFORE_GAIN
@@ -335,9 +342,10 @@ def _behind_gain(
     return behind_gain(sae, gain_D).with_metadata(**told), {**metadata, **told}
 
 
-def _model_for(
+def model_for(
     studio: Studio, config: SaePlaceConfig, metadata: Mapping[str, Any]
 ) -> ModelRow | None:
+    """The model that is named, or that of the library which the files name; None for none."""
     if config.model:
         return lookup.model(studio, config.model)
     wanted = str(metadata.get("model_name") or "")
@@ -354,9 +362,7 @@ def _model_for(
     return None
 
 
-def _hooks_for(
-    config: SaePlaceConfig, metadata: Mapping[str, Any], *, is_transcoder: bool
-) -> Hooks:
+def hooks_for(config: SaePlaceConfig, metadata: Mapping[str, Any], *, is_transcoder: bool) -> Hooks:
     """Layer and hooks: as given, as we wrote them, or read from the names of the hooks."""
     layer, hook = metadata.get("layer"), metadata.get("hook")
     if layer is None or hook is None:

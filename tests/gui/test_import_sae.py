@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
+from safetensors.torch import load_file, save_file
 from shiboken6 import isValid
 
 from mistudio.core.configs import DownloadSaeConfig, ImportSaeConfig
@@ -17,7 +18,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.import_dialog import HUB, LOCAL, ImportSaeDialog
 from mistudio.ml.formats.saelens import write_saelens
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.store.tables import SAES
+from mistudio.store.tables import MODELS, SAES
 from tests.gui.model_world import settle
 from tests.gui.test_named_controls import unnamed
 from tests.helpers.hub import hf_home, hub  # noqa: F401 - fixtures
@@ -127,6 +128,9 @@ def test_each_source_sends_its_own_job(
     assert again.sources.current() == HUB  # as it was left
     again.sources.open(LOCAL)
     again.local.set_values({"path": "/somewhere"})
+    again.start()  # waits for the preview, which finds nothing there
+    assert len(sent) == 1
+    qtbot.waitUntil(lambda: bool(again.preview.problem.text()), timeout=20_000)
     again.start()  # refused: the window stays with the sentence
     assert "It is on its way." in [part.text() for part in again.banners.findChildren(QLabel)]
     sent.clear()
@@ -137,3 +141,100 @@ def test_each_source_sends_its_own_job(
 
 def test_what_can_be_operated_says_what_it_is(dialog: ImportSaeDialog) -> None:
     assert unnamed(dialog.sources) == []
+
+
+@pytest.fixture
+def own(tmp_path: Path, services: Services) -> Path:
+    """A folder below which one SAE in bfloat16 lies, whose files name no layer and no hook."""
+    MODELS.insert(
+        services.studio.db(), name="tiny", origin="folder", path="/tiny", num_layers=4,
+        hidden_dim=16, status="ready",
+    )  # fmt: skip
+    p = parts()
+    sae = SparseAutoencoder(p["W_enc"], p["b_enc"], p["W_dec"], p["b_dec"], "topk", k=K)
+    place = tmp_path / "own" / "below"
+    write_saelens(place, sae, {"model_name": "lab/large"})
+    path = place / "sae_weights.safetensors"
+    save_file({name: t.bfloat16() for name, t in load_file(path).items()}, path)
+    return tmp_path / "own"
+
+
+def show_own(qtbot: QtBot, dialog: ImportSaeDialog, path: Path) -> None:
+    dialog.sources.open(LOCAL)
+    dialog.local.set_values({"path": str(path)})
+    told = (dialog.preview.place, dialog.preview.problem)
+    qtbot.waitUntil(lambda: any(part.text() for part in told), timeout=20_000)
+
+
+def test_files_are_told_before_the_import_and_what_they_lack_is_asked_for(
+    qtbot: QtBot,
+    services: Services,
+    own: Path,
+    dialog: ImportSaeDialog,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        services.studio, "submit", lambda kind, config, title="": sent.append(config) or "job"
+    )
+    show_own(qtbot, dialog, own)
+    assert dialog.preview.facts.text().startswith(
+        "SAELens · TopK · width 16 × 64 latents · k 5 · bfloat16 · "
+    )
+    assert (
+        dialog.preview.place.text()
+        == "Reads an unnamed layer of lab/large, which the library lacks."
+    )
+    fields = dialog.local.fields
+    asked = {name for name, field in fields.items() if field.problem.text()}
+    assert asked == {"model", "layer", "hook"}
+    assert fields["layer"].problem.text() == "The files do not name the layer."
+    dialog.start()
+    assert not sent  # it asks first
+    assert not dialog.without_button.isHidden()
+    fields["hook"].editor.set_value("mlp_out")
+    fields["layer"].editor.set_value(0)
+    assert {name for name, field in fields.items() if field.problem.text()} == {"model"}
+    fields["model"].editor.set_value("tiny")
+    assert dialog.without_button.isHidden()
+    dialog.start()
+    assert sent == [ImportSaeConfig(path=str(own), model="tiny", layer=0, hook="mlp_out")]
+    settle(qtbot, services)
+
+
+def test_what_stays_open_can_be_left_open(
+    qtbot: QtBot,
+    services: Services,
+    own: Path,
+    dialog: ImportSaeDialog,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        services.studio, "submit", lambda kind, config, title="": sent.append(config) or "job"
+    )
+    dialog.sources.open(LOCAL)
+    dialog.local.set_values({"path": str(own)})
+    dialog.start()  # before it is read: it starts by itself, and then asks
+    qtbot.waitUntil(lambda: bool(dialog.local.fields["layer"].problem.text()), timeout=20_000)
+    assert not sent
+    dialog.without_button.click()
+    assert sent == [ImportSaeConfig(path=str(own))]
+    settle(qtbot, services)
+
+
+def test_files_that_are_no_sae_are_refused_before_the_import(
+    qtbot: QtBot, dialog: ImportSaeDialog, own: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").mkdir()
+    show_own(qtbot, dialog, tmp_path / "notes")
+    assert "holds no SAE that can be read" in dialog.preview.problem.text()
+    show_own(qtbot, dialog, own)
+    qtbot.waitUntil(lambda: bool(dialog.preview.place.text()), timeout=20_000)
+    assert dialog.preview.problem.isHidden()
+    (own / "below" / "cfg.json").write_text("{")
+    dialog.local.set_values({"path": ""})
+    assert dialog.preview.isHidden()
+    assert dialog.local.fields["layer"].problem.text() == ""
+    show_own(qtbot, dialog, own)
+    assert "is not valid JSON" in dialog.preview.problem.text()

@@ -17,6 +17,7 @@ from mistudio.gui.tabs.library.access_token import AccessTokenField
 from mistudio.gui.tabs.library.hub_search import RepositoryEditor
 from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.training.choices import Choices, read_choices
+from mistudio.gui.tabs.training.import_preview import PlacedForm, PreviewLines, lacking
 from mistudio.gui.tabs.training.place_list import PlaceList
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
@@ -27,6 +28,7 @@ from mistudio.gui.widgets.library_choice import LibraryChoice
 
 if TYPE_CHECKING:
     from mistudio.jobs.sae_pages import SaeRepoPage
+    from mistudio.jobs.sae_preview import SaePreview
 
 _PLACED = ("name", "model", "layer", "hook", "hook_out", "measure")
 _ABOUT = (
@@ -43,8 +45,9 @@ class ImportSaeDialog(Dialog):
         super().__init__("Import SAE", parent, width=720, height_share=0.85)
         self._services = services
         self._asked: tuple[str, str] | None = None
+        self._starts_when_told = False
         self.banners = BannerArea()
-        self.local: ConfigForm[Any] = ConfigForm(
+        self.local = PlacedForm(
             ImportSaeConfig,
             ("path", *_PLACED),
             editors={"path": PathEditor("either"), "model": LibraryChoice("As the file says")},
@@ -52,6 +55,8 @@ class ImportSaeDialog(Dialog):
             command="sae import",
             positional=("path",),
         )
+        self.preview = PreviewLines(services)
+        self.local.insert_row(self.preview)
         self.repository, self.revision = RepositoryEditor(services, "model"), TextEditor("main")
         self.folder = TextEditor("empty if there is only one SAE")
         self.hub: ConfigForm[Any] = ConfigForm(
@@ -86,6 +91,13 @@ class ImportSaeDialog(Dialog):
             self.box.addWidget(part)
         self.box.addStretch(1)
         self.start_button = button("Import", self.start, variant="primary", icon="download")
+        self.without_button = button(
+            "Import without them",
+            self.start_without,
+            tip="Leave open what the files do not say; such an SAE can only be looked at",
+        )
+        self.without_button.hide()
+        self.buttons.addWidget(self.without_button)
         self.buttons.addWidget(self.start_button)
         self.add_close("Cancel")
         self._connect()
@@ -102,10 +114,31 @@ class ImportSaeDialog(Dialog):
         self.folder.line.textEdited.connect(self.places.narrow)
         self.places.chosen.connect(self.folder.set_value)
         self.hub.changed.connect(self._on_edited)
+        self.local.changed.connect(self._on_local)
+        self.preview.told.connect(self._on_preview)
+        self.finished.connect(self.preview.stop)
 
     @Slot(str)
     def _on_switched(self, shown: str) -> None:
         self.start_button.setEnabled(bool(shown))
+        self._offer_without()
+
+    # What the files of this machine are.
+
+    def _on_local(self) -> None:
+        self.preview.look_at(str(self.local.fields["path"].editor.value()))
+        self._offer_without()
+
+    @Slot(object)
+    def _on_preview(self, found: SaePreview | None) -> None:
+        self.local.ask_for(lacking(found))
+        starts, self._starts_when_told = self._starts_when_told, False
+        if starts and found is not None:
+            self.start()
+
+    def _offer_without(self) -> None:
+        is_local = self.sources.current() == LOCAL
+        self.without_button.setVisible(is_local and self.local.lacks())
 
     @Slot(object)
     def _on_choices(self, choices: Choices) -> None:
@@ -174,9 +207,21 @@ class ImportSaeDialog(Dialog):
 
     # Import.
 
+    def start_without(self) -> None:
+        """Import although it stays open where the SAE reads."""
+        self.local.waived = True
+        self.start()
+        self.local.waived = False
+
     def start(self) -> None:
-        """Queue the job and close; stays open with the sentence if it is refused."""
+        """Queue the job and close; stays open with the sentence if it is refused.
+
+        Files that are still being read are waited for, as they may leave something to ask for.
+        """
         from_hub = self.sources.current() == HUB
+        if not from_hub and self.preview.is_reading:
+            self._starts_when_told = True
+            return
         config = (self.hub if from_hub else self.local).checked()
         if config is None or (from_hub and not self.token.hand_over(config.repo)):
             return
