@@ -186,8 +186,10 @@ class TrainConfig(Config):
     input_norm: str = option(
         "constant",
         "Input normalisation",
-        "constant multiplies all activations by one number, so that settings fit every model; none "
-        "takes them as they are.",
+        "constant multiplies all activations by one number, so that settings fit every model; "
+        "whitening also turns and stretches them until they vary alike in every direction, and "
+        "the curves of loss and explained variance are then those of whitened activations; none "
+        "takes them as they are. The finished SAE reads plain activations.",
         choices=INPUT_NORMS,
         advanced=True,
     )

@@ -19,7 +19,7 @@ JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
-INPUT_NORMS = ("constant", "none")
+INPUT_NORMS = ("constant", "whitening", "none")
 LEAST_MICRO_BATCH = 16  # tokens
 LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
 
@@ -110,6 +110,10 @@ def is_steered_to_l0(config: TrainConfig) -> bool:
 
 def reads_a_model(config: TrainConfig) -> bool:
     return bool(config.model or not config.activations)
+
+
+def is_whitened(config: TrainConfig) -> bool:
+    return config.input_norm == "whitening"
 
 
 def is_mixed(config: TrainConfig) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mistudio.core.atomic import directory_bytes, write_json
+from mistudio.core.atomic import directory_bytes
 from mistudio.core.config import from_dict, settings_of, validate
 from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.retention import DEFAULT_CAP, RetentionConfig
@@ -355,10 +354,12 @@ def inherit_statistics(studio: Studio, config: TrainConfig, folder: Path) -> Non
     start = starting_point(studio, config) if config.continue_from else None
     if start is None or start.parent is None:
         return
+    from mistudio.ml.activations.statistics_file import load_statistics, save_statistics
+
     for file in STATISTICS:
         measured = studio.paths.run(start.parent.id) / file
         if measured.exists() and not (folder / file).exists():
-            write_json(folder / file, json.loads(measured.read_text(encoding="utf-8")))
+            save_statistics(folder / file, load_statistics(measured))
 
 
 def write_start(

@@ -22,6 +22,7 @@ from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.launch import Launch
 from mistudio.core.training_configs import TrainConfig
+from mistudio.jobs.checkpoints import STATISTICS
 from mistudio.jobs.context import JobContext
 from mistudio.jobs.loaded_models import LoadedModels
 from mistudio.jobs.training_data import target_of
@@ -99,10 +100,6 @@ class Crew:
                 "stored": str(ctx.paths.absolute(stored.path or "")) if stored else None,
                 "stored_tokens": (stored.n_tokens or 0) if stored else 0,
                 "points": [feed.point, feed.target],
-                "statistics": feed.statistics.to_dict(),
-                "target_statistics": feed.target_statistics.to_dict()
-                if feed.target_statistics
-                else None,
                 "origin": source.origin,
                 "metadata": metadata,
             }
@@ -199,18 +196,17 @@ def _train_along(order: dict[str, Any], collective: Collective) -> None:
 
 def _feed(order: dict[str, Any], config: TrainConfig) -> Feed:
     from mistudio.ml.activations.multi_capture import HookPoint
-    from mistudio.ml.activations.statistics import StreamStatistics
+    from mistudio.ml.activations.statistics_file import load_statistics
     from mistudio.ml.activations.windows import Feed
 
     point, target = (HookPoint(*p) if p else None for p in order["points"])
     assert point is not None
-    statistics = StreamStatistics.from_dict(order["statistics"])
-    wanted = order["target_statistics"]
+    measured, of_target = (Path(order["folder"]) / file for file in STATISTICS)
     return Feed(
         point,
-        statistics,
+        load_statistics(measured),
         target,
-        StreamStatistics.from_dict(wanted) if wanted else None,
+        load_statistics(of_target) if target is not None else None,
         config.norm_cut,
     )
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mistudio.core.atomic import write_json
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, StudioError
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import is_whitened
 from mistudio.jobs import checkpoints
 from mistudio.jobs.checkpoints import STATISTICS
 from mistudio.jobs.context import JobContext, StageReporter
@@ -73,9 +72,9 @@ def measured_feeds(
     """What is read, with its statistics: those of an earlier turn, else measured now."""
     from mistudio.ml.activations.statistics import (
         StatisticsSettings,
-        StreamStatistics,
         measure_hooks,
     )
+    from mistudio.ml.activations.statistics_file import load_statistics, save_statistics
     from mistudio.ml.activations.windows import Feed
 
     config = runs[0].config
@@ -85,19 +84,30 @@ def measured_feeds(
             checkpoints.inherit_statistics(ctx.studio, run.config, run.folder)
         for point, file in zip(pair_of(run.config), STATISTICS, strict=True):
             if point is not None and (run.folder / file).exists():
-                values = json.loads((run.folder / file).read_text(encoding="utf-8"))
-                known[point] = StreamStatistics.from_dict(values)
-    missing = [point for point in reader.points if point not in known]
+                found = load_statistics(run.folder / file)
+                if point not in known or found.whitening is not None:
+                    known[point] = found
+    whitened = {pair_of(run.config)[0] for run in runs if is_whitened(run.config)}
+    missing = [
+        point
+        for point in reader.points
+        if point not in known or (point in whitened and known[point].whitening is None)
+    ]
     if missing:
         settings = StatisticsSettings(norm_cut=config.norm_cut, mask_special=config.mask_special)
         report = StageReporter(runs[0].report, 0.0, MEASURED)
-        known |= measure_hooks(reader, source.table, missing, settings, report, ctx.control)
+        known |= measure_hooks(
+            reader, source.table, missing, settings, report, ctx.control, whitened
+        )
     pairs: dict[tuple[HookPoint, HookPoint | None], None] = {}
     for run in runs:
         pair = pair_of(run.config)
         for point, file in zip(pair, STATISTICS, strict=True):
             if point is not None:
-                write_json(run.folder / file, known[point].to_dict())
+                kept = known[point]
+                if not is_whitened(run.config) or point != pair[0]:
+                    kept = kept.with_whitening(None)
+                save_statistics(run.folder / file, kept)
         pairs[pair] = None
     return [
         Feed(point, known[point], target, known[target] if target else None, config.norm_cut)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from mistudio.ml.whitening import Whitening
+
 
 @dataclass(frozen=True)
 class FakeStatistics:
@@ -17,6 +19,7 @@ class FakeStatistics:
     scale: float
     mean_D: torch.Tensor
     variance: float
+    whitening: Whitening | None = None
 
 
 def batch_at(
@@ -38,7 +41,9 @@ def statistics_of(d: int, **options: Any) -> FakeStatistics:
     """Statistics measured on batches that training does not see."""
     x_BD = torch.cat([batch_at(-1 - i, batch=512, d=d, **options) for i in range(8)]).double()
     scale = float((d / x_BD.square().sum(1).mean()).sqrt())
-    return FakeStatistics(scale, x_BD.mean(0), float((scale * x_BD).var(0).sum()))
+    mean_D, spread_DD = x_BD.mean(0), torch.cov(x_BD.T, correction=0)
+    whitening = Whitening.of(mean_D, spread_DD)
+    return FakeStatistics(scale, mean_D, float((scale * x_BD).var(0).sum()), whitening)
 
 
 class FakeStream:

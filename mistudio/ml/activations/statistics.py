@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from mistudio.ml.activations.masking import REASONS, RowBatch, default_forward_b
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.readers import RowReader, Take
 from mistudio.ml.data.row_table import RowTable
+from mistudio.ml.whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class StreamStatistics:
     n_tokens: int  # kept tokens measured
     mask_special: bool
     dropped: dict[str, int]  # tokens left out, by reason
+    whitening: Whitening | None = None  # where it was asked for
 
     @property
     def d(self) -> int:
@@ -55,8 +57,14 @@ class StreamStatistics:
         return self.norm_cut * self.median_norm
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; numbers survive exactly."""
-        return {**asdict(self), "mean_D": [float(v) for v in self.mean_D]}
+        """Plain JSON values, without the whitening; numbers survive exactly."""
+        values = asdict(self.with_whitening(None))
+        del values["whitening"]
+        return {**values, "mean_D": [float(v) for v in self.mean_D]}
+
+    def with_whitening(self, whitening: Whitening | None) -> StreamStatistics:
+        """A copy with another whitening, or without."""
+        return replace(self, whitening=whitening)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StreamStatistics:
@@ -83,13 +91,16 @@ def measure_hooks(
     settings: StatisticsSettings,
     report: Reporter | None = None,
     control: JobControl | None = None,
+    whitened: Collection[HookPoint] = (),
 ) -> dict[HookPoint, StreamStatistics]:
     """Measure calibration rows, and training rows too until there are `min_tokens` kept tokens.
 
-    One pass serves all hooks. Rows are drawn in a fixed random order. The sums are fp64. Raises
-    `InvalidInput` if fewer than two tokens can be kept or their activations do not vary.
+    One pass serves all hooks; those in `whitened` get a whitening, which takes the sum of outer
+    products. Rows are drawn in a fixed random order. The sums are fp64. Raises `InvalidInput` if
+    fewer than two tokens can be kept, no more than the width for a whitening, or their
+    activations do not vary.
     """
-    sums = {point: _Sums(settings.norm_cut) for point in points}
+    sums = {point: _Sums(settings.norm_cut, whiten=point in whitened) for point in points}
     used = 0
     for batch in _read(reader, table, settings, control):
         used += len(batch[points[0]].rows)
@@ -107,7 +118,7 @@ def measure_hooks(
             raise InvalidInput("No token of this text can be used: all are special or not finite.")
         median = own.median()
         if own.must_repeat(median):
-            seen, own = own.seen, _Sums(settings.norm_cut, median)
+            seen, own = own.seen, _Sums(settings.norm_cut, median, point in whitened)
             for batch in _read(reader, table, settings, control):
                 own.add(batch[point])
                 if own.seen >= seen:
@@ -184,8 +195,10 @@ class _Sums:
     """Running sums of one pass. The norm cut needs the median, which is known only at the end; so
     suspiciously large activations are set aside and judged then."""
 
-    def __init__(self, norm_cut: float, median: float | None = None) -> None:
+    def __init__(self, norm_cut: float, median: float | None = None, whiten: bool = False) -> None:
+        """`whiten` also sums outer products."""
         self._norm_cut = norm_cut
+        self._products_DD = torch.zeros(0, 0, dtype=torch.float64) if whiten else None
         self._sum_D = torch.zeros(0, dtype=torch.float64)
         self._square = 0.0
         self._count = 0
@@ -201,7 +214,10 @@ class _Sums:
             self.dropped[reason] += count
         x_TD = batch.x_BSD[batch.keep_BS].double().cpu()
         if not self._sum_D.numel():
-            self._sum_D = torch.zeros(x_TD.shape[1], dtype=torch.float64)
+            width = x_TD.shape[1]
+            self._sum_D = torch.zeros(width, dtype=torch.float64)
+            if self._products_DD is not None:
+                self._products_DD = torch.zeros(width, width, dtype=torch.float64)
         if len(x_TD) == 0:
             return
         norm_T = torch.linalg.vector_norm(x_TD, dim=-1)
@@ -216,6 +232,8 @@ class _Sums:
         self._sum_D += x_TD.sum(0)
         self._square += float(norm_T.square().sum())
         self._count += len(x_TD)
+        if self._products_DD is not None:
+            self._products_DD.addmm_(x_TD.T, x_TD)
 
     def median(self) -> float:
         """Median norm of all tokens seen."""
@@ -235,6 +253,8 @@ class _Sums:
             total_D = total_D + x_TD[fits_T].sum(0)
             square += float(norm_T[fits_T].square().sum())
             count += int(fits_T.sum())
+            if self._products_DD is not None:
+                self._products_DD.addmm_(x_TD[fits_T].T, x_TD[fits_T])
         dropped = {**self.dropped, "norm": self.seen - count}
         mean_D = (total_D / max(1, count)).numpy()
         mean_square = square / max(1, count)
@@ -255,4 +275,17 @@ class _Sums:
             n_tokens=count,
             mask_special=settings.mask_special,
             dropped=dropped,
+            whitening=self._whitening(torch.from_numpy(mean_D), count),
         )
+
+    def _whitening(self, mean_D: torch.Tensor, count: int) -> Whitening | None:
+        if self._products_DD is None:
+            return None
+        if count <= len(mean_D):
+            raise InvalidInput(
+                f"Whitening needs more tokens than the hook is wide: there are {count:,} to "
+                f"measure and {len(mean_D):,} directions. Use more text, or the input "
+                "normalisation constant."
+            )
+        covariance_DD = self._products_DD.div_(count).sub_(torch.outer(mean_D, mean_D))
+        return Whitening.of(mean_D, covariance_DD)

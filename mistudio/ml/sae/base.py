@@ -22,11 +22,12 @@ CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 M
 class SparseAutoencoder:
     """f = act((x - b_dec) W_enc + b_enc), y = f W_dec + b_dec, in the units of the activations.
 
-    Decoder rows have unit length unless a foreign file forbids it, so that a
-    latent's value is the length of what it adds. `architecture`: "topk" keeps the `k` largest of
-    ReLU(h) per token, "jumprelu" keeps ReLU(h) where h > `threshold_F`, "standard" is ReLU.
-    `apply_b_dec_to_input` tells whether b_dec is subtracted before encoding. Frozen: `to` and
-    `with_metadata` return copies. `metadata` holds JSON values, such as hook_name and model_name.
+    Decoder rows have unit length, so that a latent's value is the length of what it adds, unless a
+    foreign file or the whitening of a "topk", which chose by other lengths, forbids it.
+    `architecture`: "topk" keeps the `k` largest of ReLU(h) per token, "jumprelu" keeps ReLU(h)
+    where h > `threshold_F`, "standard" is ReLU. `apply_b_dec_to_input` tells whether b_dec is
+    subtracted before encoding. Frozen: `to` and `with_metadata` return copies. `metadata` holds
+    JSON values, such as hook_name and model_name.
 
     `encoder` "transcoder" gives the activations of another hook instead, of any width, and
     "skip_transcoder" adds x W_skipᵀ to them: such a one cannot decode without x.

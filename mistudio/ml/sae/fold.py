@@ -1,4 +1,4 @@
-"""Folding scales and decoder norms into an SAE's weights, in float64."""
+"""Folding scales, whitening and decoder norms into an SAE's weights, in float64."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import replace
 import torch
 
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.whitening import Coordinates
 
 UNIT_TOLERANCE = 1e-5  # float32 rounding of a unit row; folding that away would only change bits
+COLUMNS = 4096  # of a weight matrix, turned at a time
 
 
 def fold_unit_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
@@ -71,3 +73,52 @@ def fold_decoder_norms(sae: SparseAutoencoder) -> SparseAutoencoder:
         W_dec_FO=(sae.W_dec_FO.double() / norms_F[:, None]).to(sae.W_dec_FO.dtype),
         threshold_F=threshold,
     )
+
+
+def fold_coordinates(sae: SparseAutoencoder, change: Coordinates) -> SparseAutoencoder:
+    """An SAE that reads and gives z as one that reads and gives x; a transcoder reads x, and what
+    it gives stays.
+
+    Latents keep their values, and so do b_enc, where b_dec is subtracted, and a threshold on the
+    pre-activation. The lengths of an SAE's decoder rows change.
+    """
+    origin_D, into_DC, back_CD = change
+    W_enc_DF = _product(into_DC, sae.W_enc_DF)
+    if not sae.is_transcoder:
+        b_enc_F = sae.b_enc_F
+        if not sae.apply_b_dec_to_input:
+            b_enc_F = (b_enc_F.double() - origin_D @ W_enc_DF.double()).to(b_enc_F.dtype)
+        b_dec_O = sae.b_dec_O.double() @ back_CD + origin_D
+        return replace(
+            sae,
+            W_enc_DF=W_enc_DF,
+            b_enc_F=b_enc_F,
+            W_dec_FO=_product(back_CD.T, sae.W_dec_FO.T).T.contiguous(),
+            b_dec_O=b_dec_O.to(sae.b_dec_O.dtype),
+        )
+    b_enc_F = sae.b_enc_F.double()
+    if sae.apply_b_dec_to_input:  # its place is in z, not in x
+        b_enc_F = b_enc_F - sae.b_dec_O.double() @ sae.W_enc_DF.double()
+    b_enc_F = b_enc_F - origin_D @ W_enc_DF.double()
+    W_skip_OD, b_dec_O = sae.W_skip_OD, sae.b_dec_O
+    if W_skip_OD is not None:
+        turned_OD = W_skip_OD.double() @ into_DC.T
+        b_dec_O = (b_dec_O.double() - turned_OD @ origin_D).to(b_dec_O.dtype)
+        W_skip_OD = turned_OD.to(W_skip_OD.dtype)
+    return replace(
+        sae,
+        W_enc_DF=W_enc_DF,
+        b_enc_F=b_enc_F.to(sae.b_enc_F.dtype),
+        b_dec_O=b_dec_O,
+        W_skip_OD=W_skip_OD,
+        apply_b_dec_to_input=False,
+    )
+
+
+def _product(left_DC: torch.Tensor, right_CF: torch.Tensor) -> torch.Tensor:
+    """A product by way of float64, some columns at a time: the whole would take twice the room."""
+    found_DF = right_CF.new_empty(left_DC.shape[0], right_CF.shape[1])
+    for low in range(0, right_CF.shape[1], COLUMNS):
+        at = slice(low, low + COLUMNS)
+        found_DF[:, at] = left_DC @ right_CF[:, at].double()
+    return found_DF

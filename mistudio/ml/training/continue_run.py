@@ -10,9 +10,9 @@ import torch
 from mistudio.core.config import from_dict, settings_of
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.training_configs import TrainConfig
-from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION
+from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION, is_whitened
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.sae.fold import UNIT_TOLERANCE, fold_decoder_norms
+from mistudio.ml.sae.fold import UNIT_TOLERANCE, fold_coordinates, fold_decoder_norms
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ from mistudio.ml.training.run_state import (
     TargetStatistics,
     restore_random_states,
     sae_parameters,
+    stored_whitening,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _FITTING = {
     "topk": ("topk", "batch_topk"),
     "jumprelu": ("jumprelu", "gated", "batch_topk", "matryoshka_batch_topk"),
 }
+
+WHITENED_TOLERANCE = 1e-3  # relative
 
 
 def extend_run(
@@ -60,7 +63,9 @@ def extend_run(
     target = None
     if mean_O is not None:
         target = TargetStatistics(mean_O, values["scale_out"], values["variance"])
-    run = RunState(config, mean_D, values["scale"], values["variance"], device, sae, target)
+    scale, variance = values["scale"], values["variance"]
+    whitening = stored_whitening(checkpoint)
+    run = RunState(config, mean_D, scale, variance, device, sae, target, whitening)
     if run.schedule.steps <= checkpoint.step:
         done = checkpoint.step * config.batch
         raise InvalidInput(
@@ -106,11 +111,15 @@ def run_from_sae(
 
     At step 0 it computes what `sae` does: decoder rows become unit, biases and thresholds are
     multiplied by s, and a b_dec that was not subtracted from the input moves into the encoder's
-    bias. A transcoder needs the statistics of its `target`. Raises `Mismatch` for other widths,
-    `InvalidInput` for an architecture that `config` cannot train on from there.
+    bias. With whitening the SAE is first brought to whitened coordinates. A transcoder needs the
+    statistics of its `target`. Raises `Mismatch` for other widths, `InvalidInput` for an
+    architecture that `config` cannot train on from there.
     """
     mean_D = torch.as_tensor(statistics.mean_D)
     check_fits(sae, config, mean_D.numel(), None if target is None else target.mean_O.numel())
+    whitening = statistics.whitening if is_whitened(config) else None
+    if whitening is not None:
+        sae = fold_coordinates(sae, whitening.coordinates.inverse)
     if not _has_unit_rows(sae):
         if sae.architecture == "topk":
             raise InvalidInput(
@@ -118,6 +127,7 @@ def run_from_sae(
                 "would choose. It cannot be trained on."
             )
         sae = fold_decoder_norms(sae)
+    _check_threshold(sae, config)
     trainable = new_trainable(
         config.architecture,
         sae.d_in,
@@ -128,7 +138,8 @@ def run_from_sae(
         encoder=config.encoder,
     )
     trainable.configure(config)
-    run = RunState(config, mean_D, statistics.scale, statistics.variance, device, trainable, target)
+    scale, variance = statistics.scale, statistics.variance
+    run = RunState(config, mean_D, scale, variance, device, trainable, target, whitening)
     _take_weights(run.sae, sae, run.scale, run.scale_out)
     if trainable.needs_threshold and sae.threshold_F is not None:
         value = float(sae.threshold_F[0]) * run.scale_out
@@ -158,11 +169,6 @@ def check_fits(
         fitting = ", ".join(_FITTING[sae.architecture])
         raise InvalidInput(
             f"A {sae.architecture} SAE cannot be trained on as {wanted}; it can as {fitting}."
-        )
-    if wanted.endswith("batch_topk") and not _has_one_threshold(sae):
-        raise InvalidInput(
-            f"This SAE has a threshold for each latent; {wanted} has one for all. Train it on as "
-            "jumprelu or gated."
         )
     trained_as = sae.metadata.get("training_architecture")
     if wanted == "matryoshka_batch_topk" and trained_as != wanted:
@@ -208,7 +214,15 @@ def _has_unit_rows(sae: SparseAutoencoder) -> bool:
     return bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all())
 
 
-def _has_one_threshold(sae: SparseAutoencoder) -> bool:
-    if sae.threshold_F is None:
-        return True
-    return bool((sae.threshold_F == sae.threshold_F[0]).all())
+def _check_threshold(sae: SparseAutoencoder, config: TrainConfig) -> None:
+    """Raise `InvalidInput` if an SAE, in the units of its training, needs more than one θ."""
+    if sae.threshold_F is None or not config.architecture.endswith("batch_topk"):
+        return
+    off_F = (sae.threshold_F - sae.threshold_F[0]).abs()
+    # those of one whitening differ in rounding after they were folded and brought back
+    allowed = WHITENED_TOLERANCE * float(sae.threshold_F[0]) if is_whitened(config) else 0.0
+    if bool((off_F > allowed).any()):
+        raise InvalidInput(
+            f"This SAE has a threshold for each latent; {config.architecture} has one for all. "
+            "Train it on as jumprelu or gated."
+        )

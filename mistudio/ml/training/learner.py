@@ -14,6 +14,7 @@ from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, TrainingBroke
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import is_whitened
 from mistudio.ml.collective import SINGLE, Collective
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.alarms import Alarms
@@ -32,6 +33,7 @@ from mistudio.ml.training.run_state import (
     seed_random_states,
 )
 from mistudio.ml.training.threshold import calibrate_threshold
+from mistudio.ml.whitening import Whitening
 
 REPORT_EVERY = 10  # steps
 BAD_LIMIT = 3  # batches in a row that cannot be used
@@ -78,6 +80,11 @@ class InputStatistics(Protocol):
     @property
     def variance(self) -> float: ...
 
+    @property
+    def whitening(self) -> Whitening | None:
+        """Read only where the settings ask for it."""
+        ...
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -86,7 +93,8 @@ class TrainResult:
     `outcome` is "completed", "stopped", "cancelled" or "paused"; a paused one has no SAE. `sae` is
     folded: it reads unscaled activations. `checkpoint` is the newest, None if there never was room
     for one. `metrics` is what `evaluate` returned, empty if it did
-    not run; `last` the last "training" row; `threshold` a BatchTopK's θ in residual units.
+    not run; `last` the last "training" row; `threshold` a BatchTopK's θ in residual units, the
+    mean over its latents where it was whitened.
     """
 
     outcome: str
@@ -165,6 +173,7 @@ class Learner:
                 statistics.variance,
                 device,
                 target=options.target,
+                whitening=statistics.whitening if is_whitened(config) else None,
             )
         collective = options.collective
         if config.batch < collective.size:
@@ -194,7 +203,7 @@ class Learner:
         if batch is None:
             raise InvalidInput("The dataset gives no activations to train on.")
         x_BD, target_BO = (batch, None) if isinstance(batch, torch.Tensor) else batch
-        x_BD = x_BD.to(run.sae.device) * run.scale
+        x_BD = run.normalised(x_BD.to(run.sae.device))
         if target_BO is not None:
             target_BO = target_BO.to(run.sae.device) * run.scale_out
         run.sae.k = schedule.k_at(run.step)
@@ -270,7 +279,10 @@ class Learner:
         if sae is not None:
             sae = sae.with_metadata(**self._options.metadata)
             metrics = self._evaluated(sae, outcome)
-        has_threshold = sae is not None and sae.threshold_F is not None and run.sae.needs_threshold
+        threshold = None
+        if sae is not None and sae.threshold_F is not None and run.sae.needs_threshold:
+            one = run.whitening is None or run.sae.is_transcoder
+            threshold = float(sae.threshold_F[0] if one else sae.threshold_F.mean())
         return TrainResult(
             outcome=outcome,
             sae=sae,
@@ -281,9 +293,7 @@ class Learner:
             checkpoint=self._saved_path,
             metrics=metrics,
             last=self._window.last,
-            threshold=float(sae.threshold_F[0])
-            if has_threshold and sae is not None and sae.threshold_F is not None
-            else None,
+            threshold=threshold,
             dead=int(run.tracker.dead().numel()),
             skipped=self._skipped,
         )
@@ -347,9 +357,9 @@ class Learner:
         None if a pause came in between: whoever goes on does all of this again.
         """
         run, calibration = self.run, self._options.calibration
-        sae = folded(run)
         if not run.sae.needs_threshold or calibration is None or outcome == "cancelled":
-            return sae
+            return folded(run)
+        sae = run.folded()
         self.report.progress(run.step / run.schedule.steps, "Finding the threshold")
         whole = outcome == "completed"
         tokens = CALIBRATION_TOKENS if whole else QUICK_CALIBRATION_TOKENS
@@ -364,8 +374,8 @@ class Learner:
             self.report.note(
                 "The threshold stays at its average over the training.", level="warning"
             )
-            return sae
-        return sae.with_threshold(threshold)
+            return _described(run, sae)
+        return _described(run, sae.with_threshold(threshold))
 
     def _evaluated(self, sae: SparseAutoencoder, outcome: str) -> Mapping[str, Any]:
         evaluate = self._options.evaluate
@@ -380,15 +390,23 @@ class Learner:
 
 def folded(run: RunState) -> SparseAutoencoder:
     """The SAE of a run as it stands; a BatchTopK's by its average θ."""
-    sae = run.folded()
-    kept = {"k": run.sae.k} if run.sae.uses_k else {}
-    return sae.with_metadata(
-        trained_tokens=run.tokens, **kept, input_scale=run.scale, seed=run.config.seed
-    )
+    return _described(run, run.folded())
+
+
+def _described(run: RunState, sae: SparseAutoencoder) -> SparseAutoencoder:
+    """What was folded, finished: with unit decoder rows and what is told of the run."""
+    told: dict[str, Any] = {"trained_tokens": run.tokens}
+    if run.sae.uses_k:
+        told["k"] = run.sae.k
+    if run.whitening is not None:
+        told["input_norm"] = run.config.input_norm
+    told |= {"input_scale": run.scale, "seed": run.config.seed}
+    return run.with_unit_rows(sae).with_metadata(**told)
 
 
 def _threshold(run: RunState) -> float | None:
-    """θ in residual units, of a JumpReLU its mean; None where there is none."""
+    """θ in residual units, or in those of whitened activations; of a JumpReLU its mean; None
+    where there is none."""
     own_F = run.sae.parameters.get("threshold_F")
     value = float(own_F.mean()) if own_F is not None else run.threshold.value
     return value / run.scale_out or None

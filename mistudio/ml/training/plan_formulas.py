@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 from mistudio.core.retention import DEFAULT_CAP, KEEP_ALL, KEEP_EVERY
 from mistudio.core.training_configs import TrainConfig
-from mistudio.core.training_rules import DENSE_FAMILY, TOPK_FAMILY, default_aux_k
+from mistudio.core.training_rules import (
+    DENSE_FAMILY,
+    TOPK_FAMILY,
+    default_aux_k,
+    is_whitened,
+)
 
-FLOAT = 4
+FLOAT, DOUBLE = 4, 8
 CHUNK_ENTRIES = 9 << 20  # pre-activations formed at a time, as in ml/sae/trainable.py
 GPU_CHUNK_ENTRIES, GPU_CHUNK_SHARE = 1 << 28, 1 / 32
 MIN_CHUNK_ROWS = 64
@@ -51,6 +56,9 @@ _LOGIT_COPIES = 6.4
 _ENCODE_COPIES = 2.25  # without and with its bias, and a quarter as the mask of what is above
 _FORWARD_SHARE = 0.6  # measured 0.67 and 0.51 with models of 135M and 2.8M parameters
 _NARROW_SHARE = 0.1  # where a processor multiplies 16-bit numbers; measured with NF4
+_FOLD_COPIES = (
+    6  # of a weight matrix in float32, while a whitening and the rows' lengths are folded
+)
 _CANDIDATES = 2.5  # values looked at per active latent when a threshold is calibrated
 
 
@@ -104,12 +112,14 @@ def state_bytes(config: TrainConfig, d: int) -> int:
     moments = {"sgd": FLOAT}.get(config.optimizer, 2 * FLOAT)
     per_number = 2 * FLOAT + (2 if is_eight_bit(config) else moments)
     counters = config.width * (6 * 8 + 6 * FLOAT)  # firings, ages and the vectors' own share
-    return parameters(config, d) * per_number + counters
+    whitening = (FLOAT + DOUBLE) * d * d if is_whitened(config) else 0
+    return parameters(config, d) * per_number + counters + whitening
 
 
 def saved_bytes(config: TrainConfig, d: int) -> int:
-    """One checkpoint on the disk: weights and moments."""
-    return state_bytes(config, d) - parameters(config, d) * FLOAT
+    """One checkpoint on the disk: weights, moments, the directions of a whitening."""
+    unsaved = FLOAT * d * d if is_whitened(config) else 0
+    return state_bytes(config, d) - parameters(config, d) * FLOAT - unsaved
 
 
 def chunk_entries(room: Room) -> int:
@@ -179,7 +189,8 @@ def forward_bytes(model: ModelNeeds, context: int, batch_tokens: int = 0) -> int
 
 
 def finish_bytes(config: TrainConfig, d: int, room: Room) -> int:
-    """The finished SAE beside the one that was trained, and the search for its threshold.
+    """The finished SAE beside the one that was trained, and the search for its threshold, or the
+    folding of a whitening.
 
     The search works in what the allocator kept of the steps, except for the buffer still in use.
     """
@@ -190,6 +201,8 @@ def finish_bytes(config: TrainConfig, d: int, room: Room) -> int:
         dense = _ENCODE_COPIES * FLOAT * max(MIN_ENCODE_ROWS * config.width, ENCODE_ENTRIES)
         search = chunk_bytes(config, room) + values + max(values, dense + _ENTRY_BYTES * entries)
         resting = max(resting, round(search))
+    if is_whitened(config):
+        resting = max(resting, _FOLD_COPIES * config.width * d * FLOAT + 3 * DOUBLE * d * d)
     return parameters(config, d) * FLOAT + resting
 
 
@@ -237,7 +250,8 @@ def step_products(config: TrainConfig) -> float:
 
 def step_flops(config: TrainConfig, d: int) -> float:
     """Operations of one step."""
-    return step_products(config) * 2 * config.batch * d * config.width
+    whitening = 2 * config.batch * d * d if is_whitened(config) else 0
+    return step_products(config) * 2 * config.batch * d * config.width + whitening
 
 
 def forward_flops(model: ModelNeeds, layer: int) -> float:

@@ -12,10 +12,12 @@ import torch
 
 from mistudio.core.control import JobControl
 from mistudio.core.training_configs import TrainConfig
+from mistudio.core.training_rules import is_whitened
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.masking import default_forward_batch
 from mistudio.ml.device import synchronize
 from mistudio.ml.training.run_state import RunState, TargetStatistics
+from mistudio.ml.whitening import Whitening
 
 STEPS = 20
 PASSES = 3
@@ -27,7 +29,8 @@ def probe_steps(
     """Median seconds of a whole step on random activations [batch, d], the first ones left out."""
     generator = torch.Generator().manual_seed(0)
     given = None if config.encoder == "sae" else TargetStatistics(torch.zeros(d), 1.0, float(d))
-    run = RunState(config, torch.zeros(d), 1.0, float(d), device, target=given)
+    whitening = Whitening.none(d) if is_whitened(config) else None
+    run = RunState(config, torch.zeros(d), 1.0, float(d), device, target=given, whitening=whitening)
     run.sae.k = run.schedule.k_at(0)
     x_BD = torch.randn(config.batch, d, generator=generator).to(device)
     target_BO = x_BD if given else None
@@ -36,7 +39,8 @@ def probe_steps(
         control.check()
 
         def step() -> None:
-            result = run.micro.gradients(run.sae, x_BD, run.variance, run.extra(), target_BO)
+            z_BD = run.normalised(x_BD)
+            result = run.micro.gradients(run.sae, z_BD, run.variance, run.extra(), target_BO)
             run.optimizer.step(1e-6)
             run.sae.normalise_decoder()
             run.take_in(result, float(result.reconstruction), config.batch)

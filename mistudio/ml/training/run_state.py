@@ -14,8 +14,9 @@ import mistudio
 from mistudio.core.config import config_hash, from_dict, to_dict
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.training_configs import TrainConfig
-from mistudio.core.training_rules import DENSE_FAMILY
+from mistudio.core.training_rules import DENSE_FAMILY, is_whitened
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.fold import fold_coordinates, fold_decoder_norms
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ from mistudio.ml.training.optimizer import optimizer_of
 from mistudio.ml.training.schedule import Schedule, resolve
 from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
 from mistudio.ml.training.threshold import ThresholdAverage
+from mistudio.ml.whitening import Whitener, Whitening
 
 SPIKE = 10.0  # a batch whose loss exceeds this many times the average is skipped
 SPIKE_AFTER = 20  # accepted steps before the average is trusted
@@ -51,19 +53,30 @@ class RunState:
         device: torch.device,
         sae: TrainableSae | None = None,
         target: TargetStatistics | None = None,
+        whitening: Whitening | None = None,
     ) -> None:
         """A fresh run, its biases set from the means of the scaled calibration tokens.
 
         `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x; settings that ask for
-        no input normalisation make s 1 and V that of x. A transcoder needs a `target`, whose V
-        takes the place of `variance`. Raises `InvalidInput` if it lacks, or if an SAE has one.
+        no input normalisation make s 1 and V that of x; those that ask for whitening make s 1 and
+        take V and the place of x from `whitening`, which is ignored otherwise. A transcoder needs a
+        `target`, whose V takes the place of `variance`. Raises `InvalidInput` if it lacks, or if an
+        SAE has one, or a whitening lacks.
         """
         if (target is not None) != (config.encoder != "sae"):
             raise InvalidInput("A transcoder, and nothing else, needs the statistics of a target.")
         self.config = config
         self.mean_D = mean_D.detach().double().cpu()
         self.target = None
-        self.scale, self.variance = _units(config, float(scale), float(variance))
+        self.whitening = whitening if is_whitened(config) else None
+        self._whitener: Whitener | None = None
+        if self.whitening is not None:
+            self._whitener = Whitener(self.whitening, device)
+            self.scale, self.variance = 1.0, self.whitening.total_variance
+        elif is_whitened(config):
+            raise InvalidInput("Whitening needs the covariance of the activations.")
+        else:
+            self.scale, self.variance = _units(config, float(scale), float(variance))
         if target is not None:
             mean_O = target.mean_O.detach().double().cpu().clone()  # may be that of the input
             self.target = TargetStatistics(mean_O, *_units(config, target.scale, target.variance))
@@ -74,7 +87,10 @@ class RunState:
         if sae is None:
             sae = _new_sae(config, self.mean_D.numel(), d_out)
             scaled_out_O = self.target.mean_O * self.scale_out if self.target else None
-            sae.start_from(self.mean_D * self.scale, scaled_out_O)
+            scaled_in_D = self.mean_D * self.scale
+            if self.whitening is not None:
+                scaled_in_D = torch.zeros_like(self.mean_D)
+            sae.start_from(scaled_in_D, scaled_out_O)
         self.sae = sae
         self.sae.to(device)
         clip_norm = config.gradient_clip / self.variance
@@ -96,9 +112,25 @@ class RunState:
         """Tokens seen, those of skipped batches included."""
         return self.step * self.schedule.batch
 
+    def normalised(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """What the SAE trains on, s·x or z, of activations on its device."""
+        return x_BD * self.scale if self._whitener is None else self._whitener(x_BD)
+
     def folded(self) -> SparseAutoencoder:
-        """The SAE as it is now, reading unscaled activations; BatchTopK by its average θ."""
-        return self.sae.inference(self.scale, self.threshold.value, self.scale_out)
+        """The SAE as it is now, reading unscaled activations; BatchTopK by its average θ.
+
+        Where it was whitened its decoder rows may have any length, so that one θ still holds for
+        all latents; `with_unit_rows` comes after θ is found.
+        """
+        sae = self.sae.inference(self.scale, self.threshold.value, self.scale_out)
+        return sae if self.whitening is None else fold_coordinates(sae, self.whitening.coordinates)
+
+    def with_unit_rows(self, sae: SparseAutoencoder) -> SparseAutoencoder:
+        """What `folded` gave, with unit decoder rows. A TopK that was whitened keeps what rows it
+        has: by their lengths it would choose other latents."""
+        if self.whitening is None or sae.architecture == "topk":
+            return sae
+        return fold_decoder_norms(sae)
 
     def extra(self) -> Auxiliary | Penalty | None:
         """What the next step needs beside the batch: AuxK's part, or the penalty."""
@@ -151,6 +183,9 @@ class RunState:
         }
         if self.target is not None:
             tensors["target_mean"] = self.target.mean_O
+        if self.whitening is not None:
+            tensors["whitening_basis"] = self.whitening.basis_DC
+            tensors["whitening_variance"] = self.whitening.variance_C
         if torch.cuda.is_available():
             for number, state in enumerate(torch.cuda.get_rng_state_all()):
                 tensors[f"rng_cuda_{number}"] = state
@@ -210,7 +245,9 @@ def restore_run(
     if mean_O is not None:
         target = TargetStatistics(mean_O, values["scale_out"], values["variance"])
     sae = sae_parameters(checkpoint, stored)
-    run = RunState(stored, mean_D, values["scale"], values["variance"], device, sae, target)
+    scale, variance = values["scale"], values["variance"]
+    whitening = stored_whitening(checkpoint)
+    run = RunState(stored, mean_D, scale, variance, device, sae, target, whitening)
     run.sae.k = int(values["k"])
     run.optimizer.restore(checkpoint.optimizer)
     run.tracker.restore(checkpoint.state)
@@ -227,6 +264,14 @@ def restore_run(
     run.micro.rows = int(values.get("micro_batch", 0))
     restore_random_states(checkpoint)
     return run
+
+
+def stored_whitening(checkpoint: Checkpoint) -> Whitening | None:
+    """The whitening of a checkpoint's run, if it has one."""
+    state = checkpoint.state
+    if "whitening_basis" not in state:
+        return None
+    return Whitening(state["input_mean"], state["whitening_basis"], state["whitening_variance"])
 
 
 def sae_parameters(checkpoint: Checkpoint, config: TrainConfig) -> TrainableSae:
