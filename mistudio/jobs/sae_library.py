@@ -144,7 +144,8 @@ def add_sae(
                 TRAININGS.update(studio.db(), training_id, sae_id=sae_id)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        if SAES.find(studio.db(), sae_id) is None:  # its row may have been written already
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     return row
 

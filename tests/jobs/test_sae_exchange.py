@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from mistudio.core.events import RecordingReporter
 from mistudio.jobs import lookup
 from mistudio.jobs.context import Result
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.sae_library import read_sae
+from mistudio.jobs.sae_library import add_sae, read_sae
 from mistudio.ml.formats.saelens import write_saelens
+from mistudio.store.database import _WriterFirst
 from mistudio.store.tables import SAES, TOKENIZATIONS
 from tests.helpers.studio import run
 
@@ -82,6 +85,35 @@ def test_what_is_refused_leaves_neither_row_nor_files(trained: Studio, tmp_path:
             run(trained, "import_sae", ImportSaeConfig(path=str(tmp_path / path)))
     assert len(SAES.select(trained.db())) == rows
     assert sorted(trained.paths.home.rglob("*.safetensors")) == files
+
+
+def test_what_breaks_after_the_row_is_written_leaves_its_files(
+    trained: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, committed = lookup.sae(trained, "last"), _WriterFirst.atomic
+
+    @contextmanager
+    def broken(self: _WriterFirst) -> Iterator[object]:
+        with committed(self) as inside:
+            yield inside
+        if not self.conn.in_transaction and SAES.select(trained.db(), "name = 'second'"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_WriterFirst, "atomic", broken)
+    with pytest.raises(KeyboardInterrupt):
+        add_sae(
+            trained,
+            read_sae(trained, first),
+            {},
+            name="second",
+            origin="trained",
+            model=None,
+            layer=None,
+            hook=None,
+        )
+    monkeypatch.undo()
+    (row,) = SAES.select(trained.db(), "name = 'second'")
+    assert read_sae(trained, row).n_latents == first.n_latents
 
 
 def measured_next(studio: Studio, config: ImportSaeConfig) -> tuple[Result, str]:
