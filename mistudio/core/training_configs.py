@@ -235,7 +235,8 @@ class TrainConfig(Config):
         0,
         "Micro-batch",
         "Tokens of a batch that are worked on at a time, their gradients added up, which needs "
-        "less memory; at least 16. 0 takes whole batches, or pieces where those do not fit.",
+        "less memory; at least 16. batch_topk and matryoshka_batch_topk then choose their latents "
+        "within each piece. 0 takes whole batches, or pieces where those do not fit.",
         unit="tokens",
         minimum=0,
         maximum=16_384,
