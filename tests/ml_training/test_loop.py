@@ -192,7 +192,7 @@ def test_three_unusable_batches_in_a_row_end_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [30, 60])
 def test_a_checkpoint_threshold_survives_folding(tmp_path: Path, steps: int) -> None:
     """θ is trained on s·x with s far from 1; after folding the L0 is the same."""
-    config = replace(CONFIG, architecture="batch_topk", learning_rate=1e-9, decay_share=0.0)
+    config = replace(CONFIG, architecture="batch_topk", learning_rate=1e-6, decay_share=0.0)
     result = run(tmp_path, config, control=AskAt(steps, Request.STOP))
     assert abs(statistics_of(D).scale - 1) > 0.5
     l0 = float(sae_from_checkpoint(result.checkpoint).encode_sparse(held_out()).l0.double().mean())
