@@ -261,7 +261,7 @@ def test_one_is_trained(trained: Studio, encoder: str, architecture: str) -> Non
 def test_a_training_begins_at_a_transcoder_and_goes_on(trained: Studio) -> None:
     config = tiny_training(encoder="skip_transcoder")
     first = SAES.get(trained.db(), str(run(trained, "train", config)["sae"]))
-    longer = tiny_training(encoder="skip_transcoder", init_from=first.id, learning_rate=1e-9)
+    longer = tiny_training(encoder="skip_transcoder", init_from=first.id, learning_rate=1e-6)
     again = SAES.get(trained.db(), str(run(trained, "train", longer)["sae"]))
     old, new = read_sae(trained, first), read_sae(trained, again)
     x = torch.randn(20, old.d_in)
