@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mistudio.core.training_configs import TrainConfig
+    from mistudio.core.training_subject import TrainingSubject
 
 TOPK_FAMILY = ("batch_topk", "matryoshka_batch_topk", "topk")
 DENSE_FAMILY = ("standard", "gated", "jumprelu")
@@ -55,11 +56,11 @@ def no_transcoder(architecture: str) -> str:
     )
 
 
-def is_sae(config: TrainConfig) -> bool:
+def is_sae(config: TrainingSubject) -> bool:
     return config.encoder == "sae"
 
 
-def is_transcoder(config: TrainConfig) -> bool:
+def is_transcoder(config: TrainingSubject) -> bool:
     return config.encoder != "sae"
 
 

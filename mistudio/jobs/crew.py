@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mistudio.ml.activations.windows import Feed
     from mistudio.ml.collective import Collective
     from mistudio.ml.data.row_table import RowTable
-    from mistudio.ml.training.learner import LearnerOptions
+    from mistudio.ml.training.learner_terms import LearnerOptions
 
 SHARED_VERBS = ("train", "train_resume")
 
@@ -236,7 +236,7 @@ def _rows(order: dict[str, Any], config: TrainConfig, feed: Feed) -> tuple[RowRe
 
 
 def _options(order: dict[str, Any], feed: Feed, collective: Collective) -> LearnerOptions:
-    from mistudio.ml.training.learner import LearnerOptions
+    from mistudio.ml.training.learner_terms import LearnerOptions
 
     wanted = feed.target_statistics
     return LearnerOptions(

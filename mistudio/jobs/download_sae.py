@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mistudio.core.configs import DownloadSaeConfig
 from mistudio.core.errors import InUse, NoAnswer, NotFound, Offline, Unsupported
 from mistudio.core.units import format_bytes
-from mistudio.jobs import sae_library
+from mistudio.jobs import import_sae
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.last_progress import LastProgress
 from mistudio.jobs.runner import Studio
@@ -60,7 +60,7 @@ def run(ctx: JobContext, config: DownloadSaeConfig) -> Result:
     ctx.report.progress(_FETCHED, "reading")
     source = Path(done.folder).absolute() / chosen.place
     name = config.name.strip() or " ".join([plan.repo.rsplit("/", 1)[-1], chosen.place]).strip()
-    return sae_library.add_from_files(ctx, config, source, name, repo=plan.repo)
+    return import_sae.add_from_files(ctx, config, source, name, repo=plan.repo)
 
 
 def _choose(ctx: JobContext, config: DownloadSaeConfig) -> _Chosen:

@@ -29,6 +29,7 @@ from mistudio.jobs import (
     import_activations,
     import_dataset,
     import_model,
+    import_sae,
     index_dataset,
     probe_extraction,
     probe_training,
@@ -235,7 +236,7 @@ JOB_KINDS: dict[str, JobKind] = {
             survival.prepare,
         ),
         JobKind("export_sae", "io", "Export SAE", configs.ExportSaeConfig, sae_library.run_export),
-        JobKind("import_sae", "io", "Import SAE", configs.ImportSaeConfig, sae_library.run_import),
+        JobKind("import_sae", "io", "Import SAE", configs.ImportSaeConfig, import_sae.run_import),
         JobKind(
             "download_sae",
             "io",

@@ -1,22 +1,15 @@
-"""The SAE library: adding, exporting and importing sparse autoencoders."""
+"""The SAE library: adding, reading and exporting sparse autoencoders."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import directory_bytes, fsync_path, sha256_file, write_json
 from mistudio.core.configs import (
-    HOOKS,
-    TRANSCODER_INPUTS,
-    EvaluateConfig,
     ExportSaeConfig,
-    ImportSaeConfig,
-    SaePlaceConfig,
 )
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.ids import new_id, now
@@ -24,40 +17,12 @@ from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import ModelRow, SaeRow
-from mistudio.store.tables import MODELS, SAES, TOKENIZATIONS, TRAININGS
+from mistudio.store.tables import SAES, TRAININGS
 
 if TYPE_CHECKING:
     from mistudio.ml.sae.base import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
-CHECKED_TOKENS = 2048  # that an imported SAE is measured on at once
-# the last part of a module path below a block, as transformers' families name it
-SUBLAYERS = {
-    "": "resid_post",
-    "output": "resid_post",
-    "mlp": "mlp_out",
-    "self_attn": "attn_out",
-    "attn": "attn_out",
-    "attention": "attn_out",
-    "mlp.input": "mlp_in",
-    "pre_feedforward_layernorm": "mlp_in",
-    "post_feedforward_layernorm": "mlp_out",
-}
-# names in TransformerLens that stand for one of our hooks under another name, or for none of them
-LENS_NAMES = {
-    "mlp.in": "mlp_in",
-    "mlp.out": "mlp_out",
-    "mlp_in": "mlp_in (the stream before the norm)",
-}
-BEFORE_GAIN = "ln2.normalized"
-
-
-class Hooks(NamedTuple):
-    """Where an SAE reads and, a transcoder, what it gives; None is not known."""
-
-    layer: int | None
-    read: str | None
-    written: str | None
 
 
 def add_sae(
@@ -223,194 +188,3 @@ def _export_set(studio: Studio, names: list[str], out: Path) -> None:
         first.hook_out or "",
         first.model_name or "",
     )
-
-
-def run_import(ctx: JobContext, config: ImportSaeConfig) -> Result:
-    """Read an SAE of any known format into the library, tied to a model of ours if one fits."""
-    # as named, not where it links to: a file of the Hugging Face cache is called by its checksum
-    source = Path(os.path.abspath(Path(config.path).expanduser()))
-    return add_from_files(ctx, config, source, config.name.strip() or source.name)
-
-
-def add_from_files(
-    ctx: JobContext, config: SaePlaceConfig, source: Path, name: str, *, repo: str | None = None
-) -> Result:
-    """Read the SAE of a folder or file and add it; `repo` is the repository it came from."""
-    from mistudio.ml.formats.registry import read_any
-
-    found, sae, metadata = read_any(source)
-    model = model_for(ctx.studio, config, metadata)
-    if sae.is_transcoder and not config.hook and reads_before_gain(metadata):
-        sae, metadata = _behind_gain(ctx, sae, metadata, model)
-    layer, hook, hook_out = hooks_for(config, metadata, is_transcoder=sae.is_transcoder)
-    check_fits(sae, model, layer)
-    row = add_sae(
-        ctx.studio,
-        sae,
-        metadata,
-        name=name,
-        origin="imported",
-        repo_id=repo,
-        model=model,
-        layer=layer,
-        hook=hook,
-        hook_out=hook_out,
-        source_format=found.name,
-    )
-    if sae.is_transcoder and None in (layer, hook, hook_out):
-        ctx.report.note(
-            "The file does not say which layer and hook this transcoder reads and which it gives; "
-            "import it again naming all three, or it can only be looked at.",
-            level="warning",
-        )
-    elif layer is None or hook is None:
-        ctx.report.note(
-            "The file does not say which layer and hook this SAE reads; import it again naming "
-            "both, or it can only be looked at.",
-            level="warning",
-        )
-    if model is None:
-        ctx.report.note(
-            "No model in the library fits this SAE; import the model, then import the SAE again "
-            "naming it.",
-            level="warning",
-        )
-    return {
-        "sae": row.id,
-        "name": row.name,
-        "format": found.name,
-        "architecture": row.architecture,
-        "model": model.name if model else None,
-        "layer": layer,
-        "hook": hook,
-        **({"hook_out": hook_out} if sae.is_transcoder else {}),
-        **(_measured_next(ctx, row) if config.measure else {}),
-    }
-
-
-def check_fits(sae: SparseAutoencoder, model: ModelRow | None, layer: int | None) -> None:
-    """Raise `Mismatch` for an SAE of another width than the model's, or of no block of it."""
-    if model is None:
-        return
-    for width in {sae.d_in, sae.d_out}:
-        if model.hidden_dim != width:
-            raise Mismatch(
-                f"This SAE expects width {width:,}, the model has {model.hidden_dim or 0:,}."
-            )
-    if layer is not None and model.num_layers is not None and layer >= model.num_layers:
-        raise Mismatch(f"This SAE reads block {layer}; the model has {model.num_layers}.")
-
-
-def _measured_next(ctx: JobContext, row: SaeRow) -> Result:
-    """Queue a short measurement, which tells whether what was read can be right; {} without."""
-    if row.model_id is None or not is_placed(row):
-        return {}
-    texts = TOKENIZATIONS.select(
-        ctx.db, "model_id = ? AND status = 'ready'", [row.model_id], limit=1
-    )
-    if not texts:
-        ctx.report.note(
-            "It is not measured: no text is tokenised for its model yet. Tokenise one, then "
-            "evaluate the SAE to see whether its hook and scale are right."
-        )
-        return {}
-    check = EvaluateConfig(sae=row.id, dataset=texts[0].id, tokens=CHECKED_TOKENS)
-    return {"next": ctx.studio.submit("evaluate", check)}
-
-
-def reads_before_gain(metadata: Mapping[str, Any]) -> bool:
-    """Whether it reads the norm before the MLP without its gain, which no hook of ours is."""
-    if metadata.get("hook") is not None:
-        return False
-    return read_hook_name(str(metadata.get("hook_name") or ""))[1] == BEFORE_GAIN
-
-
-def _behind_gain(
-    ctx: JobContext, sae: SparseAutoencoder, metadata: Mapping[str, Any], model: ModelRow | None
-) -> tuple[SparseAutoencoder, dict[str, Any]]:
-    """A transcoder that reads a norm before its gain as one that reads what the MLP does."""
-    from mistudio.ml.formats.norm_gain import behind_gain, gain_before_mlp
-
-    if model is None:
-        raise InvalidInput(
-            "This transcoder reads what the norm before the MLP gives before its gain "
-            "(ln2.hook_normalized). Import its model first: the gain is then taken from there."
-        )
-    layer = read_hook_name(str(metadata["hook_name"]))[0] or 0
-    gain_D = gain_before_mlp(ctx.paths.absolute(model.path), layer)
-    told = {"hook_name": f"blocks.{layer}.mlp.hook_in", "source_hook_name": metadata["hook_name"]}
-    ctx.report.note("The gain of the model's norm was moved into the encoder; it reads mlp_in.")
-    return behind_gain(sae, gain_D).with_metadata(**told), {**metadata, **told}
-
-
-def model_for(
-    studio: Studio, config: SaePlaceConfig, metadata: Mapping[str, Any]
-) -> ModelRow | None:
-    """The model that is named, or that of the library which the files name; None for none."""
-    if config.model:
-        return lookup.model(studio, config.model)
-    wanted = str(metadata.get("model_name") or "")
-    short = wanted.rsplit("/", 1)[-1]
-    # of a model that was not downloaded nobody knows the owner
-    for where, value in (
-        ("name = ?", wanted),
-        ("repo_id = ?", wanted),
-        ("name = ? AND repo_id IS NULL", short),
-    ):
-        found = MODELS.select(studio.db(), f"{where} AND status = 'ready'", [value], limit=1)
-        if found and wanted:
-            return found[0]
-    return None
-
-
-def hooks_for(config: SaePlaceConfig, metadata: Mapping[str, Any], *, is_transcoder: bool) -> Hooks:
-    """Layer and hooks: as given, as we wrote them, or read from the names of the hooks."""
-    layer, hook = metadata.get("layer"), metadata.get("hook")
-    if layer is None or hook is None:
-        layer, hook = read_hook_name(str(metadata.get("hook_name") or ""))
-    if config.layer >= 0:
-        layer = config.layer
-    hook = config.hook or hook
-    known = TRANSCODER_INPUTS if is_transcoder else HOOKS
-    if hook is not None and hook not in known:
-        what = "transcoder" if is_transcoder else "SAE"
-        raise InvalidInput(
-            f"This {what} reads {hook!r}; supported are {', '.join(known)}. Name one with --hook."
-        )
-    if not is_transcoder:
-        return Hooks(layer, hook, hook)
-    layer_out, hook_out = layer, metadata.get("hook_out")
-    if hook_out is None:
-        layer_out, hook_out = read_hook_name(str(metadata.get("hook_name_out") or ""))
-    hook_out = config.hook_out or hook_out
-    if hook_out is not None and hook_out not in HOOKS:
-        raise InvalidInput(
-            f"This transcoder gives {hook_out!r}; supported are {', '.join(HOOKS)}. Name one with "
-            "--hook-out."
-        )
-    if config.layer < 0 and None not in (layer, layer_out) and layer != layer_out:
-        raise InvalidInput(
-            f"This transcoder reads block {layer} and gives what block {layer_out} does; only "
-            "transcoders inside one block can be used."
-        )
-    return Hooks(layer if layer is not None else layer_out, hook, hook_out)
-
-
-def read_hook_name(name: str) -> tuple[int | None, str | None]:
-    """Block and hook that a TransformerLens name or a module path stands for; None if unclear.
-
-    `blocks.3.hook_resid_pre`, the input of block 3, is the output of block 2. Raises
-    `InvalidInput` for the input of the first block, which no hook of ours reads.
-    """
-    lens = re.fullmatch(r"blocks\.(\d+)\.((?:\w+\.)*)hook_(\w+)", name)
-    if lens is not None:
-        layer, hook = int(lens[1]), lens[2] + lens[3]
-        if hook != "resid_pre":
-            return layer, LENS_NAMES.get(hook, hook)
-        if layer == 0:
-            raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
-        return layer - 1, "resid_post"
-    module = re.fullmatch(r"(?:\w+\.)+(\d+)(?:\.(\w+(?:\.input)?))?(?:\.output)?", name)
-    if module is None:
-        return None, None
-    return int(module[1]), SUBLAYERS.get(module[2] or "")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.configs import SaePlaceConfig
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.jobs import sae_library
+from mistudio.jobs import sae_places
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.sae_library import Hooks
+from mistudio.jobs.sae_places import Hooks
 
 if TYPE_CHECKING:
     from mistudio.ml.sae.base import SparseAutoencoder
@@ -66,10 +66,10 @@ def preview_sae(studio: Studio, path: str) -> SaePreview:
         told = stored_dtype(weights) if weights.suffix != ".pt" else ""
         return SaePreview(found.format.title, found.folder, size, told, is_read=False)
     sae, metadata = found.format.read(found.folder)
-    model = sae_library.model_for(studio, SaePlaceConfig(), metadata)
+    model = sae_places.model_for(studio, SaePlaceConfig(), metadata)
     hooks, doubt = _hooks(sae, metadata, model)
     try:
-        sae_library.check_fits(sae, model, hooks.layer)
+        sae_places.check_fits(sae, model, hooks.layer)
     except Mismatch as error:
         model, doubt = None, error.sentence
     lacking = {
@@ -106,8 +106,8 @@ def _hooks(
 
     A hook that none of ours is counts as not known, for another can be named in its place.
     """
-    if sae.is_transcoder and sae_library.reads_before_gain(metadata):
-        layer = sae_library.read_hook_name(str(metadata.get("hook_name") or ""))[0]
+    if sae.is_transcoder and sae_places.reads_before_gain(metadata):
+        layer = sae_places.read_hook_name(str(metadata.get("hook_name") or ""))[0]
         metadata = {**metadata, "hook_name": f"blocks.{layer or 0}.mlp.hook_in"}
         doubt = "" if model else "Its model is needed: the gain of a norm is taken from there."
         return _hooks_of(sae, metadata, SaePlaceConfig()), doubt
@@ -123,4 +123,4 @@ def _hooks(
 
 
 def _hooks_of(sae: SparseAutoencoder, metadata: Mapping[str, Any], config: SaePlaceConfig) -> Hooks:
-    return sae_library.hooks_for(config, metadata, is_transcoder=sae.is_transcoder)
+    return sae_places.hooks_for(config, metadata, is_transcoder=sae.is_transcoder)

@@ -258,7 +258,8 @@ def _learner(
 ) -> Learner:
     """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
     from mistudio.ml.collective import SINGLE
-    from mistudio.ml.training.learner import Learner, LearnerOptions
+    from mistudio.ml.training.learner import Learner
+    from mistudio.ml.training.learner_terms import LearnerOptions
 
     statistics, given = feed.statistics, feed.target_statistics
     metadata = {"median_norm": statistics.median_norm, "norm_cut": run.config.norm_cut}

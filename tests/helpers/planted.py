@@ -13,7 +13,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.events import RecordingReporter
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.training.learner import Batch
+from mistudio.ml.training.learner_terms import Batch
 from mistudio.ml.training.loop import TrainResult, train
 from mistudio.ml.training.run_state import TargetStatistics
 from tests.helpers.activations import FakeStatistics

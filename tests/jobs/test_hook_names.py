@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mistudio.core.errors import InvalidInput
-from mistudio.jobs.sae_library import read_hook_name
+from mistudio.jobs.sae_places import read_hook_name
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,15 @@ from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import load_checkpoint
-from mistudio.ml.training.learner import (
-    REPORT_EVERY,
+from mistudio.ml.training.learner import REPORT_EVERY, Learner, folded
+from mistudio.ml.training.learner_terms import (
     Calibration,
     Evaluation,
     InputStatistics,
-    Learner,
     LearnerOptions,
     Stream,
     TrainResult,
     WindowedStream,
-    folded,
 )
 from mistudio.ml.training.run_state import RunState, TargetStatistics, restore_run
 

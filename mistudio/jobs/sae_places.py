@@ -1,0 +1,138 @@
+"""Where an SAE from elsewhere belongs: its model, block and hooks, as named or as its files say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS, SaePlaceConfig
+from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.jobs import lookup
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import ModelRow
+from mistudio.store.tables import MODELS
+
+if TYPE_CHECKING:
+    from mistudio.ml.sae.base import SparseAutoencoder
+
+# the last part of a module path below a block, as transformers' families name it
+SUBLAYERS = {
+    "": "resid_post",
+    "output": "resid_post",
+    "mlp": "mlp_out",
+    "self_attn": "attn_out",
+    "attn": "attn_out",
+    "attention": "attn_out",
+    "mlp.input": "mlp_in",
+    "pre_feedforward_layernorm": "mlp_in",
+    "post_feedforward_layernorm": "mlp_out",
+}
+# names in TransformerLens that stand for one of our hooks under another name, or for none of them
+LENS_NAMES = {
+    "mlp.in": "mlp_in",
+    "mlp.out": "mlp_out",
+    "mlp_in": "mlp_in (the stream before the norm)",
+}
+BEFORE_GAIN = "ln2.normalized"
+
+
+class Hooks(NamedTuple):
+    """Where an SAE reads and, a transcoder, what it gives; None is not known."""
+
+    layer: int | None
+    read: str | None
+    written: str | None
+
+
+def model_for(
+    studio: Studio, config: SaePlaceConfig, metadata: Mapping[str, Any]
+) -> ModelRow | None:
+    """The model that is named, or that of the library which the files name; None for none."""
+    if config.model:
+        return lookup.model(studio, config.model)
+    wanted = str(metadata.get("model_name") or "")
+    short = wanted.rsplit("/", 1)[-1]
+    # of a model that was not downloaded nobody knows the owner
+    for where, value in (
+        ("name = ?", wanted),
+        ("repo_id = ?", wanted),
+        ("name = ? AND repo_id IS NULL", short),
+    ):
+        found = MODELS.select(studio.db(), f"{where} AND status = 'ready'", [value], limit=1)
+        if found and wanted:
+            return found[0]
+    return None
+
+
+def hooks_for(config: SaePlaceConfig, metadata: Mapping[str, Any], *, is_transcoder: bool) -> Hooks:
+    """Layer and hooks: as given, as we wrote them, or read from the names of the hooks."""
+    layer, hook = metadata.get("layer"), metadata.get("hook")
+    if layer is None or hook is None:
+        layer, hook = read_hook_name(str(metadata.get("hook_name") or ""))
+    if config.layer >= 0:
+        layer = config.layer
+    hook = config.hook or hook
+    known = TRANSCODER_INPUTS if is_transcoder else HOOKS
+    if hook is not None and hook not in known:
+        what = "transcoder" if is_transcoder else "SAE"
+        raise InvalidInput(
+            f"This {what} reads {hook!r}; supported are {', '.join(known)}. Name one with --hook."
+        )
+    if not is_transcoder:
+        return Hooks(layer, hook, hook)
+    layer_out, hook_out = layer, metadata.get("hook_out")
+    if hook_out is None:
+        layer_out, hook_out = read_hook_name(str(metadata.get("hook_name_out") or ""))
+    hook_out = config.hook_out or hook_out
+    if hook_out is not None and hook_out not in HOOKS:
+        raise InvalidInput(
+            f"This transcoder gives {hook_out!r}; supported are {', '.join(HOOKS)}. Name one with "
+            "--hook-out."
+        )
+    if config.layer < 0 and None not in (layer, layer_out) and layer != layer_out:
+        raise InvalidInput(
+            f"This transcoder reads block {layer} and gives what block {layer_out} does; only "
+            "transcoders inside one block can be used."
+        )
+    return Hooks(layer if layer is not None else layer_out, hook, hook_out)
+
+
+def read_hook_name(name: str) -> tuple[int | None, str | None]:
+    """Block and hook that a TransformerLens name or a module path stands for; None if unclear.
+
+    `blocks.3.hook_resid_pre`, the input of block 3, is the output of block 2. Raises
+    `InvalidInput` for the input of the first block, which no hook of ours reads.
+    """
+    lens = re.fullmatch(r"blocks\.(\d+)\.((?:\w+\.)*)hook_(\w+)", name)
+    if lens is not None:
+        layer, hook = int(lens[1]), lens[2] + lens[3]
+        if hook != "resid_pre":
+            return layer, LENS_NAMES.get(hook, hook)
+        if layer == 0:
+            raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
+        return layer - 1, "resid_post"
+    module = re.fullmatch(r"(?:\w+\.)+(\d+)(?:\.(\w+(?:\.input)?))?(?:\.output)?", name)
+    if module is None:
+        return None, None
+    return int(module[1]), SUBLAYERS.get(module[2] or "")
+
+
+def reads_before_gain(metadata: Mapping[str, Any]) -> bool:
+    """Whether it reads the norm before the MLP without its gain, which no hook of ours is."""
+    if metadata.get("hook") is not None:
+        return False
+    return read_hook_name(str(metadata.get("hook_name") or ""))[1] == BEFORE_GAIN
+
+
+def check_fits(sae: SparseAutoencoder, model: ModelRow | None, layer: int | None) -> None:
+    """Raise `Mismatch` for an SAE of another width than the model's, or of no block of it."""
+    if model is None:
+        return
+    for width in {sae.d_in, sae.d_out}:
+        if model.hidden_dim != width:
+            raise Mismatch(
+                f"This SAE expects width {width:,}, the model has {model.hidden_dim or 0:,}."
+            )
+    if layer is not None and model.num_layers is not None and layer >= model.num_layers:
+        raise Mismatch(f"This SAE reads block {layer}; the model has {model.num_layers}.")
