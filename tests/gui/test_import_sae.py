@@ -166,17 +166,23 @@ def show_own(qtbot: QtBot, dialog: ImportSaeDialog, path: Path) -> None:
     qtbot.waitUntil(lambda: any(part.text() for part in told), timeout=20_000)
 
 
+@pytest.fixture
+def sent(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The settings of every job that is started, none of which runs."""
+    configs: list[Any] = []
+    monkeypatch.setattr(
+        services.studio, "submit", lambda kind, config, title="": configs.append(config) or "job"
+    )
+    return configs
+
+
 def test_files_are_told_before_the_import_and_what_they_lack_is_asked_for(
     qtbot: QtBot,
     services: Services,
     own: Path,
     dialog: ImportSaeDialog,
-    monkeypatch: pytest.MonkeyPatch,
+    sent: list[Any],
 ) -> None:
-    sent: list[Any] = []
-    monkeypatch.setattr(
-        services.studio, "submit", lambda kind, config, title="": sent.append(config) or "job"
-    )
     show_own(qtbot, dialog, own)
     assert dialog.preview.facts.text().startswith(
         "SAELens · TopK · width 16 × 64 latents · k 5 · bfloat16 · "
@@ -207,12 +213,8 @@ def test_what_stays_open_can_be_left_open(
     services: Services,
     own: Path,
     dialog: ImportSaeDialog,
-    monkeypatch: pytest.MonkeyPatch,
+    sent: list[Any],
 ) -> None:
-    sent: list[Any] = []
-    monkeypatch.setattr(
-        services.studio, "submit", lambda kind, config, title="": sent.append(config) or "job"
-    )
     dialog.sources.open(LOCAL)
     dialog.local.set_values({"path": str(own)})
     dialog.start()  # before it is read: it starts by itself, and then asks

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from tests.helpers.survivors import (
     copy_of,
     done,
     facts,
-    make_base,
     survive,
     train_words,
 )
@@ -34,20 +32,6 @@ CASES = [(name, source) for source in SOURCES for name in ARCHITECTURES]
 CASES += [(name, source) for source in ("live", "stored") for name in TRANSCODERS]
 EVERY = pytest.mark.parametrize(("name", "source"), CASES)
 SEED = os.environ.get("MISTUDIO_SEED", "1")
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def base(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("base") / "home"
-    home.mkdir()
-    make_base(nursery, home)
-    return home
 
 
 def words_of(name: str, source: str) -> tuple[str, ...]:

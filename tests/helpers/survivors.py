@@ -7,12 +7,14 @@ import os
 import random
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mistudio.core.atomic import sha256_file
 from tests.helpers.doomed import ROOT, Ended, Fault, Nursery
@@ -162,6 +164,22 @@ def leftovers(home: Path, sae: str) -> list[str]:
 
 def _whole(checkpoint: Path) -> bool:
     return (checkpoint / "manifest.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """What runs the commands of a module's tests."""
+    with Nursery(tmp_path_factory.mktemp("nursery")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def base(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with what trainings read, made once a module."""
+    home = tmp_path_factory.mktemp("base") / "home"
+    home.mkdir()
+    make_base(nursery, home)
+    return home
 
 
 def copy_of(base: Path, home: Path) -> Path:

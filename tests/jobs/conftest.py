@@ -13,6 +13,7 @@ from mistudio.core.paths import Paths
 from mistudio.jobs.runner import Studio
 from tests.helpers.hub import hf_home, hub  # noqa: F401
 from tests.helpers.studio import new_studio, run, tiny_studio, tiny_training
+from tests.helpers.survivors import base, nursery  # noqa: F401
 
 
 @pytest.fixture(scope="session")

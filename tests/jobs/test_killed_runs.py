@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,26 +14,11 @@ from tests.helpers.survivors import (
     copy_of,
     done,
     facts,
-    make_base,
     survive,
     train_words,
 )
 
 SEED = os.environ.get("MISTUDIO_SEED", "1")
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def base(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("base") / "home"
-    home.mkdir()
-    make_base(nursery, home)
-    return home
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -55,12 +54,7 @@ class SteeringHook:
     def _keep(self, x: torch.Tensor) -> None:
         self._seen = x
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._handle.remove()
         if self._listening is not None:
             self._listening.remove()
