@@ -1,0 +1,41 @@
+"""Results of feature analyses, found again by a hash of everything that they depend on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from mistudio.core.ids import now
+from mistudio.store.connection import Db
+
+WHOLE_SAE = -1  # the feature index of an analysis that is of all features
+
+
+class Analysis(NamedTuple):
+    """What an analysis found, and when (UTC, ISO 8601)."""
+
+    result: Any
+    made_at: str
+
+
+def find(db: Db, sae_id: str, feature: int, kind: str, key_hash: str) -> Analysis | None:
+    """The kept result of an analysis with exactly these inputs."""
+    rows = db.execute(
+        "SELECT result, updated_at FROM feature_analyses "
+        "WHERE sae_id = ? AND feature_index = ? AND kind = ? AND key_hash = ?",
+        [sae_id, feature, kind, key_hash],
+    ).fetchall()
+    return Analysis(json.loads(rows[0][0]), rows[0][1]) if rows else None
+
+
+def keep(db: Db, sae_id: str, feature: int, kind: str, key_hash: str, result: Any) -> Analysis:
+    """Keep a result of plain JSON values, in place of an earlier one with the same inputs."""
+    written, stamp = json.dumps(result, ensure_ascii=False), now()
+    with db.atomic():
+        db.execute(
+            "INSERT OR REPLACE INTO feature_analyses "
+            "(sae_id, feature_index, kind, key_hash, result, created_at, updated_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [sae_id, feature, kind, key_hash, written, stamp, stamp],
+        )
+    return Analysis(json.loads(written), stamp)
