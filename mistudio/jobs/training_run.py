@@ -301,7 +301,7 @@ def _learner(
             calibration=calibration,
             held_out=held_out,
             resume_from=begun,
-            before_save=run.report.write,  # whoever goes on from a checkpoint lacks no row
+            before_save=run.report.write_durably,  # whoever goes on from a checkpoint lacks no row
             origin=source.origin,
             target=target,
             metadata=metadata,

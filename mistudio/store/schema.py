@@ -215,3 +215,7 @@ def held_out_figures(db: Database) -> None:
     for table in ("training_metrics", "checkpoints"):
         for column in ("ev REAL", "l0 REAL", "dead REAL", "n INTEGER"):
             db.conn.execute(f"ALTER TABLE {table} ADD COLUMN heldout_{column}")
+    db.conn.execute(
+        "CREATE INDEX measured_on_held_out ON training_metrics(training_id, step) "
+        "WHERE heldout_n IS NOT NULL"
+    )

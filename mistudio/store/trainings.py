@@ -118,6 +118,17 @@ def held_out(db: Db, training_id: str) -> dict[int, dict[str, Any]]:
     return {int(row.pop("step")): row for row in rows}
 
 
+def newest_held_out(db: Db, training_id: str) -> float | None:
+    """Explained variance on held-out text when that was last measured, None if it never was."""
+    rows = db.query(
+        "SELECT heldout_ev FROM training_metrics "
+        "WHERE training_id = ? AND heldout_n IS NOT NULL ORDER BY step DESC LIMIT 1",
+        [training_id],
+    )
+    found = next(iter(rows), None)
+    return None if found is None else found["heldout_ev"]
+
+
 def record_checkpoint(
     db: Db,
     training_id: str,
