@@ -111,7 +111,7 @@ def test_transcoders_and_stored_activations(studio: Studio, kind: str) -> None:
     if kind == "stored":
         wanted = ExtractConfig(model="tiny", dataset="stories", layers="1", hooks=("resid_post",))
         made = run(studio, "extract_activations", wanted)
-        config = short(activations=str(made["activation_set"]), architecture="topk")
+        config = short(activations=str(made["activations"]), architecture="topk")
     row = TRAININGS.get(studio.db(), run(studio, "train", config)["training"])
     told = looks(studio, row.id)
     assert list(told) == [20, STEPS]
