@@ -146,9 +146,10 @@ class EvaluationRows(PartRows):
             own = held.window(feed)
             count = min(own.size, HELD_OUT_TOKENS)
             # a window may hold almost twice as many: tokens from all over it, in their order
-            chosen_N = torch.arange(count) * own.size // max(1, count)
-            for chosen_T in chosen_N.split(BATCH):
+            rows_N = own.place_N2[:, 0]
+            for low in range(0, count, BATCH):
+                chosen_T = torch.arange(low, min(count, low + BATCH)) * own.size // count
                 parts = held.take(feed, chosen_T)
-                yield HeldBatch(parts[0], parts[-1], own.place_N2[chosen_T.numpy(), 0])
+                yield HeldBatch(parts[0], parts[-1], rows_N[chosen_T.numpy()])
 
         return batches
