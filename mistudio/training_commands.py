@@ -90,7 +90,7 @@ def list_checkpoints(studio: Studio, console: Console, arguments: Arguments) -> 
     training = _training(studio, arguments)
     checkpoints.mirror(studio, training.id)
     rows = [_told(row) for row in trainings.checkpoints(studio.db(), training.id)]
-    columns = ("step", "loss", "l0", "bytes", "written", "best", "pinned")
+    columns = ("step", "loss", "l0", "heldout_ev", "bytes", "written", "best", "pinned")
     console.table("checkpoints", rows, columns)
 
 
@@ -181,6 +181,10 @@ def _told(row: CheckpointRow) -> dict[str, Any]:
         "step": row.step,
         "loss": row.loss,
         "l0": row.l0,
+        "heldout_ev": row.heldout_ev,
+        "heldout_l0": row.heldout_l0,
+        "heldout_dead": row.heldout_dead,
+        "heldout_n": row.heldout_n,
         "bytes": row.size_bytes,
         "written": row.created_at,
         "best": row.is_best,

@@ -1,8 +1,8 @@
-"""Which checkpoints of a run stay: a rule over steps, losses and pins, without a disk."""
+"""Which checkpoints of a run stay: a rule over steps, figures and pins, without a disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,11 +30,25 @@ class RetentionConfig(Config):
 
 
 class Kept(NamedTuple):
-    """What the rule needs to know of a checkpoint; loss None: not known."""
+    """What the rule needs to know of a checkpoint; None: not known.
+
+    `ev` is the explained variance on held-out text.
+    """
 
     step: int
     loss: float | None = None
     is_pinned: bool = False
+    ev: float | None = None
+
+
+def best_of(found: Iterable[Kept]) -> int | None:
+    """The step of the best: of those measured on held-out text the one that explains most, and
+    without any the one of the lowest loss; of equal ones the earliest. None if nothing is known."""
+    known = list(found)
+    explained = [(-kept.ev, kept.step) for kept in known if kept.ev is not None]
+    lost = [(kept.loss, kept.step) for kept in known if kept.loss is not None]
+    told = explained or lost
+    return min(told)[1] if told else None
 
 
 def surplus(found: Sequence[Kept], cap: int = DEFAULT_CAP, keep_all: int = KEEP_ALL) -> list[int]:
@@ -45,8 +59,8 @@ def surplus(found: Sequence[Kept], cap: int = DEFAULT_CAP, keep_all: int = KEEP_
     ordered = sorted(found, key=lambda kept: kept.step)
     if len(ordered) <= min(cap, keep_all):
         return []
-    best = min(ordered, key=lambda kept: float("inf") if kept.loss is None else kept.loss)
-    safe = {ordered[0].step, ordered[-1].step, best.step}
+    best = best_of(ordered)
+    safe = {ordered[0].step, ordered[-1].step, ordered[0].step if best is None else best}
     safe |= {kept.step for kept in ordered if kept.is_pinned}
     round_steps = [
         kept.step for kept in ordered if kept.step % KEEP_EVERY == 0 and kept.step not in safe

@@ -38,6 +38,7 @@ SHARED = frozenset(
         "window",
         "data_seed",
         "shuffle",
+        "eval_every",
         "eval_tokens",
     }
 )

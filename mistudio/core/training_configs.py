@@ -282,6 +282,17 @@ class TrainConfig(TrainingSubject):
         maximum=1_000_000,
         advanced=True,
     )
+    eval_every: int = option(
+        1000,
+        "Evaluation every",
+        "Steps between looks at 32,768 held-out tokens, which tell explained variance, L0 and "
+        "silent latents beside the curves and which checkpoint is the best; each automatic "
+        "checkpoint and the last step are measured too, and 0 measures only these.",
+        unit="steps",
+        minimum=0,
+        maximum=1_000_000,
+        advanced=True,
+    )
     eval_tokens: int = option(
         1_000_000,
         "Evaluation tokens",

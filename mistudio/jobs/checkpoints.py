@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.config import from_dict, settings_of, validate
-from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound, StudioError
-from mistudio.core.retention import DEFAULT_CAP, RetentionConfig
+from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
+from mistudio.core.retention import DEFAULT_CAP, Kept, RetentionConfig, best_of
 from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION
@@ -48,15 +48,23 @@ class Start(NamedTuple):
 
 
 def mirror(studio: Studio, training_id: str) -> None:
-    """Make the checkpoint rows of a run say what is on the disk; the lowest loss is the best."""
+    """Make the checkpoint rows of a run say what is on the disk and was measured on held-out text.
+
+    `best_of` tells which is the best.
+    """
     folder, db = studio.paths.run(training_id), studio.db()
     known = {row.step: row for row in trainings.checkpoints(db, training_id)}
     found = {keeping.step_of(path): path for path in keeping.list_checkpoints(folder)}
-    if known.keys() == found.keys():
+    figures = trainings.held_out(db, training_id)
+    # one that was written before it was measured, as on a pause, is measured when its run goes on
+    late = {s for s, row in known.items() if s in found and row.heldout_n is None and s in figures}
+    if known.keys() == found.keys() and not late:
         return
     losses = {step: row.loss for step, row in known.items() if step in found}
-    new = {step: _values(found[step]) for step in found.keys() - known.keys()}
+    new = {step: keeping.known_values(found[step]) for step in found.keys() - known.keys()}
     losses |= {step: values.get("loss") for step, values in new.items()}
+    for step in late:
+        trainings.record_held_out(db, training_id, step, figures[step])
     if known.keys() - found.keys():
         trainings.forget_checkpoints(db, training_id, sorted(found))
     pinned = keeping.read_keeping(folder).pinned
@@ -70,21 +78,11 @@ def mirror(studio: Studio, training_id: str) -> None:
             loss=losses[step],
             l0=new[step].get("l0"),
             is_best=False,
+            held_out=figures.get(step),
         )
-    trainings.mark_checkpoints(db, training_id, _best(losses), pinned)
-
-
-def _values(path: Path) -> dict[str, Any]:
-    """What a checkpoint tells of itself; nothing if it is damaged or has just gone."""
-    try:
-        return keeping.read_values(path)
-    except StudioError:
-        return {}
-
-
-def _best(losses: Mapping[int, float | None]) -> int | None:
-    told = {step: loss for step, loss in losses.items() if loss is not None}
-    return min(told, key=lambda step: told[step]) if told else None
+    explained = {step: held["heldout_ev"] for step, held in figures.items()}
+    best = best_of(Kept(step, loss, ev=explained.get(step)) for step, loss in losses.items())
+    trainings.mark_checkpoints(db, training_id, best, pinned)
 
 
 def find(studio: Studio, training_id: str, step: int = -1) -> CheckpointRow:

@@ -85,7 +85,8 @@ def _tidy_run(studio: Studio, training_id: str) -> None:
 
     run, saes = studio.paths.run(training_id), studio.paths.home / "saes"
     keeping.remove_unfinished(run)
-    for leftover in (*run.glob(".*.tmp"), *run.glob("window-*.bin"), *run.glob("calibration")):
+    left = (".*.tmp", "window-*.bin", "calibration", "evaluation")
+    for leftover in (path for pattern in left for path in run.glob(pattern)):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

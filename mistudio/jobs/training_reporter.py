@@ -18,7 +18,7 @@ from mistudio.core.ids import now
 from mistudio.jobs import checkpoints
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
-from mistudio.store.connection import Db
+from mistudio.store.connection import Db, durable
 from mistudio.store.records import TrainingRow
 from mistudio.store.tables import TRAININGS
 from mistudio.system.gpu import GpuReader
@@ -72,6 +72,9 @@ class TrainingReporter:
                 "memory_bytes": psutil.Process().memory_info().rss,
             }
             self._rows.append(values)
+        elif name == "held_out":  # of the step whose row was the last
+            values = {**values, "train_seconds": self._seconds}
+            self._rows.append(values)
         self._inner.metric(name, {"training_id": self._training.id, **values})
 
     def _gpu_percent(self) -> float | None:
@@ -116,6 +119,11 @@ class TrainingReporter:
                 self._waits = True
                 self.note(f"Metrics cannot be written now and wait: {error}", level="warning")
 
+    def write_durably(self) -> None:
+        """As `write`, for good: not even a power cut leaves a checkpoint ahead of its rows."""
+        with durable(self._db):
+            self.write(updated_at=now())  # something, so that rows of earlier writes are safe too
+
     def write(self, **also: Any) -> None:
         """Write what has gathered; raises `DiskFull`, and nothing is lost then."""
         self._written_at = time.monotonic()
@@ -133,17 +141,18 @@ class TrainingReporter:
     def _write(self, also: dict[str, Any]) -> None:
         if self._rows:
             trainings.add_metrics(self._db, self._training, self._rows)
-            last = self._rows[-1]
+            last = next((row for row in reversed(self._rows) if "loss" in row), None)
             self._rows = []
-            also.update(
-                status="training",
-                current_step=last["step"],
-                tokens_seen=last["tokens"],
-                latest_loss=last["loss"],
-                latest_l0=last["l0"],
-                latest_dead=last["dead"],
-                latest_ev=last["explained_variance"],
-            )
+            if last is not None:
+                also.update(
+                    status="training",
+                    current_step=last["step"],
+                    tokens_seen=last["tokens"],
+                    latest_loss=last["loss"],
+                    latest_l0=last["l0"],
+                    latest_dead=last["dead"],
+                    latest_ev=last["explained_variance"],
+                )
             self.mirror_checkpoints()
         if also:
             TRAININGS.update(self._db, self._training.id, **also)

@@ -14,12 +14,12 @@ from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.training_plan import Plan
 from mistudio.jobs import checkpoints
 from mistudio.jobs.context import JobContext, Result, StageReporter
+from mistudio.jobs.held_rows import CalibrationRows, EvaluationRows
 from mistudio.jobs.runner import as_studio_error
 from mistudio.jobs.shared_progress import SharedProgress
 from mistudio.jobs.thermal_guard import ThermalGuard, limit_of
 from mistudio.jobs.training_data import (
     MEASURED,
-    CalibrationRows,
     measured_feeds,
     pair_of,
     points_of,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.activations.windows import Feed
+    from mistudio.ml.evaluation.held_out import HeldRows
     from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.loop import TrainResult
 
@@ -185,11 +186,13 @@ def _learn(
     control = ctx.control if crew is None else crew.control(ctx.control)
     collective = SINGLE if crew is None else crew.collective
 
-    def on_fill(done: int, rows: int) -> None:
+    def tell(what: str) -> None:
         if learners:
-            told = f"Reading activations: {done:,} of {rows:,} rows"
             first = next(iter(learners.values()))
-            first.report.progress(first.run.step / first.run.schedule.steps, told)
+            first.report.progress(first.run.step / first.run.schedule.steps, what)
+
+    def on_fill(done: int, rows: int) -> None:
+        tell(f"Reading activations: {done:,} of {rows:,} rows")
         if control.requested() is not Request.NONE:
             raise Cancelled
 
@@ -219,16 +222,20 @@ def _learn(
         on_note=on_note,
         collective=collective,
     )
+    kept = runs[0].folder
     calibration = CalibrationRows(
-        reader, source, feeds, config, runs[0].folder / "calibration", ctx.control
+        reader, source, feeds, config, kept / "calibration", ctx.control, tell
     )
+    # of several processes the others wait meanwhile, and only a step later hear of a request
+    heeded = ctx.control if crew is None else None
+    evaluation = EvaluationRows(reader, source, feeds, config, kept / "evaluation", heeded, tell)
     try:
         for number, run in enumerate(runs):
             feed = numbers[pair_of(run.config)]
             stream = ActivationStream(windows, feed, batch=run.config.batch)
             try:
                 learners[number] = _learner(
-                    ctx, source, run, stream, feeds[feed], calibration.of(feed)
+                    ctx, source, run, stream, feeds[feed], calibration.of(feed), evaluation.of(feed)
                 )
                 learners[number].run.micro.limit(pieces)
             except StudioError as error:
@@ -244,6 +251,7 @@ def _learn(
             tell_left_out(runs[number], learner)
     finally:
         calibration.close()
+        evaluation.close()
         windows.close()
     return failures
 
@@ -255,6 +263,7 @@ def _learner(
     stream: ActivationStream,
     feed: Feed,
     calibration: Callable[[], Iterator[torch.Tensor]],
+    held_out: HeldRows,
 ) -> Learner:
     """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
     from mistudio.ml.collective import SINGLE
@@ -290,8 +299,9 @@ def _learner(
         source.device,
         LearnerOptions(
             calibration=calibration,
+            held_out=held_out,
             resume_from=begun,
-            before_save=run.report.write,  # whoever goes on from a checkpoint lacks no row
+            before_save=run.report.write_durably,  # whoever goes on from a checkpoint lacks no row
             origin=source.origin,
             target=target,
             metadata=metadata,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 
@@ -27,3 +27,17 @@ class Db(Protocol):
     def quote_fts(self, query: str) -> str: ...
 
     def close(self) -> None: ...
+
+
+@contextmanager
+def durable(db: Db) -> Generator[None, None, None]:
+    """A commit in this block waits until it, and every one before it, is on the disk.
+
+    Elsewhere a commit outlives its process at once, but the power of the machine only some time
+    later. Not within a transaction.
+    """
+    db.execute("PRAGMA synchronous=FULL")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA synchronous=NORMAL")

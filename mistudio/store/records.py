@@ -177,6 +177,11 @@ class CheckpointRow(Row):
     path: str
     loss: float | None = None
     l0: float | None = None
+    heldout_ev: float | None = None
+    heldout_l0: float | None = None
+    heldout_dead: float | None = None
+    """share of the latents that never fired in `heldout_n` tokens"""
+    heldout_n: int | None = None
     is_best: bool = False
     is_pinned: bool = False
     verified: bool = False

@@ -207,3 +207,15 @@ def groups_of_trainings(db: Database) -> None:
 def training_seconds(db: Database) -> None:
     """Seconds of training behind each metric row; rows written before have none."""
     db.conn.execute("ALTER TABLE training_metrics ADD COLUMN train_seconds REAL")
+
+
+@migrations()
+def held_out_figures(db: Database) -> None:
+    """What a run's steps and checkpoints reached on held-out text; NULL where not measured."""
+    for table in ("training_metrics", "checkpoints"):
+        for column in ("ev REAL", "l0 REAL", "dead REAL", "n INTEGER"):
+            db.conn.execute(f"ALTER TABLE {table} ADD COLUMN heldout_{column}")
+    db.conn.execute(
+        "CREATE INDEX measured_on_held_out ON training_metrics(training_id, step) "
+        "WHERE heldout_n IS NOT NULL"
+    )

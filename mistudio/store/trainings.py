@@ -10,6 +10,8 @@ from mistudio.store.connection import Db
 from mistudio.store.records import CheckpointRow, TrainingRow
 from mistudio.store.tables import CHECKPOINTS, TRAININGS
 
+# measured on held-out text: at checkpoints and every so many steps, else NULL
+HELD_OUT_COLUMNS = ("heldout_ev", "heldout_l0", "heldout_dead", "heldout_n")
 METRIC_COLUMNS = (
     "tokens",
     "loss",
@@ -27,13 +29,17 @@ METRIC_COLUMNS = (
     "tokens_per_s",
     "train_seconds",
     "gpu_percent",
+    *HELD_OUT_COLUMNS,
 )
 
 
 def add_metrics(
     db: Db, training: TrainingRow, rows: Sequence[Mapping[str, float | int | str | None]]
 ) -> None:
-    """Append metric rows; a step that is already there stays as it was first measured."""
+    """Append metric rows; what is there of a step already stays as it was first measured.
+
+    Figures on held-out text come later than the others of their step, or alone.
+    """
     stamp = now()
     columns = ("training_id", "step", "layer", "hook", *METRIC_COLUMNS, "created_at", "updated_at")
     marks = ", ".join("?" for _ in columns)
@@ -49,9 +55,11 @@ def add_metrics(
         ]
         for row in rows
     ]
+    kept = ", ".join(f"{name} = coalesce({name}, excluded.{name})" for name in METRIC_COLUMNS)
     with db.atomic():
         db.conn.executemany(
-            f"INSERT OR IGNORE INTO training_metrics ({', '.join(columns)}) VALUES ({marks})",
+            f"INSERT INTO training_metrics ({', '.join(columns)}) VALUES ({marks}) "
+            f"ON CONFLICT (training_id, step, layer, hook) DO UPDATE SET {kept}",
             values,
         )
 
@@ -99,6 +107,28 @@ def last_metric(db: Db, training_id: str) -> tuple[int, float]:
     return (int(found[0]["step"]), float(found[0]["train_seconds"] or 0.0)) if found else (-1, 0.0)
 
 
+def held_out(db: Db, training_id: str) -> dict[int, dict[str, Any]]:
+    """Figures on held-out text by step, of the steps that were measured on it."""
+    columns = ", ".join(HELD_OUT_COLUMNS)
+    rows = db.query(
+        f"SELECT step, {columns} FROM training_metrics "
+        "WHERE training_id = ? AND heldout_n IS NOT NULL ORDER BY step",
+        [training_id],
+    )
+    return {int(row.pop("step")): row for row in rows}
+
+
+def newest_held_out(db: Db, training_id: str) -> float | None:
+    """Explained variance on held-out text when that was last measured, None if it never was."""
+    rows = db.query(
+        "SELECT heldout_ev FROM training_metrics "
+        "WHERE training_id = ? AND heldout_n IS NOT NULL ORDER BY step DESC LIMIT 1",
+        [training_id],
+    )
+    found = next(iter(rows), None)
+    return None if found is None else found["heldout_ev"]
+
+
 def record_checkpoint(
     db: Db,
     training_id: str,
@@ -109,6 +139,7 @@ def record_checkpoint(
     loss: float | None,
     l0: float | None,
     is_best: bool,
+    held_out: Mapping[str, Any] | None = None,
 ) -> None:
     """Add or refresh the row of one checkpoint; at most one per run is the best."""
     with db.atomic():
@@ -127,6 +158,19 @@ def record_checkpoint(
             l0=l0,
             is_best=is_best,
             verified=True,
+            **(held_out or {}),
+        )
+
+
+def record_held_out(
+    db: Db, training_id: str, step: int, figures: Mapping[str, float | int | None]
+) -> None:
+    """Give the row of a checkpoint what its step reached on held-out text."""
+    settings = ", ".join(f"{name} = ?" for name in HELD_OUT_COLUMNS)
+    with db.atomic():
+        db.execute(
+            f"UPDATE checkpoints SET {settings} WHERE training_id = ? AND step = ?",
+            [*(figures[name] for name in HELD_OUT_COLUMNS), training_id, step],
         )
 
 

@@ -69,7 +69,7 @@ def test_marks_pins_and_deletion(
     qtbot: Any, services: Services, window_stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pane = pane_of(qtbot, services, [10, 20, 30])
-    assert [(line[0], line[2], line[5]) for line in pane.table.texts()] == [
+    assert [(line[0], line[2], line[6]) for line in pane.table.texts()] == [
         ("30", "8.0", "newest"),
         ("20", "8.0", "best"),
         ("10", "8.0", ""),
@@ -78,7 +78,7 @@ def test_marks_pins_and_deletion(
     pane.table.selectRow(2)
     pane.actions_by_name["pin"].click()
     idle(qtbot, services)
-    assert pane.table.texts()[2][5] == "pinned"
+    assert pane.table.texts()[2][6] == "pinned"
     assert pane.actions_by_name["pin"].text() == "Unpin"
     assert not pane.actions_by_name["delete"].isEnabled()
     pane.actions_by_name["pin"].click()
@@ -92,6 +92,29 @@ def test_marks_pins_and_deletion(
     assert asked == ["Delete the checkpoint of step 10?"]
     assert steps_of(services, pane) == [30, 20]
     assert window_stub.banners == []
+
+
+def test_held_out_figures_stand_with_their_checkpoint_and_tell_the_best(
+    qtbot: Any, services: Services
+) -> None:
+    pane = pane_of(qtbot, services, [10, 20, 30])
+    assert [line[3] for line in pane.table.texts()] == ["—", "—", "—"]
+    training = pane._run.training
+    figures = {"heldout_l0": 7.5, "heldout_dead": 0.125, "heldout_n": 32_768}
+    measured = ((10, 0.7), (20, 0.5), (30, 0.6))
+    rows = [{"step": step, "heldout_ev": ev, **figures} for step, ev in measured]
+    trainings.add_metrics(services.studio.db(), training, rows)
+    checkpoints.mirror(services.studio, training.id)
+    pane.read()
+    idle(qtbot, services)
+    assert [(line[0], line[3], line[6]) for line in pane.table.texts()] == [
+        ("30", "0.6000", "newest"),
+        ("20", "0.5000", ""),  # the lowest loss
+        ("10", "0.7000", "best"),
+    ]
+    item = pane.table.item(0, 3)
+    assert item is not None
+    assert "On 32,768 held-out tokens: explained variance 0.6000, L0 7.5, 12.5 %" in item.toolTip()
 
 
 def test_the_newest_of_an_unfinished_run_cannot_go(qtbot: Any, services: Services) -> None:

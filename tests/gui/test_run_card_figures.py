@@ -51,6 +51,20 @@ def test_pace_memory_and_gpu(qtbot: Any, services: Services) -> None:
     assert color(card, "gpu") == "metric-purple"
 
 
+def test_what_was_measured_on_held_out_text_stands_below(qtbot: Any, services: Services) -> None:
+    card = card_of(qtbot, services)
+    assert card.tiles["ev"]._detail.isHidden()
+    held = {"step": 20, "tokens": 1280, "heldout_ev": 0.41237, "train_seconds": 10.0}
+    card.take([*rows([10, 20]), held], Drained())
+    assert card.tiles["ev"]._detail.text() == "held out 0.4124"
+    assert card.tiles["loss"].value() == f"{100 / 120:.4f}", "the figures of the training stay"
+    again = card.run.training
+    trainings.add_metrics(services.studio.db(), again, [{**held, "heldout_n": 9}])
+    stored = read_run(services.studio.db(), again.id)
+    assert stored is not None
+    assert stored.held_out == 0.41237
+
+
 def test_colours_ask_for_attention(qtbot: Any, services: Services) -> None:
     card = card_of(qtbot, services)
     card.take(rows(range(10, 410, 10)), Drained())

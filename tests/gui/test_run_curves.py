@@ -161,6 +161,44 @@ def test_warnings_are_drawn_from_the_rows(qtbot: Any, services: Services) -> Non
     assert not is_rising(np.linspace(0, 1, 30)), "too few rows to tell"
 
 
+def test_held_out_figures_are_points_and_leave_no_gap(qtbot: Any, services: Services) -> None:
+    row = measured(services)
+    held = [
+        {"step": step, "tokens": 64 * step, "train_seconds": 6.0 * step, "heldout_ev": ev,
+         "heldout_l0": 8.5, "heldout_dead": 0.25, "heldout_n": 32_768}
+        for step, ev in ((105, 0.25), (200, 0.5), (505, 0.75))
+    ]  # fmt: skip
+    db = services.studio.db()
+    trainings.add_metrics(db, row, held)
+    stored = {kept["step"]: kept for kept in trainings.metrics(db, row.id)}
+    assert len(stored) == 52
+    assert (stored[200]["loss"], stored[200]["heldout_ev"]) == (pytest.approx(1 / 3), 0.5)
+    assert (stored[105]["loss"], stored[105]["heldout_dead"]) == (None, 0.25)
+    trainings.add_metrics(db, row, [{**held[1], "heldout_ev": 0.99, "loss": 9.0}])
+    assert trainings.metrics(db, row.id)[20] == stored[200], "as it was first measured"
+
+    pane = pane_of(qtbot, services, row)
+    assert len(pane.plots["loss"].points("Loss")[0]) == 50
+    assert pane.dead.isHidden()
+    qtbot.mouseClick(pane.toggles["heldout_ev"], Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(pane.toggles["heldout_dead"], Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "heldout_dead" in pane.plots and pane.plots["heldout_dead"].isVisible())
+    plot = pane.plots["heldout_ev"]
+    title = "Explained variance (held out)"
+    assert [list(values) for values in plot.points(title)] == [[105, 200, 505], [0.25, 0.5, 0.75]]
+    drawn: Any = plot._series[title].item
+    assert drawn.opts["symbol"] == "o"
+    assert pane.plots["heldout_dead"].points("Never fired (held out, %)")[1].tolist() == [25.0] * 3
+    pane.tools.smooth_button.click()
+    assert plot.names() == [title], "of three points there is nothing to smooth"
+    # of a running job: the row of the step came first
+    pane.add([{**metric_row(row.id, 510)}])
+    pane.add([{"step": 510, "heldout_ev": 0.8, "heldout_l0": 8.0, "heldout_dead": 0.0}])
+    assert plot.points(title)[1].tolist() == [0.25, 0.5, 0.75, 0.8]
+    assert len(pane.series.told("loss")) == 51
+    assert pane.series.behind() == 509
+
+
 def test_thinned_curves_keep_peaks_and_gain_detail_when_zoomed(
     styled: QApplication, qtbot: Any
 ) -> None:

@@ -349,11 +349,11 @@ def test_checkpoints_and_evaluation_of_a_run(qtbot: Any, desk: Desk, monkeypatch
     card.toggles["evaluation"].click()
     settle(qtbot, desk)
     texts = card.panes["checkpoints"].table.texts()
-    assert [line[:4] for line in texts] == [
-        ["200", "0.5000", "8.0", "1.2 kB"],
-        ["100", "0.5000", "8.0", "1.2 kB"],
+    assert [line[:5] for line in texts] == [
+        ["200", "0.5000", "8.0", "—", "1.2 kB"],
+        ["100", "0.5000", "8.0", "—", "1.2 kB"],
     ]
-    assert [line[5] for line in texts] == ["newest", "best"]
+    assert [line[6] for line in texts] == ["newest", "best"]
     pane = card.panes["evaluation"]
     shown_rows = pane.table.texts()
     assert shown_rows[0] == ["Reconstruction", "", "", ""]

@@ -72,6 +72,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
     wanted, moments = quiet.of(name, source, tmp_path / "quiet")
     assert wanted.status == "completed"
     assert wanted.evaluation["ev"] is not None
+    assert wanted.held_out == [7, 14, 21, 28, 35, 42, 47]
     home = copy_of(base, tmp_path / "loud")
     rng = random.Random(f"{SEED} {name} {source} {kinds}")
     found = survive(nursery, home, words_of(name, source), moments, rng, tuple(kinds.split()))

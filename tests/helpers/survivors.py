@@ -54,6 +54,13 @@ class Facts:
     evaluation: dict[str, Any]
     training: dict[str, Any]
     last_checkpoint: dict[str, str]
+    best: list[int]
+
+    @property
+    def held_out(self) -> list[int]:
+        """The steps that were measured on held-out text."""
+        rows = [dict(row) for row in self.rows]
+        return [row["step"] for row in rows if row["heldout_ev"] is not None]
 
 
 def few_texts(folder: Path) -> Path:
@@ -144,6 +151,7 @@ def facts(home: Path) -> Facts:
         evaluation={k: v for k, v in evaluation.items() if "seconds" not in k},
         training={name: training[name] for name in told},
         last_checkpoint={p.name: sha256_file(p) for p in sorted(newest.glob("*.safetensors"))},
+        best=[row["step"] for row in checkpoints if row["is_best"]],
     )
 
 
@@ -156,7 +164,7 @@ def leftovers(home: Path, sae: str) -> list[str]:
     ]
     hidden = [path for path in hidden if "activations" not in path.parts]
     unknown = [path for path in (home / "saes").glob("*") if path != home / sae]
-    folders = [path for path in (home / "runs").glob("*/calibration")]
+    folders = [p for part in ("calibration", "evaluation") for p in home.glob(f"runs/*/{part}")]
     torn = [path for path in home.glob("runs/*/checkpoints/step_*") if not _whole(path)]
     found = [*hidden, *unknown, *folders, *torn, *(home / "tmp").glob("*")]
     return [str(path.relative_to(home)) for path in found]

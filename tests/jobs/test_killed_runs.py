@@ -34,5 +34,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(
     home = copy_of(base, tmp_path / "quiet")
     moments = done(nursery.run(home, *words)).moments
     wanted = facts(home)
+    assert wanted.held_out == [7, 14, 21, 28, 35, 42, 47]
+    assert wanted.best[0] in wanted.held_out
     found = survive(nursery, copy_of(base, tmp_path / "loud"), words, moments, rng, kinds)
     assert found.facts == wanted, f"{SEED} {' '.join(words)}: {found.struck}"

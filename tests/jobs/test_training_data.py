@@ -11,7 +11,7 @@ import torch
 
 from mistudio.core.control import JobControl
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs.training_data import CalibrationRows
+from mistudio.jobs.held_rows import CalibrationRows
 from mistudio.jobs.training_source import TrainingSource
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.statistics import StreamStatistics

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mistudio.core.control import JobControl, Request
@@ -17,11 +18,12 @@ from mistudio.core.events import RecordingReporter
 from mistudio.core.launch import launch_of
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.collective import SINGLE, Collective, ProcessGroup
+from mistudio.ml.evaluation.held_out import HeldBatch
 from mistudio.ml.training import learner as learning
 from mistudio.ml.training.learner import Learner, LearnerOptions
 from mistudio.ml.training.loop import train_together
 from mistudio.ml.training.ranks import SharedControl
-from tests.helpers.activations import FakeStream, statistics_of
+from tests.helpers.activations import FakeStream, batch_at, statistics_of
 
 D, BATCH, STEPS, PAUSED_AT = 16, 65, 30, 13  # the halves of a batch differ
 SPOILT_AT = 24  # a batch whose loss is a spike
@@ -36,6 +38,7 @@ BASE = TrainConfig(
     tokens=BATCH * STEPS,
     batch=BATCH,
     target_l0=3.0,
+    eval_every=10,
 )
 CONFIGS: dict[str, TrainConfig] = {
     "topk": replace(BASE, architecture="topk"),
@@ -61,16 +64,22 @@ class Ran:
         report, asked = RecordingReporter(), control or JobControl()
         shared = SharedControl(asked, collective) if collective.size > 1 else asked
         stream = FakeStream(BATCH, D, {SPOILT_AT: 1e3})
-        options = LearnerOptions(resume_from=resume_from, collective=collective)
+        options = LearnerOptions(
+            resume_from=resume_from, collective=collective, held_out=self._held_out
+        )
         learner = Learner(
             config, stream, statistics_of(D), folder, report, shared, torch.device("cpu"), options
         )
         train_together([learner], shared, lambda _number, _result: None, _raise)
-        self.rows: list[Mapping[str, Any]] = [
-            dict(e.values) for e in report.events if e.kind == "metric"
-        ]
+        told = [dict(e.values) for e in report.events if e.kind == "metric"]
+        self.rows: list[Mapping[str, Any]] = [row for row in told if row["name"] == "training"]
+        self.looks = [row for row in told if row["name"] == "held_out"]
         self.notes = [str(e.values["sentence"]) for e in report.events if e.kind == "note"]
         self.parameters = {**learner.run.sae.parameters, **learner.run.tracker.state()}
+
+    def _held_out(self) -> Iterator[HeldBatch]:
+        x_TD = batch_at(-70, batch=200, d=D)
+        yield HeldBatch(x_TD, x_TD, np.arange(200))
 
 
 class PausedAt(JobControl):
@@ -97,7 +106,7 @@ def compare(folder: Path, collective: Collective) -> None:
     found = {}
     for name, config in CONFIGS.items():
         ran = Ran(config, folder / f"{name}-{collective.rank}", collective)
-        found[name] = (ran.rows, ran.notes, ran.parameters)
+        found[name] = (ran.rows, ran.notes, ran.parameters, ran.looks)
     control = PausedAt(PAUSED_AT) if collective.rank == 0 else JobControl()
     Ran(CONFIGS["batch_topk"], folder / f"paused-{collective.rank}", collective, control)
     torch.save(found, folder / f"found-{collective.rank}.pt")

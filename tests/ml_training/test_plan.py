@@ -14,6 +14,7 @@ from mistudio.core.errors import DiskFull, OutOfMemory
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import ARCHITECTURES
 from mistudio.ml.activations.masking import default_forward_batch
+from mistudio.ml.evaluation.held_out import HELD_OUT_TOKENS
 from mistudio.ml.evaluation.language_model_loss import LOGIT_ENTRIES
 from mistudio.ml.sae import auxiliary, base, dense, sparse_gradient, trainable
 from mistudio.ml.training import learner, plan_formulas, probe
@@ -53,6 +54,7 @@ def test_the_formulas_share_the_constants_of_the_code() -> None:
     assert plan_formulas._ACTIVE_SHARE["cuda"] == dense.SPARSE_BELOW_ELSEWHERE
     assert plan_formulas.LOGIT_ENTRIES == LOGIT_ENTRIES
     assert plan_formulas.CALIBRATION_TOKENS == learner.CALIBRATION_TOKENS
+    assert plan_formulas.FOLLOWED_TOKENS == HELD_OUT_TOKENS
     assert plan_formulas.ENCODE_ENTRIES == base.CHUNK_ENTRIES
     assert default_forward_batch(256) * 256 == plan_formulas.FORWARD_TOKENS
 
@@ -205,7 +207,8 @@ def test_disk_is_checkpoints_that_stay_the_window_and_the_sae() -> None:
     one = 24 * 576 * 65_536
     found = planned(replace(CONFIG, checkpoint_every=0))
     window = 262_144 * 576 * 2
-    assert found.disk == pytest.approx(one + one / 3 + window, rel=0.02)
+    held_out = 2 * 32_768 * 576 * 4
+    assert found.disk == pytest.approx(one + one / 3 + window + held_out, rel=0.02)
     many = planned()
     assert many.disk - found.disk == pytest.approx(9 * one, rel=0.02)
 
@@ -257,7 +260,18 @@ def test_a_short_text_takes_short_measuring() -> None:
     assert plan_formulas.calibration_tokens(replace(config, architecture="topk"), 0) == 0
     assert plan_formulas.held_out_tokens(config, 40_000) == 2000
     assert plan_formulas.held_out_tokens(replace(config, eval_tokens=1024), 40_000) == 1024
-    assert plan_formulas.forward_tokens(config, 40_000) == 8192 + 40_000 + 4000
+    assert plan_formulas.forward_tokens(config, 40_000) == 8192 + 40_000 + 4000 + 2000
+
+
+@pytest.mark.parametrize(
+    ("steps", "saves", "every"), [(60, 15, 24), (61, 15, 0), (7, 0, 0), (9, 3, 9)]
+)
+def test_every_look_at_held_out_text_is_counted(steps: int, saves: int, every: int) -> None:
+    config = replace(CONFIG, tokens=64 * steps, batch=64, checkpoint_every=saves, eval_every=every)
+    due = [s for s in range(1, steps + 1) if any(n and s % n == 0 for n in (saves, every))]
+    assert plan_formulas.looks(config) == len({*due, steps})
+    finish = plan_formulas.finish_tokens(config, 40_000)
+    assert plan_formulas.measured_tokens(config, 40_000) == finish + 2000 * len({*due, steps})
 
 
 def test_a_text_that_fits_into_the_window_passes_the_model_once() -> None:

@@ -36,7 +36,7 @@ def test_the_curves_and_weights_are_those_of_one_process(
 ) -> None:
     monkeypatch.setattr(learning, "REPORT_EVERY", 1)
     alone = Ran(CONFIGS[name], tmp_path)
-    rows, notes, parameters = found(folder, 0)[name]
+    rows, notes, parameters, looks = found(folder, 0)[name]
     assert len(alone.rows) == len(rows) == STEPS
     for one, two in zip(alone.rows, rows, strict=True):
         assert one.keys() == two.keys()
@@ -50,6 +50,13 @@ def test_the_curves_and_weights_are_those_of_one_process(
     for key, tensor in alone.parameters.items():
         torch.testing.assert_close(parameters[key], tensor, rtol=1e-4, atol=1e-5)
     assert notes == alone.notes
+    assert (
+        [look["step"] for look in looks] == [look["step"] for look in alone.looks] == [10, 20, 30]
+    )
+    for one, two in zip(alone.looks, looks, strict=True):
+        assert two["heldout_ev"] == pytest.approx(one["heldout_ev"], rel=1e-3, abs=1e-4)
+        assert two["heldout_n"] == 200
+    assert found(folder, 1)[name][3] == [], "one looks"
     assert any(f"Step {SPOILT_AT + 1} " in note for note in notes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
@@ -28,6 +27,7 @@ class _Series:
     color: str
     item: pg.PlotDataItem
     faint: bool = False
+    points: bool = False
     xs: np.ndarray = field(default_factory=lambda: np.empty(0))
     ys: np.ndarray = field(default_factory=lambda: np.empty(0))
 
@@ -78,20 +78,29 @@ class CurvePlot(Chart):
             low, high = self._y_range
             self._plot_item.getViewBox().setYRange(low, high, padding=0.02)
 
-    def add_series(self, name: str, color: str = "", *, faint: bool = False) -> None:
-        """A curve in a role's colour (the next free one by default); a faint one has no legend."""
+    def add_series(
+        self, name: str, color: str = "", *, faint: bool = False, points: bool = False
+    ) -> None:
+        """A curve in a role's colour (the next free one by default); a faint one has no legend.
+
+        With `points` each measured value is marked, for a curve of few.
+        """
         chosen = color or SERIES[len(self._series) % len(SERIES)]
         item = self.plot.plot([], [], connect="finite")
         item.setLogMode(False, self.log_button.isChecked())
-        self._series[name] = _Series(chosen, item, faint)
-        item.setPen(self._pen(self._series[name]))
+        self._series[name] = _Series(chosen, item, faint, points)
+        if points:
+            item.setSymbol("o")
+            item.setSymbolSize(appearance().px(5))
+            item.setSymbolPen(None)
+        self._paint(self._series[name])
 
     def set_color(self, name: str, color: str) -> None:
         """Give a curve another role's colour."""
         series = self._series[name]
         if series.color != color:
             series.color = color
-            series.item.setPen(self._pen(series))
+            self._paint(series)
             self._write_legend()
 
     def names(self) -> list[str]:
@@ -129,10 +138,13 @@ class CurvePlot(Chart):
         xs, ys = series.xs[known], series.ys[known]
         return float(ys[nearest(xs, x)])
 
-    def _pen(self, series: _Series) -> Any:
+    def _paint(self, series: _Series) -> None:
         colors = appearance().colors
         color = colors.role(series.color)
-        return pg.mkPen(mix(color, colors.card_settings, 0.4) if series.faint else color, width=1)
+        shown = mix(color, colors.card_settings, 0.4) if series.faint else color
+        series.item.setPen(pg.mkPen(shown, width=1))
+        if series.points:
+            series.item.setSymbolBrush(pg.mkBrush(shown))
 
     def set_data(
         self, name: str, xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray
@@ -233,7 +245,7 @@ class CurvePlot(Chart):
     def _recolor(self) -> None:
         super()._recolor()
         for series in self._series.values():
-            series.item.setPen(self._pen(series))
+            self._paint(series)
         self._write_legend()
 
 

@@ -97,6 +97,14 @@ def read_values(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def known_values(path: Path) -> dict[str, Any]:
+    """What a checkpoint tells of itself; nothing if it is damaged or has just gone."""
+    try:
+        return read_values(path)
+    except StudioError:
+        return {}
+
+
 def verify_checkpoint(path: Path) -> None:
     """Raise `NotFound` without a manifest, `Damaged` if a file is missing or has other bytes."""
     if not (path / MANIFEST).is_file():
@@ -121,7 +129,11 @@ def surplus_checkpoints(
     limit = cap or keeping.cap
     if len(found) <= min(limit, keep_all):
         return []
-    known = [Kept(step, _loss(path), step in keeping.pinned) for step, path in found.items()]
+    known: list[Kept] = []
+    for step, path in found.items():
+        values = known_values(path)  # of a damaged one none, which is not the best
+        held_out = values.get("held_out") or {}
+        known.append(Kept(step, values.get("loss"), step in keeping.pinned, held_out.get("ev")))
     return [found[step] for step in surplus(known, limit, keep_all)]
 
 
@@ -157,11 +169,3 @@ def remove_unfinished(run_folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _loss(path: Path) -> float | None:
-    try:
-        loss = read_values(path).get("loss")
-    except StudioError:
-        return None  # a damaged one is not the best
-    return None if loss is None else float(loss)

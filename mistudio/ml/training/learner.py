@@ -23,6 +23,8 @@ from mistudio.ml.training.checkpoint import (
     prune,
     save_checkpoint,
 )
+from mistudio.ml.training.finished import described, folded
+from mistudio.ml.training.follower import Follower
 from mistudio.ml.training.keeping import AutoSave
 from mistudio.ml.training.learner_terms import InputStatistics, LearnerOptions, Stream, TrainResult
 from mistudio.ml.training.metrics import MetricWindow, loss_of
@@ -37,6 +39,7 @@ REPORT_EVERY = 10  # steps
 BAD_LIMIT = 3  # batches in a row that cannot be used
 CALIBRATION_TOKENS = 131_072
 QUICK_CALIBRATION_TOKENS = 16_384  # after a stop, when the user waits
+FIGURES, CHECKPOINT = "figures", "checkpoint"  # what may be due after a step
 
 
 class Learner:
@@ -58,10 +61,14 @@ class Learner:
         self._folder, self._control, self._options = folder, control, options
         self._saved_path = options.resume_from
         self._window, self._skipped = MetricWindow(), 0
+        self._owed: set[str] = set()  # what is due after the last step and not done
+        self._held_out: Mapping[str, Any] | None = None  # figures after the last step
         if options.resume_from is not None:
             saved = load_checkpoint(options.resume_from)
             self.run = restore_run(saved, device, config, options.origin)
             stream.restore(dict(saved.values["data"]))
+            self._owed = set(saved.values.get("owed", ()))
+            self._held_out = saved.values.get("held_out")
             if "window" in saved.values:  # not in checkpoints of the first version
                 self._window.restore(saved.values["window"], device)
         elif options.start is not None:
@@ -88,6 +95,8 @@ class Learner:
         settled = schedule.steps // 10
         self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
         self._alarms.resumed_at(self.run.step)
+        rows = None if collective.rank else options.held_out  # one of several processes measures
+        self._follower = Follower(rows, report, control if collective.size == 1 else None)
         self._saves = AutoSave(folder, config.checkpoint_every)
         self._batches = iter(stream)
         self._began = time.monotonic() - self.run.seconds
@@ -100,8 +109,14 @@ class Learner:
 
     def step(self) -> None:
         """One batch. Raises `Cancelled` if the stream gave up, `TrainingBroke` after three
-        unusable batches in a row, `InvalidInput` if there is nothing to learn from."""
+        unusable batches in a row, `InvalidInput` if there is nothing to learn from.
+
+        Makes up for what is owed of the step before; none is made while that is interrupted.
+        """
         run, schedule = self.run, self.run.schedule
+        self._settle()
+        if self._owed:
+            return
         batch = next(self._batches, None)
         if batch is None:
             raise InvalidInput("The dataset gives no activations to train on.")
@@ -132,8 +147,25 @@ class Learner:
         run.step += 1
         if run.step % REPORT_EVERY == 0 or self.done:
             self._tell(rate)
+        self._held_out = None
         if self._saves.due(run.step) or self.done:
-            self.save_if_room()
+            self._owed = {FIGURES, CHECKPOINT}
+        elif run.config.eval_every and run.step % run.config.eval_every == 0:
+            self._owed = {FIGURES}
+        self._settle()
+
+    def _settle(self) -> None:
+        """Do what is due after a step; a request in between leaves it to whoever goes on."""
+        if FIGURES in self._owed:
+            try:
+                self._held_out = self._follower.measure(self.run)
+            except Cancelled:
+                return
+        save = CHECKPOINT in self._owed
+        self._owed = set()
+        if save:
+            # one that was saved meanwhile has no figures yet
+            self.save_if_room(again=self._held_out is not None)
 
     def save(self) -> Path:
         """Write a checkpoint and let surplus ones go; one of several processes does."""
@@ -145,15 +177,18 @@ class Learner:
         if options.before_save is not None:
             options.before_save()
         state = self.run.checkpoint(self.stream.state(), options.origin, options.metadata)
-        state = replace(state, values={**state.values, "window": self._window.state()})
+        beside = {"window": self._window.state(), "owed": sorted(self._owed)}
+        if self._held_out is not None:
+            beside["held_out"] = dict(self._held_out)
+        state = replace(state, values={**state.values, **beside})
         self._saved_path = save_checkpoint(self._folder, state)
         self._saved_step = self.run.step
         prune(self._folder)
         return self._saved_path
 
-    def save_if_room(self) -> None:
+    def save_if_room(self, *, again: bool = False) -> None:
         """A run whose disk is full goes on: its last checkpoint stays, the next may find room."""
-        if self._saved_step == self.run.step:
+        if self._saved_step == self.run.step and not again:
             return
         try:
             self.save()
@@ -170,6 +205,8 @@ class Learner:
         """
         if outcome == "cancelled" and self.run.step == 0:
             raise Cancelled
+        if outcome == "completed" and self._owed:
+            outcome = self._settled_last()
         if outcome != "completed":
             self._save_last(outcome)
         run = self.run
@@ -200,6 +237,17 @@ class Learner:
             dead=int(run.tracker.dead().numel()),
             skipped=self._skipped,
         )
+
+    def _settled_last(self) -> str:
+        """Make up for what is owed of the last step; "paused" if a pause comes in between again."""
+        self._settle()
+        if self._owed and self._control.requested() not in (Request.STOP, Request.CANCEL):
+            return "paused"
+        if self._owed:
+            self.report.note("The last step was not measured on held-out text.", level="warning")
+            self._owed = set()
+            self.save_if_room()
+        return "completed"
 
     def _save_last(self, outcome: str) -> None:
         """The checkpoint of a run that is asked to end; without room an earlier one must do."""
@@ -277,8 +325,8 @@ class Learner:
             self.report.note(
                 "The threshold stays at its average over the training.", level="warning"
             )
-            return _described(run, sae)
-        return _described(run, sae.with_threshold(threshold))
+            return described(run, sae)
+        return described(run, sae.with_threshold(threshold))
 
     def _evaluated(self, sae: SparseAutoencoder, outcome: str) -> Mapping[str, Any]:
         evaluate = self._options.evaluate
@@ -289,22 +337,6 @@ class Learner:
         except Cancelled:
             self.report.note("The SAE is kept; its evaluation was left out.", level="warning")
             return {}
-
-
-def folded(run: RunState) -> SparseAutoencoder:
-    """The SAE of a run as it stands; a BatchTopK's by its average θ."""
-    return _described(run, run.folded())
-
-
-def _described(run: RunState, sae: SparseAutoencoder) -> SparseAutoencoder:
-    """What was folded, finished: with unit decoder rows and what is told of the run."""
-    told: dict[str, Any] = {"trained_tokens": run.tokens}
-    if run.sae.uses_k:
-        told["k"] = run.sae.k
-    if run.whitening is not None:
-        told["input_norm"] = run.config.input_norm
-    told |= {"input_scale": run.scale, "seed": run.config.seed}
-    return run.with_unit_rows(sae).with_metadata(**told)
 
 
 def _threshold(run: RunState) -> float | None:

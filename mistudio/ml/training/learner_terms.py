@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from mistudio.ml.collective import SINGLE, Collective
+from mistudio.ml.evaluation.held_out import HeldRows
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.run_state import RunState, TargetStatistics
 from mistudio.ml.whitening import Whitening
@@ -90,9 +91,10 @@ class LearnerOptions:
     """What a training may be given beside its data.
 
     `calibration()` yields unscaled x of calibration documents, for the final threshold of a
-    BatchTopK. `origin` holds fingerprints (JSON) that a resume must match, `metadata` what the SAE
-    is to carry. `resume_from` is a checkpoint to go on from: the stream is moved there, and the
-    final weights equal those of an undisturbed run. `start` begins with this state instead.
+    BatchTopK; `held_out()` the tokens on which the SAE is followed while it is trained. `origin`
+    holds fingerprints (JSON) that a resume must match, `metadata` what the SAE is to carry.
+    `resume_from` is a checkpoint to go on from: the stream is moved there, and the final weights
+    equal those of an undisturbed run. `start` begins with this state instead.
     `target` are the statistics of what a transcoder is to give. `before_save()` is called before a
     checkpoint is written: what it raises keeps the checkpoint from existing. The processes of
     `collective` read the same stream and share its batches; all but rank 0 write nothing and end
@@ -107,4 +109,5 @@ class LearnerOptions:
     origin: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     collective: Collective = SINGLE
+    held_out: HeldRows | None = None
     before_save: Callable[[], object] | None = None

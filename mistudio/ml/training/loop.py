@@ -12,9 +12,11 @@ from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, StudioError
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
+from mistudio.ml.evaluation.held_out import HeldRows
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import load_checkpoint
-from mistudio.ml.training.learner import REPORT_EVERY, Learner, folded
+from mistudio.ml.training.finished import folded
+from mistudio.ml.training.learner import REPORT_EVERY, Learner
 from mistudio.ml.training.learner_terms import (
     Calibration,
     Evaluation,
@@ -42,6 +44,7 @@ def train(
     *,
     evaluate: Evaluation | None = None,
     calibration: Calibration | None = None,
+    held_out: HeldRows | None = None,
     resume_from: Path | None = None,
     start: RunState | None = None,
     target: TargetStatistics | None = None,
@@ -57,8 +60,9 @@ def train(
     batches in a row, `Mismatch` for a checkpoint of another training.
     """
     options = LearnerOptions(
-        evaluate, calibration, resume_from, start, target, origin or {}, metadata or {}
-    )
+        evaluate, calibration, resume_from, start, target, origin or {}, metadata or {},
+        held_out=held_out,
+    )  # fmt: skip
     device = device or torch.device("cpu")
     learner = Learner(config, stream, statistics, folder, report, control, device, options)
     results: list[TrainResult] = []

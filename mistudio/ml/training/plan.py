@@ -137,10 +137,16 @@ def _windows(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
     return len(hooks) * max(formulas.window_bytes(member, d, text_tokens) for member in members)
 
 
+def _followed(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
+    hooks = {(member.layer, member.hook) for member in members}
+    return len(hooks) * max(formulas.followed_bytes(member, d, text_tokens) for member in members)
+
+
 def _disk(members: Sequence[TrainConfig], d: int, text_tokens: int) -> int:
     checkpoints = sum(formulas.saved_bytes(m, d) * formulas.kept_checkpoints(m) for m in members)
     finished = sum(formulas.finished_bytes(member, d) for member in members)
-    return checkpoints + finished + _windows(members, d, text_tokens)
+    rows = _windows(members, d, text_tokens) + _followed(members, d, text_tokens)
+    return checkpoints + finished + rows
 
 
 def _seconds(
@@ -169,7 +175,7 @@ def _seconds(
     patched = (2 + len(members)) * scored  # in passes that go to the end
     seconds = (passed + patched * whole) * per_token
     for member, step in zip(members, steps, strict=True):
-        encoded = formulas.finish_tokens(member, text_tokens) / formulas.step_products(member)
+        encoded = formulas.measured_tokens(member, text_tokens) / formulas.step_products(member)
         seconds += step * (formulas.steps_of(member) + encoded / member.batch)
     return seconds
 

@@ -30,6 +30,7 @@ FORWARD_TOKENS = 2048  # of one pass, as in ml/activations/masking.py
 STATISTICS_TOKENS = 100_000
 CALIBRATION_TOKENS, CALIBRATION_ROWS = 131_072, 4096  # in all, at a time: jobs/training_data.py
 LOSS_TOKENS = 32_768
+FOLLOWED_TOKENS = 32_768  # at each look at held-out text: ml/evaluation/held_out.py
 HELD_OUT = 0.05  # of a text, for calibration and for evaluation each
 PLANNED_DEAD = 0.1  # share of latents taken to be dead when the room for AuxK is planned
 
@@ -230,6 +231,28 @@ def window_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
     return tokens * d * 2 * sides
 
 
+def followed_tokens(text_tokens: int) -> int:
+    """Held-out tokens that a run is followed on."""
+    return min(FOLLOWED_TOKENS, round(HELD_OUT * text_tokens) or FOLLOWED_TOKENS)
+
+
+def followed_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
+    """The file of these tokens in float32, which may hold almost twice as many."""
+    sides = 1 if config.encoder == "sae" else 2
+    return 2 * followed_tokens(text_tokens) * d * FLOAT * sides
+
+
+def looks(config: TrainConfig) -> int:
+    """How often a whole run is measured on them."""
+    steps = steps_of(config)
+    saves, every = config.checkpoint_every, config.eval_every
+    count = sum(steps // each for each in (saves, every) if each)
+    if saves and every:
+        count -= steps // math.lcm(saves, every)
+    at_the_end = any(each and steps % each == 0 for each in (saves, every))
+    return count + (not at_the_end)
+
+
 def kept_checkpoints(config: TrainConfig) -> int:
     """How many checkpoints of a whole run stay on the disk."""
     steps = steps_of(config)
@@ -277,6 +300,12 @@ def calibration_tokens(config: TrainConfig, text_tokens: int) -> int:
     return min(CALIBRATION_TOKENS, round(HELD_OUT * text_tokens) or CALIBRATION_TOKENS)
 
 
+def measured_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens that the SAE encodes beside its steps, those of the looks among them."""
+    seen = looks(config) * followed_tokens(text_tokens)
+    return finish_tokens(config, text_tokens) + seen
+
+
 def finish_tokens(config: TrainConfig, text_tokens: int) -> int:
     """Tokens that the finished SAE encodes."""
     return calibration_tokens(config, text_tokens) + held_out_tokens(config, text_tokens)
@@ -288,4 +317,5 @@ def forward_tokens(config: TrainConfig, text_tokens: int) -> int:
     if text_tokens and text_tokens < 2 * config.window:
         train = min(train, text_tokens)
     statistics = min(STATISTICS_TOKENS, text_tokens or STATISTICS_TOKENS)
-    return train + statistics + finish_tokens(config, text_tokens)
+    finish = finish_tokens(config, text_tokens)
+    return train + statistics + finish + followed_tokens(text_tokens)

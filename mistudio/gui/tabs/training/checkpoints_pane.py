@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 from mistudio.core.errors import StudioError
 from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.core.training_configs import TrainConfig
-from mistudio.core.units import format_bytes, format_count, format_decimal
+from mistudio.core.units import format_bytes, format_count, format_decimal, format_percent
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.continue_dialog import ContinueDialog
@@ -25,7 +25,10 @@ from mistudio.store.records import CheckpointRow
 
 
 class CheckpointsPane(QWidget):
-    """Step, loss, L0, size, time, marks; the buttons act on the selected row."""
+    """Step, loss, L0, held-out explained variance, size, time, marks.
+
+    The buttons act on the selected row.
+    """
 
     def __init__(self, run: Run, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -34,7 +37,7 @@ class CheckpointsPane(QWidget):
         self._shown: tuple[int, str] = (-1, "")
         self._rows: list[CheckpointRow] = []
         self.table = FactsTable(
-            ["Step", "Loss", "L0", "Size", "Written", "Mark"], "Checkpoints", most=5
+            ["Step", "Loss", "L0", "Held-out EV", "Size", "Written", "Mark"], "Checkpoints", most=5
         )
         self.table.itemSelectionChanged.connect(self._on_selected)
         self.empty = label("No checkpoint has been written yet.", "muted")
@@ -92,7 +95,7 @@ class CheckpointsPane(QWidget):
         chosen = self.selected()
         newest = rows[0].step if rows else -1
         self._rows = rows
-        self.table.set_rows([_texts(row, newest) for row in rows], [row.path for row in rows])
+        self.table.set_rows([_texts(row, newest) for row in rows], [_tip(row) for row in rows])
         self.empty.setVisible(not rows)
         self.table.setVisible(bool(rows))
         steps = [row.step for row in rows]
@@ -200,7 +203,20 @@ def _texts(row: CheckpointRow, newest: int) -> list[str]:
         format_count(row.step),
         format_decimal(row.loss),
         format_decimal(row.l0, 1),
+        format_decimal(row.heldout_ev, 4),
         format_bytes(row.size_bytes),
         local_time(row.created_at),
         ", ".join(marks),
     ]
+
+
+def _tip(row: CheckpointRow) -> str:
+    """Where a checkpoint lies, and what it reached on held-out text."""
+    if row.heldout_n is None:
+        return row.path
+    return (
+        f"On {row.heldout_n:,} held-out tokens: explained variance "
+        f"{format_decimal(row.heldout_ev, 4)}, L0 {format_decimal(row.heldout_l0, 1)}, "
+        f"{format_percent(row.heldout_dead)} of the latents silent. The best is the one that "
+        f"explains most there.\n{row.path}"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import (
     QComboBox,
@@ -20,7 +19,7 @@ from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.chart_export import ChartExport
 from mistudio.gui.tabs.training.chart_tools import ChartTools
-from mistudio.gui.tabs.training.curves import AXES, CURVES, axis_of, has_time, values_of
+from mistudio.gui.tabs.training.curves import AXES, CURVES, Curve, has_time, points_of
 from mistudio.gui.tabs.training.reads import read_metrics
 from mistudio.gui.tabs.training.run_choices import (
     RunChoice,
@@ -177,8 +176,7 @@ class CompareRuns(Dialog):
     def _read(self) -> None:
         """Read what is new of the chosen runs."""
         wanted = [
-            (run, self._series[run].last_step() if run in self._series else -1)
-            for run in self._wanted
+            (run, self._series[run].behind() if run in self._series else -1) for run in self._wanted
         ]
 
         def read(db: Any) -> Read:
@@ -216,20 +214,19 @@ class CompareRuns(Dialog):
         for name in self.plot.names():
             self.plot.remove_series(name)
         for place, run in enumerate(ready):
-            self._draw(LETTERS[place], COLORS[place], run, curve.column)
+            self._draw(LETTERS[place], COLORS[place], run, curve)
         self._show_table([self._rows[run] for run in ready])
 
-    def _draw(self, letter: str, color: str, run: str, column: str) -> None:
+    def _draw(self, letter: str, color: str, run: str, curve: Curve) -> None:
         series = self._series[run]
         latents = int(self._rows[run].config.get("width") or 1)
-        xs, ys = axis_of(series, self.tools.axis()), values_of(series, column, latents)
-        known = np.isfinite(xs)
-        if self.tools.smooths():
+        xs, ys = points_of(series, curve.column, self.tools.axis(), latents)
+        if self.tools.smooths() and not curve.is_held_out:
             self.plot.add_series(f"{letter} raw", color, faint=True)
-            self.plot.set_data(f"{letter} raw", xs[known], ys[known])
+            self.plot.set_data(f"{letter} raw", xs, ys)
             ys = smoothed(ys, self.tools.points())
-        self.plot.add_series(letter, color)
-        self.plot.set_data(letter, xs[known], ys[known])
+        self.plot.add_series(letter, color, points=curve.is_held_out)
+        self.plot.set_data(letter, xs, ys)
 
     def _show_table(self, runs: Sequence[TrainingRow]) -> None:
         rows = differing(runs)

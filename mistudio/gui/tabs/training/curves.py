@@ -6,16 +6,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mistudio.gui.tabs.training.series import MetricSeries
+from mistudio.gui.tabs.training.series import HELD_OUT, MetricSeries
 
 
 class Curve(NamedTuple):
-    """A chart: its column, title, colour role and digits in the legend."""
+    """A chart: its column, title, colour role and digits in the legend.
+
+    `short` is how its button calls it, else the title without its unit.
+    """
 
     column: str
     title: str
     color: str
     digits: int
+    short: str = ""
+
+    @property
+    def toggle(self) -> str:
+        return self.short or self.title.split(" (")[0]
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it was measured at a few steps only, which are drawn as points."""
+        return self.column in HELD_OUT
 
 
 CURVES = (
@@ -27,15 +40,31 @@ CURVES = (
     Curve("sparsity", "Sparsity term", "yellow", 6),
     Curve("learning_rate", "Learning rate", "muted", 7),
     Curve("tokens_per_s", "Throughput (tokens/s)", "blue", 0),
+    Curve("heldout_ev", "Explained variance (held out)", "purple", 4, "Held-out EV"),
+    Curve("heldout_l0", "L0 (held out)", "blue", 1, "Held-out L0"),
+    Curve("heldout_dead", "Never fired (held out, %)", "red", 2, "Never fired"),
 )
 FIRST_SHOWN = ("loss", "l0", "dead", "explained_variance")
 AXES = {"step": "step", "tokens": "tokens", "time": "minutes of training"}
 
 
 def values_of(series: MetricSeries, column: str, latents: int) -> np.ndarray:
-    """What a chart shows: the column, dead latents in percent of all."""
+    """What a chart shows: the column, dead latents and silent ones in percent of all."""
     found = series.column(column)
+    if column == "heldout_dead":  # a share already
+        return 100.0 * found
     return 100.0 * found / latents if column == "dead" else found
+
+
+def points_of(
+    series: MetricSeries, column: str, axis: str, latents: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of a chart: of held-out figures the steps that were measured, else every row of the
+    training, in each case those whose x is known."""
+    xs, ys = axis_of(series, axis), values_of(series, column, latents)
+    shown = np.isfinite(ys) if column in HELD_OUT else series.of_training()
+    shown = shown & np.isfinite(xs)
+    return (xs, ys) if shown.all() else (xs[shown], ys[shown])
 
 
 def axis_of(series: MetricSeries, axis: str) -> np.ndarray:

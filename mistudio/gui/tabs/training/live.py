@@ -72,9 +72,9 @@ class LiveRuns(QObject):
 
 
 def by_run(drained: Drained) -> dict[str, Rows]:
-    """The training metric rows of a drain, per run."""
+    """The metric rows of a drain per run, those of held-out figures among them."""
     found: dict[str, Rows] = {}
     for name, values in drained.metrics:
-        if name == "training" and values.get("training_id"):
+        if name in ("training", "held_out") and values.get("training_id"):
             found.setdefault(str(values["training_id"]), []).append(values)
     return found

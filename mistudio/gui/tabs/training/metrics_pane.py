@@ -16,8 +16,8 @@ from mistudio.gui.tabs.training.curves import (
     CURVES,
     FIRST_SHOWN,
     Curve,
-    axis_of,
     has_time,
+    points_of,
     values_of,
 )
 from mistudio.gui.tabs.training.series import (
@@ -74,7 +74,7 @@ class MetricsPane(QWidget):
         self._arrange()
 
     def _toggle(self, curve: Curve, shown: Sequence[str]) -> Any:
-        made = button(curve.title.split(" (")[0], variant="toggle", tip=f"Show {curve.title}")
+        made = button(curve.toggle, variant="toggle", tip=f"Show {curve.title}")
         made.setChecked(curve.column in shown)
         made.clicked.connect(self._arrange)
         return made
@@ -132,11 +132,15 @@ class MetricsPane(QWidget):
     def _set_curves(self, plot: CurvePlot, curve: Curve) -> None:
         for name in list(plot.names()):
             plot.remove_series(name)
-        if self.tools.smooths():
+        if self._smooths(curve):
             plot.add_series("raw", curve.color, faint=True)
             plot.add_series("smoothed", curve.color)
         else:
-            plot.add_series(curve.title, curve.color)
+            plot.add_series(curve.title, curve.color, points=curve.is_held_out)
+
+    def _smooths(self, curve: Curve) -> bool:
+        """Whether a curve is drawn smoothed; of a few points there is nothing to smooth."""
+        return self.tools.smooths() and not curve.is_held_out
 
     @Slot()
     def _on_tools(self) -> None:
@@ -201,9 +205,9 @@ class MetricsPane(QWidget):
         self._stale = False
         self.empty.setVisible(len(self.series) == 0)
         self.tools.offer_time(has_time(self.series))
-        self._is_rising = is_rising(self.series.column("loss"))
+        self._is_rising = is_rising(self.series.told("loss"))
         self.rising.setVisible(self._is_rising)
-        dead = self.series.column("dead")[-1:] * (100.0 / self._latents)
+        dead = self.series.told("dead")[-1:] * (100.0 / self._latents)
         self.dead.setVisible(bool((dead > MANY_DEAD).any()))
         self._waiting = [c for c in CURVES if self.toggles[c.column].isChecked()]
         if len(self.series) > LONG or any(c.column not in self.plots for c in self._waiting):
@@ -222,12 +226,9 @@ class MetricsPane(QWidget):
             self._soon.start()
             return
         self._waiting.pop(0)
-        plot, values = self._place(curve.column), self.values(curve.column)
-        xs = axis_of(self.series, self.tools.axis())
-        if len(xs) and not np.isfinite(xs[[0, -1]]).all():
-            known = np.isfinite(xs)
-            xs, values = xs[known], values[known]
-        if self.tools.smooths():
+        plot = self._place(curve.column)
+        xs, values = points_of(self.series, curve.column, self.tools.axis(), self._latents)
+        if self._smooths(curve):
             plot.set_data("raw", xs, values)
             plot.set_data("smoothed", xs, smoothed(values, self.tools.points()))
         else:

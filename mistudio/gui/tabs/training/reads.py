@@ -41,6 +41,8 @@ class Run:
     """which run of its sweep it is, from 1"""
     members: int = 1
     """runs of its sweep"""
+    held_out: float | None = None
+    """explained variance on held-out text when that was last measured"""
 
     @property
     def shares_its_job(self) -> bool:
@@ -115,6 +117,7 @@ def _run(db: Any, row: TrainingRow) -> Run:
         SAES.find(db, row.sae_id) if row.sae_id else None,
         ids.index(row.id) + 1 if row.id in ids else 1,
         len(ids),
+        trainings.newest_held_out(db, row.id),
     )
 
 

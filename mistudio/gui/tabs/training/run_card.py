@@ -48,6 +48,7 @@ class RunCard(Card):
         self._services = services
         self.run = run
         self.live: Mapping[str, Any] | None = None  # the newest metric row of this session
+        self._held_out: Mapping[str, Any] = {}  # the newest figures of this session
         self._progress: Progress | None = None
         self.panes: dict[str, QWidget] = {}
         self.tick = QCheckBox()
@@ -148,11 +149,13 @@ class RunCard(Card):
             self._progress = drained.progress
         if drained.notes and (log := self.panes.get("log")) is not None:
             log.add(drained.notes)  # type: ignore[attr-defined]
-        if rows:
-            self.live = rows[-1]
-            self._recent.extend(rows)
-            if (metrics := self.panes.get("metrics")) is not None:
-                metrics.add(rows)  # type: ignore[attr-defined]
+        if told := [row for row in rows if "heldout_ev" not in row]:
+            self.live = told[-1]
+            self._recent.extend(told)
+        if len(told) < len(rows):
+            self._held_out = next(row for row in reversed(rows) if "heldout_ev" in row)
+        if rows and (metrics := self.panes.get("metrics")) is not None:
+            metrics.add(rows)  # type: ignore[attr-defined]
         self._show_figures()
 
     def open_panes(self) -> list[str]:
@@ -177,8 +180,10 @@ class RunCard(Card):
         self.tiles["loss"].set_value(format_decimal(live.get("loss", training.latest_loss)))
         self.tiles["l0"].set_value(format_decimal(live.get("l0", training.latest_l0), 1))
         self.tiles["dead"].set_value(f"{format_count(dead)} · {share}" if share else EM_DASH)
+        held_out = self._held_out.get("heldout_ev", self.run.held_out)
         self.tiles["ev"].set_value(
-            format_decimal(live.get("explained_variance", training.latest_ev), 4)
+            format_decimal(live.get("explained_variance", training.latest_ev), 4),
+            "" if held_out is None else f"held out {format_decimal(held_out, 4)}",
         )
         self._warn(dead / width if dead is not None and width else 0.0)
         self._show_progress(training.status)

@@ -52,7 +52,7 @@ class RunMetricsPane(MetricsPane):
         self._services.settings.remember(SHOWN, self.shown_charts())
 
     def _read(self) -> None:
-        training_id, after = self._id, self.series.last_step()
+        training_id, after = self._id, self.series.behind()
         self._services.query.ask(
             lambda db: (after, read_metrics(db, training_id, after)), self._on_rows, key="metrics"
         )

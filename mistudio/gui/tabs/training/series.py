@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+HELD_OUT = ("heldout_ev", "heldout_l0", "heldout_dead")  # of the few steps that were measured
 COLUMNS = (
     "step",
     "tokens",
@@ -19,6 +20,7 @@ COLUMNS = (
     "explained_variance",
     "learning_rate",
     "tokens_per_s",
+    *HELD_OUT,
 )
 SMOOTHING = 21  # points of the moving average
 MANY_DEAD = 5.0  # percent of the latents, from which on their number is red
@@ -28,7 +30,10 @@ Columns = Mapping[str, np.ndarray]
 
 
 class MetricSeries:
-    """Rows in step order. A step that is already there stays as it was first measured."""
+    """Rows in step order. What is there of a step already stays as it was first measured.
+
+    What was measured on held-out text joins the row of its step, or is a row by itself.
+    """
 
     def __init__(self) -> None:
         self._size = 0
@@ -41,11 +46,16 @@ class MetricSeries:
         """The newest step, -1 without rows."""
         return int(self._values["step"][self._size - 1]) if self._size else -1
 
+    def behind(self) -> int:
+        """The step behind which stored rows are read again: held-out figures of the newest one may
+        have come after it."""
+        return max(-1, self.last_step() - 1)
+
     def add(self, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Append rows behind the last step; returns how many were new."""
+        """Append rows behind the last step; returns how many told something new."""
         before = self._size
-        self._append(as_columns(rows))
-        return self._size - before
+        filled = self._append(as_columns(rows))
+        return self._size - before + filled
 
     def insert(self, rows: Iterable[Mapping[str, Any]] | Columns, after: int) -> None:
         """Put stored rows behind step `after`, before those that arrived while they were read."""
@@ -60,11 +70,19 @@ class MetricSeries:
         """One column as float64, unknown values as NaN; do not write into it."""
         return self._values[name][: self._size]
 
-    def _append(self, columns: Columns) -> None:
-        """Append what lies behind the last step; steps that do not rise are left out."""
+    def told(self, name: str) -> np.ndarray:
+        """A column in the rows of the training alone, without those of held-out figures."""
+        return self.column(name)[self.of_training()]
+
+    def of_training(self) -> np.ndarray:
+        """Which rows the training told; the others hold held-out figures only."""
+        return np.isnan(self.column("heldout_l0")) | np.isfinite(self.column("dead"))
+
+    def _append(self, columns: Columns) -> int:
+        """Append what lies behind the last step; returns how many rows of known steps told more."""
         steps = columns["step"]
         if not len(steps):
-            return
+            return 0
         # the highest step so far before each row
         highest = np.maximum.accumulate(np.concatenate(([self.last_step()], steps[:-1])))
         new = steps > highest
@@ -77,6 +95,21 @@ class MetricSeries:
                 self._values[name] = grown
             self._values[name][self._size : size] = columns[name][new]
         self._size = size
+        return self._fill({name: columns[name][~new] for name in COLUMNS})
+
+    def _fill(self, columns: Columns) -> int:
+        """Put what rows of known steps tell where nothing is told yet."""
+        known, steps = self.column("step"), columns["step"]
+        if not len(steps):
+            return 0
+        places = np.minimum(np.searchsorted(known, steps), len(known) - 1)
+        here = np.flatnonzero(known[places] == steps)
+        filled = np.zeros(len(steps), dtype=bool)
+        for name, held in self._values.items():
+            missing = here[np.isnan(held[places[here]]) & np.isfinite(columns[name][here])]
+            held[places[missing]] = columns[name][missing]
+            filled[missing] = True
+        return int(filled.sum())
 
 
 def as_columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
