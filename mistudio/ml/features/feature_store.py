@@ -52,6 +52,17 @@ class Lens(NamedTuple):
     kurtosis: float
 
 
+class RowStore(NamedTuple):
+    """Token -> features: entries splits[t]..splits[t+1] belong to token t, features rising.
+
+    An activation is value * `FeatureStore.scale`; masked tokens have no entries.
+    """
+
+    splits: NDArray[np.int64]
+    features: NDArray[np.unsignedinteger]
+    values: NDArray[np.float16]
+
+
 @dataclass(frozen=True)
 class BinExamples:
     """An interval or quantile with its sampled examples."""
@@ -98,6 +109,11 @@ class FeatureStore:
     def statistics(self) -> NDArray[np.void]:
         """One record per feature; the fields are those of `statistics.STATISTICS`."""
         return self._array("statistics")
+
+    @cached_property
+    def row_store(self) -> RowStore:
+        """The activations by token, memory-mapped."""
+        return RowStore(*(self._array(f"csr_{name}") for name in RowStore._fields))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
