@@ -207,3 +207,10 @@ def groups_of_trainings(db: Database) -> None:
 def training_seconds(db: Database) -> None:
     """Seconds of training behind each metric row; rows written before have none."""
     db.conn.execute("ALTER TABLE training_metrics ADD COLUMN train_seconds REAL")
+
+
+@migrations()
+def nearest_decoder_rows(db: Database) -> None:
+    """The feature whose decoder row is nearest, and the cosine; sets found before have none."""
+    for column in ("nearest INTEGER", "nearest_cosine REAL"):
+        db.conn.execute(f"ALTER TABLE feature_statistics ADD COLUMN {column}")

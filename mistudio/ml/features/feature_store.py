@@ -137,6 +137,20 @@ class FeatureStore:
         values = np.asarray(self._values[part]).astype(np.float64) * self.scale
         return np.asarray(self._tokens[part]), values
 
+    def top_places(self, feature: int) -> list[tuple[int, int]]:
+        """Row and position of the strongest token of each of the strongest rows."""
+        rows = self._array("top_rows")[self._check(feature)]
+        positions = self._array("top_positions")[feature]
+        return [(r, p) for r, p in zip(rows.tolist(), positions.tolist(), strict=True) if r >= 0]
+
+    def token_row(self, row: int) -> NDArray[np.int32]:
+        """Vocabulary ids of a row of the harvest."""
+        return self._array("ids").reshape(-1, self.row_length)[row]
+
+    def mask_row(self, row: int) -> NDArray[np.uint8]:
+        """The mask of a row of the harvest: `KEPT`, or why a token does not count."""
+        return self._mask[row]
+
     def examples(
         self, feature: int, n: int = 20, *, before: int = 16, after: int = 16
     ) -> list[Example]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,5 +75,5 @@ def _nearest(
         made_F["cosine"][place, :count] = np.where(known, np.clip(values, -1, 1), np.nan)
 
 
-def _array(tensor: torch.Tensor) -> NDArray[np.generic]:
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
     return tensor.cpu().numpy()
