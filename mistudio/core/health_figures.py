@@ -140,7 +140,8 @@ def evaluation_lines(evaluation: Mapping[str, Any] | None) -> list[HealthLine]:
         figure = next(f for f in FIGURES if f.key == key)
         if not is_number(found.get(key)):
             continue
-        interval = figure.interval((found.get("intervals") or {}).get(key))
+        intervals: Mapping[str, Any] = found.get("intervals") or {}
+        interval = figure.interval(intervals.get(key))
         value = figure.text(float(found[key]))
         if interval != EM_DASH:
             value += f" ({interval})"

@@ -24,7 +24,7 @@ from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features import sampling
 from mistudio.ml.features.arrays import open_array
 from mistudio.ml.features.examples import Example, ExampleText
-from mistudio.ml.features.statistics import FLAG_NAMES, FeatureTables
+from mistudio.ml.features.statistics import DECILES, FLAG_NAMES, FeatureTables
 from mistudio.ml.features.vocabulary import Vocabulary
 
 VERSION = 1
@@ -189,6 +189,15 @@ class FeatureStore:
     def position_profile(self, feature: int) -> NDArray[np.float64]:
         """Sum of activations in each tenth of the row."""
         return np.asarray(self._array("decile_sums")[self._check(feature)])
+
+    @cached_property
+    def kept_per_decile(self) -> NDArray[np.int64]:
+        """Kept tokens in each tenth of the row."""
+        kept_S = np.zeros(self.row_length, np.int64)
+        for start in range(0, len(self._mask), 4096):  # bounds memory
+            kept_S += (self._mask[start : start + 4096] == KEPT).sum(0)
+        decile_S = np.arange(self.row_length) * DECILES // self.row_length
+        return np.bincount(decile_S, kept_S, DECILES).astype(np.int64)
 
     def example_window(
         self, feature: int, row: int, position: int, *, before: int = 16, after: int = 16
