@@ -10,6 +10,7 @@ from mistudio.core import (
     comparison_configs,
     configs,
     dataset_configs,
+    health_configs,
     model_configs,
     run_configs,
     sweep_configs,
@@ -170,6 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown = command(features, "show", "show_feature", "show one feature")
     shown.add_argument("sae", help="id or name of an SAE, or last")
     shown.add_argument("index", type=int, help="number of the feature")
+    _partner_verbs(command, features)
 
     command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
 
@@ -199,6 +201,23 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
     _more_benches(command, bench)
     return parser
+
+
+def _partner_verbs(command: Any, features: Any) -> None:
+    made = command(features, "together", "features_together", "features that fire with one")
+    made.add_argument("sae", help="id or name of an SAE, or last")
+    made.add_argument("index", type=int, help="number of the feature")
+    measures = ("pearson", "pmi", "jaccard")
+    made.add_argument("--by", choices=measures, default="pearson", help="(default pearson)")
+    made.add_argument("--again", action="store_true", help="count again what is kept")
+    about = "features whose decoder rows are nearest to one's"
+    made = command(features, "neighbours", "features_neighbours", about)
+    made.add_argument("sae", help="id or name of an SAE, or last")
+    made.add_argument("index", type=int, help="number of the feature")
+    made.add_argument("--against", metavar="SAE", help="look in another SAE of the same hook")
+    made.add_argument("--top", type=int, default=10, help="1 to 128 (default 10)")
+    about = "how the features of an SAE do as a whole, with advice"
+    command(features, "health", "features_health", about, health_configs.HealthConfig, "sae")
 
 
 def _checkpoint_verbs(command: Any, verbs: Any) -> None:

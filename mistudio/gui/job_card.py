@@ -33,6 +33,7 @@ KIND_ICONS = {
     "evaluate": "check_circle",
     "compare_saes": "table",
     "survival": "table",
+    "sae_health": "table",
     "export_sae": "upload",
     "import_sae": "download",
     "download_sae": "download",

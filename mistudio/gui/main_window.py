@@ -68,6 +68,7 @@ CHANGES = {
     "evaluate": ("saes",),
     "compare_saes": (),
     "survival": (),
+    "sae_health": ("feature_sets",),
     "export_sae": (),
     "import_sae": ("saes",),
     "download_sae": ("saes",),

@@ -11,7 +11,7 @@ from mistudio.core.config import to_dict
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import Left, Mismatch
 from mistudio.core.ids import new_id
-from mistudio.jobs import lookup, sae_library
+from mistudio.jobs import lookup, sae_geometry, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.evaluate import text_for
 from mistudio.jobs.runner import Studio
@@ -59,6 +59,9 @@ def find_features(
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
+    geometry = sae_geometry.ensure_geometry(
+        ctx.studio, row, sae, check=lambda done: _comparing(ctx, done)
+    )
     settings = HarvestSettings(
         context=config.context, rows=config.rows, top_k=config.top_k, seed=config.seed
     )
@@ -80,7 +83,9 @@ def find_features(
         )
         ctx.report.progress(0.97, "writing the table")
         store = FeatureStore(folder)
-        features.add_statistics(ctx.db, pending.id, store.table_rows())
+        rows = store.table_rows()
+        sae_geometry.add_nearest(rows, geometry)
+        features.add_statistics(ctx.db, pending.id, rows)
     except Left:
         raise  # the job is left interrupted and goes on from what is whole
     except BaseException:
@@ -98,6 +103,11 @@ def find_features(
         size_bytes=directory_bytes(folder),
     )
     return FEATURE_SETS.get(ctx.db, pending.id)
+
+
+def _comparing(ctx: JobContext, done: float) -> None:
+    ctx.control.check()
+    ctx.report.progress(0.0, f"comparing decoder rows, {100 * done:.0f} %")
 
 
 def _pending_set(

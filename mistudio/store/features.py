@@ -72,6 +72,8 @@ def add_statistics(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]
         "flags",
         "positive_tokens",
         "example",
+        "nearest",
+        "nearest_cosine",
     )
     names = ", ".join(("feature_set_id", *columns, "created_at", "updated_at"))
     marks = ", ".join("?" for _ in range(len(columns) + 3))

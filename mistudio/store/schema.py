@@ -219,3 +219,10 @@ def held_out_figures(db: Database) -> None:
         "CREATE INDEX measured_on_held_out ON training_metrics(training_id, step) "
         "WHERE heldout_n IS NOT NULL"
     )
+
+
+@migrations()
+def nearest_decoder_rows(db: Database) -> None:
+    """The feature whose decoder row is nearest, and the cosine; sets found before have none."""
+    for column in ("nearest INTEGER", "nearest_cosine REAL"):
+        db.conn.execute(f"ALTER TABLE feature_statistics ADD COLUMN {column}")

@@ -219,7 +219,7 @@ def test_detail_pages(services: Services, qtbot: QtBot, monkeypatch: pytest.Monk
     detail.pages.setCurrentIndex(1)
     assert detail.lens is not None
     assert detail.lens.positive.text().splitlines()[0] == "·river\t+2.0000"
-    detail.pages.setCurrentIndex(2)
+    detail.pages.setCurrentIndex(3)
     assert detail.statistics is not None
     assert detail.statistics.values["Density"].text() == "20.0010 % · 1 in 5"
     detail.copy()

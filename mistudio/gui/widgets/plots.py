@@ -276,6 +276,7 @@ class HistogramPlot(Chart):
         self._counts = np.empty(0)
         self._bars: pg.BarGraphItem | None = None
         self._written: list[pg.TextItem] = []  # the counts, where there are few bars
+        self._are_counts = True
         self._recolor()
 
     def set_counts(
@@ -291,6 +292,12 @@ class HistogramPlot(Chart):
         self._draw()
         if self._is_table():
             self._fill_table()
+
+    def set_values(self, edges: Sequence[float], values: Sequence[float]) -> None:
+        """Show a value per bin that is no count: none of them is summed or written on its bar."""
+        self._are_counts = False
+        self.set_counts(edges, values)
+        self._legend.setText("")
 
     def _draw(self) -> None:
         if self._bars is not None:
@@ -310,7 +317,7 @@ class HistogramPlot(Chart):
                 pen=pg.mkPen(colors.card_settings, width=1),
             )
             self.plot.addItem(self._bars)
-        if 0 < len(self._counts) <= _WRITTEN_BARS:
+        if self._are_counts and 0 < len(self._counts) <= _WRITTEN_BARS:
             self._write_counts()
             # room for the highest bar's count
             self._plot_item.getViewBox().setYRange(
@@ -331,7 +338,8 @@ class HistogramPlot(Chart):
     def _fill_table(self) -> None:
         if len(self._counts):
             columns = [self._edges[:-1], self._edges[1:], self._counts]
-            self._model.set_columns(["from", "to", "count"], columns)
+            named = "count" if self._are_counts else "value"
+            self._model.set_columns(["from", "to", named], columns)
 
     def _recolor(self) -> None:
         super()._recolor()

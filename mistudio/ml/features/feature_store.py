@@ -24,7 +24,7 @@ from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features import sampling
 from mistudio.ml.features.arrays import open_array
 from mistudio.ml.features.examples import Example, ExampleText
-from mistudio.ml.features.statistics import FLAG_NAMES, FeatureTables
+from mistudio.ml.features.statistics import DECILES, FLAG_NAMES, FeatureTables
 from mistudio.ml.features.vocabulary import Vocabulary
 
 VERSION = 1
@@ -50,6 +50,17 @@ class Lens(NamedTuple):
     counts: NDArray[np.int32]
     skew: float
     kurtosis: float
+
+
+class RowStore(NamedTuple):
+    """Token -> features: entries splits[t]..splits[t+1] belong to token t, features rising.
+
+    An activation is value * `FeatureStore.scale`; masked tokens have no entries.
+    """
+
+    splits: NDArray[np.int64]
+    features: NDArray[np.unsignedinteger]
+    values: NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,11 @@ class FeatureStore:
         return self._array("statistics")
 
     @cached_property
+    def row_store(self) -> RowStore:
+        """The activations by token, memory-mapped."""
+        return RowStore(*(self._array(f"csr_{name}") for name in RowStore._fields))
+
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """Texts of the model's tokens."""
         return Vocabulary(self.folder / "vocabulary.arrow")
@@ -120,6 +136,20 @@ class FeatureStore:
         part = slice(int(self._splits[self._check(feature)]), int(self._splits[feature + 1]))
         values = np.asarray(self._values[part]).astype(np.float64) * self.scale
         return np.asarray(self._tokens[part]), values
+
+    def top_places(self, feature: int) -> list[tuple[int, int]]:
+        """Row and position of the strongest token of each of the strongest rows."""
+        rows = self._array("top_rows")[self._check(feature)]
+        positions = self._array("top_positions")[feature]
+        return [(r, p) for r, p in zip(rows.tolist(), positions.tolist(), strict=True) if r >= 0]
+
+    def token_row(self, row: int) -> NDArray[np.int32]:
+        """Vocabulary ids of a row of the harvest."""
+        return self._array("ids").reshape(-1, self.row_length)[row]
+
+    def mask_row(self, row: int) -> NDArray[np.uint8]:
+        """The mask of a row of the harvest: `KEPT`, or why a token does not count."""
+        return self._mask[row]
 
     def examples(
         self, feature: int, n: int = 20, *, before: int = 16, after: int = 16
@@ -159,6 +189,15 @@ class FeatureStore:
     def position_profile(self, feature: int) -> NDArray[np.float64]:
         """Sum of activations in each tenth of the row."""
         return np.asarray(self._array("decile_sums")[self._check(feature)])
+
+    @cached_property
+    def kept_per_decile(self) -> NDArray[np.int64]:
+        """Kept tokens in each tenth of the row."""
+        kept_S = np.zeros(self.row_length, np.int64)
+        for start in range(0, len(self._mask), 4096):  # bounds memory
+            kept_S += (self._mask[start : start + 4096] == KEPT).sum(0)
+        decile_S = np.arange(self.row_length) * DECILES // self.row_length
+        return np.bincount(decile_S, kept_S, DECILES).astype(np.int64)
 
     def example_window(
         self, feature: int, row: int, position: int, *, before: int = 16, after: int = 16

@@ -22,6 +22,7 @@ from mistudio.jobs import feature_pages
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
     from mistudio.gui.tabs.features.lens_page import LensPage
     from mistudio.gui.tabs.features.statistics_page import StatisticsPage
 
@@ -41,7 +42,9 @@ class FeatureDetail(Dialog):
         self.head = DetailHead()
         self.examples = ExamplesPage(services)
         self.lens: LensPage | None = None
+        self.correlations: CorrelationsPage | None = None
         self.statistics: StatisticsPage | None = None
+        self._came_from: list[int] = []  # features that led to this one by its partners
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
             "max": MetricTile("Max activation", color="purple"),
@@ -60,6 +63,7 @@ class FeatureDetail(Dialog):
         self.pages = QTabWidget()
         self.pages.addTab(self.examples, "Examples")
         self.pages.addTab(QWidget(), "Logit lens")
+        self.pages.addTab(QWidget(), "Correlations")
         self.pages.addTab(QWidget(), "Statistics")
         self.box.addWidget(self.head)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
@@ -67,6 +71,10 @@ class FeatureDetail(Dialog):
         self.box.addWidget(self.pages, 1)
         self.place = label("", "muted")
         self.buttons.insertWidget(0, self.place)
+        tip = "The feature whose partner this one is"
+        self.back = button("Back", self.go_back, variant="link", icon="chevron_left", tip=tip)
+        self.back.hide()
+        self.buttons.insertWidget(1, self.back)
         self.buttons.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
         self.steer_button = button("Steer", self.steer, variant="primary", icon="sliders")
         self.buttons.addWidget(self.steer_button)
@@ -95,6 +103,7 @@ class FeatureDetail(Dialog):
     def show_feature(self, sae: SaeRow, index: int, order: np.ndarray) -> None:
         """Show a feature; `order` holds the indices that previous and next go through."""
         self._sae, self._order = sae, order
+        self._came_from = []
         self._go(index)
 
     def refresh(self, index: int) -> None:
@@ -112,6 +121,9 @@ class FeatureDetail(Dialog):
         self.head.next.setEnabled(0 <= at < len(self._order) - 1)
         shown = f"{at + 1:,} of {len(self._order):,} in table order" if at >= 0 else ""
         self.place.setText(shown)
+        self.back.setVisible(bool(self._came_from))
+        if self._came_from:
+            self.back.setText(f"Back to #{self._came_from[-1]}")
         self._ask()
 
     def _position(self) -> int:
@@ -126,9 +138,23 @@ class FeatureDetail(Dialog):
         """The feature before this one in table order."""
         self._step(-1)
 
+    def open_partner(self, index: int) -> None:
+        """Go to a feature that goes together with this one; `go_back` returns."""
+        if index != self.index:
+            self._came_from.append(self.index)
+            self._go(index)
+            self.stepped.emit(index)
+
+    def go_back(self) -> None:
+        """The feature from which a partner was opened."""
+        if self._came_from:
+            self._go(self._came_from.pop())
+            self.stepped.emit(self.index)
+
     def _step(self, by: int) -> None:
         target = self._position() + by
         if self._position() >= 0 and 0 <= target < len(self._order):
+            self._came_from = []
             self._go(int(self._order[target]))
             self.stepped.emit(self.index)
 
@@ -169,14 +195,26 @@ class FeatureDetail(Dialog):
 
             self.lens = LensPage()
             self._fill(number, self.lens)
-        elif number == 2 and self.statistics is None:
+        elif number == 2 and self.correlations is None:
+            from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
+
+            self.correlations = CorrelationsPage(self._services)
+            self.correlations.opened.connect(self.open_partner)
+            self.correlations.opened_elsewhere.connect(self._on_elsewhere)
+            self._fill(number, self.correlations)
+        elif number == 3 and self.statistics is None:
             from mistudio.gui.tabs.features.statistics_page import StatisticsPage
 
-            self.statistics = StatisticsPage()
+            self.statistics = StatisticsPage(self._services)
             self._fill(number, self.statistics)
-        shown = (None, self.lens, self.statistics)[number]
+        if number == 2 and self.correlations is not None and self._sae is not None:
+            self.correlations.show_feature(self._sae, self.index)
+            return
+        shown = {1: self.lens, 3: self.statistics}.get(number)
         if shown is not None and self.page is not None:
             shown.show_page(self.page)
+        if number == 3 and self.statistics is not None and self._sae is not None:
+            self.statistics.ask(self._sae, self.index)
 
     def _fill(self, number: int, page: QWidget) -> None:
         title = self.pages.tabText(number)
@@ -188,6 +226,9 @@ class FeatureDetail(Dialog):
         self.pages.blockSignals(False)
         if empty is not None:
             empty.deleteLater()
+
+    def _on_elsewhere(self, sae_id: str, index: int) -> None:
+        self._services.open_tab("Features", sae=sae_id, feature=index)
 
     def copy(self) -> None:
         """Put the feature on the clipboard as text."""

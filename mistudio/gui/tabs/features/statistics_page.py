@@ -1,20 +1,47 @@
-"""The Statistics page of a feature: counts, rates, flags and the histogram of its activations."""
+"""The Statistics page of a feature: counts, rates, flags, weights, and how its activations lie."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QWidget
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from mistudio.core.units import EM_DASH, format_count, format_percent
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, label
 from mistudio.gui.widgets.plots import HistogramPlot
+from mistudio.jobs import feature_extras
+from mistudio.jobs.feature_extras import Extras
+from mistudio.store.records import SaeRow
+
+MEANINGS = {
+    "Tokens read": "Tokens of the feature set that count: no special tokens, padding or extreme "
+    "norms.",
+    "Active on": "Tokens on which the activation is above zero.",
+    "Density": "Active tokens / tokens read. Of a feature that never fired 3/N bounds it with 95 % "
+    "confidence.",
+    "Active samples": "Rows of text on which it fires at least once.",
+    "Largest activation": "In the SAE's units.",
+    "Mean while active": "Mean over the tokens on which it fires.",
+    "Mean over all tokens": "Mean over all tokens read, zeros included.",
+    "Top tokens": "The tokens with the largest shares of its total activation.",
+    "Flags": "dead: never fired; ultra-rare: below 1 in a million; dense: above 10 % of tokens; "
+    "duplicate: another decoder row with cosine above 0.9; single-token: its strongest tokens are "
+    "one string.",
+    "Encoder–decoder cosine": "Cosine of the direction that it reads with the one that it writes.",
+    "Decoder length ‖d‖": "Length of the decoder row in the model's units: what one unit of "
+    "activation adds.",
+    "d · b_dec": "Decoder row times decoder bias: how far it writes along the mean activation.",
+    "Neuron alignment": "The three largest entries of the decoder row, and each one's share of "
+    "the sum of all |entries|: a large share means that it follows one neuron.",
+}
 
 
 class StatisticsPage(QWidget):
-    """Numbers on the left, the histogram of non-zero activations beside them."""
+    """Numbers on the left, histograms of activations and the profile by place beside them."""
 
     NAMES = (
         "Tokens read",
@@ -26,10 +53,15 @@ class StatisticsPage(QWidget):
         "Mean over all tokens",
         "Top tokens",
         "Flags",
+        "Encoder–decoder cosine",
+        "Decoder length ‖d‖",
+        "d · b_dec",
+        "Neuron alignment",
     )
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._services = services
         px = appearance().px
         card = Card("settings", padding=16)
         grid = QGridLayout()
@@ -40,23 +72,71 @@ class StatisticsPage(QWidget):
             name: label(EM_DASH, "mono", wrap=True, selectable=True) for name in self.NAMES
         }
         for line, (name, value) in enumerate(self.values.items()):
-            grid.addWidget(label(name, "label"), line, 0, Qt.AlignmentFlag.AlignTop)
+            title = label(name, "label")
+            for part in (title, value):
+                part.setToolTip(MEANINGS[name])
+            grid.addWidget(title, line, 0, Qt.AlignmentFlag.AlignTop)
             grid.addWidget(value, line, 1)
             value.setAccessibleName(name)
         card.box.addLayout(grid)
         card.box.addStretch(1)
         self.histogram = HistogramPlot("Activations above zero", "activation", color="purple")
+        self.log_histogram = HistogramPlot(
+            "Activations by half octave", "log₂ activation", color="purple"
+        )
+        self.log_histogram.setToolTip("Every activation above zero, counted by its logarithm.")
+        self.profile = HistogramPlot(
+            "Mean activation by place in the row", "tenth of the row", color="blue"
+        )
+        self.profile.setToolTip(
+            "Mean over the tokens that count in each tenth of the row, zeros included: a feature "
+            "of beginnings is high on the left."
+        )
+        charts = QVBoxLayout()
+        charts.setSpacing(px(12))
+        charts.addWidget(self.histogram, 3)
+        below = QHBoxLayout()
+        below.setSpacing(px(12))
+        below.addWidget(self.log_histogram)
+        below.addWidget(self.profile)
+        charts.addLayout(below, 2)
         box = QHBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(16))
-        box.addWidget(card, 2)
-        box.addWidget(self.histogram, 3)
+        box.addWidget(scrolling(card).area, 2)
+        box.addLayout(charts, 3)
 
     def show_page(self, page: Any) -> None:
         """Show the statistics of a `FeaturePage`."""
         for name, value in described(page).items():
             self.values[name].setText(value)
         self.histogram.set_counts(page.activations.edges, page.activations.counts)
+
+    def ask(self, sae: SaeRow, index: int) -> None:
+        """Read what is not on the page."""
+        studio = self._services.studio
+        self._services.query.ask(
+            lambda _db: feature_extras.extras(studio, sae, index),
+            self.show_extras,
+            on_error=self._on_error,
+            key="extras",
+        )
+
+    @Slot(object)
+    def show_extras(self, found: Extras) -> None:
+        """Show the profile, the log histogram and what the weights say."""
+        self.log_histogram.set_counts(found.log_histogram.edges, found.log_histogram.counts)
+        self.profile.set_values(
+            [float(edge) for edge in range(len(found.profile) + 1)],
+            [value or 0.0 for value in found.profile],
+        )
+        for name, value in described_weights(found).items():
+            self.values[name].setText(value)
+
+    @Slot(str, str)
+    def _on_error(self, sentence: str, details: str) -> None:
+        self.values["Encoder–decoder cosine"].setText(sentence)
+        self.values["Encoder–decoder cosine"].setToolTip(details)
 
 
 def described(page: Any) -> dict[str, str]:
@@ -73,6 +153,24 @@ def described(page: Any) -> dict[str, str]:
         "Mean over all tokens": EM_DASH if overall is None else f"{overall:.3g}",
         "Top tokens": row.top_tokens or EM_DASH,
         "Flags": row.flags or "none",
+    }
+
+
+def described_weights(found: Extras) -> dict[str, str]:
+    """What the weights say, as it reads, by its name."""
+    weights = found.weights
+    if weights is None:
+        unknown = "not computed yet; open SAE health once"
+        return {name: unknown for name in StatisticsPage.NAMES[-4:]}
+    cosine = weights.encoder_cosine
+    entries = [f"{e.neuron}: {e.value:+.3f} ({100 * e.share:.1f} %)" for e in weights.entries]
+    return {
+        "Encoder–decoder cosine": "not defined for a transcoder"
+        if cosine is None
+        else f"{cosine:.4f}",
+        "Decoder length ‖d‖": f"{weights.norm:.4f}",
+        "d · b_dec": f"{weights.bias_product:+.4f}",
+        "Neuron alignment": "\n".join(entries) or EM_DASH,
     }
 
 

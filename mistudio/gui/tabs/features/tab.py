@@ -41,6 +41,12 @@ class FeaturesTab(Tab):
         self.source = SaeCombo(services, "features.sae")
         self.chips = label("", "small")
         self.again = button("Run again", self._on_again, icon="bolt", tip="Find features anew")
+        self.health_button = button(
+            "SAE health",
+            self.open_health,
+            icon="curve",
+            tip="How the features do as a whole: dead, dense, duplicates, and what to do about it",
+        )
         self.job = JobLine(services)
         self.form = FindForm(services)
         self.table = FeatureTable(services)
@@ -76,7 +82,7 @@ class FeaturesTab(Tab):
         inner.setContentsMargins(px(24), px(12), px(24), px(8))
         inner.setSpacing(px(8))
         self.heading = QWidget()
-        top = row(label("Source", "label"), self.source, self.again)
+        top = row(label("Source", "label"), self.source, self.health_button, self.again)
         top.setStretch(1, 1)
         self.heading.setLayout(top)
         for widget in (self.heading, self.chips, self.job):
@@ -126,6 +132,13 @@ class FeaturesTab(Tab):
         self.detail.show_feature(self.overview.sae, index, self.table.ids())
         self.detail.open_window()
 
+    def open_health(self) -> None:
+        """Show the health report of the SAE."""
+        if self.overview is not None and self.overview.feature_set is not None:
+            from mistudio.gui.tabs.features.health_dialog import HealthDialog
+
+            HealthDialog(self.services, self.overview.sae, self).show()
+
     def _on_detail_closed(self) -> None:
         self.detail = None
 
@@ -156,6 +169,7 @@ class FeaturesTab(Tab):
         self.form.show_overview(found)
         self.job.show_job(found.job)
         self.again.setVisible(found.feature_set is not None)
+        self.health_button.setVisible(found.feature_set is not None)
         self._describe(found)
         old = before.feature_set.id if before and before.feature_set else ""
         new = found.feature_set.id if found.feature_set else ""
