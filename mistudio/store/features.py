@@ -282,6 +282,28 @@ def set_hidden(db: Db, sae_id: str, feature: int, on: bool) -> None:
     _set(db, sae_id, feature, "is_hidden", int(on))
 
 
+def mark(
+    db: Db,
+    sae_id: str,
+    features: Sequence[int],
+    *,
+    favorite: bool | None = None,
+    hidden: bool | None = None,
+) -> None:
+    """Star or hide several features, or take it back; None leaves a mark as it is."""
+    stamp = now()
+    with db.atomic():
+        for column, on in (("is_favorite", favorite), ("is_hidden", hidden)):
+            if on is None:
+                continue
+            db.conn.executemany(
+                f"INSERT INTO features (sae_id, feature_index, {column}, created_at, updated_at) "
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (sae_id, feature_index) DO UPDATE SET "
+                f"{column} = excluded.{column}, updated_at = excluded.updated_at",
+                ([sae_id, int(feature), int(on), stamp, stamp] for feature in features),
+            )
+
+
 def _ensure(db: Db, sae_id: str, feature: int) -> None:
     stamp = now()
     with db.atomic():

@@ -212,8 +212,8 @@ class FeaturesTab(Tab):
 
     def _refresh_feature(self, object_id: str) -> None:
         sae_id, index = parse_published(object_id)
-        if self.overview is None or sae_id != self.overview.sae.id or index is None:
+        if self.overview is None or sae_id != self.overview.sae.id:
             return
         self.table.refresh_feature(index)
         if self.detail is not None and self.detail.isVisible():
-            self.detail.refresh(index)
+            self.detail.refresh(self.detail.index if index is None else index)
