@@ -323,11 +323,15 @@ def matching(texts: Sequence[str], pattern: str) -> Mask:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    # from its parts, as pyarrow loads pandas to look at a list
+    array = pa.LargeStringArray.from_buffers(
+        len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))
+    )
     options = pc.MatchSubstringOptions(pattern, ignore_case=True)
     try:
-        found = pc.call_function(
-            "match_substring_regex", [pa.array(list(texts), pa.string())], options
-        )
+        found = pc.call_function("match_substring_regex", [array], options)
     except pa.ArrowInvalid as error:
         said = re.sub(r"^Invalid regular expression: ", "", str(error)).strip()
         raise InvalidInput(f"{pattern!r} is no regular expression: {said}.") from error

@@ -56,16 +56,16 @@ class FeatureRow:
     flags: str
     example: str
     """JSON list of [text, activation] pieces of the strongest example"""
+    label_method: str | None = None
+    label_score: float | None = None
+    """held-out score of the chosen label"""
+    label_n: int | None = None
     mean_all: float | None = None
     skew: float | None = None
     kurtosis: float | None = None
     top_token: str | None = None
     top_token_share: float | None = None
     negative_tokens: str | None = None
-    score: float | None = None
-    """of the chosen label, on held-out examples"""
-    score_n: int | None = None
-    label_method: str | None = None
     lists: str = ""
     """names of the lists that hold it"""
     nearest: int | None = None
@@ -214,8 +214,9 @@ def feature_rows(db: Db, feature_set: FeatureSetRow, indices: Sequence[int]) -> 
             "SELECT s.feature_index, f.label, l.source, f.notes, "
             "COALESCE(f.is_favorite, 0), COALESCE(f.is_hidden, 0), s.count, s.frequency, "
             "s.active_samples, s.max, s.mean, s.top_tokens, s.positive_tokens, s.flags, s.example, "
+            "l.method, l.score, l.score_n, "
             "s.mean_all, s.skew, s.kurtosis, s.top_token, s.top_token_share, s.negative_tokens, "
-            "l.score, l.score_n, l.method, COALESCE((SELECT group_concat(n.name, ', ') "
+            "COALESCE((SELECT group_concat(n.name, ', ') "
             "FROM feature_list_items i JOIN feature_lists n ON n.id = i.list_id "
             "WHERE i.sae_id = ? AND i.feature_index = s.feature_index), ''), "
             f"{later} FROM feature_statistics s "

@@ -139,7 +139,7 @@ def test_label_states_scores_and_expressions(store: Store, found: FeatureSetRow)
     assert listed(db, found, sort="label")[:2] == [4, 9]
     db.execute("UPDATE feature_labels SET score = 0.75 WHERE feature_index = 9")
     assert listed(db, found, NumberRange("score", low=0.7)) == [9], "revisions follow every writer"
-    assert features.feature_rows(db, found, [9])[0].score == 0.75
+    assert features.feature_rows(db, found, [9])[0].label_score == 0.75
     assert listed(db, found, Matches("label", r"^kings? of")) == [4]
     expected = [r["feature_index"] for r in rows() if re.search("w.a|ö", r["top_tokens"], re.I)]
     assert listed(db, found, Matches("tokens", "w.a|ö")) == expected

@@ -82,10 +82,10 @@ def label_tip(row: FeatureRow) -> str:
 
 def score_tip(row: FeatureRow) -> str:
     """How the label's score was measured."""
-    if row.score is None:
+    if row.label_score is None:
         return "The label is not scored yet" if row.label else "No label yet"
     told = f"by {row.label_method}" if row.label_method else ""
-    count = f"n = {row.score_n:,}" if row.score_n else ""
+    count = f"n = {row.label_n:,}" if row.label_n else ""
     return ", ".join(part for part in ("Score on held-out text", told, count) if part)
 
 
@@ -133,7 +133,7 @@ def _main_columns() -> tuple[Column, ...]:
             "Frequency",
             lambda f: format_percent(f.row.frequency, 2),
             "frequency",
-            112,
+            124,
             numeric=True,
             role="emerald",
             tip=lambda f: f"fires on {f.row.count:,} tokens",
@@ -141,9 +141,9 @@ def _main_columns() -> tuple[Column, ...]:
         ),
         Column(
             "Interpretability",
-            lambda f: format_percent(f.row.score, 1),
+            lambda f: format_percent(f.row.label_score, 1),
             "score",
-            140,
+            168,
             numeric=True,
             role="blue",
             tip=lambda f: score_tip(f.row),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from PySide6.QtCore import QTimer, Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLineEdit, QMenu, QWidget
 
 from mistudio.gui.theme import appearance
@@ -62,18 +62,19 @@ class Chip(QFrame):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("kind", "nested")
+        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
         px = appearance().px
         self.box = QHBoxLayout(self)
-        self.box.setContentsMargins(px(10), px(2), px(2), px(2))
+        self.box.setContentsMargins(px(8), 0, 0, 0)
         self.box.setSpacing(px(6))
 
     def add(self, *widgets: QWidget) -> None:
         """Put the controls and then the × into the chip."""
         for widget in widgets:
             self.box.addWidget(widget)
-        self.box.addWidget(
-            button("", self._remove, variant="ghost", icon="close", tip="Take this filter away")
-        )
+        away = button("", self._remove, variant="ghost", icon="close", tip="Take this filter away")
+        away.setFixedWidth(appearance().px(36))
+        self.box.addWidget(away)
 
     def condition(self) -> Condition:
         raise NotImplementedError
