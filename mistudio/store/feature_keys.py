@@ -335,7 +335,7 @@ def matching(texts: Sequence[str], pattern: str) -> Mask:
     except pa.ArrowInvalid as error:
         said = re.sub(r"^Invalid regular expression: ", "", str(error)).strip()
         raise InvalidInput(f"{pattern!r} is no regular expression: {said}.") from error
-    return found.to_numpy(zero_copy_only=False).astype(bool)
+    return np.array(found.to_pylist(), bool)
 
 
 def _written(column: str) -> str:
