@@ -27,6 +27,7 @@ def _verb(name: str) -> Verb:
     from mistudio import (
         commands,
         evaluation_commands,
+        feature_commands,
         library_commands,
         partner_commands,
         training_commands,
@@ -53,7 +54,13 @@ def _verb(name: str) -> Verb:
         if name.startswith(f"{made}_"):
             kind = name.removeprefix(f"{made}_").removesuffix("s" if made == "search_hub" else "")
             return getattr(library_commands, made)(kind)
-    for module in (library_commands, evaluation_commands, partner_commands, training_commands):
+    for module in (
+        library_commands,
+        evaluation_commands,
+        feature_commands,
+        partner_commands,
+        training_commands,
+    ):
         if hasattr(module, name):
             return getattr(module, name)
     return getattr(commands, name)

@@ -17,11 +17,11 @@ from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
 from mistudio.core.launch import launch_of
+from mistudio.feature_commands import narrowed
 from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs as job_rows
 from mistudio.store import trainings
-from mistudio.store.features import FeatureFilter
 from mistudio.store.tables import DATASETS, JOBS, MODELS, SAES, TOKENIZATIONS
 
 Arguments = argparse.Namespace
@@ -256,7 +256,12 @@ def _print_features(studio: Studio, console: Console, arguments: Arguments, *, t
         raise InvalidInput("--limit must be at least 1.", code="invalid_config")
     sae = lookup.sae(studio, arguments.sae)
     rows = feature_pages.find(
-        studio, sae, FeatureFilter(text=text), sort=arguments.sort, limit=arguments.limit
+        studio,
+        sae,
+        narrowed(studio, arguments)._replace(text=text),
+        sort=arguments.sort,
+        descending=not arguments.ascending,
+        limit=arguments.limit,
     )
     shown = [dataclasses.asdict(row) for row in rows]
     columns = ("index", "label", "frequency", "max", "top_tokens", "positive_tokens")

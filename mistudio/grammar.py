@@ -163,15 +163,12 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "search":
             made.add_argument("text", help="words; the last one may be unfinished")
         made.add_argument("--limit", type=int, default=50, help="most rows (default 50)")
-        made.add_argument(
-            "--sort",
-            default="frequency",
-            choices=("frequency", "max", "mean", "index", "label", "samples"),
-        )
+        _narrowing(made)
     shown = command(features, "show", "show_feature", "show one feature")
     shown.add_argument("sae", help="id or name of an SAE, or last")
     shown.add_argument("index", type=int, help="number of the feature")
     _partner_verbs(command, features)
+    _list_verbs(command, features)
 
     command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
 
@@ -218,6 +215,48 @@ def _partner_verbs(command: Any, features: Any) -> None:
     made.add_argument("--top", type=int, default=10, help="1 to 128 (default 10)")
     about = "how the features of an SAE do as a whole, with advice"
     command(features, "health", "features_health", about, health_configs.HealthConfig, "sae")
+
+
+def _narrowing(made: argparse.ArgumentParser) -> None:
+    """Flags that order and narrow a list of features."""
+    made.add_argument("--sort", default="frequency", metavar="COLUMN", help="(default frequency)")
+    made.add_argument("--ascending", action="store_true", help="smallest first")
+    about = (
+        'such as "max>=2", "skew<0", "flag=dead", "flag!=dense", "label=none", "list=NAME", '
+        '"tokens~king|lord"; repeat to narrow further'
+    )
+    made.add_argument("--where", action="append", metavar="CONDITION", help=about)
+    made.add_argument("--any", action="store_true", help="one condition is enough")
+    made.add_argument("--all", action="store_true", help="those that never fire too")
+    made.add_argument("--favorites", action="store_true", help="only starred ones")
+
+
+def _list_verbs(command: Any, features: Any) -> None:
+    about = "your lists of features"
+    lists = features.add_parser("lists", help=about, description=about)
+    verbs = lists.add_subparsers(metavar="VERB", dest="list_verb", required=True)
+    command(verbs, "list", "feature_lists", "all lists")
+    made = command(verbs, "create", "create_feature_list", "make a list")
+    made.add_argument("name", help="name of the list")
+    made.add_argument("--description", default="", help="what it is for")
+    for name, verb, about in (
+        ("show", "show_feature_list", "the features of a list"),
+        ("rename", "rename_feature_list", "give a list another name"),
+        ("delete", "forget_feature_list", "forget a list; its features stay"),
+        ("add", "add_to_feature_list", "put features into a list"),
+        ("remove", "remove_from_feature_list", "take features out of a list"),
+        ("note", "note_in_feature_list", "say why a feature is in a list"),
+    ):
+        made = command(verbs, name, verb, about)
+        made.add_argument("list", help="id or name of a list")
+        if name == "rename":
+            made.add_argument("name", help="its new name")
+        elif name in ("add", "remove", "note"):
+            made.add_argument("sae", help="id or name of an SAE, or last")
+            many = None if name == "note" else "+"
+            made.add_argument("index", type=int, nargs=many, help="numbers of features")
+        if name == "note":
+            made.add_argument("text", help="the note; empty takes it away")
 
 
 def _checkpoint_verbs(command: Any, verbs: Any) -> None:

@@ -19,6 +19,8 @@ PREFIXES = {
     "template": "tpl_",
     "job": "job_",
     "label": "lab_",
+    "feature_list": "fl_",
+    "feature_view": "fv_",
 }
 
 

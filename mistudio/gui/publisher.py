@@ -9,7 +9,7 @@ class Publisher(QObject):
     """`changed(kind, id)`: an object of a kind was made, changed or removed; id "" means many.
 
     Kinds: datasets, tokenizations, models, trainings, checkpoints, saes, feature_sets, features,
-    steering_runs, templates, jobs, settings.
+    feature_lists, steering_runs, templates, jobs, settings.
     """
 
     changed = Signal(str, str)

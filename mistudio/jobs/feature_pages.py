@@ -133,11 +133,7 @@ def page(
 ) -> FeaturePage:
     """The page of one feature, with windows of `before` and `after` tokens around each example."""
     found = feature_set(studio, sae)
-    if not 0 <= index < sae.n_latents:
-        raise NotFound(
-            f"Feature {index:,} does not exist; the SAE has {sae.n_latents:,} latents "
-            f"(0 to {sae.n_latents - 1:,})."
-        )
+    check_feature(sae, index)
     store = open_store(studio, found)
     width = {"before": before, "after": after}
     lens = store.lens(index)
@@ -156,6 +152,15 @@ def page(
         logits=Bars(lens.edges.tolist(), lens.counts.tolist()) if lens else Bars([], []),
         lens_note="" if lens else str(store.summary["lens"]),
     )
+
+
+def check_feature(sae: SaeRow, index: int) -> None:
+    """Raises `NotFound` if the SAE has no feature of this number."""
+    if not 0 <= index < sae.n_latents:
+        raise NotFound(
+            f"Feature {index:,} does not exist; the SAE has {sae.n_latents:,} latents "
+            f"(0 to {sae.n_latents - 1:,})."
+        )
 
 
 def _example(stored: StoredExample) -> Example:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mistudio.core.ids import new_id, now
 from mistudio.store.connection import Db
+from mistudio.store.feature_conditions import Condition
+from mistudio.store.feature_keys import SORTABLE, FeatureKeys, Mask, columns_of, combined, keys_of
 from mistudio.store.records import FeatureSetRow
 
-SORT_COLUMNS = {
-    "index": "s.feature_index",
-    "label": "f.label IS NULL, f.label COLLATE NOCASE",
-    "frequency": "s.frequency",
-    "count": "s.count",
-    "samples": "s.active_samples",
-    "max": "s.max",
-    "mean": "s.mean",
-    "tokens": "s.top_tokens COLLATE NOCASE",
-    "favorite": "f.is_favorite",
-}
+SORT_COLUMNS = SORTABLE
 
 
 class FeatureFilter(NamedTuple):
@@ -34,6 +29,11 @@ class FeatureFilter(NamedTuple):
     show_hidden: bool = False
     min_frequency: float | None = None
     max_frequency: float | None = None
+    conditions: tuple[Condition, ...] = ()
+    any_of: bool = False
+    """one of the conditions is enough; else all must hold"""
+    within: Sequence[int] | None = None
+    """only these features, such as those found by another search"""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,24 @@ class FeatureRow:
     flags: str
     example: str
     """JSON list of [text, activation] pieces of the strongest example"""
+    label_method: str | None = None
+    label_score: float | None = None
+    """held-out score of the chosen label"""
+    label_n: int | None = None
+    mean_all: float | None = None
+    skew: float | None = None
+    kurtosis: float | None = None
+    top_token: str | None = None
+    top_token_share: float | None = None
+    negative_tokens: str | None = None
+    lists: str = ""
+    """names of the lists that hold it"""
+    nearest: int | None = None
+    nearest_cosine: float | None = None
+    ablation_ce: float | None = None
 
 
-def add_statistics(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def add_statistics(db: Db, feature_set_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the statistics rows of a feature set in one transaction, replacing earlier ones."""
     stamp = now()
     columns = (
@@ -74,15 +89,26 @@ def add_statistics(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]
         "example",
         "nearest",
         "nearest_cosine",
+        "mean_all",
+        "skew",
+        "kurtosis",
+        "top_token",
+        "top_token_share",
+        "negative_tokens",
     )
     names = ", ".join(("feature_set_id", *columns, "created_at", "updated_at"))
     marks = ", ".join("?" for _ in range(len(columns) + 3))
-    values = [
+    values = (
         [feature_set_id, *(row.get(column) for column in columns), stamp, stamp] for row in rows
-    ]
+    )
     with db.atomic():
         db.execute("DELETE FROM feature_statistics WHERE feature_set_id = ?", [feature_set_id])
         db.conn.executemany(f"INSERT INTO feature_statistics ({names}) VALUES ({marks})", values)
+        db.execute(
+            "INSERT INTO feature_revisions VALUES (?, 1) "
+            "ON CONFLICT (scope) DO UPDATE SET revision = revision + 1",
+            [feature_set_id],
+        )
 
 
 def feature_ids(
@@ -94,54 +120,74 @@ def feature_ids(
     descending: bool = True,
     limit: int | None = None,
 ) -> list[int]:
-    """Indices of the features that pass a filter, in the order of a column; ties by index."""
-    where, parameters = _conditions(db, feature_set, wanted)
-    direction = "DESC" if descending else "ASC"
-    keys = SORT_COLUMNS[sort].split(", ")
-    keys[-1] += f" {direction}"
-    sql = (
-        "SELECT s.feature_index FROM feature_statistics s "
-        "LEFT JOIN features f ON f.sae_id = ? AND f.feature_index = s.feature_index "
-        f"WHERE {where} ORDER BY {', '.join(keys)}, s.feature_index"
-    )
-    if limit is not None:
-        sql += f" LIMIT {int(limit)}"
-    rows = db.execute(sql, [feature_set.sae_id, *parameters]).fetchall()
-    return [row[0] for row in rows]
+    """Indices of the features that pass a filter, in the order of a column; ties by index.
+
+    What is unknown comes last. Raises `InvalidInput` for a bad regular expression.
+    """
+    return feature_index_array(
+        db, feature_set, wanted, sort=sort, descending=descending, limit=limit
+    ).tolist()
 
 
-def _conditions(db: Db, feature_set: FeatureSetRow, wanted: FeatureFilter) -> tuple[str, list[Any]]:
-    where = ["s.feature_set_id = ?"]
-    parameters: list[Any] = [feature_set.id]
+def feature_index_array(
+    db: Db,
+    feature_set: FeatureSetRow,
+    wanted: FeatureFilter,
+    *,
+    sort: str = "frequency",
+    descending: bool = True,
+    limit: int | None = None,
+) -> NDArray[np.int64]:
+    """As `feature_ids`, as an array."""
+    keys = keys_of(db, feature_set)
+    order = keys.order(sort, descending=descending)
+    return keys.indices[order[_mask(db, keys, feature_set, wanted)[order]][:limit]]
+
+
+def _mask(db: Db, keys: FeatureKeys, feature_set: FeatureSetRow, wanted: FeatureFilter) -> Mask:
+    """Where all parts of a filter hold."""
+    holds = np.ones(len(keys), bool)
     if wanted.live_only:
-        where.append("s.count > 0")
+        holds &= keys.values("count") > 0
     if wanted.favorites_only:
-        where.append("f.is_favorite = 1")
+        holds &= keys.values("favorite") == 1
     if not wanted.show_hidden:
-        where.append("COALESCE(f.is_hidden, 0) = 0")
+        holds &= keys.values("hidden") != 1
     if wanted.min_frequency is not None:
-        where.append("s.frequency >= ?")
-        parameters.append(wanted.min_frequency)
+        holds &= keys.values("frequency") >= wanted.min_frequency
     if wanted.max_frequency is not None:
-        where.append("s.frequency <= ?")
-        parameters.append(wanted.max_frequency)
-    text = wanted.text.strip()
-    if text:
-        number = re.fullmatch(r"#?(\d+)", text)
-        alternatives = ["s.feature_index = ?"] if number else []
-        parameters += [int(number[1])] if number else []
-        query = _prefix_query(db, text)
-        if query:
-            alternatives.append(
-                "s.id IN (SELECT rowid FROM feature_statistics_fts "
-                "WHERE feature_statistics_fts MATCH ?)"
-            )
-            alternatives.append(
-                "f.id IN (SELECT rowid FROM features_fts WHERE features_fts MATCH ?)"
-            )
-            parameters += [query, query]
-        where.append(f"({' OR '.join(alternatives)})" if alternatives else "0")
-    return " AND ".join(where), parameters
+        holds &= keys.values("frequency") <= wanted.max_frequency
+    if wanted.conditions:
+        masks = [keys.satisfying(condition) for condition in wanted.conditions]
+        holds &= combined(masks, len(keys), any_of=wanted.any_of)
+    if wanted.within is not None:
+        holds &= keys.mask_of(wanted.within)
+    if wanted.text.strip():
+        holds &= _holding(db, keys, feature_set, wanted.text.strip())
+    return holds
+
+
+def _holding(db: Db, keys: FeatureKeys, feature_set: FeatureSetRow, text: str) -> Mask:
+    """Where a search finds its words; a number also finds the feature of that index."""
+    found = np.zeros(len(keys), bool)
+    number = re.fullmatch(r"#?(\d{1,18})", text)
+    if number:
+        found |= keys.indices == int(number[1])
+    query = _prefix_query(db, text)
+    if query:
+        rows = db.execute(
+            "SELECT rowid FROM feature_statistics_fts "
+            "WHERE feature_statistics_fts MATCH ? AND rowid BETWEEN ? AND ?",
+            [query, *keys.rowid_range()],
+        ).fetchall()
+        found |= keys.mask_of_rows([row[0] for row in rows])
+        rows = db.execute(
+            "SELECT f.feature_index FROM features_fts w JOIN features f ON f.id = w.rowid "
+            "WHERE features_fts MATCH ? AND f.sae_id = ?",
+            [query, feature_set.sae_id],
+        ).fetchall()
+        found |= keys.mask_of([row[0] for row in rows])
+    return found
 
 
 def _prefix_query(db: Db, text: str) -> str:
@@ -152,20 +198,36 @@ def _prefix_query(db: Db, text: str) -> str:
     return db.quote_fts(" ".join(words)) + "*"
 
 
+_AT_ONCE = 500  # values bound in one statement
+
+
 def feature_rows(db: Db, feature_set: FeatureSetRow, indices: Sequence[int]) -> list[FeatureRow]:
     """Rows of the named features, in the given order."""
-    marks = ", ".join("?" for _ in indices)
-    found = db.execute(
-        "SELECT s.feature_index, f.label, "
-        "(SELECT l.source FROM feature_labels l WHERE l.id = f.label_id), f.notes, "
-        "COALESCE(f.is_favorite, 0), COALESCE(f.is_hidden, 0), s.count, s.frequency, "
-        "s.active_samples, s.max, s.mean, s.top_tokens, s.positive_tokens, s.flags, s.example "
-        "FROM feature_statistics s "
-        "LEFT JOIN features f ON f.sae_id = ? AND f.feature_index = s.feature_index "
-        f"WHERE s.feature_set_id = ? AND s.feature_index IN ({marks})",
-        [feature_set.sae_id, feature_set.id, *indices],
-    ).fetchall()
-    rows = {int(row[0]): _feature_row(row) for row in found}
+    there = columns_of(db)
+    later = ", ".join(
+        f"s.{column}" if column in there else "NULL"
+        for column in ("nearest", "nearest_cosine", "ablation_ce")
+    )
+    rows: dict[int, FeatureRow] = {}
+    for start in range(0, len(indices), _AT_ONCE):
+        part = indices[start : start + _AT_ONCE]
+        marks = ", ".join("?" for _ in part)
+        found = db.execute(
+            "SELECT s.feature_index, f.label, l.source, f.notes, "
+            "COALESCE(f.is_favorite, 0), COALESCE(f.is_hidden, 0), s.count, s.frequency, "
+            "s.active_samples, s.max, s.mean, s.top_tokens, s.positive_tokens, s.flags, s.example, "
+            "l.method, l.score, l.score_n, "
+            "s.mean_all, s.skew, s.kurtosis, s.top_token, s.top_token_share, s.negative_tokens, "
+            "COALESCE((SELECT group_concat(n.name, ', ') "
+            "FROM feature_list_items i JOIN feature_lists n ON n.id = i.list_id "
+            "WHERE i.sae_id = ? AND i.feature_index = s.feature_index), ''), "
+            f"{later} FROM feature_statistics s "
+            "LEFT JOIN features f ON f.sae_id = ? AND f.feature_index = s.feature_index "
+            "LEFT JOIN feature_labels l ON l.id = f.label_id "
+            f"WHERE s.feature_set_id = ? AND s.feature_index IN ({marks})",
+            [feature_set.sae_id, feature_set.sae_id, feature_set.id, *part],
+        ).fetchall()
+        rows.update((int(row[0]), _feature_row(row)) for row in found)
     return [rows[index] for index in indices if index in rows]
 
 
@@ -221,6 +283,28 @@ def set_favorite(db: Db, sae_id: str, feature: int, on: bool) -> None:
 def set_hidden(db: Db, sae_id: str, feature: int, on: bool) -> None:
     """Leave a feature out of lists, or show it again."""
     _set(db, sae_id, feature, "is_hidden", int(on))
+
+
+def mark(
+    db: Db,
+    sae_id: str,
+    features: Sequence[int],
+    *,
+    favorite: bool | None = None,
+    hidden: bool | None = None,
+) -> None:
+    """Star or hide several features, or take it back; None leaves a mark as it is."""
+    stamp = now()
+    with db.atomic():
+        for column, on in (("is_favorite", favorite), ("is_hidden", hidden)):
+            if on is None:
+                continue
+            db.conn.executemany(
+                f"INSERT INTO features (sae_id, feature_index, {column}, created_at, updated_at) "
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (sae_id, feature_index) DO UPDATE SET "
+                f"{column} = excluded.{column}, updated_at = excluded.updated_at",
+                ([sae_id, int(feature), int(on), stamp, stamp] for feature in features),
+            )
 
 
 def _ensure(db: Db, sae_id: str, feature: int) -> None:

@@ -226,3 +226,61 @@ def nearest_decoder_rows(db: Database) -> None:
     """The feature whose decoder row is nearest, and the cosine; sets found before have none."""
     for column in ("nearest INTEGER", "nearest_cosine REAL"):
         db.conn.execute(f"ALTER TABLE feature_statistics ADD COLUMN {column}")
+
+
+@migrations()
+def columns_of_the_feature_table(db: Database) -> None:
+    """More statistics of features, revisions that sort keys follow, saved views.
+
+    Sets found before have no value in the new columns. The word indices follow only the columns
+    that they hold, so that writing a figure into many rows does not write their words again.
+    """
+    for column in (
+        "mean_all REAL",
+        "skew REAL",
+        "kurtosis REAL",
+        "top_token TEXT",
+        "top_token_share REAL",
+        "negative_tokens TEXT",
+    ):
+        db.conn.execute(f"ALTER TABLE feature_statistics ADD COLUMN {column}")
+    for table, words in (
+        ("features", ("label", "notes")),
+        ("feature_statistics", ("top_tokens", "positive_tokens")),
+    ):
+        names = ", ".join(words)
+        old, new = (", ".join(f"{row}.{word}" for word in words) for row in ("old", "new"))
+        db.conn.execute(f"DROP TRIGGER {table}_au")
+        db.conn.execute(
+            f"CREATE TRIGGER {table}_au AFTER UPDATE OF {names} ON {table} BEGIN "
+            f"INSERT INTO {table}_fts ({table}_fts, rowid, {names}) "
+            f"VALUES('delete', old.rowid, {old}); "
+            f"INSERT INTO {table}_fts (rowid, {names}) VALUES (new.rowid, {new}); END"
+        )
+    _create(
+        db,
+        f"""
+        CREATE TABLE feature_revisions (
+            scope TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE TABLE feature_views (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL, {_TIMES});
+        CREATE INDEX items_of_feature ON feature_list_items(sae_id, feature_index)
+        """,
+    )
+    for table, event, row in (
+        ("feature_statistics", "UPDATE", "new.feature_set_id"),
+        ("features", "INSERT", "new.sae_id"),
+        ("features", "UPDATE", "new.sae_id"),
+        ("feature_labels", "INSERT", "new.sae_id"),
+        ("feature_labels", "UPDATE", "new.sae_id"),
+        ("feature_labels", "DELETE", "old.sae_id"),
+        ("feature_list_items", "INSERT", "new.sae_id"),
+        ("feature_list_items", "DELETE", "old.sae_id"),
+    ):
+        db.conn.execute(
+            f"CREATE TRIGGER {table}_revised_by_{event.lower()} AFTER {event} ON {table} BEGIN "
+            f"UPDATE feature_revisions SET revision = revision + 1 WHERE scope = {row}; "
+            # no ON CONFLICT: that of the statement that fires a trigger overrides it
+            f"INSERT INTO feature_revisions SELECT {row}, 1 WHERE NOT EXISTS "
+            f"(SELECT 1 FROM feature_revisions WHERE scope = {row}); END"
+        )

@@ -1,4 +1,4 @@
-"""The Correlations and Statistics pages of a feature and the health window, over made-up figures."""
+"""Correlations and Statistics pages of a feature, and the health window, over made-up figures."""
 
 from __future__ import annotations
 
@@ -211,7 +211,11 @@ def test_the_health_window(
     assert dialog.tiles["ev"].value() == "0.8123"
     assert dialog.tiles["ce_loss_score"].value() == "—"
     held_out = dialog.tables["Held-out text"].texts()
-    assert held_out[0] == ["Explained variance", "0.8123 (0.8000 to 0.8200)", "9,000 held-out tokens"]
+    assert held_out[0] == [
+        "Explained variance",
+        "0.8123 (0.8000 to 0.8200)",
+        "9,000 held-out tokens",
+    ]
     assert dialog.charts["encoder_cosine"].isHidden()
     assert not dialog.charts["norm"].isHidden()
     assert dialog._signs.count() == 5  # dead, dense, duplicates, single tokens, bias

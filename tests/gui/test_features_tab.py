@@ -126,10 +126,11 @@ def test_tiles_table_order_filters_and_search(services: Services, qtbot: QtBot) 
 def test_sorting_by_header_and_frequency_range(services: Services, qtbot: QtBot) -> None:
     feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
-    tab.table.view.sortByColumn(1, Qt.SortOrder.DescendingOrder)
+    names = [column.sort_key for column in tab.table.model.columns]
+    tab.table.view.sortByColumn(names.index("index"), Qt.SortOrder.DescendingOrder)
     settle(tab, qtbot)
     assert listed(tab)[:3] == [62, 61, 60]
-    tab.table.view.sortByColumn(5, Qt.SortOrder.DescendingOrder)
+    tab.table.view.sortByColumn(names.index("max"), Qt.SortOrder.DescendingOrder)
     settle(tab, qtbot)
     assert [index % 5 for index in listed(tab)[:8]] == [4] * 8  # the largest maxima
     tab.table.filters.low.lineEdit().setText("5")

@@ -113,7 +113,7 @@ def test_top_tokens_by_weight(store: FeatureStore) -> None:
 
 
 def test_table_rows_hold_the_figures_and_an_example(store: FeatureStore) -> None:
-    rows = store.table_rows()
+    rows = list(store.table_rows())
     assert [row["feature_index"] for row in rows] == list(range(store.n_features))
     row, line = rows[FEATURE], store.statistics[FEATURE]
     assert row["count"] == line["count"]
@@ -125,6 +125,22 @@ def test_table_rows_hold_the_figures_and_an_example(store: FeatureStore) -> None
     lens = store.lens(FEATURE)
     assert lens is not None
     assert row["positive_tokens"].startswith(lens.positive[0].text.strip())
+    assert row["negative_tokens"].startswith(lens.negative[0].text.strip())
+    assert (row["skew"], row["kurtosis"]) == pytest.approx((lens.skew, lens.kurtosis))
+    assert row["mean_all"] == pytest.approx(line["sum"] / store.kept_tokens)
+    top = store.top_tokens(FEATURE)[0]
+    assert (row["top_token"], row["top_token_share"]) == (top.text.strip(), top.weight)
+    assert rows[5]["top_token"] is None
+
+
+def test_table_rows_show_the_examples_that_the_page_shows(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mistudio.ml.features.table_rows.BLOCK", 7)
+    for row in store.table_rows(around=3):
+        top = store.examples(row["feature_index"], 1, before=3, after=3)
+        shown = [[p.text, round(p.value, 6)] for p in top[0].pieces] if top else []
+        assert json.loads(row["example"]) == shown
 
 
 def test_dead_features_and_unknown_ones(store: FeatureStore) -> None:

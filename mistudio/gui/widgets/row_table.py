@@ -101,6 +101,10 @@ class BlockTableModel(QAbstractTableModel):
         self._blocks.clear()
         self._asked.clear()
 
+    def ids(self) -> np.ndarray:
+        """The ids in order; not to be written to."""
+        return self._ids
+
     def id_at(self, position: int) -> Any:
         """The id of the row at a position, as a Python value."""
         return self._ids[position].item() if self._ids.dtype != object else self._ids[position]
@@ -259,6 +263,15 @@ class RowTable(QTableView):
         self.selectRow(position)
         self.scrollTo(self.rows.index(position, 0))
         return True
+
+    def selected_ids(self) -> list[Any]:
+        """Ids of the selected rows, in table order; without a selection that of the current row."""
+        ids, found = self.rows.ids(), list[Any]()
+        ranges = sorted(self.selectionModel().selection(), key=lambda part: part.top())
+        for part in ranges:
+            found += ids[part.top() : part.bottom() + 1].tolist()
+        current = self.current_id()
+        return list(dict.fromkeys(found)) or ([] if current is None else [current])
 
     def step(self, by: int) -> None:
         """Move the current row down (or up, if negative)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,9 @@ from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features import sampling
 from mistudio.ml.features.arrays import open_array
-from mistudio.ml.features.examples import Example, ExampleText
+from mistudio.ml.features.examples import Example, ExamplePiece, ExampleText
 from mistudio.ml.features.statistics import DECILES, FLAG_NAMES, FeatureTables
+from mistudio.ml.features.table_rows import one_line, table_rows
 from mistudio.ml.features.vocabulary import Vocabulary
 
 VERSION = 1
@@ -227,27 +229,32 @@ class FeatureStore:
             float(part["kurtosis"]),
         )
 
-    def table_rows(self, *, around: int = 5) -> list[dict[str, Any]]:
+    def table_rows(self, *, around: int = 5) -> Iterator[dict[str, Any]]:
         """One plain row per feature for the database; `example` is JSON of [text, value] pieces."""
-        return [self._table_row(feature, around) for feature in range(self.n_features)]
+        return table_rows(self, around=around)
 
-    def _table_row(self, feature: int, around: int) -> dict[str, Any]:
-        line = self.statistics[feature]
-        lens = self.lens(feature)
-        top = self.examples(feature, 1, before=around, after=around)
-        shown = [[p.text, round(p.value, 6)] for p in top[0].pieces] if top else []
-        return {
-            "feature_index": feature,
-            "count": int(line["count"]),
-            "frequency": float(line["frequency"]),
-            "active_samples": int(line["active_samples"]),
-            "max": float(line["max"]),
-            "mean": float(line["mean_active"]),
-            "top_tokens": _words(self.top_tokens(feature)),
-            "positive_tokens": _words(lens.positive) if lens else "",
-            "flags": ", ".join(self.flags(feature)),
-            "example": json.dumps(shown, ensure_ascii=False),
-        }
+    def token_rows(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Rows of the tokenisation that rows of the harvest were read from."""
+        return np.asarray(self._rows[rows, 0])
+
+    def window(
+        self,
+        row: int,
+        position: int,
+        before: int,
+        after: int,
+        values: Callable[[int, int], NDArray[np.float64]],
+    ) -> tuple[ExamplePiece, ...]:
+        """The text around a token of the harvest; `values(first, last)` gives the activations of
+        token numbers first..last-1."""
+        token_row, offset = (int(number) for number in self._rows[row])
+        mask_S = np.asarray(self._mask[row])
+        filled = int(np.flatnonzero(mask_S != PADDING)[-1]) + 1
+        low, high = max(0, position - before), min(filled, position + after + 1)
+        first = row * self.row_length
+        kept_W = mask_S[low:high] == KEPT
+        window_W = values(first + low, first + high)
+        return self._text.window(token_row, offset + low, offset + position, window_W, kept_W)
 
     @property
     def _seed(self) -> int:
@@ -300,30 +307,28 @@ class FeatureStore:
         before: int,
         after: int,
     ) -> Example:
-        token_row, offset = (int(number) for number in self._rows[row])
-        mask_S = np.asarray(self._mask[row])
-        filled = int(np.flatnonzero(mask_S != PADDING)[-1]) + 1
-        low, high = max(0, position - before), min(filled, position + after + 1)
-        first = row * self.row_length
         tokens, values = entries
-        # the array's own type, or numpy would convert all of it
-        ends = np.array([first + low, first + high], tokens.dtype)
-        a, b = np.searchsorted(tokens, ends)
-        window = np.zeros(high - low)
-        window[tokens[a:b].astype(np.int64) - (first + low)] = values[a:b]
+        held = np.zeros(1)
+
+        def of_window(first: int, last: int) -> NDArray[np.float64]:
+            # the array's own type, or numpy would convert all of it
+            a, b = np.searchsorted(tokens, np.array([first, last], tokens.dtype))
+            window_W = np.zeros(last - first)
+            window_W[tokens[a:b].astype(np.int64) - first] = values[a:b]
+            number = row * self.row_length + position
+            held[0] = window_W[number - first]
+            return window_W
+
+        pieces = self.window(row, position, before, after, of_window)
+        token_row, offset = (int(number) for number in self._rows[row])
         where = offset + position
-        kept_W = mask_S[low:high] == KEPT
-        pieces = self._text.window(token_row, offset + low, where, window, kept_W)
         document = self._text.document(token_row, where)
-        return Example(
-            row, position, token_row, where, document, float(window[position - low]), pieces
-        )
+        return Example(row, position, token_row, where, document, float(held[0]), pieces)
 
 
 def _words(tokens: list[TokenWeight]) -> str:
     """Token texts on one line; those of nothing but blanks and line breaks stay visible."""
-    shown = (t.text.strip() or t.text.replace("\n", "↵").replace(" ", "␣") for t in tokens)
-    return " ".join(shown)
+    return " ".join(one_line(token.text) for token in tokens)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -77,6 +77,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._texts)
 
+    def all(self) -> list[str]:
+        """The texts of all ids, in order."""
+        return self._texts.to_pylist()
+
     def text(self, token_id: int) -> str:
         """The text of one id; an unknown id is shown as <id>."""
         if 0 <= token_id < len(self._texts):

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mistudio.core.units import EM_DASH, format_decimal, format_percent
 from mistudio.gui.widgets.row_table import Column
 from mistudio.gui.widgets.token_layout import TokenPiece
 from mistudio.gui.widgets.token_text import TokenLine
+from mistudio.store.feature_conditions import DUPLICATE_ABOVE
 from mistudio.store.features import FeatureRow, feature_rows
 from mistudio.store.records import FeatureSetRow
 
 STAR = 0  # position of the star's column
 BEFORE_PEAK = 6  # pieces shown before the strongest one, so that a narrow cell still holds it
-SOURCES = {"user": "written by you"}
+SOURCES = {
+    "user": "written by you",
+    "auto": "automatic",
+    "model": "by a language model",
+    "imported": "imported",
+}
+EXAMPLE, MATCH = "example", "match"
+# shown until the user chooses others; the others follow in the order of `columns`
+DEFAULT = ("favorite", "index", "label", EXAMPLE, "frequency", "score", "max", "tokens")
+# brought by an analysis; offered once there is one
+LATER = {"nearest": "nearest", "nearest_cosine": "nearest_cosine", "ablation_ce": "ablation_ce"}
 
 
 class ShownFeature(NamedTuple):
@@ -23,21 +34,26 @@ class ShownFeature(NamedTuple):
 
     row: FeatureRow
     line: TokenLine
+    match: float | None = None
+    """how well it answers a search by text or meaning"""
 
 
-def loader(feature_set: FeatureSetRow) -> Callable[[Any, Any], list[ShownFeature | None]]:
-    """`load(db, ids)` of the table's model for one feature set."""
+def loader(
+    feature_set: FeatureSetRow, matches: Mapping[int, float] | None = None
+) -> Callable[[Any, Any], list[ShownFeature | None]]:
+    """`load(db, ids)` of the table's model for one feature set; `matches` by feature."""
+    scores = matches or {}
 
     def load(db: Any, ids: Any) -> list[ShownFeature | None]:
         wanted = [int(index) for index in ids]
         found = {row.index: row for row in feature_rows(db, feature_set, wanted)}
-        return [_shown(found.get(index)) for index in wanted]
+        return [_shown(found.get(index), scores.get(index)) for index in wanted]
 
     return load
 
 
-def _shown(row: FeatureRow | None) -> ShownFeature | None:
-    return None if row is None else ShownFeature(row, example_line(row))
+def _shown(row: FeatureRow | None, match: float | None) -> ShownFeature | None:
+    return None if row is None else ShownFeature(row, example_line(row), match)
 
 
 def example_line(row: FeatureRow) -> TokenLine:
@@ -64,8 +80,26 @@ def label_tip(row: FeatureRow) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def score_tip(row: FeatureRow) -> str:
+    """How the label's score was measured."""
+    if row.label_score is None:
+        return "The label is not scored yet" if row.label else "No label yet"
+    told = f"by {row.label_method}" if row.label_method else ""
+    count = f"n = {row.label_n:,}" if row.label_n else ""
+    return ", ".join(part for part in ("Score on held-out text", told, count) if part)
+
+
+def name_of(column: Column) -> str:
+    """What a column is called in settings and views."""
+    return column.sort_key or EXAMPLE
+
+
 def columns() -> tuple[Column, ...]:
-    """Star, id, label, example, frequency, maximum, mean, top tokens."""
+    """Every column there is; the first is the star's."""
+    return (*_main_columns(), *_number_columns(), *_word_columns())
+
+
+def _main_columns() -> tuple[Column, ...]:
     return (
         Column(
             "★",
@@ -77,6 +111,15 @@ def columns() -> tuple[Column, ...]:
             help="Favourites; a click or S sets the star.",
         ),
         Column("ID", lambda f: f"#{f.row.index}", "index", 88, numeric=True),
+        Column(
+            "Match",
+            lambda f: format_decimal(f.match, 3),
+            MATCH,
+            96,
+            numeric=True,
+            role="emerald",
+            help="How well the feature answers the search; its definition is below the search.",
+        ),
         Column("Label", lambda f: label_text(f.row), "label", tip=lambda f: label_tip(f.row)),
         Column(
             "Example context",
@@ -90,34 +133,193 @@ def columns() -> tuple[Column, ...]:
             "Frequency",
             lambda f: format_percent(f.row.frequency, 2),
             "frequency",
-            112,
+            124,
             numeric=True,
             role="emerald",
             tip=lambda f: f"fires on {f.row.count:,} tokens",
             help="Share of tokens on which the feature fires.",
         ),
         Column(
-            "Max",
-            lambda f: format_decimal(f.row.max, 3),
-            "max",
-            96,
+            "Interpretability",
+            lambda f: format_percent(f.row.label_score, 1),
+            "score",
+            168,
             numeric=True,
-            role="purple",
-            help="Largest activation on the text read.",
-        ),
-        Column(
-            "Mean",
-            lambda f: format_decimal(f.row.mean, 3) if f.row.count else EM_DASH,
-            "mean",
-            96,
-            numeric=True,
-            help="Mean activation over the tokens on which it fires.",
-        ),
-        Column(
-            "Top tokens",
-            lambda f: f.row.top_tokens or EM_DASH,
-            "tokens",
-            tip=lambda f: f.row.top_tokens,
-            help="Tokens that carry most of its activation.",
+            role="blue",
+            tip=lambda f: score_tip(f.row),
+            help="Score of the chosen label on text that it was not made from.",
         ),
     )
+
+
+def _number_columns() -> tuple[Column, ...]:
+    def number(
+        title: str,
+        name: str,
+        show: Callable[[FeatureRow], str],
+        about: str,
+        width: int = 104,
+        role: str = "",
+    ) -> Column:
+        return Column(
+            title,
+            lambda f: show(f.row),
+            name,
+            width,
+            numeric=True,
+            role=role,
+            tip=lambda f: about,
+            help=about,
+        )
+
+    return (
+        number(
+            "Max",
+            "max",
+            lambda r: format_decimal(r.max, 3),
+            "Largest activation on the text read.",
+            96,
+            "purple",
+        ),
+        number(
+            "Mean (active)",
+            "mean",
+            lambda r: format_decimal(r.mean, 3) if r.count else EM_DASH,
+            "Mean activation over the tokens on which it fires.",
+            128,
+        ),
+        number(
+            "Mean (all)",
+            "mean_all",
+            lambda r: format_significant(r.mean_all),
+            "Mean activation over all tokens that count, those on which it is silent as 0.",
+            120,
+        ),
+        number(
+            "Tokens",
+            "count",
+            lambda r: f"{r.count:,}",
+            "Tokens on which it fires.",
+        ),
+        number(
+            "Samples",
+            "samples",
+            lambda r: f"{r.active_samples:,}",
+            "Rows of the text in which it fires at least once.",
+        ),
+        number(
+            "Skew",
+            "skew",
+            lambda r: format_decimal(r.skew, 3),
+            "Skewness E[z³] of its logits over the vocabulary.",
+            96,
+        ),
+        number(
+            "Kurtosis",
+            "kurtosis",
+            lambda r: format_decimal(r.kurtosis, 2),
+            "Kurtosis E[z⁴] of its logits over the vocabulary; 3 for a normal distribution.",
+            104,
+        ),
+        number(
+            "Top token share",
+            "top_token_share",
+            lambda r: format_percent(r.top_token_share, 1),
+            "Share of all its activation that falls on its top token.",
+            144,
+        ),
+        number(
+            "Nearest",
+            "nearest",
+            lambda r: EM_DASH if r.nearest is None else f"#{r.nearest}",
+            "The feature whose decoder direction is nearest.",
+        ),
+        number(
+            "Nearest cosine",
+            "nearest_cosine",
+            lambda r: format_decimal(r.nearest_cosine, 3),
+            "Cosine of its decoder direction with the nearest other one.",
+            136,
+        ),
+        number(
+            "Ablation ΔCE",
+            "ablation_ce",
+            lambda r: EM_DASH if r.ablation_ce is None else f"{r.ablation_ce:+.4f}",
+            "Change of the cross-entropy when the feature is taken away, in nats per token.",
+            128,
+        ),
+    )
+
+
+def _word_columns() -> tuple[Column, ...]:
+    def words(
+        title: str, name: str, show: Callable[[FeatureRow], str | None], about: str, width: int
+    ) -> Column:
+        return Column(
+            title,
+            lambda f: show(f.row) or EM_DASH,
+            name,
+            width,
+            tip=lambda f: show(f.row) or "",
+            help=about,
+        )
+
+    return (
+        words(
+            "Top token",
+            "top_token",
+            lambda r: r.top_token,
+            "The token that carries most of its activation.",
+            120,
+        ),
+        words(
+            "Top tokens",
+            "tokens",
+            lambda r: r.top_tokens,
+            "Tokens that carry most of its activation.",
+            0,
+        ),
+        words(
+            "Positive tokens",
+            "positive",
+            lambda r: r.positive_tokens,
+            "Tokens whose logits its direction raises most.",
+            220,
+        ),
+        words(
+            "Negative tokens",
+            "negative",
+            lambda r: r.negative_tokens,
+            "Tokens whose logits its direction lowers most.",
+            220,
+        ),
+        words(
+            "Flags",
+            "flags",
+            lambda r: flags_text(r),
+            "dead: never fires; ultra-rare: on less than one token in a million; dense: on more "
+            "than 10 %; duplicate: a decoder cosine above 0.9; single-token: its strongest tokens "
+            "are all one.",
+            140,
+        ),
+        words("Note", "note", lambda r: r.notes, "Your note.", 200),
+        words("Lists", "lists", lambda r: r.lists, "Lists that hold it.", 160),
+        words(
+            "Label source",
+            "source",
+            lambda r: SOURCES.get(r.label_source or "", r.label_source) if r.label else None,
+            "Who made the chosen label.",
+            160,
+        ),
+    )
+
+
+def flags_text(row: FeatureRow) -> str:
+    """The flags, that of a near-equal direction included."""
+    is_double = (row.nearest_cosine or 0.0) > DUPLICATE_ABOVE and "duplicate" not in row.flags
+    return ", ".join(part for part in (row.flags, "duplicate" if is_double else "") if part)
+
+
+def format_significant(value: float | None) -> str:
+    """Three significant digits, for figures of any size; unknown is an em-dash."""
+    return EM_DASH if value is None else f"{value:.3g}"

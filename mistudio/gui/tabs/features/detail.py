@@ -16,6 +16,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import edits
 from mistudio.gui.tabs.features.detail_head import DetailHead
 from mistudio.gui.tabs.features.examples_page import ExamplesPage
+from mistudio.gui.tabs.features.list_menu import ListButton
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
 from mistudio.jobs import feature_pages
@@ -31,6 +32,7 @@ class FeatureDetail(Dialog):
     """Shows one feature of an SAE at a time; destroyed when closed."""
 
     stepped = Signal(object)  # index of the feature gone to
+    lists_wanted = Signal()
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__("Feature", parent, width=1152, height_share=0.9, scroll=False)
@@ -40,6 +42,7 @@ class FeatureDetail(Dialog):
         self.index = -1
         self.page: feature_pages.FeaturePage | None = None
         self.head = DetailHead()
+        self.lists = ListButton(services, self._subject)
         self.examples = ExamplesPage(services)
         self.lens: LensPage | None = None
         self.correlations: CorrelationsPage | None = None
@@ -65,6 +68,7 @@ class FeatureDetail(Dialog):
         self.pages.addTab(QWidget(), "Logit lens")
         self.pages.addTab(QWidget(), "Correlations")
         self.pages.addTab(QWidget(), "Statistics")
+        self.head.add_tool(self.lists)
         self.box.addWidget(self.head)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
         self.box.addWidget(self.problem)
@@ -87,6 +91,8 @@ class FeatureDetail(Dialog):
         self.head.hide_clicked.connect(self._on_hide)
         self.head.previous.clicked.connect(self.go_previous)
         self.head.next.clicked.connect(self.go_next)
+        self.lists.problem.connect(self._on_list_problem)
+        self.lists.manage.connect(self.lists_wanted)
         self.examples.width_changed.connect(self._ask)
         self.pages.currentChanged.connect(self._on_tab)
         for keys, slot in ((("J", "Right"), self.go_next), (("K", "Left"), self.go_previous)):
@@ -125,6 +131,14 @@ class FeatureDetail(Dialog):
         if self._came_from:
             self.back.setText(f"Back to #{self._came_from[-1]}")
         self._ask()
+        self.lists.read()
+
+    def _subject(self) -> tuple[str, list[int]] | None:
+        """What the lists' button puts into lists."""
+        return None if self._sae is None else (self._sae.id, [self.index])
+
+    def _on_list_problem(self, sentence: str) -> None:
+        self._on_error(sentence, "")
 
     def _position(self) -> int:
         found = np.flatnonzero(self._order == self.index)

@@ -36,13 +36,18 @@ class DetailHead(QWidget):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(8))
-        box.addLayout(row(self.title, None, self.star, self.hider, self.previous, self.next))
+        self._tools = row(self.title, None, self.star, self.hider, self.previous, self.next)
+        box.addLayout(self._tools)
         line = row(label("Label", "label"), self.label_edit, self.source)
         line.addWidget(label("Note", "label"))
         line.addWidget(self.note_edit)
         line.setStretch(1, 3)
         line.setStretch(4, 2)
         box.addLayout(line)
+
+    def add_tool(self, tool: QWidget) -> None:
+        """Put another control before previous and next."""
+        self._tools.insertWidget(self._tools.count() - 2, tool)
 
     def _line(self, name: str, placeholder: str, longest: int) -> QLineEdit:
         made = QLineEdit()

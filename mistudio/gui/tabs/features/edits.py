@@ -33,6 +33,16 @@ def turn_hidden(db: Any, sae_id: str, index: int) -> str:
     return published(sae_id, index)
 
 
+def turn_several(db: Any, sae_id: str, indices: list[int], mark: str) -> str:
+    """Set a mark ("favorite" or "hidden") of features; if all have it, take it away."""
+    rows = db.execute(
+        f"SELECT feature_index FROM features WHERE sae_id = ? AND is_{mark} = 1", [sae_id]
+    ).fetchall()
+    marked = {row[0] for row in rows}
+    features.mark(db, sae_id, indices, **{mark: not marked.issuperset(indices)})
+    return f"{sae_id}/"
+
+
 def write_label(db: Any, sae_id: str, index: int, text: str) -> str:
     """Choose the user's label; an empty one takes it away."""
     features.set_label(db, sae_id, index, text)

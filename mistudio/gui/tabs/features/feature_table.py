@@ -1,42 +1,59 @@
-"""The feature table with its filters and footer: ids by SQL, rows in blocks, sort by header."""
+"""The feature table with its filters and footer: ids from sort keys, rows in blocks when seen."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from PySide6.QtCore import QModelIndex, Signal
+from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
-from PySide6.QtWidgets import QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QAbstractItemView, QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from mistudio.core.units import format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import columns, edits
+from mistudio.gui.tabs.features.column_chooser import ColumnChooser
 from mistudio.gui.tabs.features.filters import FilterBar
+from mistudio.gui.tabs.features.list_menu import ListButton
+from mistudio.gui.tabs.features.views_menu import ViewsButton
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
-from mistudio.store.features import SORT_COLUMNS, feature_ids
+from mistudio.store import feature_lists
+from mistudio.store.feature_keys import columns_of
+from mistudio.store.features import SORT_COLUMNS, FeatureFilter, feature_index_array
 from mistudio.store.records import FeatureSetRow
 
 PAGE = 50
 REMEMBERED = "features.table"
 
 
+class Ranking(NamedTuple):
+    """Features that answer a search, best first, and how well."""
+
+    features: list[int]
+    scores: list[float]
+
+
 class _Listed(NamedTuple):
     feature_set_id: str
     ids: np.ndarray
+    absent: frozenset[str]
+    lists: dict[str, str]
 
 
 class FeatureTable(QWidget):
     """One continuous list of features; `opened(index)` asks for the detail of one."""
 
     opened = Signal(int)
+    listed = Signal()  # other features, or another order
+    lists_wanted = Signal()
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._services = services
         self._set: FeatureSetRow | None = None
+        self._ranking: Ranking | None = None
         stored = services.settings.recall(REMEMBERED, {})
         stored = stored if isinstance(stored, dict) else {}
         sort = stored.get("sort")
@@ -47,87 +64,178 @@ class FeatureTable(QWidget):
         self.model = BlockTableModel(columns.columns(), self._load, services.query, self, block=64)
         self.model.sort_requested.connect(self._on_sort)
         self.view = RowTable(self.model, sorted_by=self._sorted_column())
+        self.chooser = ColumnChooser(self.view, self)
+        self.chooser.restore(stored.get("columns"))
+        self.views = ViewsButton(services, self.state)
+        self.lists = ListButton(services, self.selected, "Add to list")
+        self.problem = label("", "error", wrap=True)
         self._footer = label("", "muted")
         self._lay_out()
         self._connect()
 
     def _lay_out(self) -> None:
         self.view.setAccessibleName("Features")
+        self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.view.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.view.verticalHeader().setDefaultSectionSize(appearance().px(36))
         nothing = "No feature passes these filters."
         self._empty = EmptyState("search", nothing, "Clear the filters", self.filters.clear)
         self._pages = QStackedWidget()
         self._pages.addWidget(self.view)
         self._pages.addWidget(self._empty)
+        chosen = button(
+            "Columns", icon="table", tip="Choose the columns (also: right click on one)"
+        )
+        chosen.setMenu(self.chooser.menu)
+        self.filters.tools.addWidget(self.views)
+        self.filters.tools.addWidget(chosen)
         before = button("Previous", self._page_up, icon="chevron_left", tip="50 features back")
         after = button("Next", self._page_down, icon="chevron_right", tip="50 features on")
         hint = label("Return opens · S stars · H hides", "small")
+        self.problem.hide()
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(8))
         box.addWidget(self.filters)
+        box.addWidget(self.problem)
         box.addWidget(self._pages, 1)
-        box.addLayout(row(self._footer, None, hint, before, after))
+        box.addLayout(row(self._footer, None, hint, self.lists, before, after))
 
     def _connect(self) -> None:
         self.view.opened.connect(self._on_opened)
         self.view.clicked.connect(self._on_clicked)
         self.view.verticalScrollBar().valueChanged.connect(self._tell_range)
+        self.view.selectionModel().selectionChanged.connect(self._tell_range)
+        self.view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.view.customContextMenuRequested.connect(self._on_menu)
+        self.chooser.changed.connect(self._remember)
+        self.views.chosen.connect(self.apply_state)
+        self.views.usual.connect(self._on_usual)
+        self.views.problem.connect(self._tell_problem)
+        self.lists.problem.connect(self._tell_problem)
+        self.lists.manage.connect(self.lists_wanted)
+        self.lists.lists_menu.aboutToShow.connect(self.lists.read)
         for key, slot in (("S", self.star), ("H", self.hide_row)):
             QShortcut(QKeySequence(key), self.view, slot)
 
     def show_set(self, feature_set: FeatureSetRow | None) -> None:
         """List the features of another set (or of the same, read again)."""
+        if self._set is None or feature_set is None or feature_set.id != self._set.id:
+            self._rank(None)
         self._set = feature_set
         self.reload()
 
+    def feature_set(self) -> FeatureSetRow | None:
+        """The set whose features are listed."""
+        return self._set
+
+    def show_ranking(self, ranking: Ranking | None) -> None:
+        """List only what answers a search, best first; None: all features again."""
+        self._rank(ranking)
+        self.reload()
+
+    def _rank(self, ranking: Ranking | None) -> None:
+        self._ranking = ranking
+        self.chooser.set_ranked(ranking is not None)
+        header = self.view.horizontalHeader()
+        header.setSortIndicatorShown(ranking is None)
+
     def reload(self) -> None:
         """Ask for the ids again with the filter and order in force."""
-        found = self._set
+        found, ranking = self._set, self._ranking
         if found is None:
             self.model.set_ids(np.empty(0, dtype=np.int64))
             return
         wanted, sort, descending = self.filters.wanted(), self._sort, self._descending
 
         def listed(db: Any) -> _Listed:
-            ids = np.array(
-                feature_ids(db, found, wanted, sort=sort, descending=descending), dtype=np.int64
+            if ranking is None:
+                ids = feature_index_array(db, found, wanted, sort=sort, descending=descending)
+            else:
+                ids = _ranked(db, found, wanted, ranking)
+            there = columns_of(db)
+            absent = frozenset(n for n, column in columns.LATER.items() if column not in there)
+            return _Listed(
+                found.id, ids, absent, {known.id: known.name for known in feature_lists.lists(db)}
             )
-            return _Listed(found.id, ids)
 
-        self._services.query.ask(listed, self._show, key="ids")
+        self._services.query.ask(listed, self._show, on_error=self._on_error, key="ids")
 
     def ids(self) -> np.ndarray:
         """Indices in table order."""
-        return np.array([self.model.id_at(i) for i in range(self.model.rowCount())], dtype=np.int64)
+        return self.model.ids().copy()
 
-    def refresh_feature(self, index: int) -> None:
-        """Read one feature's row again."""
+    def refresh_feature(self, index: int | None) -> None:
+        """Read one feature's row again, or all that are seen."""
         self.model.refresh(index)
 
+    def selected(self) -> tuple[str, list[int]] | None:
+        """The SAE and the selected features."""
+        indices = [int(index) for index in self.view.selected_ids()]
+        return (self._set.sae_id, indices) if self._set is not None and indices else None
+
     def star(self) -> None:
-        """Turn the star of the current feature."""
-        self._edit(edits.turn_favorite)
+        """Turn the star of the selected features."""
+        self._edit(edits.turn_favorite, "favorite")
 
     def hide_row(self) -> None:
-        """Hide the current feature, or show it again."""
-        self._edit(edits.turn_hidden)
+        """Hide the selected features, or show them again."""
+        self._edit(edits.turn_hidden, "hidden")
 
-    def _edit(self, what: Any) -> None:
-        index = self.view.current_id()
-        if self._set is not None and index is not None:
-            sae_id = self._set.sae_id
-            self._services.query.ask(lambda db: what(db, sae_id, index), self._on_edited)
+    def _edit(self, what: Any, mark: str) -> None:
+        subject = self.selected()
+        if subject is None:
+            return
+        sae_id, indices = subject
+        if len(indices) == 1:
+            self._services.query.ask(lambda db: what(db, sae_id, indices[0]), self._on_edited)
+        else:
+            self._services.query.ask(
+                lambda db: edits.turn_several(db, sae_id, indices, mark), self._on_edited
+            )
 
     def _on_edited(self, edited: str) -> None:
         self._services.publisher.publish("features", edited)
 
+    def state(self) -> dict[str, Any]:
+        """What is remembered, and what a view keeps: columns, order, filters."""
+        return {
+            "sort": self._sort,
+            "descending": self._descending,
+            "filters": self.filters.state(),
+            "columns": self.chooser.state(),
+        }
+
+    def apply_state(self, stored: Any) -> None:
+        """Show the table as `state` told earlier."""
+        stored = stored if isinstance(stored, dict) else {}
+        sort = stored.get("sort")
+        self._sort = sort if sort in SORT_COLUMNS else "frequency"
+        self._descending = bool(stored.get("descending", True))
+        self.chooser.restore(stored.get("columns"))
+        header = self.view.horizontalHeader()
+        header.blockSignals(True)
+        order = Qt.SortOrder.DescendingOrder if self._descending else Qt.SortOrder.AscendingOrder
+        header.setSortIndicator(self._sorted_column(), order)
+        header.blockSignals(False)
+        self.filters.restore(stored.get("filters"))
+
+    def _on_usual(self) -> None:
+        self.apply_state({})
+
     def _load(self, db: Any, ids: np.ndarray) -> list[Any]:
-        return columns.loader(self._set)(db, ids) if self._set else [None] * len(ids)
+        if self._set is None:
+            return [None] * len(ids)
+        ranking = self._ranking
+        matches = dict(zip(ranking.features, ranking.scores, strict=True)) if ranking else {}
+        return columns.loader(self._set, matches)(db, ids)
 
     def _show(self, listed: _Listed) -> None:
-        same = np.array_equal(listed.ids, self._ids_now())
-        if same:
+        self.problem.hide()
+        self.filters.chips.set_lists(listed.lists)
+        self.filters.chips.set_absent(listed.absent)
+        self.chooser.set_absent(listed.absent)
+        if np.array_equal(listed.ids, self.model.ids()):
             self.model.refresh()
         else:
             kept = self.view.current_id()
@@ -136,9 +244,14 @@ class FeatureTable(QWidget):
                 self.view.scrollToTop()
         self._pages.setCurrentIndex(0 if len(listed.ids) else 1)
         self._tell_range()
+        self.listed.emit()
 
-    def _ids_now(self) -> np.ndarray:
-        return self.ids() if self.model.rowCount() else np.empty(0, dtype=np.int64)
+    def _on_error(self, sentence: str, details: str) -> None:
+        self._tell_problem(sentence)
+
+    def _tell_problem(self, sentence: str) -> None:
+        self.problem.setText(sentence)
+        self.problem.show()
 
     def _tell_range(self) -> None:
         total = self.model.rowCount()
@@ -146,6 +259,10 @@ class FeatureTable(QWidget):
         last = self.view.rowAt(self.view.viewport().height() - 1)
         last = total - 1 if last < 0 else last
         shown = f"{format_count(first + 1)}–{format_count(last + 1)} of {format_count(total)}"
+        ranges = list(self.view.selectionModel().selection())
+        chosen = sum(part.height() for part in ranges)
+        if chosen > 1:
+            shown = f"{format_count(chosen)} selected · {shown}"
         self._footer.setText(shown if total else "0 features")
 
     def _on_changed(self) -> None:
@@ -153,28 +270,43 @@ class FeatureTable(QWidget):
         self.reload()
 
     def _on_sort(self, key: str, descending: bool) -> None:
-        self._sort, self._descending = key, descending
-        self._remember()
-        self.reload()
+        if key in SORT_COLUMNS:
+            self._sort, self._descending = key, descending
+            self._remember()
+            self.reload()
 
     def _remember(self) -> None:
-        kept = {
-            "sort": self._sort,
-            "descending": self._descending,
-            "filters": self.filters.state(),
-        }
-        self._services.settings.remember(REMEMBERED, kept)
+        self._services.settings.remember(REMEMBERED, self.state())
 
     def _sorted_column(self) -> int:
-        keys = [column.sort_key for column in columns.columns()]
+        keys = [column.sort_key for column in self.model.columns]
         return keys.index(self._sort) if self._sort in keys else -1
 
     def _on_opened(self, index: Any) -> None:
         self.opened.emit(int(index))
 
     def _on_clicked(self, index: QModelIndex) -> None:
-        if index.column() == columns.STAR:
+        plain = self.view.selectionModel().selection().count() == 1
+        if index.column() == columns.STAR and plain:
             self.star()
+
+    def _on_menu(self, at: QPoint) -> None:
+        subject = self.selected()
+        if subject is None:
+            return
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        if len(subject[1]) == 1:
+            menu.addAction("Open").triggered.connect(self._open_current)
+        menu.addAction("Star, or take the star away").triggered.connect(self.star)
+        menu.addAction("Hide, or show again").triggered.connect(self.hide_row)
+        menu.addAction("Add to list…").triggered.connect(self.lists.click)
+        menu.popup(self.view.viewport().mapToGlobal(at))
+
+    def _open_current(self) -> None:
+        index = self.view.current_id()
+        if index is not None:
+            self.opened.emit(int(index))
 
     def _page_up(self) -> None:
         self._go(-PAGE)
@@ -188,3 +320,12 @@ class FeatureTable(QWidget):
         if last >= 0:
             self.view.scrollTo(self.model.index(target, 0), self.view.ScrollHint.PositionAtTop)
             self.view.setCurrentIndex(self.model.index(target, 0))
+
+
+def _ranked(db: Any, found: FeatureSetRow, wanted: FeatureFilter, ranking: Ranking) -> np.ndarray:
+    """Features of a ranking that pass a filter, in its order; their search took the text's part."""
+    passing = feature_index_array(
+        db, found, wanted._replace(text="", within=ranking.features), sort="index"
+    )
+    order = np.array(ranking.features, np.int64)
+    return order[np.isin(order, passing)]

@@ -1,12 +1,13 @@
-"""The filter bar of the feature table: text, live or all, favourites, hidden, frequency."""
+"""The filter bar of the feature table: text, live or all, favourites, hidden, and conditions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import QTimer, Signal
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QVBoxLayout, QWidget
 
+from mistudio.gui.tabs.features.condition_chips import ConditionChips
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.editors import NumberBox
@@ -36,11 +37,14 @@ class FilterBar(QWidget):
         self.favorites = button("Favourites", variant="toggle", icon="star")
         self.hidden = button("Hidden", variant="toggle", icon="eye_off", tip="Show hidden ones too")
         self.low, self.high = (self._percent(end) for end in ("Least", "Most"))
+        self.chips = ConditionChips()
+        self.tools = QHBoxLayout()
         self._lay_out()
         self._restore(stored)
         self.live.currentIndexChanged.connect(self._on_clicked)
         self.favorites.toggled.connect(self._on_clicked)
         self.hidden.toggled.connect(self._on_clicked)
+        self.chips.changed.connect(self._on_clicked)
         for box in (self.low, self.high):
             box.lineEdit().textChanged.connect(self._typing.start)
 
@@ -53,15 +57,26 @@ class FilterBar(QWidget):
         return box
 
     def _lay_out(self) -> None:
-        box = QHBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(appearance().px(8))
-        box.addWidget(self.search, 1)
+        px = appearance().px
+        self.first = QHBoxLayout()
+        self.first.setSpacing(px(8))
+        self.first.addWidget(self.search, 1)
         for widget in (self.live, self.favorites, self.hidden):
-            box.addWidget(widget)
-        box.addWidget(label("Frequency %", "label"))
+            self.first.addWidget(widget)
+        self.first.addWidget(label("Frequency %", "label"))
         for widget in (self.low, label("to", "muted"), self.high):
-            box.addWidget(widget)
+            self.first.addWidget(widget)
+        self.tools.setSpacing(px(8))
+        second = QHBoxLayout()
+        second.setSpacing(px(8))
+        second.addWidget(self.chips, 1)
+        second.addLayout(self.tools)
+        second.setAlignment(self.tools, Qt.AlignmentFlag.AlignTop)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(px(6))
+        box.addLayout(self.first)
+        box.addLayout(second)
 
     def _restore(self, stored: Any) -> None:
         if not isinstance(stored, dict):
@@ -71,6 +86,21 @@ class FilterBar(QWidget):
         self.hidden.setChecked(bool(stored.get("show_hidden")))
         for box, name in ((self.low, "low"), (self.high, "high")):
             box.lineEdit().setText(str(stored.get(name, "")))
+        self.chips.restore(stored.get("chips"))
+
+    def restore(self, stored: Any) -> None:
+        """Filter as `state` told earlier; says so once."""
+        self.blockSignals(True)
+        self.search.clear()
+        self._restore(stored if isinstance(stored, dict) else {"chips": {}})
+        self._typing.stop()
+        self.blockSignals(False)
+        self.changed.emit()
+
+    def set_frequency(self, low: float | None, high: float | None) -> None:
+        """Narrow the frequency, as shares of tokens; None leaves an end open."""
+        for box, share in ((self.low, low), (self.high, high)):
+            box.lineEdit().setText("" if share is None else f"{100 * share:.4g}")
 
     def state(self) -> dict[str, Any]:
         """What to remember; the text is not."""
@@ -80,6 +110,7 @@ class FilterBar(QWidget):
             "show_hidden": self.hidden.isChecked(),
             "low": self.low.text_value(),
             "high": self.high.text_value(),
+            "chips": self.chips.state(),
         }
 
     def wanted(self) -> FeatureFilter:
@@ -91,6 +122,8 @@ class FilterBar(QWidget):
             show_hidden=self.hidden.isChecked(),
             min_frequency=_share(self.low),
             max_frequency=_share(self.high),
+            conditions=self.chips.conditions(),
+            any_of=self.chips.any_of(),
         )
 
     def narrows(self) -> bool:
@@ -105,6 +138,7 @@ class FilterBar(QWidget):
         self.hidden.setChecked(False)
         for box in (self.low, self.high):
             box.lineEdit().clear()
+        self.chips.set_conditions(())
         self.changed.emit()
 
     def _on_clicked(self) -> None:

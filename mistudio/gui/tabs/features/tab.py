@@ -15,6 +15,7 @@ from mistudio.gui.tabs.features.edits import parse_published
 from mistudio.gui.tabs.features.feature_table import FeatureTable
 from mistudio.gui.tabs.features.find_form import FindForm
 from mistudio.gui.tabs.features.job_line import JobLine
+from mistudio.gui.tabs.features.lists_dialog import ListsDialog
 from mistudio.gui.tabs.features.overview import Overview, read_overview
 from mistudio.gui.tabs.features.sources import SaeCombo
 from mistudio.gui.theme import appearance
@@ -97,6 +98,7 @@ class FeaturesTab(Tab):
         self.form.submitted.connect(self._on_submitted)
         self.form.closed.connect(self._show_table)
         self.table.opened.connect(self.open_feature)
+        self.table.lists_wanted.connect(self.show_lists)
         self.services.publisher.changed.connect(self._on_changed)
         self.services.lanes.finished.connect(self._on_finished)
 
@@ -128,6 +130,7 @@ class FeaturesTab(Tab):
         if self.detail is None:
             self.detail = FeatureDetail(self.services, self)
             self.detail.stepped.connect(self.table.view.select_id)
+            self.detail.lists_wanted.connect(self.show_lists)
             self.detail.finished.connect(self._on_detail_closed)
         self.detail.show_feature(self.overview.sae, index, self.table.ids())
         self.detail.open_window()
@@ -138,6 +141,15 @@ class FeaturesTab(Tab):
             from mistudio.gui.tabs.features.health_dialog import HealthDialog
 
             HealthDialog(self.services, self.overview.sae, self).show()
+
+    def show_lists(self) -> None:
+        """Open the window of all lists."""
+        dialog = ListsDialog(self.services, self)
+        dialog.opened.connect(self._on_listed_feature)
+        dialog.show()
+
+    def _on_listed_feature(self, sae_id: str, index: int) -> None:
+        self.select(sae=sae_id, feature=index)
 
     def _on_detail_closed(self) -> None:
         self.detail = None
@@ -221,13 +233,15 @@ class FeaturesTab(Tab):
             self._stale = True
             if self.isVisible():
                 self._soon.start()
+        elif kind == "feature_lists":
+            self.table.reload()
         elif kind == "features" and self.overview is not None:
             self._refresh_feature(object_id)
 
     def _refresh_feature(self, object_id: str) -> None:
         sae_id, index = parse_published(object_id)
-        if self.overview is None or sae_id != self.overview.sae.id or index is None:
+        if self.overview is None or sae_id != self.overview.sae.id:
             return
         self.table.refresh_feature(index)
         if self.detail is not None and self.detail.isVisible():
-            self.detail.refresh(index)
+            self.detail.refresh(self.detail.index if index is None else index)

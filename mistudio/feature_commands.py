@@ -1,0 +1,146 @@
+"""The verbs of features beyond listing and showing: what narrows a list, and the user's lists."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from mistudio.console import Console
+from mistudio.core.errors import InvalidInput
+from mistudio.jobs import feature_pages, lookup
+from mistudio.jobs.runner import Studio
+from mistudio.store import feature_lists as lists
+from mistudio.store.feature_conditions import (
+    FLAGS,
+    LABEL_STATES,
+    TEXTS,
+    Condition,
+    HasFlag,
+    InList,
+    LabelState,
+    Matches,
+    NumberRange,
+)
+from mistudio.store.feature_keys import NUMBERS
+from mistudio.store.features import SORT_COLUMNS, FeatureFilter
+
+Arguments = argparse.Namespace
+_CONDITION = re.compile(r"\s*([a-z_]+)\s*(>=|<=|!=|=|<|>|~)\s*(.*)", re.DOTALL)
+
+
+def narrowed(studio: Studio, arguments: Arguments) -> FeatureFilter:
+    """The filter that the flags of a list of features ask for; raises `InvalidInput`."""
+    if arguments.sort not in SORT_COLUMNS:
+        raise InvalidInput(
+            f"There is no column {arguments.sort!r}; there are {', '.join(SORT_COLUMNS)}.",
+            code="invalid_config",
+        )
+    return FeatureFilter(
+        live_only=not arguments.all,
+        favorites_only=arguments.favorites,
+        conditions=tuple(condition_of(studio, text) for text in arguments.where or ()),
+        any_of=arguments.any,
+    )
+
+
+def condition_of(studio: Studio, text: str) -> Condition:
+    """A condition as it is written on the command line; raises `InvalidInput`."""
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        raise InvalidInput(
+            f'{text!r} is no condition; write one such as "max>=2" or "flag=dead".',
+            code="invalid_config",
+        )
+    name, sign, value = found.groups()
+    if sign == "~":
+        return Matches(_one_of(name, tuple(TEXTS), "column of text"), value)
+    if sign in ("=", "!="):
+        is_on = sign == "="
+        if name == "flag":
+            return HasFlag(_one_of(value, FLAGS, "flag"), is_on)
+        if name == "list":
+            return InList(lists.named(studio.db(), value).id, is_on)
+        if name == "label" and is_on:
+            return LabelState(_one_of(value, LABEL_STATES, "kind of label"))
+        raise InvalidInput(f"{text!r} is no condition.", code="invalid_config")
+    column = _one_of(name, NUMBERS, "column of numbers")
+    try:
+        number = float(value)
+    except ValueError:
+        raise InvalidInput(f"{value!r} in {text!r} is no number.", code="invalid_config") from None
+    if sign in (">", "<"):
+        raise InvalidInput(
+            f"Write {name}{sign}={value}: bounds are included.", code="invalid_config"
+        )
+    return NumberRange(column, number) if sign == ">=" else NumberRange(column, high=number)
+
+
+def _one_of(name: str, known: tuple[str, ...], noun: str) -> str:
+    if name not in known:
+        raise InvalidInput(
+            f"There is no {noun} {name!r}; there are {', '.join(known)}.", code="invalid_config"
+        )
+    return name
+
+
+def feature_lists(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """All lists of features."""
+    rows = [found._asdict() for found in lists.lists(studio.db())]
+    console.table("lists", rows, ("id", "name", "count", "description"))
+
+
+def create_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Make a list."""
+    made = lists.create(studio.db(), arguments.name, arguments.description)
+    console.result(made._asdict())
+
+
+def show_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """The features of a list."""
+    found = lists.named(studio.db(), arguments.list)
+    rows = [item._asdict() for item in lists.items(studio.db(), found.id)]
+    console.table("features", rows, ("sae_name", "feature", "label", "note"))
+
+
+def rename_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Give a list another name."""
+    found = lists.named(studio.db(), arguments.list)
+    lists.rename(studio.db(), found.id, arguments.name)
+    console.result(lists.named(studio.db(), found.id)._asdict())
+
+
+def forget_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Forget a list."""
+    found = lists.named(studio.db(), arguments.list)
+    lists.delete(studio.db(), found.id)
+    console.result({"deleted": found.id, "name": found.name, "features": found.count})
+
+
+def add_to_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Put features into a list."""
+    _change(studio, console, arguments, add=True)
+
+
+def remove_from_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Take features out of a list."""
+    _change(studio, console, arguments, add=False)
+
+
+def _change(studio: Studio, console: Console, arguments: Arguments, *, add: bool) -> None:
+    found, sae = lists.named(studio.db(), arguments.list), lookup.sae(studio, arguments.sae)
+    for index in arguments.index:
+        feature_pages.check_feature(sae, index)
+    if add:
+        lists.add(studio.db(), found.id, sae.id, arguments.index)
+    else:
+        lists.remove(studio.db(), found.id, sae.id, arguments.index)
+    console.result(lists.named(studio.db(), found.id)._asdict())
+
+
+def note_in_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Say why a feature is in a list."""
+    found, sae = lists.named(studio.db(), arguments.list), lookup.sae(studio, arguments.sae)
+    if found.id not in lists.lists_of(studio.db(), sae.id, arguments.index):
+        raise InvalidInput(f"Feature {arguments.index:,} is not in the list {found.name!r}.")
+    lists.set_note(studio.db(), found.id, sae.id, arguments.index, arguments.text)
+    console.result({"list": found.name, "feature": arguments.index, "note": arguments.text})

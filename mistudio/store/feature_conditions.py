@@ -1,0 +1,88 @@
+"""What narrows a list of features beyond the search: ranges, flags, labels, lists, expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FLAGS = ("dead", "ultra-rare", "dense", "duplicate", "single-token")
+LABEL_STATES = ("none", "auto", "model", "user", "imported")
+DUPLICATE_ABOVE = 0.9  # cosine of two decoder directions
+TEXTS = {
+    "label": "label",
+    "note": "note",
+    "top_token": "top token",
+    "tokens": "top tokens",
+    "positive": "positive tokens",
+    "negative": "negative tokens",
+}
+
+
+@dataclass(frozen=True)
+class NumberRange:
+    """Features whose column lies in [low, high]; None leaves an end open. Unknown is outside."""
+
+    column: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class HasFlag:
+    """Features with a flag of `FLAGS`, or without it."""
+
+    flag: str
+    on: bool = True
+
+
+@dataclass(frozen=True)
+class LabelState:
+    """Features whose chosen label comes from a source of `LABEL_STATES`; "none": no label."""
+
+    state: str
+
+
+@dataclass(frozen=True)
+class InList:
+    """Features of a list, or those that are not in it."""
+
+    list_id: str
+    on: bool = True
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Features one of whose texts (`TEXTS`) holds a regular expression, whatever the case."""
+
+    column: str
+    pattern: str
+
+
+Condition = NumberRange | HasFlag | LabelState | InList | Matches
+KINDS: dict[str, type[Condition]] = {
+    "range": NumberRange,
+    "flag": HasFlag,
+    "label": LabelState,
+    "list": InList,
+    "matches": Matches,
+}
+
+
+def to_json(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+    """Plain JSON values, for settings and saved views."""
+    names = {kind: name for name, kind in KINDS.items()}
+    return [{"kind": names[type(condition)], **asdict(condition)} for condition in conditions]
+
+
+def from_json(values: Any) -> tuple[Condition, ...]:
+    """The conditions written by `to_json`; what is not understood is left out."""
+    found: list[Condition] = []
+    for value in values if isinstance(values, list) else ():
+        if isinstance(value, Mapping) and value.get("kind") in KINDS:
+            rest = {str(name): part for name, part in value.items() if name != "kind"}
+            try:
+                found.append(KINDS[value["kind"]](**rest))
+            except TypeError:
+                continue
+    return tuple(found)

@@ -1,0 +1,234 @@
+"""The feature table's columns, conditions, views, several rows at once, and lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute  # noqa: F401 - loaded before, as a test waits for five seconds only
+import pytest
+from PySide6.QtCore import QItemSelectionModel, Qt
+from PySide6.QtWidgets import QInputDialog
+from pytestqt.qtbot import QtBot
+
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.columns import DEFAULT
+from mistudio.gui.tabs.features.lists_dialog import NOTE, ListsDialog
+from mistudio.gui.tabs.features.tab import FeaturesTab
+from mistudio.jobs import feature_pages
+from mistudio.store import feature_lists, features
+from mistudio.store.feature_conditions import HasFlag, InList, LabelState, Matches, NumberRange
+from tests.gui import feature_world
+from tests.gui.test_features_tab import listed, settle, shown_tab
+
+LIVE = [index for index in range(64) if index % 8 != 7]
+
+
+def select(tab: FeaturesTab, *indices: int) -> None:
+    """Select rows as with Ctrl and clicks."""
+    view = tab.table.view
+    view.clearSelection()
+    for index in indices:
+        place = view.rows.index(view.rows.position(index), 0)
+        flags = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
+        view.selectionModel().select(place, flags)
+
+
+def headings(tab: FeaturesTab) -> list[str]:
+    by_name = {c.sort_key or "example": c.title for c in tab.table.model.columns}
+    return [by_name[name] for name in tab.table.chooser.shown()]
+
+
+def test_columns_are_chosen_moved_and_remembered(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    assert tab.table.chooser.shown() == list(DEFAULT)
+    tab.table.chooser.choose("skew", True)
+    tab.table.chooser.choose("max", False)
+    header = tab.table.view.horizontalHeader()
+    header.moveSection(header.visualIndex(1), 0)  # the id before the star
+    assert headings(tab)[:2] == ["ID", "★"]
+    assert "Skew" in headings(tab)
+    assert "Max" not in headings(tab)
+    assert tab.table.model.index(0, 0).data() is not None
+    again = shown_tab(services, qtbot)
+    assert headings(again) == headings(tab)
+    again.table.chooser._on_usual()
+    assert again.table.chooser.shown() == list(DEFAULT)
+    names = [action.text() for action in _filled(again.table.chooser.menu)]
+    assert "Kurtosis" in names
+    assert "Match" not in names, "it shows itself when there is a search that gives it"
+
+
+def _filled(menu: Any) -> list[Any]:
+    menu.aboutToShow.emit()
+    return menu.actions()
+
+
+def test_unknown_figures_are_a_dash(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    names = [c.sort_key for c in tab.table.model.columns]
+    for name in ("skew", "kurtosis", "mean_all", "top_token", "top_token_share", "negative"):
+        assert tab.table.model.index(0, names.index(name)).data() == "—", name
+
+
+def test_conditions_narrow_and_combine(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    chips = tab.table.filters.chips
+    chips.add(NumberRange("max"))
+    settle(tab, qtbot)
+    assert listed(tab) == LIVE, "an empty range narrows nothing"
+    chips.chips[0].boxes[0].lineEdit().setText("8")
+    qtbot.waitUntil(lambda: listed(tab) == [i for i in LIVE if i % 5 == 4], timeout=4000)
+    assert not chips.joined.isVisible()
+    chips.add(Matches("tokens", "whale"))
+    settle(tab, qtbot)
+    assert listed(tab) == [i for i in LIVE if i % 5 == 4 and i % 10 == 1]
+    assert chips.joined.isVisible()
+    chips.joined.setCurrentIndex(1)
+    settle(tab, qtbot)
+    assert listed(tab) == [i for i in LIVE if i % 5 == 4 or i % 10 == 1]
+    chips.chips[1].line.setText("(")
+    qtbot.waitUntil(tab.table.problem.isVisible, timeout=4000)
+    assert "no regular expression" in tab.table.problem.text()
+    chips.chips[1]._remove()
+    settle(tab, qtbot)
+    assert listed(tab) == [i for i in LIVE if i % 5 == 4]
+    assert not tab.table.problem.isVisible()
+    again = shown_tab(services, qtbot)
+    assert listed(again) == listed(tab), "remembered"
+
+
+def test_percentages_are_bounded_as_such(services: Services, qtbot: QtBot) -> None:
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    chips = tab.table.filters.chips
+    chips.add(NumberRange("frequency", 0.05, None))
+    settle(tab, qtbot)
+    assert chips.chips[0].boxes[0].text_value() == "5"
+    assert listed(tab) == [0, 1, 2, 3]
+
+
+def test_flags_and_labels_as_conditions(services: Services, qtbot: QtBot) -> None:
+    world = feature_world.add_world(services.studio.db())
+    features.set_label(services.studio.db(), world.sae.id, 5, "snow")
+    tab = shown_tab(services, qtbot)
+    chips = tab.table.filters.chips
+    tab.table.filters.live.setCurrentIndex(1)
+    chips.add(HasFlag("dead"))
+    settle(tab, qtbot)
+    assert listed(tab) == [i for i in range(64) if i % 8 == 7]
+    chips.chips[0].combos[0].setCurrentIndex(1)  # is not
+    qtbot.waitUntil(lambda: listed(tab) == LIVE, timeout=4000)
+    chips.add(LabelState("user"))
+    settle(tab, qtbot)
+    assert listed(tab) == [5]
+
+
+def test_views_hold_columns_order_and_filters(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.table.chooser.choose("kurtosis", True)
+    names = [c.sort_key for c in tab.table.model.columns]
+    tab.table.view.sortByColumn(names.index("index"), Qt.SortOrder.AscendingOrder)
+    tab.table.filters.chips.add(NumberRange("max", 8.0))
+    settle(tab, qtbot)
+    before = listed(tab)
+    monkeypatch.setattr(QInputDialog, "getText", lambda *a, **k: ("strong ones", True))
+    tab.table.views._on_save()
+    settle(tab, qtbot)
+    tab.table._on_usual()
+    settle(tab, qtbot)
+    assert listed(tab) == LIVE
+    assert tab.table.chooser.shown() == list(DEFAULT)
+    action = next(a for a in tab.table.views.views_menu.actions() if a.text() == "strong ones")
+    action.trigger()
+    settle(tab, qtbot)
+    assert listed(tab) == before
+    assert "Kurtosis" in headings(tab)
+    monkeypatch.setattr(QInputDialog, "getText", lambda *a, **k: ("", True))
+    tab.table.views._on_save()
+    settle(tab, qtbot)
+    assert "1 to 255" in tab.table.problem.text()
+
+
+def test_several_rows_are_starred_hidden_and_listed_at_once(
+    services: Services, qtbot: QtBot
+) -> None:
+    world = feature_world.add_world(services.studio.db())
+    db = services.studio.db()
+    tab = shown_tab(services, qtbot)
+    select(tab, 3, 5, 6)
+    assert tab.table._footer.text().startswith("3 selected")
+    tab.table.star()
+    settle(tab, qtbot)
+    rows = features.feature_rows(db, world.feature_set, [3, 4, 5, 6])
+    assert [row.is_favorite for row in rows] == [True, False, True, True]
+    assert tab.table.model.index(tab.table.model.position(3), 0).data() == "★"
+    select(tab, 3, 5)
+    tab.table.star()
+    settle(tab, qtbot)
+    rows = features.feature_rows(db, world.feature_set, [3, 5, 6])
+    assert [row.is_favorite for row in rows] == [False, False, True]
+    select(tab, 10, 12)
+    tab.table.lists.create("cold")
+    settle(tab, qtbot)
+    (made,) = feature_lists.lists(db)
+    assert (made.name, made.count) == ("cold", 2)
+    tab.table.filters.chips.add(InList(made.id))
+    settle(tab, qtbot)
+    assert listed(tab) == [10, 12]
+    select(tab, 10, 12)
+    tab.table.hide_row()
+    tab.table.reload()
+    settle(tab, qtbot)
+    assert listed(tab) == []
+
+
+def test_lists_of_a_feature_in_its_window_and_in_theirs(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    world = feature_world.add_world(services.studio.db())
+    db = services.studio.db()
+    made = feature_lists.create(db, "cold", "winters")
+    feature_lists.add(db, made.id, world.sae.id, [2])
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(2)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    assert detail.lists.text() == "Lists (1)"
+    detail.go_next()
+    settle(tab, qtbot)
+    assert detail.lists.text() == "Lists"
+    detail.lists.put(made.id, True)
+    settle(tab, qtbot)
+    assert detail.lists.text() == "Lists (1)"
+    detail.close()
+    tab.show_lists()
+    settle(tab, qtbot)
+    dialog = tab.findChild(ListsDialog)
+    assert dialog is not None
+    assert dialog.names.item(0).text() == "cold  (2)"
+    assert dialog.about.text() == "winters · 2 features"
+    cell = dialog.table.item(1, NOTE)
+    assert cell is not None
+    cell.setText("the second")
+    settle(tab, qtbot)
+    assert [item.note for item in feature_lists.items(db, made.id)] == ["", "the second"]
+    dialog.table.selectRow(0)
+    dialog.remove()
+    settle(tab, qtbot)
+    assert [item.feature for item in feature_lists.items(db, made.id)] == [3]
+    monkeypatch.setattr(QInputDialog, "getText", lambda *a, **k: ("warm", True))
+    dialog._on_rename()
+    settle(tab, qtbot)
+    assert dialog.names.item(0).text() == "warm  (1)"
+    dialog._on_new()
+    settle(tab, qtbot)
+    assert "already" in dialog.problem.text()
+    dialog.close()

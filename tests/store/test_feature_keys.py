@@ -1,0 +1,200 @@
+"""Sort keys and conditions of the feature table, against plain Python over the same rows."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+
+from mistudio.core.errors import InvalidInput
+from mistudio.store import feature_conditions, features
+from mistudio.store.connection import Db
+from mistudio.store.database import Store
+from mistudio.store.feature_conditions import (
+    HasFlag,
+    InList,
+    LabelState,
+    Matches,
+    NumberRange,
+)
+from mistudio.store.feature_keys import keys_of
+from mistudio.store.features import FeatureFilter
+from mistudio.store.records import FeatureSetRow
+from mistudio.store.tables import FEATURE_SETS, SAES
+
+WORDS = ["Harbour", "whale", "king", "apple", "Öl", "apple"]
+N = 60
+
+
+def rows() -> list[dict[str, Any]]:
+    draw = random.Random(4)
+    made: list[dict[str, Any]] = []
+    for i in range(N):
+        live = i % 7 != 0
+        made.append(
+            {
+                "feature_index": i,
+                "count": draw.randint(1, 20) if live else 0,
+                "frequency": draw.random() if live else 0.0,
+                "active_samples": draw.randint(1, 5),
+                "max": round(draw.random(), 1) if live else 0.0,
+                "mean": draw.random(),
+                "mean_all": draw.random(),
+                "skew": draw.gauss(0, 1) if i % 3 else None,
+                "kurtosis": draw.random(),
+                "top_token": draw.choice(WORDS) if live else None,
+                "top_token_share": draw.random() if live else None,
+                "top_tokens": draw.choice(WORDS) + " two",
+                "positive_tokens": draw.choice(WORDS),
+                "negative_tokens": None,
+                "flags": "" if live else "dead",
+                "example": "[]",
+            }
+        )
+    made[5]["flags"] = "dense, single-token"
+    return made
+
+
+@pytest.fixture
+def found(store: Store) -> FeatureSetRow:
+    db = store.db()
+    sae = SAES.insert(
+        db, name="a", origin="trained", encoder_type="sae", architecture="topk",
+        d_in=2, d_out=2, n_latents=N, path="saes/a", status="ready",
+    )  # fmt: skip
+    for _ in range(2):  # another set, so that row ids and features differ
+        made = FEATURE_SETS.insert(db, sae_id=sae.id, status="ready")
+        features.add_statistics(db, made.id, iter(rows()))
+    return made
+
+
+def listed(db: Db, found: FeatureSetRow, *conditions: Any, **values: Any) -> list[int]:
+    sort, descending = values.pop("sort", "index"), values.pop("descending", False)
+    wanted = FeatureFilter(conditions=conditions, **{"live_only": False, **values})
+    return features.feature_ids(db, found, wanted, sort=sort, descending=descending)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("name", ["max", "skew", "top_token_share", "mean_all", "kurtosis"])
+def test_numbers_sort_with_the_unknown_last(
+    store: Store, found: FeatureSetRow, name: str, descending: bool
+) -> None:
+    sign = -1 if descending else 1
+    expected = sorted(
+        rows(), key=lambda row: (row[name] is None, sign * (row[name] or 0.0), row["feature_index"])
+    )
+    got = listed(store.db(), found, sort=name, descending=descending)
+    assert got == [row["feature_index"] for row in expected]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_texts_sort_whatever_their_case_and_ties_by_index(
+    store: Store, found: FeatureSetRow, descending: bool
+) -> None:
+    known = [row for row in rows() if row["top_token"]]
+    missing = [row["feature_index"] for row in rows() if not row["top_token"]]
+    known.sort(key=lambda row: row["top_token"].lower(), reverse=descending)
+    expected = [row["feature_index"] for row in known] + missing
+    assert listed(store.db(), found, sort="top_token", descending=descending) == expected
+
+
+def test_every_column_sorts(store: Store, found: FeatureSetRow) -> None:
+    for name in features.SORT_COLUMNS:
+        assert sorted(listed(store.db(), found, sort=name)) == list(range(N)), name
+
+
+def test_ranges_flags_and_their_combination(store: Store, found: FeatureSetRow) -> None:
+    db, all_rows = store.db(), rows()
+    low, high = NumberRange("max", low=0.3), NumberRange("skew", high=0.0)
+
+    def expected(keep: Any) -> list[int]:
+        return [row["feature_index"] for row in all_rows if keep(row)]
+
+    def is_low(row: dict[str, Any]) -> bool:
+        return row["max"] >= 0.3
+
+    def is_high(row: dict[str, Any]) -> bool:
+        return row["skew"] is not None and row["skew"] <= 0
+
+    assert listed(db, found, low) == expected(is_low)
+    assert listed(db, found, low, high) == expected(lambda r: is_low(r) and is_high(r))
+    assert listed(db, found, low, high, any_of=True) == expected(lambda r: is_low(r) or is_high(r))
+    assert listed(db, found, HasFlag("dead")) == expected(lambda r: r["count"] == 0)
+    assert listed(db, found, HasFlag("dead", on=False)) == expected(lambda r: r["count"] > 0)
+    assert listed(db, found, HasFlag("single-token")) == [5]
+    assert listed(db, found, HasFlag("duplicate")) == []
+    assert listed(db, found, within=[9, 3, 999]) == [3, 9]
+    assert listed(db, found, within=[]) == []
+
+
+def test_label_states_scores_and_expressions(store: Store, found: FeatureSetRow) -> None:
+    db, sae = store.db(), found.sae_id
+    features.set_label(db, sae, 4, "Kings of England")
+    features.set_label(db, sae, 9, "rivers", source="auto")
+    assert listed(db, found, LabelState("user")) == [4]
+    assert listed(db, found, LabelState("auto")) == [9]
+    assert len(listed(db, found, LabelState("none"))) == N - 2
+    assert listed(db, found, sort="label")[:2] == [4, 9]
+    db.execute("UPDATE feature_labels SET score = 0.75 WHERE feature_index = 9")
+    assert listed(db, found, NumberRange("score", low=0.7)) == [9], "revisions follow every writer"
+    assert features.feature_rows(db, found, [9])[0].label_score == 0.75
+    assert listed(db, found, Matches("label", r"^kings? of")) == [4]
+    expected = [r["feature_index"] for r in rows() if re.search("w.a|ö", r["top_tokens"], re.I)]
+    assert listed(db, found, Matches("tokens", "w.a|ö")) == expected
+    with pytest.raises(InvalidInput, match="no regular expression"):
+        listed(db, found, Matches("label", "(a"))
+    with pytest.raises(InvalidInput, match="no regular expression"):
+        listed(db, found, Matches("note", "(?=a)"))
+
+
+def test_keys_follow_what_is_written(store: Store, found: FeatureSetRow) -> None:
+    db = store.db()
+    assert listed(db, found, NumberRange("max", low=5)) == []
+    before = keys_of(db, found).values("max")
+    features.set_favorite(db, found.sae_id, 8, True)
+    assert listed(db, found, favorites_only=True) == [8]
+    assert keys_of(db, found).values("max") is before, "statistics are not read again for a star"
+    db.execute("UPDATE feature_statistics SET max = 6 WHERE feature_index = 8")
+    assert listed(db, found, NumberRange("max", low=5)) == [8]
+    features.add_statistics(db, found.id, rows()[:3])
+    assert listed(db, found) == [0, 1, 2]
+
+
+def test_a_replacing_writer_is_seen_each_time(store: Store, found: FeatureSetRow) -> None:
+    db = store.db()
+    for on in (1, 0, 1):
+        db.execute(
+            "INSERT OR REPLACE INTO features (sae_id, feature_index, is_favorite, created_at, "
+            "updated_at) VALUES (?, 2, ?, '', '')",
+            [found.sae_id, on],
+        )
+        assert listed(db, found, favorites_only=True) == [2] * on
+
+
+def test_columns_that_an_analysis_brings_are_read_once_they_are_there(
+    store: Store, found: FeatureSetRow
+) -> None:
+    db = store.db()
+    if not any(
+        row[1] == "nearest_cosine" for row in db.execute("PRAGMA table_info(feature_statistics)")
+    ):
+        db.execute("ALTER TABLE feature_statistics ADD COLUMN nearest_cosine REAL")
+    db.execute("UPDATE feature_statistics SET nearest_cosine = 0.95 WHERE feature_index = 11")
+    assert listed(db, found, HasFlag("duplicate")) == [11]
+    assert listed(db, found, sort="nearest_cosine", descending=True)[0] == 11
+    assert features.feature_rows(db, found, [11])[0].nearest_cosine == 0.95
+
+
+def test_conditions_survive_json() -> None:
+    conditions = (
+        NumberRange("max", 1.5),
+        HasFlag("dead", False),
+        LabelState("none"),
+        InList("fl_1", False),
+        Matches("label", "a+"),
+    )
+    assert feature_conditions.from_json(feature_conditions.to_json(conditions)) == conditions
+    assert feature_conditions.from_json([{"kind": "range", "colour": 1}, {"kind": "x"}, 3]) == ()
+    assert feature_conditions.from_json(None) == ()
