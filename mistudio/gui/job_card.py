@@ -34,6 +34,8 @@ KIND_ICONS = {
     "compare_saes": "table",
     "survival": "table",
     "export_sae": "upload",
+    "export_features": "upload",
+    "import_explanations": "tag",
     "import_sae": "download",
     "download_sae": "download",
     "harvest": "features",

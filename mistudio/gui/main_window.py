@@ -69,6 +69,8 @@ CHANGES = {
     "compare_saes": (),
     "survival": (),
     "export_sae": (),
+    "export_features": (),
+    "import_explanations": ("features",),
     "import_sae": ("saes",),
     "download_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),
