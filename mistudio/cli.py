@@ -38,6 +38,10 @@ def _verb(name: str) -> Verb:
         "sae_export": ("export_sae", configs.ExportSaeConfig),
         "features_extract": ("harvest", configs.HarvestConfig),
         "features_export": ("export_features", feature_export_configs.ExportFeaturesConfig),
+        "import_explanations": (
+            "import_explanations",
+            feature_export_configs.ImportExplanationsConfig,
+        ),
         "steer": ("steer", configs.SteerConfig),
     }
     if name in jobs:

@@ -294,6 +294,9 @@ def _feature_exchange(command: Any, features: Any) -> None:
     about = "write features as a table, an offline report or for other programs"
     exporting = feature_export_configs.ExportFeaturesConfig
     command(features, "export", "features_export", about, exporting, "sae")
+    about = "labels from Neuronpedia's explanation files; yours stay"
+    importing = feature_export_configs.ImportExplanationsConfig
+    command(features, "import-explanations", "import_explanations", about, importing, "path", "sae")
 
 
 def _hub_search(command: Any, group: Any, verb: str) -> None:

@@ -32,6 +32,10 @@ def _is_peer(config: ExportFeaturesConfig) -> bool:
     return config.format in FOLDER_FORMATS
 
 
+def _has_vectors(config: ExportFeaturesConfig) -> bool:
+    return config.format == "neuronpedia"
+
+
 @dataclass(frozen=True)
 class ExportFeaturesConfig(Config):
     """Write features with their statistics, labels and examples."""
@@ -76,6 +80,12 @@ class ExportFeaturesConfig(Config):
     )
     creator: str = option(
         "", "Creator", "Your name or id there; it stands in every row.", applies=_is_peer
+    )
+    vectors: bool = option(
+        False,
+        "Vectors",
+        "Also the decoder vector of each feature, which makes the files much larger.",
+        applies=_has_vectors,
     )
 
     def check(self) -> Iterable[Violation]:

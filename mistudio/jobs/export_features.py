@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.core.atomic import directory_bytes
-from mistudio.core.errors import InvalidInput
+from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.feature_export_configs import (
     FOLDER_FORMATS,
     FORMAT_ENDINGS,
@@ -16,7 +16,14 @@ from mistudio.core.feature_export_configs import (
 )
 from mistudio.core.ids import now
 from mistudio.core.index_ranges import parse_ranges
-from mistudio.jobs import feature_pages, feature_records, feature_report, lookup, sae_library
+from mistudio.jobs import (
+    export_peers,
+    feature_pages,
+    feature_records,
+    feature_report,
+    lookup,
+    sae_library,
+)
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.feature_tables import write_table
 from mistudio.jobs.runner import Studio
@@ -32,6 +39,8 @@ def prepare(studio: Studio, config: ExportFeaturesConfig) -> None:
     """Refuse an SAE without features, and a choice of none, before anything is queued."""
     sae = lookup.sae(studio, config.sae)
     features_of(studio, sae, feature_pages.feature_set(studio, sae), config)
+    if config.format in FOLDER_FORMATS and not sae_library.is_placed(sae):
+        raise Mismatch(f"SAE {sae.name!r} does not say which layer and hook it reads.")
 
 
 def run(ctx: JobContext, config: ExportFeaturesConfig) -> Result:
@@ -40,15 +49,22 @@ def run(ctx: JobContext, config: ExportFeaturesConfig) -> Result:
     found = feature_pages.feature_set(ctx.studio, sae)
     features = features_of(ctx.studio, sae, found, config)
     out = place_of(ctx.studio, sae, config)
+    told = {"features": len(features), "skipped": 0}
     if config.format in TABLE_FORMATS:
         _write_table(ctx, config, sae, found, features, out)
     elif config.format == "html":
         _write_report(ctx, config, sae, found, features, out)
+    else:
+        store = store_of(ctx.studio, found, with_text=False)
+        dataset = text_of(ctx.studio, found)
+        told = export_peers.write_folder(
+            ctx, config, sae, found, features, store, dataset, out
+        )._asdict()
     return {
         "sae": sae.id,
         "feature_set": found.id,
         "format": config.format,
-        "features": len(features),
+        **told,
         "path": str(out),
         "bytes": directory_bytes(out),
     }

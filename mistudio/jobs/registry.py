@@ -30,6 +30,7 @@ from mistudio.jobs import (
     harvest,
     import_activations,
     import_dataset,
+    import_explanations,
     import_model,
     import_sae,
     index_dataset,
@@ -264,6 +265,15 @@ JOB_KINDS: dict[str, JobKind] = {
             feature_export_configs.ExportFeaturesConfig,
             export_features.run,
             export_features.prepare,
+            subject="sae",
+        ),
+        JobKind(
+            "import_explanations",
+            "io",
+            "Import explanations for",
+            feature_export_configs.ImportExplanationsConfig,
+            import_explanations.run,
+            import_explanations.prepare,
             subject="sae",
         ),
         JobKind(

@@ -104,6 +104,22 @@ def list_names(db: Db, sae_id: str) -> list[tuple[str, str, int]]:
     ]
 
 
+def labels_of(db: Db, sae_id: str, features: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    """Every label of each feature, the shown one first: text, source, method, model, score."""
+    marks = ", ".join("?" for _ in features)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in db.query(
+        "SELECT l.id, l.feature_index, l.text, l.source, l.method, l.model, l.score, l.created_at "
+        "FROM feature_labels l LEFT JOIN features f "
+        "ON f.sae_id = l.sae_id AND f.feature_index = l.feature_index "
+        f"WHERE l.sae_id = ? AND l.feature_index IN ({marks}) "
+        "ORDER BY l.feature_index, l.id = f.label_id DESC, l.created_at",
+        [sae_id, *features],
+    ):
+        found.setdefault(row["feature_index"], []).append(row)
+    return found
+
+
 class Taken(NamedTuple):
     """What became of labels from elsewhere: added as the label shown, or beside another one."""
 
