@@ -166,8 +166,9 @@ def sentence(found: Found) -> str:
     """What an import would do, in words."""
     kept = f" {found.yours:,} of them keep your own label; the other is kept beside it."
     left = f" {found.outside + found.empty:,} rows are left out: no such feature, or no text."
+    files = "file" if found.files == 1 else "files"
     return (
-        f"{found.rows:,} explanations in {found.files:,} files label {found.features:,} features."
+        f"{found.rows:,} explanations in {found.files:,} {files} label {found.features:,} features."
         + (kept if found.yours else "")
         + (left if found.outside + found.empty else "")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -144,4 +145,4 @@ def _texts(tokens: Sequence[TokenWeight]) -> list[str]:
 
 def _centres(edges: Sequence[float]) -> list[float]:
     """One value to a bar: readers take heights and values at the same place."""
-    return [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a + b) / 2 for a, b in itertools.pairwise(edges)]
