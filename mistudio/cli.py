@@ -32,7 +32,7 @@ def _verb(name: str) -> Verb:
         partner_commands,
         training_commands,
     )
-    from mistudio.core import configs, dataset_configs, model_configs
+    from mistudio.core import configs, dataset_configs, feature_export_configs, model_configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
         "dataset_tokenize": ("tokenize", dataset_configs.TokenizeConfig),
@@ -44,6 +44,11 @@ def _verb(name: str) -> Verb:
         "activations_export": ("export_activations", model_configs.ExportActivationsConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),
         "features_extract": ("harvest", configs.HarvestConfig),
+        "features_export": ("export_features", feature_export_configs.ExportFeaturesConfig),
+        "import_explanations": (
+            "import_explanations",
+            feature_export_configs.ImportExplanationsConfig,
+        ),
         "steer": ("steer", configs.SteerConfig),
     }
     if name in jobs:

@@ -10,6 +10,7 @@ from mistudio.core import (
     comparison_configs,
     configs,
     dataset_configs,
+    feature_export_configs,
     health_configs,
     model_configs,
     run_configs,
@@ -154,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
         configs.HarvestConfig,
         "sae",
     )
+    _feature_exchange(command, features)
     for name, verb, about in (
         ("list", "list_features", "list features"),
         ("search", "search_features", "search labels, notes and tokens"),
@@ -344,6 +346,15 @@ def _activation_verbs(command: Any, activations: Any) -> None:
     made = command(activations, "show", "show_activations", "show one with its statistics")
     made.add_argument("activations", nargs="?", default="last")
     _delete(command, activations, "activations", "delete", "delete an activation set")
+
+
+def _feature_exchange(command: Any, features: Any) -> None:
+    about = "write features as a table, an offline report or for other programs"
+    exporting = feature_export_configs.ExportFeaturesConfig
+    command(features, "export", "features_export", about, exporting, "sae")
+    about = "labels from Neuronpedia's explanation files; yours stay"
+    importing = feature_export_configs.ImportExplanationsConfig
+    command(features, "import-explanations", "import_explanations", about, importing, "path", "sae")
 
 
 def _hub_search(command: Any, group: Any, verb: str) -> None:

@@ -35,6 +35,8 @@ KIND_ICONS = {
     "survival": "table",
     "sae_health": "table",
     "export_sae": "upload",
+    "export_features": "upload",
+    "import_explanations": "tag",
     "import_sae": "download",
     "download_sae": "download",
     "harvest": "features",

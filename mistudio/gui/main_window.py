@@ -70,6 +70,8 @@ CHANGES = {
     "survival": (),
     "sae_health": ("feature_sets",),
     "export_sae": (),
+    "export_features": (),
+    "import_explanations": ("features",),
     "import_sae": ("saes",),
     "download_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),

@@ -66,14 +66,14 @@ class ExampleText:
         kept_W: NDArray[np.bool_],
     ) -> tuple[ExamplePiece, ...]:
         """Pieces of tokens start..start+W-1 of a tokenisation row; `position` is the peak's."""
-        found = []
+        found, values, kept = [], values_W.tolist(), kept_W.tolist()
         for piece in self.tokens.pieces_of(self.text, token_row, start, start + values_W.size):
             lo, hi = piece.lo - start, piece.hi - start
             found.append(
                 ExamplePiece(
                     piece.text,
-                    float(values_W[lo:hi].max()),
-                    bool(kept_W[lo:hi].any()),
+                    max(values[lo:hi]),
+                    any(kept[lo:hi]),
                     piece.lo <= position < piece.hi,
                     piece.lo,
                     piece.hi,

@@ -80,6 +80,7 @@ class FeatureDetail(Dialog):
         self.back.hide()
         self.buttons.insertWidget(1, self.back)
         self.buttons.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
+        self.buttons.addWidget(button("Export…", self.export, icon="upload", tip="Write it"))
         self.steer_button = button("Steer", self.steer, variant="primary", icon="sliders")
         self.buttons.addWidget(self.steer_button)
         self.add_close()
@@ -248,6 +249,15 @@ class FeatureDetail(Dialog):
         """Put the feature on the clipboard as text."""
         if self.page is not None:
             QGuiApplication.clipboard().setText("\n".join(feature_pages.lines(self.page)))
+
+    def export(self) -> None:
+        """Write this feature to a file."""
+        if self._sae is not None:
+            from mistudio.gui.tabs.features.export_dialog import ExportFeaturesDialog
+
+            ExportFeaturesDialog(
+                self._services, self._sae, {f"Feature #{self.index}": [self.index]}, self
+            ).show()
 
     def steer(self) -> None:
         """Go to the Steering tab with this feature added."""

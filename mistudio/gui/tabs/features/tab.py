@@ -48,6 +48,10 @@ class FeaturesTab(Tab):
             icon="curve",
             tip="How the features do as a whole: dead, dense, duplicates, and what to do about it",
         )
+        self.export_button = button("Export…", self.export, icon="upload", tip="Write features")
+        self.import_button = button(
+            "Import labels…", self.import_labels, icon="tag", tip="Explanations from Neuronpedia"
+        )
         self.job = JobLine(services)
         self.form = FindForm(services)
         self.table = FeatureTable(services)
@@ -83,7 +87,14 @@ class FeaturesTab(Tab):
         inner.setContentsMargins(px(24), px(12), px(24), px(8))
         inner.setSpacing(px(8))
         self.heading = QWidget()
-        top = row(label("Source", "label"), self.source, self.health_button, self.again)
+        top = row(
+            label("Source", "label"),
+            self.source,
+            self.health_button,
+            self.import_button,
+            self.export_button,
+            self.again,
+        )
         top.setStretch(1, 1)
         self.heading.setLayout(top)
         for widget in (self.heading, self.chips, self.job):
@@ -151,6 +162,28 @@ class FeaturesTab(Tab):
     def _on_listed_feature(self, sae_id: str, index: int) -> None:
         self.select(sae=sae_id, feature=index)
 
+    def export(self) -> None:
+        """Write features of the table, or others, to a file or folder."""
+        if self.overview is None or self.overview.feature_set is None:
+            return
+        from mistudio.gui.tabs.features.export_dialog import ExportFeaturesDialog
+
+        choices = {"Those of the table, in its order": self.table.ids().tolist()}
+        current = self.table.view.current_id()
+        if current is not None:
+            choices[f"Feature #{current}"] = [int(current)]
+        ExportFeaturesDialog(self.services, self.overview.sae, choices, self).show()
+
+    def import_labels(self) -> None:
+        """Take explanations of another program as labels."""
+        sae = self.source.sae()
+        if sae is not None:
+            from mistudio.gui.tabs.features.import_explanations_dialog import (
+                ImportExplanationsDialog,
+            )
+
+            ImportExplanationsDialog(self.services, sae, self).show()
+
     def _on_detail_closed(self) -> None:
         self.detail = None
 
@@ -180,8 +213,8 @@ class FeaturesTab(Tab):
         before, self.overview = self.overview, found
         self.form.show_overview(found)
         self.job.show_job(found.job)
-        self.again.setVisible(found.feature_set is not None)
-        self.health_button.setVisible(found.feature_set is not None)
+        for shown in (self.again, self.health_button, self.export_button):
+            shown.setVisible(found.feature_set is not None)
         self._describe(found)
         old = before.feature_set.id if before and before.feature_set else ""
         new = found.feature_set.id if found.feature_set else ""
@@ -241,6 +274,9 @@ class FeaturesTab(Tab):
     def _refresh_feature(self, object_id: str) -> None:
         sae_id, index = parse_published(object_id)
         if self.overview is None or sae_id != self.overview.sae.id:
+            return
+        if index is None:
+            self.table.reload()
             return
         self.table.refresh_feature(index)
         if self.detail is not None and self.detail.isVisible():

@@ -1,0 +1,109 @@
+"""Windows of a feature as token ids and values, one value to a token: no text is read.
+
+Other programs' layouts hold tokens by themselves; what people read is cut from the original text
+(`FeatureStore.examples`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistudio.ml.features import sampling
+from mistudio.ml.features.arrays import open_array
+from mistudio.ml.features.feature_store import PADDING, FeatureStore
+
+TOP_GROUP = -1.0  # what the layouts write as lower bound and share of the strongest examples
+
+
+class Window(NamedTuple):
+    """Consecutive tokens of one row of the harvest, without padding.
+
+    `places` are the tokens of the window on which the feature is active, `values` its activations
+    there, in the SAE's units; it is 0 on all others. `peak` is the token that the window is about.
+    """
+
+    ids: list[int]
+    places: list[int]
+    values: list[float]
+    peak: int
+
+    def dense(self) -> list[float]:
+        """The activation of each token."""
+        found = [0.0] * len(self.ids)
+        for place, value in zip(self.places, self.values, strict=True):
+            found[place] = value
+        return found
+
+
+class WindowGroup(NamedTuple):
+    """Windows of one kind: the strongest (low and share are -1), or those of an interval.
+
+    An interval holds activations in (low, high]; `share` is its part of all kept tokens.
+    """
+
+    low: float
+    high: float
+    share: float
+    windows: list[Window]
+
+
+class TokenWindows:
+    """Cuts windows of `context` tokens on each side out of a feature store."""
+
+    def __init__(self, store: FeatureStore, context: int) -> None:
+        self._store, self._context = store, context
+        self._length = store.row_length
+        self._ids = open_array(store.folder / "ids.npy").reshape(-1, self._length)
+        self._filled = self._filled_of(store)
+        self._top_rows = open_array(store.folder / "top_rows.npy")
+        self._top_positions = open_array(store.folder / "top_positions.npy")
+        self._seed = int(store.summary["settings"]["seed"])
+
+    def _filled_of(self, store: FeatureStore) -> NDArray[np.int64]:
+        """How many tokens of each row are no padding; padding stands at the end."""
+        mask = open_array(store.folder / "mask.npy").reshape(-1, self._length)
+        filled = np.empty(len(mask), np.int64)
+        for start in range(0, len(mask), 4096):
+            content = np.asarray(mask[start : start + 4096]) != PADDING
+            filled[start : start + 4096] = self._length - content[:, ::-1].argmax(1)
+        return filled
+
+    def groups(self, feature: int, top: int) -> list[WindowGroup]:
+        """The `top` strongest windows, then five intervals, strongest first; none if it is dead."""
+        tokens, values = self._store.entries(feature)
+        if not len(tokens):
+            return []
+        rows = self._top_rows[feature][:top]
+        positions = self._top_positions[feature]
+        strongest = [
+            self._window(tokens, values, int(row), int(position))
+            for row, position in zip(rows, positions, strict=False)
+            if row >= 0
+        ]
+        found = [WindowGroup(TOP_GROUP, float(values.max()), TOP_GROUP, strongest)]
+        hashes = sampling.hash_tokens(self._seed, tokens, feature)
+        for part in sampling.intervals(values, hashes, self._store.kept_tokens):
+            cut = []
+            for token in tokens[part.picks].tolist():
+                row, position = divmod(token, self._length)
+                cut.append(self._window(tokens, values, row, position))
+            found.append(WindowGroup(part.low, part.high, part.share, cut))
+        return found
+
+    def _window(
+        self, tokens: NDArray[np.uint32], values: NDArray[np.float64], row: int, position: int
+    ) -> Window:
+        low = max(0, position - self._context)
+        high = min(int(self._filled[row]), position + self._context + 1)
+        first = row * self._length
+        ends = np.array([first + low, first + high], tokens.dtype)
+        a, b = np.searchsorted(tokens, ends)
+        return Window(
+            self._ids[row, low:high].tolist(),
+            (tokens[a:b].astype(np.int64) - (first + low)).tolist(),
+            values[a:b].tolist(),
+            position - low,
+        )

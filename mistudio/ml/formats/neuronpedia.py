@@ -1,0 +1,422 @@
+"""Neuronpedia's bulk layout and its upload batches: rows, their fields, and how they are read.
+
+Bulk: `{model}/{layer}-{set}/` holds release, model, sourceset and source `.jsonl` and, gzipped in
+batches of 128 features, `features/`, `activations/` and `explanations/`. An upload batch is the
+body of POST /api/feature/upload-batch. Nothing is sent from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mistudio.ml.features.token_windows import WindowGroup
+from mistudio.ml.formats.peer_features import BATCH, PeerFeature, PeerFeatures, Source
+from mistudio.ml.formats.row_schema import flag, many, maybe, real, row, share, text, whole
+
+MOST_LOGITS = 20
+MOST_TOKENS = 1024
+MOST_TEXT = 512
+MOST_INDEX = 10**7
+
+RELEASE = {
+    "name": text,
+    "description": text,
+    "descriptionShort": maybe(text),
+    "creatorName": text,
+    "creatorNameShort": maybe(text),
+    "creatorEmail": maybe(text),
+    "creatorId": text,
+    "visibility": text,
+    "isNewUi": flag,
+    "featured": flag,
+    "urls": many(text),
+    "defaultSourceSetName": maybe(text),
+    "defaultSourceId": maybe(text),
+    "defaultUmapSourceIds": many(text),
+    "createdAt": text,
+}
+MODEL = {
+    "id": text,
+    "instruct": flag,
+    "creatorId": text,
+    "displayNameShort": text,
+    "displayName": text,
+    "tlensId": maybe(text),
+    "dimension": maybe(whole),
+    "visibility": text,
+    "defaultSourceSetName": maybe(text),
+    "defaultSourceId": maybe(text),
+    "inferenceEnabled": flag,
+    "layers": whole,
+    "neuronsPerLayer": whole,
+    "owner": text,
+    "website": maybe(text),
+    "createdAt": text,
+    "updatedAt": text,
+}
+SOURCE_SET = {
+    "modelId": text,
+    "name": text,
+    "creatorId": text,
+    "hasDashboards": flag,
+    "visibility": text,
+    "description": text,
+    "type": text,
+    "creatorName": text,
+    "creatorEmail": maybe(text),
+    "urls": many(text),
+    "releaseName": maybe(text),
+    "defaultOfModelId": maybe(text),
+    "defaultRange": whole,
+    "defaultShowBreaks": flag,
+    "showDfa": flag,
+    "showCorrelated": flag,
+    "showHeadAttribution": flag,
+    "showUmap": flag,
+    "createdAt": text,
+}
+SOURCE = {
+    "id": text,
+    "modelId": text,
+    "setName": text,
+    "creatorId": text,
+    "hasDashboards": flag,
+    "inferenceEnabled": flag,
+    "inferenceHosts": many(text),
+    "saelensConfig": maybe(text),
+    "saelensRelease": maybe(text),
+    "saelensSaeId": maybe(text),
+    "hfRepoId": maybe(text),
+    "hfFolderId": maybe(text),
+    "visibility": text,
+    "defaultOfModelId": maybe(text),
+    "hasUmap": flag,
+    "hasUmapLogSparsity": flag,
+    "hasUmapClusters": flag,
+    "num_prompts": maybe(whole),
+    "num_tokens_in_prompt": maybe(whole),
+    "dataset": maybe(text),
+    "notes": maybe(text),
+    "createdAt": text,
+}
+FEATURE = {
+    "modelId": text,
+    "layer": text,
+    "index": text,
+    "creatorId": text,
+    "createdAt": text,
+    "maxActApprox": real,
+    "hasVector": flag,
+    "vector": many(real),
+    "vectorLabel": maybe(text),
+    "vectorDefaultSteerStrength": maybe(real),
+    "hookName": maybe(text),
+    "topkCosSimIndices": many(whole),
+    "topkCosSimValues": many(real),
+    "neuron_alignment_indices": many(whole),
+    "neuron_alignment_values": many(real),
+    "neuron_alignment_l1": many(real),
+    "correlated_neurons_indices": many(whole),
+    "correlated_neurons_pearson": many(real),
+    "correlated_neurons_l1": many(real),
+    "correlated_features_indices": many(whole),
+    "correlated_features_pearson": many(real),
+    "correlated_features_l1": many(real),
+    "neg_str": many(text),
+    "neg_values": many(real),
+    "pos_str": many(text),
+    "pos_values": many(real),
+    "frac_nonzero": share,
+    "freq_hist_data_bar_heights": many(real),
+    "freq_hist_data_bar_values": many(real),
+    "logits_hist_data_bar_heights": many(real),
+    "logits_hist_data_bar_values": many(real),
+    "decoder_weights_dist": many(real),
+    "sourceSetName": maybe(text),
+}
+ACTIVATION = {
+    "id": text,
+    "tokens": many(text, 1),
+    "values": many(real, 1),
+    "maxValue": real,
+    "maxValueTokenIndex": whole,
+    "minValue": real,
+    "binMin": maybe(real),
+    "binMax": maybe(real),
+    "binContains": maybe(real),
+    "qualifyingTokenIndex": maybe(whole),
+    "dfaValues": many(real),
+    "dfaTargetIndex": maybe(whole),
+    "dfaMaxValue": maybe(real),
+    "modelId": text,
+    "layer": text,
+    "index": text,
+    "creatorId": text,
+    "createdAt": text,
+    "dataIndex": maybe(text),
+    "dataSource": maybe(text),
+    "lossValues": many(real),
+    "logitContributions": maybe(text),
+}
+EXPLANATION = {
+    "id": text,
+    "modelId": text,
+    "layer": text,
+    "index": text,
+    "description": text,
+    "authorId": text,
+    "typeName": maybe(text),
+    "explanationModelName": maybe(text),
+    "notes": maybe(text),
+    "createdAt": text,
+}
+
+
+def _short(value: Any) -> bool:
+    return text(value) and 1 <= len(value) <= MOST_TEXT
+
+
+def _index(value: Any) -> bool:
+    return whole(value) and 0 <= value <= MOST_INDEX
+
+
+_LOGITS = many(row({"token": text, "value": real}), 0, MOST_LOGITS)
+UPLOAD_FEATURE = {
+    "index": _index,
+    "density": share,
+    "topLogits": _LOGITS,
+    "bottomLogits": _LOGITS,
+    "explanations": many(
+        row({"text": _short, "methodName": maybe(text), "modelName": maybe(text)})
+    ),
+    "activations": many(
+        row(
+            {
+                "tokens": many(text, 1, MOST_TOKENS),
+                "values": many(real, 1, MOST_TOKENS),
+                "quantileMin": maybe(real),
+                "quantileMax": maybe(real),
+                "quantileFraction": maybe(share),
+            }
+        ),
+        1,
+    ),
+}
+UPLOAD = {"modelId": text, "source": text, "features": many(row(UPLOAD_FEATURE), 1, BATCH)}
+
+
+def head_rows(source: Source, instruct: bool, width: int | None) -> dict[str, dict[str, Any]]:
+    """The one row of each of the four small files, by file name without ending."""
+    made, who = source.created_at, source.creator
+    release = f"{source.model_id}-{source.set_name}"
+    told = f"Features found with miStudio on {source.dataset}, {source.hook_name}"
+    return {
+        "release": {
+            **dict.fromkeys(RELEASE),
+            "name": release,
+            "description": told,
+            "descriptionShort": told,
+            "creatorName": who,
+            "creatorNameShort": who,
+            "creatorId": who,
+            "visibility": "PRIVATE",
+            "isNewUi": False,
+            "featured": False,
+            "urls": [],
+            "defaultSourceSetName": source.set_name,
+            "defaultSourceId": source.id,
+            "defaultUmapSourceIds": [],
+            "createdAt": made,
+        },
+        "model": {
+            **dict.fromkeys(MODEL),
+            "id": source.model_id,
+            "instruct": instruct,
+            "creatorId": who,
+            "displayNameShort": source.model_id,
+            "displayName": source.model_id,
+            "dimension": width,
+            "visibility": "PRIVATE",
+            "inferenceEnabled": False,
+            "layers": 0,
+            "neuronsPerLayer": 0,
+            "owner": who,
+            "createdAt": made,
+            "updatedAt": made,
+        },
+        "sourceset": {
+            **dict.fromkeys(SOURCE_SET),
+            "modelId": source.model_id,
+            "name": source.set_name,
+            "creatorId": who,
+            "hasDashboards": True,
+            "visibility": "PRIVATE",
+            "description": told,
+            "type": source.hook_name,
+            "creatorName": who,
+            "urls": [],
+            "releaseName": release,
+            "defaultRange": 1,
+            "defaultShowBreaks": True,
+            "showDfa": False,
+            "showCorrelated": False,
+            "showHeadAttribution": False,
+            "showUmap": False,
+            "createdAt": made,
+        },
+        "source": {
+            **dict.fromkeys(SOURCE),
+            "id": source.id,
+            "modelId": source.model_id,
+            "setName": source.set_name,
+            "creatorId": who,
+            "hasDashboards": True,
+            "inferenceEnabled": False,
+            "inferenceHosts": [],
+            "visibility": "PRIVATE",
+            "hasUmap": False,
+            "hasUmapLogSparsity": False,
+            "hasUmapClusters": False,
+            "num_prompts": source.rows,
+            "num_tokens_in_prompt": source.row_length,
+            "dataset": source.dataset,
+            "createdAt": made,
+        },
+    }
+
+
+HEADS = {"release": RELEASE, "model": MODEL, "sourceset": SOURCE_SET, "source": SOURCE}
+
+
+def feature_row(source: Source, found: PeerFeature, vector: list[float]) -> dict[str, Any]:
+    """A row of `features/`. Correlations are left empty: they are found on demand, not for all."""
+    tables = dict(found.tables)
+    nearest = tables.pop("nearest_indices"), tables.pop("nearest_values")
+    return {
+        "modelId": source.model_id,
+        "layer": source.id,
+        "index": str(found.index),
+        "creatorId": source.creator,
+        "createdAt": source.created_at,
+        "maxActApprox": found.maximum,
+        "hasVector": bool(vector),
+        "vector": vector,
+        "vectorLabel": None,
+        "vectorDefaultSteerStrength": found.maximum if vector else None,
+        "hookName": source.hook_name,
+        "topkCosSimIndices": nearest[0],
+        "topkCosSimValues": nearest[1],
+        **{
+            f"correlated_{kind}_{part}": []
+            for kind in ("neurons", "features")
+            for part in ("indices", "pearson", "l1")
+        },
+        "frac_nonzero": found.fraction,
+        **tables,
+        "decoder_weights_dist": [],
+        "sourceSetName": source.set_name,
+    }
+
+
+class ActivationLines:
+    """Lines of `activations/`, written by hand: there are dozens to a feature."""
+
+    def __init__(self, source: Source, reader: PeerFeatures, key: str) -> None:
+        """`key` makes the ids of the rows: the same store gives the same ids."""
+        self._reader, self._key, self._count = reader, key[:12].rjust(12, "0"), 0
+        self._end = json.dumps(
+            {
+                "modelId": source.model_id,
+                "layer": source.id,
+                "creatorId": source.creator,
+                "createdAt": source.created_at,
+                "dfaValues": [],
+                "dfaTargetIndex": None,
+                "dfaMaxValue": None,
+                "dataIndex": None,
+                "dataSource": None,
+                "lossValues": [],
+                "logitContributions": None,
+            },
+            ensure_ascii=False,
+        )[1:]
+
+    def of(self, found: PeerFeature) -> list[str]:
+        """The lines of a feature: the strongest examples, then those of each interval."""
+        return [line for group in found.groups for line in self._group(found.index, group)]
+
+    def _group(self, index: int, group: WindowGroup) -> list[str]:
+        bins = f'"binMin":{group.low!r},"binMax":{group.high!r},"binContains":{group.share!r}'
+        lines, texts = [], self._reader.json_texts.__getitem__
+        for window in group.windows:
+            self._count += 1
+            values = ["0"] * len(window.ids)
+            most, place = 0.0, 0
+            for at, value in zip(window.places, window.values, strict=True):
+                values[at] = repr(value)
+                if value > most:
+                    most, place = value, at
+            least = 0.0 if len(window.places) < len(window.ids) else min(window.values)
+            lines.append(
+                f'{{"id":"c{self._key}{self._count:012x}","index":"{index}","tokens":['
+                f"{','.join(map(texts, window.ids))}],"
+                f'"values":[{",".join(values)}],"maxValue":{most!r},"maxValueTokenIndex":{place},'
+                f'"minValue":{least!r},{bins},"qualifyingTokenIndex":{window.peak},{self._end}\n'
+            )
+        return lines
+
+
+def explanation_row(source: Source, index: int, label: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `explanations/` from a label: id, text, source, method, model, created_at."""
+    return {
+        "id": label["id"],
+        "modelId": source.model_id,
+        "layer": source.id,
+        "index": str(index),
+        "description": label["text"].replace("\0", " "),
+        "authorId": source.creator,
+        "typeName": label["method"] or label["source"],
+        "explanationModelName": label["model"],
+        "notes": None if label["score"] is None else f"score {label['score']!r}",
+        "createdAt": label["created_at"],
+    }
+
+
+def upload_feature(
+    reader: PeerFeatures, found: PeerFeature, labels: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A feature of an upload batch.
+
+    What the interface calls quantiles are the intervals that its pages show. Methods and models
+    of explanations must be registered there, so they are left open.
+    """
+    tables = found.tables
+    return {
+        "index": found.index,
+        "density": found.fraction,
+        "topLogits": _logits(tables["pos_str"], tables["pos_values"]),
+        "bottomLogits": _logits(tables["neg_str"], tables["neg_values"]),
+        "explanations": [
+            {"text": label["text"].replace("\0", " "), "methodName": None, "modelName": None}
+            for label in labels
+            if label["text"].strip()
+        ],
+        "activations": [
+            {
+                "tokens": [reader.text(token) for token in window.ids],
+                "values": window.dense(),
+                "quantileMin": None if group.share < 0 else group.low,
+                "quantileMax": None if group.share < 0 else group.high,
+                "quantileFraction": None if group.share < 0 else group.share,
+            }
+            for group in found.groups
+            for window in group.windows
+        ],
+    }
+
+
+def _logits(tokens: Sequence[str], values: Sequence[float]) -> list[dict[str, Any]]:
+    pairs = zip(tokens[:MOST_LOGITS], values, strict=False)
+    return [{"token": token, "value": value} for token, value in pairs]
