@@ -76,8 +76,9 @@ def write_synthetic(
     context: int = 128,
     vocabulary: int = 20_000,
     top_k: int = 20,
+    store: Path | None = None,
 ) -> SyntheticStore:
-    """Write `folder`/store, `folder`/tokens and `folder`/text; the same bytes for the same call.
+    """Write `folder`/store (or `store`), `folder`/tokens, `folder`/text: equal calls, equal bytes.
 
     `tokens` is rounded down to whole rows of `context`, each a document that begins with BOS;
     `l0` is the mean number of entries of a token that counts, met within a few per cent. Memory is
@@ -86,7 +87,9 @@ def write_synthetic(
     """
     chance = np.random.default_rng([seed, 0x5EED])
     rows = max(1, tokens // context)
-    places = SyntheticStore(folder / "store", folder / "tokens", folder, features, 0, 0, "")
+    places = SyntheticStore(
+        store or folder / "store", folder / "tokens", folder, features, 0, 0, ""
+    )
     shutil.rmtree(folder, ignore_errors=True)
     places.tokens.mkdir(parents=True)
     words = _words(vocabulary)
@@ -278,6 +281,7 @@ def _finish(
         "text_folder": relative_to(places.store, places.text),
     }
     write_json(made / "manifest.json", manifest)
+    places.store.parent.mkdir(parents=True, exist_ok=True)
     made.replace(places.store)
     return places._replace(n_tokens=state.kept, entries=entries, store_hash=store_hash)
 
