@@ -358,3 +358,15 @@ def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> 
     columns = ("architecture", "density", "step_ms", "gemm_ms", "step_over_gemm")
     columns += ("step_over_gemm_best", "tokens_per_second", "peak_memory")
     console.table("steps", bench_step(arguments), columns)
+
+
+def bench_features(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Time finding features and reading them; each measurement is told as it ends."""
+    from mistudio.jobs.bench_features import bench_features as measured
+
+    rows: list[dict[str, Any]] = []
+    for part in measured(studio, arguments):
+        rows += part
+        for row in part:
+            console.note("  ".join(f"{name} {value}" for name, value in row.items()))
+    console.result({"measurements": rows}, [f"{len(rows)} measurements."])

@@ -381,5 +381,20 @@ def _more_benches(command: Any, bench: Any) -> None:
     made.add_argument("--layers", default="1,3", help="such as 0,6,11 or all (default 1,3)")
     made.add_argument("--hooks", action="append", help="repeat for several (default resid_post)")
     made.add_argument("--rows", type=int, default=200, help="(default 200)")
+    made = command(bench, "features", "bench_features", "finding and reading features")
+    made.add_argument("--only", action="append", help="page, harvest or memory; repeat for several")
+    for flag, value, about in (
+        ("--features", 32_768, "features of the made-up set"),
+        ("--tokens", 3_145_728, "tokens of the made-up set"),
+        ("--pages", 500, "pages opened"),
+        ("--rounds", 3, "interleaved rounds"),
+        ("--rows", 256, "rows read in a round"),
+    ):
+        made.add_argument(flag, type=int, default=value, help=f"{about} (default {value:,})")
+    made.add_argument("--l0", type=float, default=16.0, help="of the made-up set (default 16)")
+    made.add_argument("--model", default="sample", help="read by harvest (default sample)")
+    made.add_argument("--dataset", default="sample", help="text read (default sample)")
+    made.add_argument("--layers", default="1,3", help="read by harvest (default 1,3)")
+    made.add_argument("--widths", default="1152,4608", help="of SAEs (default 1152,4608)")
     made = command(bench, "search", "bench_search", "word search over many samples")
     made.add_argument("--samples", type=int, default=1_000_000, help="(default 1,000,000)")

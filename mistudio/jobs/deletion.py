@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from mistudio.core.errors import InUse
-from mistudio.jobs import dependants
+from mistudio.jobs import dependants, open_stores
 from mistudio.jobs.activation_pages import remove_files
 from mistudio.jobs.dependants import Dependants
 from mistudio.jobs.runner import Studio
@@ -113,6 +113,7 @@ def _refuse(found: Dependants) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove a folder of ours; what the system keeps is logged, the object is gone all the same."""
+    open_stores.let_go()
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         log.warning("files of a deleted object are left at %s", folder)

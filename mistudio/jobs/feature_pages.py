@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.errors import NotFound
 from mistudio.core.units import format_count, format_percent
+from mistudio.jobs.open_stores import open_store
 from mistudio.jobs.runner import Studio
 from mistudio.store import features
 from mistudio.store.features import FeatureFilter, FeatureRow
 from mistudio.store.records import FeatureSetRow, SaeRow
-from mistudio.store.tables import TOKENIZATIONS
+
+__all__ = ["open_store"]
+
+GROUPS = ("intervals", "quantiles")
 
 if TYPE_CHECKING:
     from mistudio.ml.features.examples import Example as StoredExample
-    from mistudio.ml.features.feature_store import BinExamples, FeatureStore, TokenWeight
+    from mistudio.ml.features.feature_store import BinExamples, TokenWeight
 
 
 @dataclass(frozen=True)
@@ -114,24 +118,19 @@ def feature_set(studio: Studio, sae: SaeRow) -> FeatureSetRow:
     return found
 
 
-def open_store(studio: Studio, found: FeatureSetRow) -> FeatureStore:
-    """The files of a feature set."""
-    from mistudio.ml.features.feature_store import FeatureStore
-
-    tokens = TOKENIZATIONS.find(studio.db(), found.tokenization_id or "")
-    if tokens is None or tokens.path is None:
-        raise NotFound("The tokenised text of this feature set was deleted; find features again.")
-    return FeatureStore(
-        studio.paths.absolute(found.path or ""),
-        studio.paths.absolute(tokens.path),
-        studio.paths.dataset(tokens.dataset_id),
-    )
-
-
 def page(
-    studio: Studio, sae: SaeRow, index: int, *, before: int = 16, after: int = 16
+    studio: Studio,
+    sae: SaeRow,
+    index: int,
+    *,
+    before: int = 16,
+    after: int = 16,
+    groups: Collection[str] = GROUPS,
 ) -> FeaturePage:
-    """The page of one feature, with windows of `before` and `after` tokens around each example."""
+    """The page of one feature, with windows of `before` and `after` tokens around each example.
+
+    Only the `groups` named are read: reading text is most of the work.
+    """
     found = feature_set(studio, sae)
     check_feature(sae, index)
     store = open_store(studio, found)
@@ -144,8 +143,12 @@ def page(
         feature_set_id=found.id,
         n_tokens=found.n_tokens or 0,
         examples=[_example(e) for e in store.examples(index, **width)],
-        intervals=_groups(store.intervals(index, **width), "Interval"),
-        quantiles=_groups(store.quantiles(index, **width), "Decile"),
+        intervals=_groups(store.intervals(index, **width), "Interval")
+        if "intervals" in groups
+        else [],
+        quantiles=_groups(store.quantiles(index, **width), "Decile")
+        if "quantiles" in groups
+        else [],
         activations=Bars(bars.edges.tolist(), bars.counts.tolist()),
         positive=_tokens(lens.positive if lens else []),
         negative=_tokens(lens.negative if lens else []),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from mistudio.jobs.feature_pages import Bars, Example, FeaturePage, Group, LensToken, Piece
+from mistudio.jobs.feature_pages import GROUPS, Bars, Example, FeaturePage, Group, LensToken, Piece
 from mistudio.store import features
 from mistudio.store.records import FeatureSetRow, SaeRow
 from mistudio.store.tables import DATASETS, FEATURE_SETS, MODELS, SAES, TOKENIZATIONS
@@ -88,7 +88,15 @@ def example(number: int, value: float) -> Example:
     return Example(pieces, 2, value, number, 2)
 
 
-def page(studio: Any, sae: SaeRow, index: int, *, before: int = 16, after: int = 16) -> FeaturePage:
+def page(
+    studio: Any,
+    sae: SaeRow,
+    index: int,
+    *,
+    before: int = 16,
+    after: int = 16,
+    groups: tuple[str, ...] = GROUPS,
+) -> FeaturePage:
     """Stands in for `feature_pages.page` where there are no files; `before` repeats the text."""
     found = features.newest_set(studio.db(), sae.id)
     assert found is not None
@@ -96,7 +104,7 @@ def page(studio: Any, sae: SaeRow, index: int, *, before: int = 16, after: int =
     repeat = max(1, before // 8)
     top = [example(i, 4.0 - 0.1 * i) for i in range(20)]
     top = [Example(e.pieces * repeat, e.peak, e.value, e.row, e.position) for e in top]
-    groups = [
+    made = [
         Group(
             f"Interval {5 - i}: {4 - i - 1} to {4 - i}", 3.0 - i, 4.0 - i, 0.001, [example(i, 3.5)]
         )
@@ -108,8 +116,8 @@ def page(studio: Any, sae: SaeRow, index: int, *, before: int = 16, after: int =
         feature_set_id=found.id,
         n_tokens=found.n_tokens or 0,
         examples=top,
-        intervals=groups,
-        quantiles=groups[:2],
+        intervals=made if "intervals" in groups else [],
+        quantiles=made[:2] if "quantiles" in groups else [],
         activations=Bars([0.0, 1.0, 2.0, 3.0, 4.0], [40, 20, 5, 1]),
         positive=[LensToken(f" {word}", 2.0 - 0.1 * i) for i, word in enumerate(WORDS)],
         negative=[LensToken(f"{word}", -1.0 + 0.05 * i) for i, word in enumerate(WORDS)],

@@ -195,9 +195,9 @@ def test_detail_goes_through_the_table_and_keeps_what_is_written(
 def test_detail_pages(services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def page(studio: Any, sae: Any, index: int, *, before: int = 16, after: int = 16) -> Any:
+    def page(studio: Any, sae: Any, index: int, *, before: int = 16, **options: Any) -> Any:
         asked.append(before)
-        return feature_world.page(studio, sae, index, before=before, after=after)
+        return feature_world.page(studio, sae, index, before=before, **options)
 
     monkeypatch.setattr(feature_pages, "page", page)
     feature_world.add_world(services.studio.db())

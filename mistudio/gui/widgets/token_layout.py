@@ -73,15 +73,11 @@ class TokenLayout:
             _shown(piece.text, marks=marks, breaks=line_breaks and not one_line) for piece in pieces
         ]
         self._ends = list(accumulate(_utf16(text) for text in shown))
-        self._layout = QTextLayout("".join(shown), font)
-        option = QTextOption()
-        wrap = QTextOption.WrapMode
-        option.setWrapMode(wrap.NoWrap if one_line else wrap.WrapAtWordBoundaryOrAnywhere)
-        self._layout.setTextOption(option)
+        self._layout = _text_layout("".join(shown), font, wraps=not one_line)
         self._layout.setFormats(self._formats(colors))
         self._layout.setCacheEnabled(True)
         self._colors = colors
-        self.height = self._break_lines(width)
+        self.height = _break_lines(self._layout, width)
         self._borders = self._find_borders()
 
     def _formats(self, colors: Colors) -> list[QTextLayout.FormatRange]:
@@ -106,16 +102,6 @@ class TokenLayout:
             formats.append(made)
             start = end
         return formats
-
-    def _break_lines(self, width: float) -> float:
-        self._layout.beginLayout()
-        height = 0.0
-        while (line := self._layout.createLine()).isValid():
-            line.setLineWidth(width)
-            line.setPosition(QPointF(0, height))
-            height += line.height() + 2
-        self._layout.endLayout()
-        return height
 
     def _find_borders(self) -> list[tuple[QRectF, float]]:
         found: list[tuple[QRectF, float]] = []
@@ -174,6 +160,49 @@ class TokenLayout:
         return max((self._layout.lineAt(i).naturalTextWidth() for i in lines), default=0.0)
 
 
+class TokenMeasure:
+    """How high a `TokenLayout` of the same pieces would be, without colours: what layouts ask."""
+
+    def __init__(
+        self,
+        pieces: Sequence[TokenPiece],
+        font: QFont,
+        *,
+        line_breaks: bool = True,
+        marks: bool = True,
+    ) -> None:
+        text = "".join(_shown(piece.text, marks=marks, breaks=line_breaks) for piece in pieces)
+        self._layout = _text_layout(text, font, wraps=True)
+        self._heights: dict[int, float] = {}
+
+    def height(self, width: int) -> float:
+        """The height in pixels at a width."""
+        found = self._heights.get(width)
+        if found is None:
+            found = self._heights[width] = _break_lines(self._layout, width)
+        return found
+
+
+def _text_layout(text: str, font: QFont, *, wraps: bool) -> QTextLayout:
+    made = QTextLayout(text, font)
+    option = QTextOption()
+    wrap = QTextOption.WrapMode
+    option.setWrapMode(wrap.WrapAtWordBoundaryOrAnywhere if wraps else wrap.NoWrap)
+    made.setTextOption(option)
+    return made
+
+
+def _break_lines(layout: QTextLayout, width: float) -> float:
+    layout.beginLayout()
+    height = 0.0
+    while (line := layout.createLine()).isValid():
+        line.setLineWidth(width)
+        line.setPosition(QPointF(0, height))
+        height += line.height() + 2
+    layout.endLayout()
+    return height
+
+
 def _share(piece: TokenPiece, maximum: float) -> float:
     if piece.masked or maximum <= 0:
         return 0.0
@@ -184,12 +213,16 @@ def _shown(text: str, *, marks: bool, breaks: bool) -> str:
     if not marks:
         return text if breaks else text.replace("\r\n", " ").replace("\n", " ")
     leading = "·" + text[1:] if text.startswith(" ") else text
+    if text.isprintable():
+        return leading
     marked = leading.translate(MARKS)
     return marked.replace("↵", "↵\u2028") if breaks else marked
 
 
 def _utf16(text: str) -> int:
     """Length in the units that Qt counts."""
+    if text.isascii():
+        return len(text)
     return len(text) + sum(ord(character) > 0xFFFF for character in text)
 
 

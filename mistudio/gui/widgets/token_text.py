@@ -33,6 +33,7 @@ from mistudio.gui.widgets.token_layout import (
     DETAIL,
     TABLE,
     TokenLayout,
+    TokenMeasure,
     TokenPiece,
     plain_text,
     with_values,
@@ -57,6 +58,7 @@ class TokenText(QWidget):
         self._maximum = 0.0
         self._line_breaks = True
         self._layout: TokenLayout | None = None
+        self._measure: TokenMeasure | None = None
         policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
@@ -86,32 +88,30 @@ class TokenText(QWidget):
         QGuiApplication.clipboard().setText(with_values(self._pieces))
 
     def _forget(self) -> None:
-        self._layout = None
+        self._layout = self._measure = None
         self.updateGeometry()
         self.update()
 
-    def _laid_out(self, width: int) -> TokenLayout:
-        return TokenLayout(
-            self._pieces,
-            self._maximum,
-            max(width, 40),
-            self.font(),
-            appearance().colors,
-            DETAIL,
-            line_breaks=self._line_breaks,
-        )
-
     def _current(self) -> TokenLayout:
         if self._layout is None:
-            self._layout = self._laid_out(self.width())
+            self._layout = TokenLayout(
+                self._pieces,
+                self._maximum,
+                max(self.width(), 40),
+                self.font(),
+                appearance().colors,
+                DETAIL,
+                line_breaks=self._line_breaks,
+            )
         return self._layout
 
     def hasHeightForWidth(self) -> bool:
         return True
 
     def heightForWidth(self, width: int) -> int:
-        layout = self._current() if width == self.width() else self._laid_out(width)
-        return int(layout.height) + 4
+        if self._measure is None:
+            self._measure = TokenMeasure(self._pieces, self.font(), line_breaks=self._line_breaks)
+        return int(self._measure.height(max(width, 40))) + 4
 
     def sizeHint(self) -> QSize:
         return QSize(320, self.heightForWidth(max(self.width(), 320)))

@@ -55,7 +55,8 @@ class TokenStore:
             self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf-8"))
             shape = (self.meta["rows"], self.meta["context"])
             arrays = [
-                np.load(folder / f"{name}.npy", mmap_mode="r")
+                # a plain view of the mapping: numpy's memmap class makes small look-ups slow
+                np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray)
                 for name in ("ids", "offsets", "docs", "mask")
             ]
             if (folder / f"{FLAT_STARTS}.npy").is_file():
@@ -174,6 +175,8 @@ def joins(before: str, after: str) -> bool:
     if not before or not after:
         return False
     last, first = before[-1], after[0]
+    if first < "\u0300" and first != "\n":  # plain letters are most of all
+        return last == _JOINER
     if first == _JOINER or last == _JOINER or (last == "\r" and first == "\n"):
         return True
     if 0x1F3FB <= ord(first) <= 0x1F3FF:  # skin tones

@@ -66,15 +66,18 @@ class ExampleText:
         kept_W: NDArray[np.bool_],
     ) -> tuple[ExamplePiece, ...]:
         """Pieces of tokens start..start+W-1 of a tokenisation row; `position` is the peak's."""
-        found, values, kept = [], values_W.tolist(), kept_W.tolist()
-        for piece in self.tokens.pieces_of(self.text, token_row, start, start + values_W.size):
+        values, kept = values_W.tolist(), kept_W.tolist()
+        peak = position - start
+        found = []
+        for piece in self.tokens.pieces_of(self.text, token_row, start, start + len(values)):
             lo, hi = piece.lo - start, piece.hi - start
+            single = hi - lo == 1  # nearly all are
             found.append(
                 ExamplePiece(
                     piece.text,
-                    max(values[lo:hi]),
-                    any(kept[lo:hi]),
-                    piece.lo <= position < piece.hi,
+                    values[lo] if single else max(values[lo:hi]),
+                    kept[lo] if single else any(kept[lo:hi]),
+                    lo <= peak < hi,
                     piece.lo,
                     piece.hi,
                     piece.special,

@@ -248,8 +248,8 @@ class FeatureStore:
         """The text around a token of the harvest; `values(first, last)` gives the activations of
         token numbers first..last-1."""
         token_row, offset = (int(number) for number in self._rows[row])
-        mask_S = np.asarray(self._mask[row])
-        filled = int(np.flatnonzero(mask_S != PADDING)[-1]) + 1
+        mask_S = self._mask[row]
+        filled = self.row_length - int((mask_S != PADDING)[::-1].argmax())
         low, high = max(0, position - before), min(filled, position + after + 1)
         first = row * self.row_length
         kept_W = mask_S[low:high] == KEPT

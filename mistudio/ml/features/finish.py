@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,16 +12,16 @@ import numpy as np
 from mistudio.core.atomic import fsync_path, write_json
 from mistudio.core.control import JobControl
 from mistudio.core.errors import StudioError
-from mistudio.core.events import Reporter
+from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.ids import now
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features.arrays import hash_files, open_array
 from mistudio.ml.features.feature_store import CSC, TABLES, VERSION, relative_to
 from mistudio.ml.features.logit_lens import LogitLens, logit_lens
-from mistudio.ml.features.partial import CHECKPOINT, PartialStore
+from mistudio.ml.features.partial import CHECKPOINT, PartialStore, Progress
 from mistudio.ml.features.rows import RowPlan
-from mistudio.ml.features.statistics import Columns, describe
+from mistudio.ml.features.statistics import Columns, FeatureTables, describe
 from mistudio.ml.features.transpose import transpose
 from mistudio.ml.features.vocabulary import token_texts, write_vocabulary
 from mistudio.ml.loading import LoadedModel
@@ -60,37 +61,26 @@ def finish(
 ) -> HarvestFacts:
     """Sort, describe, look through the lens, hash, and rename to `folder`."""
     made, state = store.folder, store.progress
-    report.progress(SORTING, "Sorting by feature")
-    splits, ids, values = (
-        open_array(made / f"csr_{n}.npy") for n in ("splits", "features", "values")
-    )
-    transpose(made, splits, ids, values, sae.n_latents, check=control.check)
-    report.progress(DESCRIBING, "Describing features")
-    by_feature = [open_array(made / f"{name}.npy") for name in CSC]
-    exponent = state.exponent or 0
-    column = Columns(by_feature[0], by_feature[1], by_feature[2], exponent, plan.length)
-    tables = describe(
-        column,
-        open_array(made / "ids.npy"),
-        max(state.kept, 1),
+    tables, store_hash = describe_entries(
+        made,
+        sae.n_latents,
+        plan,
+        state,
         top_k=settings.top_k,
         seed=settings.seed,
+        report=report,
         check=control.check,
     )
-    for field, name in TABLES.items():
-        np.save(made / f"{name}.npy", getattr(tables, field))
-    np.save(made / "rows.npy", plan.rows_R2)
-    hashed = ("rows", "ids", "mask", *CSR, *CSC)
-    store_hash = hash_files(made, [f"{name}.npy" for name in (*hashed, *TABLES.values())])
     lens = _write_lens(made, loaded, sae, report, control)
     statistics_F = tables.statistics_F
+    entries = int(statistics_F["count"].sum())
     facts = HarvestFacts(
         n_features=sae.n_latents,
         n_live=int((statistics_F["count"] > 0).sum()),
         n_tokens=state.kept,
         n_all=state.kept + sum(state.masked.values()),
         rows=len(plan.rows_R2),
-        entries=int(values.size),
+        entries=entries,
         store_hash=store_hash,
         seconds=0.0,
     )
@@ -106,7 +96,7 @@ def finish(
         "clipped": state.clipped,
         "median_norm": state.median_norm,
         "masked": state.masked,
-        "l0": values.size / max(state.kept, 1),
+        "l0": entries / max(state.kept, 1),
         "mean_frequency": float(statistics_F["frequency"].mean()),
         "lens": lens,
         "settings": asdict(settings),
@@ -121,6 +111,42 @@ def finish(
     write_json(made / "manifest.json", manifest)
     _publish(made, folder)
     return facts
+
+
+def describe_entries(
+    made: Path,
+    features: int,
+    plan: RowPlan,
+    state: Progress,
+    *,
+    top_k: int,
+    seed: int,
+    report: Reporter | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[FeatureTables, str]:
+    """Write column store, rows and tables beside a row store; returns tables and store hash."""
+    report = report or SilentReporter()
+    report.progress(SORTING, "Sorting by feature")
+    splits, ids, values = (
+        open_array(made / f"csr_{n}.npy") for n in ("splits", "features", "values")
+    )
+    transpose(made, splits, ids, values, features, check=check)
+    report.progress(DESCRIBING, "Describing features")
+    by_feature = [open_array(made / f"{name}.npy") for name in CSC]
+    column = Columns(by_feature[0], by_feature[1], by_feature[2], state.exponent or 0, plan.length)
+    tables = describe(
+        column,
+        open_array(made / "ids.npy"),
+        max(state.kept, 1),
+        top_k=top_k,
+        seed=seed,
+        check=check,
+    )
+    for field, name in TABLES.items():
+        np.save(made / f"{name}.npy", getattr(tables, field))
+    np.save(made / "rows.npy", plan.rows_R2)
+    hashed = ("rows", "ids", "mask", *CSR, *CSC, *TABLES.values())
+    return tables, hash_files(made, [f"{name}.npy" for name in hashed])
 
 
 def _write_lens(

@@ -119,7 +119,7 @@ def _harvest(
     sae = sae.to(loaded.device)
     plan = plan_rows(tokens.mask, settings.context, settings.rows, settings.seed)
     _check(capture, sae, tokens, plan)
-    height = _tile_height(loaded.device, plan.length, sae.n_latents)
+    height = tile_height(loaded.device, plan.length, sae.n_latents)
     key = _key(capture, sae, tokens, settings, plan, height)
     store = PartialStore(partial_folder(folder), key, id_type(sae.n_latents))
     try:
@@ -279,7 +279,7 @@ def _measured_norm(
     return float(norms.median())
 
 
-def _tile_height(device: torch.device, length: int, latents: int) -> int:
+def tile_height(device: torch.device, length: int, latents: int) -> int:
     """Rows of a tile: the same for all tiles of a store."""
     limit = min(TILE_TOKENS.get(device.type, 2048), max(1, TILE_ENTRIES // latents))
     return max(1, limit // length)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mistudio.ml.features.nearest_rows import LargestEntries, NearestRows
 from mistudio.ml.features.feature_store import FeatureStore, TokenWeight
+from mistudio.ml.features.nearest_rows import LargestEntries, NearestRows
 from mistudio.ml.features.token_windows import TokenWindows, WindowGroup
 
 BATCH = 128  # features to a file in all of these layouts

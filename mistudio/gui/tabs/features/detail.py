@@ -177,9 +177,11 @@ class FeatureDetail(Dialog):
         sae, index, width = self._sae, self.index, self.examples.width_tokens()
         if sae is None:
             return
-        studio = self._services.studio
+        studio, groups = self._services.studio, self.examples.groups_shown()
         self._services.query.ask(
-            lambda db: feature_pages.page(studio, sae, index, before=width, after=width),
+            lambda db: feature_pages.page(
+                studio, sae, index, before=width, after=width, groups=groups
+            ),
             self._show,
             on_error=self._on_error,
             key="page",

@@ -34,7 +34,7 @@ REMEMBERED = "features.examples"
 
 
 class ExamplesPage(QWidget):
-    """Shows the examples of a `FeaturePage`; `width_changed` asks for wider or narrower ones."""
+    """Shows the examples of a `FeaturePage`; `width_changed` asks for others."""
 
     width_changed = Signal()
 
@@ -58,7 +58,7 @@ class ExamplesPage(QWidget):
         self.legend = label("", "small")
         self._lay_out()
         self._restore()
-        self.modes.idClicked.connect(self._on_view)
+        self.modes.idClicked.connect(self._on_mode)
         self.widths.idClicked.connect(self._on_width)
         self.scale.currentIndexChanged.connect(self._on_view)
         self.breaks.toggled.connect(self._on_view)
@@ -103,6 +103,13 @@ class ExamplesPage(QWidget):
         """Tokens on each side of the strongest one."""
         return WIDTHS[self.widths.checkedId()]
 
+    def groups_shown(self) -> tuple[str, ...]:
+        """Which groups of examples the mode in force needs of a page."""
+        return (("intervals",), ("quantiles",))[mode - 1] if (mode := self._mode()) else ()
+
+    def _mode(self) -> int:
+        return self.modes.checkedId()
+
     def show_page(self, page: Any) -> None:
         """Show the examples of a feature."""
         other = self._page is None or page.row.index != self._page.row.index
@@ -115,7 +122,7 @@ class ExamplesPage(QWidget):
         """What is listed in the mode in force: a heading ("" for none) and examples, in order."""
         if self._page is None:
             return []
-        mode = self.modes.checkedId()
+        mode = self._mode()
         if mode == 0:
             return [("", list(self._page.examples))]
         groups = self._page.intervals if mode == 1 else self._page.quantiles
@@ -142,7 +149,7 @@ class ExamplesPage(QWidget):
             made = label("", "label")
             made.setParent(self._scroll.widget())
             self._titles.append(made)
-        for spare in (*self._cards[cards:], *self._titles):
+        for spare in (*self._cards[cards:], *self._titles[titles:]):
             spare.hide()
 
     def _place(self, listed: list[tuple[str, list[Any]]], maximum: float) -> None:
@@ -160,8 +167,10 @@ class ExamplesPage(QWidget):
                 place += 1
 
     def _insert(self, place: int, widget: QWidget) -> None:
-        self._list.removeWidget(widget)
-        self._list.insertWidget(place, widget)
+        item = self._list.itemAt(place)
+        if item is None or item.widget() is not widget:
+            self._list.removeWidget(widget)
+            self._list.insertWidget(place, widget)
         widget.show()
 
     def _remember(self) -> None:
@@ -172,6 +181,14 @@ class ExamplesPage(QWidget):
             "breaks": self.breaks.isChecked(),
         }
         self._services.settings.remember(REMEMBERED, kept)
+
+    def _on_mode(self) -> None:
+        """Another page is asked for only if the one shown was read without these examples."""
+        groups = self.groups_shown()
+        if groups and self._page is not None and not getattr(self._page, groups[0]):
+            self._on_width()
+        else:
+            self._on_view()
 
     def _on_view(self) -> None:
         self._remember()

@@ -1,0 +1,125 @@
+"""Measures how long the page of a feature takes to open: the real window, drawn off screen."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PySide6.QtCore import QEventLoop
+from PySide6.QtWidgets import QApplication
+
+from mistudio.core.settings import SettingsFile
+from mistudio.gui import style
+from mistudio.gui.lanes import Lanes
+from mistudio.gui.publisher import Publisher
+from mistudio.gui.query_lane import QueryLane
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.detail import FeatureDetail
+from mistudio.jobs.bench_features import World
+from mistudio.jobs.runner import Studio
+from mistudio.store.records import FeatureSetRow, SaeRow
+
+LIMIT_S = 60.0
+
+
+def measure(world: World) -> list[dict[str, Any]]:
+    """The measurement as `mistudio bench features` asks for it."""
+    return [bench_page(*world.made_up(), pages=world.arguments.pages)]
+
+
+def bench_page(
+    studio: Studio, sae: SaeRow, found: FeatureSetRow, pages: int = 500, seed: int = 0
+) -> dict[str, Any]:
+    """Open the pages of random features, each twice, in the real window drawn off screen.
+
+    Counted from the call that asks for the feature to the end of the paint that shows it. The
+    files were put out of the system's cache before; "cold" is the first showing of a feature,
+    "warm" a later one. Milliseconds.
+    """
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    app = QApplication.instance() or QApplication(["mistudio"])
+    assert isinstance(app, QApplication)
+    style.apply(app, "dark", 14)
+    chance = np.random.default_rng(seed)
+    order_N = np.arange(sae.n_latents)
+    chosen = chance.permutation(sae.n_latents)[:pages].tolist()
+    for folder in (found.path or "", "datasets"):
+        put_out_of_cache(studio.paths.home / folder)
+    with _services(studio) as services:
+        detail = FeatureDetail(services)
+        detail.show()
+        _show(app, detail, sae, chosen[0], order_N)
+        cold = [_show(app, detail, sae, index, order_N) for index in chosen[1:]]
+        warm = [_show(app, detail, sae, index, order_N) for index in chosen[1:]]
+        detail.close()
+    return {
+        "measurement": "open a feature's page",
+        "features": sae.n_latents,
+        "tokens": found.n_tokens,
+        "pages": len(cold),
+        "cold_p50_ms": _percentile(cold, 50),
+        "cold_p95_ms": _percentile(cold, 95),
+        "warm_p50_ms": _percentile(warm, 50),
+        "warm_p95_ms": _percentile(warm, 95),
+    }
+
+
+def _show(
+    app: QApplication, detail: FeatureDetail, sae: SaeRow, index: int, order_N: np.ndarray
+) -> float:
+    """Seconds until a page is painted; painting ends with the round of events it began in."""
+    began = time.monotonic()
+    detail.show_feature(sae, index, order_N)
+    while detail.page is None or detail.page.row.index != index:
+        app.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
+        if detail.problem.isVisible() or time.monotonic() - began > LIMIT_S:
+            raise RuntimeError(detail.problem.text() or "the page did not open")
+    app.processEvents()
+    return time.monotonic() - began
+
+
+def put_out_of_cache(folder: Path) -> None:
+    """Ask the system to forget what it holds of the files below a folder (Linux only)."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _percentile(seconds: list[float], which: int) -> float:
+    return round(1000 * float(np.percentile(seconds, which)), 1)
+
+
+def _nowhere(name: str, **_selection: Any) -> None:
+    """Stands for the window's tabs, which a measurement has none of."""
+
+
+def _silent(sentence: str, **_options: Any) -> None:
+    """Stands for the window's banner."""
+
+
+@contextmanager
+def _services(studio: Studio) -> Iterator[Services]:
+    query, network, lanes = QueryLane(studio.db), QueryLane(studio.db), Lanes(studio)
+    try:
+        yield Services(
+            studio=studio,
+            lanes=lanes,
+            query=query,
+            network=network,
+            publisher=Publisher(),
+            settings=SettingsFile(studio.paths.settings),
+            open_tab=_nowhere,
+            banner=_silent,
+        )
+    finally:
+        for lane in (lanes, network, query):
+            lane.join()
