@@ -24,7 +24,13 @@ Verb = Callable[..., None]
 
 
 def _verb(name: str) -> Verb:
-    from mistudio import commands, evaluation_commands, library_commands, training_commands
+    from mistudio import (
+        analysis_commands,
+        commands,
+        evaluation_commands,
+        library_commands,
+        training_commands,
+    )
     from mistudio.core import configs, dataset_configs, model_configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
@@ -47,7 +53,7 @@ def _verb(name: str) -> Verb:
         if name.startswith(f"{made}_"):
             kind = name.removeprefix(f"{made}_").removesuffix("s" if made == "search_hub" else "")
             return getattr(library_commands, made)(kind)
-    for module in (library_commands, evaluation_commands, training_commands):
+    for module in (analysis_commands, library_commands, evaluation_commands, training_commands):
         if hasattr(module, name):
             return getattr(module, name)
     return getattr(commands, name)

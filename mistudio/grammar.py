@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import mistudio
 from mistudio.core import (
+    analysis_configs,
     comparison_configs,
     configs,
     dataset_configs,
@@ -170,6 +171,9 @@ def build_parser() -> argparse.ArgumentParser:
     shown = command(features, "show", "show_feature", "show one feature")
     shown.add_argument("sae", help="id or name of an SAE, or last")
     shown.add_argument("index", type=int, help="number of the feature")
+
+    about = "take one feature, or every live one, out of the model and measure what changes"
+    command(features, "ablate", "ablate_features", about, analysis_configs.AblateConfig, "sae")
 
     command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mistudio.core import (
+    analysis_configs,
     comparison_configs,
     configs,
     dataset_configs,
@@ -15,6 +16,7 @@ from mistudio.core import (
 )
 from mistudio.core.config import Config
 from mistudio.jobs import (
+    ablate,
     activation_files,
     check_model,
     checkpoints,
@@ -253,6 +255,15 @@ JOB_KINDS: dict[str, JobKind] = {
             configs.HarvestConfig,
             harvest.run,
             harvest.prepare,
+            resumable=True,
+        ),
+        JobKind(
+            "ablate",
+            "gpu",
+            "Ablate features of",
+            analysis_configs.AblateConfig,
+            ablate.run,
+            ablate.prepare,
             resumable=True,
         ),
         JobKind(

@@ -207,3 +207,10 @@ def groups_of_trainings(db: Database) -> None:
 def training_seconds(db: Database) -> None:
     """Seconds of training behind each metric row; rows written before have none."""
     db.conn.execute("ALTER TABLE training_metrics ADD COLUMN train_seconds REAL")
+
+
+@migrations()
+def effects_of_ablation(db: Database) -> None:
+    """What ablating each feature does; null until it is measured."""
+    for column in ("ablation_ce", "ablation_kl", "ablation_percentile", "ablation_p"):
+        db.conn.execute(f"ALTER TABLE feature_statistics ADD COLUMN {column} REAL")

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mistudio.ml.evaluation.language_model_loss import rows_per_pass, scored_positions
+from mistudio.ml.features import controls
 from mistudio.ml.features.effects import SUMS, Prediction, divergence, figures, predict
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.features.own_values import counted, own_values
@@ -108,6 +109,11 @@ class Ablator:
     def window_tokens(self) -> int:
         """Tokens of a window: those asked for, or a row of the feature set if that is shorter."""
         return self._reader.length
+
+    def strengths(self) -> NDArray[np.float64]:
+        """‖a d‖ of every feature [F] at the top windows, by which controls are matched."""
+        norms_F = self._sae.W_dec_FO.float().norm(dim=1).double().cpu().numpy()
+        return controls.strengths(self._store, norms_F, self._settings.windows)
 
     def effect(self, feature: int, *, detail: bool = False, random: bool = True) -> Effect:
         """The effect of one feature; raises nothing for a dead one, whose figures are of no token.

@@ -70,8 +70,8 @@ class Rerun:
     ) -> None:
         """Finds the places and probes both passes on a few tokens.
 
-        Rows will have at most `most_tokens`. Raises as `PairCapture`, and `Unsupported` with the reason if a change at this hook cannot
-        be carried on by the blocks behind it alone.
+        Rows will have at most `most_tokens`. Raises as `PairCapture`, and `Unsupported` with the
+        reason if a change at this hook cannot be carried on by the blocks behind it alone.
         """
         written = hook_out or hook_in
         if written not in HOOKS:
