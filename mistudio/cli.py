@@ -25,6 +25,7 @@ Verb = Callable[..., None]
 
 def _verb(name: str) -> Verb:
     from mistudio import (
+        analysis_commands,
         commands,
         evaluation_commands,
         feature_commands,
@@ -60,6 +61,7 @@ def _verb(name: str) -> Verb:
             kind = name.removeprefix(f"{made}_").removesuffix("s" if made == "search_hub" else "")
             return getattr(library_commands, made)(kind)
     for module in (
+        analysis_commands,
         library_commands,
         evaluation_commands,
         feature_commands,

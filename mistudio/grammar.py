@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import mistudio
 from mistudio.core import (
+    analysis_configs,
     comparison_configs,
     configs,
     dataset_configs,
@@ -171,6 +172,9 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("index", type=int, help="number of the feature")
     _partner_verbs(command, features)
     _list_verbs(command, features)
+
+    about = "take one feature, or every live one, out of the model and measure what changes"
+    command(features, "ablate", "ablate_features", about, analysis_configs.AblateConfig, "sae")
 
     command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mistudio.core import (
+    analysis_configs,
     comparison_configs,
     configs,
     dataset_configs,
@@ -17,6 +18,7 @@ from mistudio.core import (
 )
 from mistudio.core.config import Config
 from mistudio.jobs import (
+    ablate,
     activation_files,
     check_model,
     checkpoints,
@@ -286,6 +288,15 @@ JOB_KINDS: dict[str, JobKind] = {
             import_explanations.run,
             import_explanations.prepare,
             subject="sae",
+        ),
+        JobKind(
+            "ablate",
+            "gpu",
+            "Ablate features of",
+            analysis_configs.AblateConfig,
+            ablate.run,
+            ablate.prepare,
+            resumable=True,
         ),
         JobKind(
             "steer",

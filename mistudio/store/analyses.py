@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mistudio.core.ids import now
@@ -39,3 +40,38 @@ def keep(db: Db, sae_id: str, feature: int, kind: str, key_hash: str, result: An
             [sae_id, feature, kind, key_hash, written, stamp, stamp],
         )
     return Analysis(json.loads(written), stamp)
+
+
+def find_all(db: Db, sae_id: str, kind: str, key_hash: str) -> dict[int, Any]:
+    """The kept results of an analysis with exactly these inputs, by feature."""
+    rows = db.execute(
+        "SELECT feature_index, result FROM feature_analyses "
+        "WHERE sae_id = ? AND kind = ? AND key_hash = ?",
+        [sae_id, kind, key_hash],
+    ).fetchall()
+    return {int(feature): json.loads(written) for feature, written in rows}
+
+
+def keep_all(db: Db, sae_id: str, kind: str, key_hash: str, results: Mapping[int, Any]) -> None:
+    """Keep results of several features in one transaction."""
+    stamp = now()
+    with db.atomic():
+        db.conn.executemany(
+            "INSERT OR REPLACE INTO feature_analyses "
+            "(sae_id, feature_index, kind, key_hash, result, created_at, updated_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                [sae_id, feature, kind, key_hash, json.dumps(result), stamp, stamp]
+                for feature, result in results.items()
+            ],
+        )
+
+
+def forget(db: Db, sae_id: str, kind: str, key_hash: str, before: str) -> None:
+    """Let results with these inputs that are older than a time go, to be computed again."""
+    with db.atomic():
+        db.execute(
+            "DELETE FROM feature_analyses "
+            "WHERE sae_id = ? AND kind = ? AND key_hash = ? AND updated_at < ?",
+            [sae_id, kind, key_hash, before],
+        )

@@ -111,6 +111,22 @@ def add_statistics(db: Db, feature_set_id: str, rows: Iterable[Mapping[str, Any]
         )
 
 
+def set_ablation(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what ablating features does: ablation_ce, _kl, _percentile and _p by feature_index."""
+    columns = ("ablation_ce", "ablation_kl", "ablation_percentile", "ablation_p")
+    marks = ", ".join(f"{column} = ?" for column in columns)
+    stamp = now()
+    with db.atomic():
+        db.conn.executemany(
+            f"UPDATE feature_statistics SET {marks}, updated_at = ? "
+            "WHERE feature_set_id = ? AND feature_index = ?",
+            [
+                [*(row[column] for column in columns), stamp, feature_set_id, row["feature_index"]]
+                for row in rows
+            ],
+        )
+
+
 def feature_ids(
     db: Db,
     feature_set: FeatureSetRow,

@@ -284,3 +284,10 @@ def columns_of_the_feature_table(db: Database) -> None:
             f"INSERT INTO feature_revisions SELECT {row}, 1 WHERE NOT EXISTS "
             f"(SELECT 1 FROM feature_revisions WHERE scope = {row}); END"
         )
+
+
+@migrations()
+def effects_of_ablation(db: Database) -> None:
+    """What ablating each feature does; null until it is measured."""
+    for column in ("ablation_ce", "ablation_kl", "ablation_percentile", "ablation_p"):
+        db.conn.execute(f"ALTER TABLE feature_statistics ADD COLUMN {column} REAL")

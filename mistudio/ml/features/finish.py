@@ -95,6 +95,7 @@ def finish(
         "exponent": state.exponent or 0,
         "clipped": state.clipped,
         "median_norm": state.median_norm,
+        "median_norm_out": state.median_norm_out,
         "masked": state.masked,
         "l0": entries / max(state.kept, 1),
         "mean_frequency": float(statistics_F["frequency"].mean()),

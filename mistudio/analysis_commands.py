@@ -1,0 +1,33 @@
+"""The command line's verbs of analyses that run the model."""
+
+from __future__ import annotations
+
+import argparse
+
+from mistudio.commands import run_job
+from mistudio.console import Console
+from mistudio.core import ablation_figures
+from mistudio.core.analysis_configs import AblateConfig
+from mistudio.core.config import from_arguments
+from mistudio.jobs.runner import Studio
+
+Arguments = argparse.Namespace
+
+
+def ablate_features(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Ablate one feature, or every live one; the values go into the table of features."""
+    config = from_arguments(AblateConfig, arguments)
+    found = run_job(studio, console, "ablate", config)
+    if config.feature >= 0:
+        console.result(found, ablation_figures.lines(found))
+        return
+    strongest = ", ".join(f"{f['feature']} ({f['delta_ce']:+.4f})" for f in found["strongest"])
+    console.result(
+        found,
+        [
+            f"{found['features']:,} features measured ({found['mode']}).",
+            f"{found['selective']:,} of {found['judged']:,} with at least 19 like ones are "
+            "selective; among equals 5 % would be.",
+            f"Largest ΔCE: {strongest}",
+        ],
+    )
