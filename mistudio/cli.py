@@ -25,7 +25,7 @@ Verb = Callable[..., None]
 
 def _verb(name: str) -> Verb:
     from mistudio import commands, evaluation_commands, library_commands, training_commands
-    from mistudio.core import configs, dataset_configs, model_configs
+    from mistudio.core import configs, dataset_configs, label_configs, model_configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
         "dataset_tokenize": ("tokenize", dataset_configs.TokenizeConfig),
@@ -37,6 +37,7 @@ def _verb(name: str) -> Verb:
         "activations_export": ("export_activations", model_configs.ExportActivationsConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),
         "features_extract": ("harvest", configs.HarvestConfig),
+        "features_label": ("label_features", label_configs.LabelConfig),
         "steer": ("steer", configs.SteerConfig),
     }
     if name in jobs:

@@ -10,6 +10,7 @@ from mistudio.core import (
     comparison_configs,
     configs,
     dataset_configs,
+    label_configs,
     model_configs,
     run_configs,
     sweep_configs,
@@ -153,6 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
         configs.HarvestConfig,
         "sae",
     )
+    about = "name features by rules or by a language model, with held-out scores"
+    command(features, "label", "features_label", about, label_configs.LabelConfig, "sae")
     for name, verb, about in (
         ("list", "list_features", "list features"),
         ("search", "search_features", "search labels, notes and tokens"),
@@ -165,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
         made.add_argument(
             "--sort",
             default="frequency",
-            choices=("frequency", "max", "mean", "index", "label", "samples"),
+            choices=("frequency", "max", "mean", "index", "label", "score", "samples"),
         )
     shown = command(features, "show", "show_feature", "show one feature")
     shown.add_argument("sae", help="id or name of an SAE, or last")

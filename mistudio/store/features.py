@@ -21,6 +21,7 @@ SORT_COLUMNS = {
     "mean": "s.mean",
     "tokens": "s.top_tokens COLLATE NOCASE",
     "favorite": "f.is_favorite",
+    "score": "f.label_score IS NULL, f.label_score",
 }
 
 
@@ -56,6 +57,10 @@ class FeatureRow:
     flags: str
     example: str
     """JSON list of [text, activation] pieces of the strongest example"""
+    label_method: str | None = None
+    label_score: float | None = None
+    """held-out score of the chosen label"""
+    label_n: int | None = None
 
 
 def add_statistics(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -157,7 +162,9 @@ def feature_rows(db: Db, feature_set: FeatureSetRow, indices: Sequence[int]) -> 
         "SELECT s.feature_index, f.label, "
         "(SELECT l.source FROM feature_labels l WHERE l.id = f.label_id), f.notes, "
         "COALESCE(f.is_favorite, 0), COALESCE(f.is_hidden, 0), s.count, s.frequency, "
-        "s.active_samples, s.max, s.mean, s.top_tokens, s.positive_tokens, s.flags, s.example "
+        "s.active_samples, s.max, s.mean, s.top_tokens, s.positive_tokens, s.flags, s.example, "
+        "(SELECT l.method FROM feature_labels l WHERE l.id = f.label_id), f.label_score, "
+        "(SELECT l.score_n FROM feature_labels l WHERE l.id = f.label_id) "
         "FROM feature_statistics s "
         "LEFT JOIN features f ON f.sae_id = ? AND f.feature_index = s.feature_index "
         f"WHERE s.feature_set_id = ? AND s.feature_index IN ({marks})",
@@ -200,8 +207,8 @@ def set_label(db: Db, sae_id: str, feature: int, text: str, source: str = "user"
         if source != "user" and current and current[0]["source"] == "user":
             return
         db.execute(
-            "UPDATE features SET label = ?, label_id = ?, updated_at = ? "
-            "WHERE sae_id = ? AND feature_index = ?",
+            "UPDATE features SET label = ?, label_id = ?, label_score = NULL, label_pinned = 0, "
+            "updated_at = ? WHERE sae_id = ? AND feature_index = ?",
             [text or None, label_id, now(), sae_id, feature],
         )
 

@@ -207,3 +207,13 @@ def groups_of_trainings(db: Database) -> None:
 def training_seconds(db: Database) -> None:
     """Seconds of training behind each metric row; rows written before have none."""
     db.conn.execute("ALTER TABLE training_metrics ADD COLUMN train_seconds REAL")
+
+
+@migrations()
+def scores_of_labels(db: Database) -> None:
+    """What a label's score is made of, who wrote it, what was asked of a model; and beside each
+    feature the score of its chosen label, and whether the user chose it."""
+    for column in ("author TEXT", "scores TEXT", "prompt TEXT"):
+        db.conn.execute(f"ALTER TABLE feature_labels ADD COLUMN {column}")
+    for column in ("label_score REAL", "label_pinned INTEGER NOT NULL DEFAULT 0"):
+        db.conn.execute(f"ALTER TABLE features ADD COLUMN {column}")
