@@ -129,7 +129,7 @@ def test_sorting_by_header_and_frequency_range(services: Services, qtbot: QtBot)
     tab.table.view.sortByColumn(1, Qt.SortOrder.DescendingOrder)
     settle(tab, qtbot)
     assert listed(tab)[:3] == [62, 61, 60]
-    tab.table.view.sortByColumn(5, Qt.SortOrder.DescendingOrder)
+    tab.table.view.sortByColumn(6, Qt.SortOrder.DescendingOrder)
     settle(tab, qtbot)
     assert [index % 5 for index in listed(tab)[:8]] == [4] * 8  # the largest maxima
     tab.table.filters.low.lineEdit().setText("5")

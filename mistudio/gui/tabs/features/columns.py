@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from mistudio.core.label_methods import MARKS, METHODS, RULE_SCORE, SOURCES
 from mistudio.core.units import EM_DASH, format_decimal, format_percent
 from mistudio.gui.widgets.row_table import Column
 from mistudio.gui.widgets.token_layout import TokenPiece
@@ -15,7 +16,6 @@ from mistudio.store.records import FeatureSetRow
 
 STAR = 0  # position of the star's column
 BEFORE_PEAK = 6  # pieces shown before the strongest one, so that a narrow cell still holds it
-SOURCES = {"user": "written by you"}
 
 
 class ShownFeature(NamedTuple):
@@ -54,7 +54,7 @@ def label_text(row: FeatureRow) -> str:
     """The label with a mark for its source."""
     if not row.label:
         return EM_DASH
-    return f"✎ {row.label}" if row.label_source == "user" else row.label
+    return f"{MARKS.get(row.label_source or '', '')} {row.label}".strip()
 
 
 def label_tip(row: FeatureRow) -> str:
@@ -64,8 +64,18 @@ def label_tip(row: FeatureRow) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def score_tip(row: FeatureRow) -> str:
+    """What the interpretability of a feature is of, for the tooltip."""
+    if not row.label:
+        return "No label yet"
+    method = METHODS.get(row.label_method or "", SOURCES.get(row.label_source or "", ""))
+    if row.label_score is None:
+        return f"The label is not scored ({method})"
+    return f"{method}; n = {row.label_n or 0:,}"
+
+
 def columns() -> tuple[Column, ...]:
-    """Star, id, label, example, frequency, maximum, mean, top tokens."""
+    """Star, id, label, example, frequency, label score, maximum, mean, top tokens."""
     return (
         Column(
             "★",
@@ -95,6 +105,16 @@ def columns() -> tuple[Column, ...]:
             role="emerald",
             tip=lambda f: f"fires on {f.row.count:,} tokens",
             help="Share of tokens on which the feature fires.",
+        ),
+        Column(
+            "Interpretability",
+            lambda f: format_percent(f.row.label_score, 1),
+            "score",
+            132,
+            numeric=True,
+            role="blue",
+            tip=lambda f: score_tip(f.row),
+            help=f"Held-out score of the label. {RULE_SCORE}",
         ),
         Column(
             "Max",

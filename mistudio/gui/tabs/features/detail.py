@@ -14,8 +14,10 @@ from mistudio.core.units import format_count, format_percent
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import edits
+from mistudio.gui.tabs.features.columns import score_tip
 from mistudio.gui.tabs.features.detail_head import DetailHead
 from mistudio.gui.tabs.features.examples_page import ExamplesPage
+from mistudio.gui.tabs.features.labels_page import LabelsPage
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
 from mistudio.jobs import feature_pages
@@ -40,13 +42,14 @@ class FeatureDetail(Dialog):
         self.page: feature_pages.FeaturePage | None = None
         self.head = DetailHead()
         self.examples = ExamplesPage(services)
+        self.labels = LabelsPage(services)
         self.lens: LensPage | None = None
         self.statistics: StatisticsPage | None = None
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
+            "interpretability": MetricTile("Interpretability", color="blue"),
             "max": MetricTile("Max activation", color="purple"),
             "samples": MetricTile("Active samples", color="yellow"),
-            "count": MetricTile("Active tokens / read", color="blue"),
         }
         self._lay_out()
         self._connect()
@@ -61,6 +64,7 @@ class FeatureDetail(Dialog):
         self.pages.addTab(self.examples, "Examples")
         self.pages.addTab(QWidget(), "Logit lens")
         self.pages.addTab(QWidget(), "Statistics")
+        self.pages.addTab(self.labels, "Labels")
         self.box.addWidget(self.head)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
         self.box.addWidget(self.problem)
@@ -80,6 +84,8 @@ class FeatureDetail(Dialog):
         self.head.previous.clicked.connect(self.go_previous)
         self.head.next.clicked.connect(self.go_next)
         self.examples.width_changed.connect(self._ask)
+        self.labels.chosen.connect(self._on_choose)
+        self.labels.regenerate.connect(self._on_regenerate)
         self.pages.currentChanged.connect(self._on_tab)
         for keys, slot in ((("J", "Right"), self.go_next), (("K", "Left"), self.go_previous)):
             for key in keys:
@@ -152,8 +158,8 @@ class FeatureDetail(Dialog):
         self.tiles["frequency"].set_value(format_percent(row_.frequency, 2))
         self.tiles["max"].set_value(f"{row_.max:.3f}" if row_.count else "never fired")
         self.tiles["samples"].set_value(format_count(row_.active_samples))
-        counts = f"{format_count(row_.count)} / {format_count(page.n_tokens)}"
-        self.tiles["count"].set_value(counts)
+        self.tiles["interpretability"].set_value(format_percent(row_.label_score))
+        self.tiles["interpretability"].setToolTip(score_tip(row_))
         self.examples.show_page(page)
         self._on_tab(self.pages.currentIndex())
 
@@ -174,7 +180,7 @@ class FeatureDetail(Dialog):
 
             self.statistics = StatisticsPage()
             self._fill(number, self.statistics)
-        shown = (None, self.lens, self.statistics)[number]
+        shown = (None, self.lens, self.statistics, self.labels)[number]
         if shown is not None and self.page is not None:
             shown.show_page(self.page)
 
@@ -210,6 +216,18 @@ class FeatureDetail(Dialog):
 
     def _on_label(self, index: int, text: str) -> None:
         self._write(edits.write_label, text, index=index)
+
+    def _on_choose(self, index: int, label_id: str) -> None:
+        self._write(edits.choose_label, label_id, index=index)
+
+    def _on_regenerate(self, index: int) -> None:
+        if self._sae is None:
+            return
+        from mistudio.gui.tabs.features.label_dialog import LabelDialog
+
+        dialog = LabelDialog(self._services, self._sae, self._order, self, feature=index)
+        dialog.labelled.connect(self._ask)
+        dialog.show()
 
     def _on_note(self, index: int, text: str) -> None:
         self._write(edits.write_note, text, index=index)

@@ -19,17 +19,8 @@ from mistudio.ml.features.labels.rules import NEXT, PREVIOUS, TOKEN, Heavy, Rule
 from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, Strings, strings_of
 
 BLOCK = 128  # features at a time: bounds memory, and keeps the tables near the processor
+AROUND_FACTOR = 1.5  # words of the whole window must tell this many times more
 MARGIN = 0.1  # a graded rule is chosen before a predicate if it fits better by more than this
-METHODS = {
-    "token": "few tokens hold 80 % of the activation",
-    "say": "few next tokens hold 80 % of the activation",
-    "after": "few previous tokens hold 80 % of the activation",
-    "class": "one class of tokens holds 80 % of the activation",
-    "words": "the most telling words; scored by naive Bayes over previous, this and next token",
-    "lens": "its direction promotes few tokens (skew of the logits above 3)",
-    "set": "its direction promotes a class of tokens (enrichment against random sets)",
-    "cluster": "a word that its neighbours share",
-}
 
 
 class RuleLabel(NamedTuple):
@@ -172,7 +163,9 @@ class _Maker:
     def _word_texts(self, fit: Active, stands: rules.Stands) -> list[str]:
         kinds = [words.slot_words(fit, stands, slot, self.base) for slot in (TOKEN, PREVIOUS, NEXT)]
         kinds.append(words.window_words(self.corpus, fit, self.word_T, self.base))
-        best_F = np.argmax([kind.told_F for kind in kinds], axis=0)
+        told = [kind.told_F for kind in kinds]
+        told[-1] = told[-1] / AROUND_FACTOR
+        best_F = np.argmax(told, axis=0)
         texts = []
         for line, which in enumerate(best_F):
             named = [self.shown[s] for s in kinds[which].string_FW[line] if s != NO_STRING]

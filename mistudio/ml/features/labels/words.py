@@ -16,7 +16,8 @@ from mistudio.ml.features.order import group_starts, rank_within
 
 WORDS = 3
 WINDOWS, AROUND = 32, 8  # strongest active tokens, and tokens on each side of one
-LEAST_SEEN = 2  # active tokens or windows that hold a word
+LEAST_SEEN = 2  # active tokens that hold a string
+LEAST_WINDOWS = 0.2  # share of the windows that hold a word
 LEAST_LETTERS = 3
 _ENDING = np.uint32(1 << CLASSES.index("word endings"))
 
@@ -24,8 +25,8 @@ _ENDING = np.uint32(1 << CLASSES.index("word endings"))
 class Words(NamedTuple):
     """Up to `WORDS` strings per feature, most telling first, `NO_STRING` behind the last.
 
-    A word that stands at the share q of a feature's places and at the share p of all tells
-    q log(q / p); `told_F` is the sum over the words.
+    A word that holds the share q of a feature's activation, or of its windows, and stands at the
+    share p of all places tells q log(q / p); `told_F` is the sum over the words.
     """
 
     string_FW: NDArray[np.int32]
@@ -46,7 +47,11 @@ def slot_words(active: Active, stands: Stands, slot: int, base: Base) -> Words:
     string = stands.strings[slot]
     inside = string != NO_STRING
     rate = np.maximum(base.strings[slot], 1e-9)
-    return _most_telling(active.feature[inside], string[inside], active.count_F, rate)
+    features = len(active.count_F)
+    total_F = np.bincount(active.feature, active.value, features)
+    least_F = np.full(features, LEAST_SEEN)
+    feature, weight = active.feature[inside], active.value[inside]
+    return _most_telling(feature, string[inside], weight, total_F, rate, least_F)
 
 
 def window_words(corpus: Corpus, active: Active, word_T: NDArray[np.bool_], base: Base) -> Words:
@@ -69,26 +74,34 @@ def window_words(corpus: Corpus, active: Active, word_T: NDArray[np.bool_], base
     once = np.unique(window.astype(np.int64) << 32 | string)
     window, string = once >> 32, (once & 0xFFFFFFFF).astype(np.int32)
     expected = 1.0 - (1.0 - base.strings[0]) ** (2 * AROUND + 1)
-    return _most_telling(feature[window], string, size, np.maximum(expected, 1e-9))
+    least_F = np.maximum(LEAST_SEEN, np.ceil(LEAST_WINDOWS * size)).astype(np.int64)
+    ones, rate = np.ones(window.size), np.maximum(expected, 1e-9)
+    return _most_telling(feature[window], string, ones, size, rate, least_F)
 
 
 def _most_telling(
     feature: NDArray[np.int64],
     string: NDArray[np.int32],
-    places_F: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    total_F: NDArray[np.floating] | NDArray[np.integer],
     rate_U: NDArray[np.float64],
+    least_F: NDArray[np.int64],
 ) -> Words:
-    features = len(places_F)
+    """`weight` of the feature's `total_F` at each place; strings at fewer than `least_F` places are
+    left out. Ties go to the smaller string id."""
+    features = len(total_F)
     found = Words(np.full((features, WORDS), NO_STRING, np.int32), np.zeros(features))
     if not string.size:
         return found
-    key = np.sort(feature << 32 | string.astype(np.int64))
+    key = feature << 32 | string.astype(np.int64)
+    order = np.argsort(key)
+    key = key[order]
     starts = group_starts(key)
     count = np.diff(np.append(starts, key.size))
     of, which = key[starts] >> 32, (key[starts] & 0xFFFFFFFF).astype(np.int32)
-    share = count / places_F[of]
+    share = np.add.reduceat(weight[order], starts) / total_F[of]
     told = share * np.log(share / rate_U[which])
-    good = (count >= LEAST_SEEN) & (told > 0)
+    good = (count >= least_F[of]) & (told > 0)
     of, which, told = of[good], which[good], told[good]
     best = np.lexsort((which, -told, of))
     rank = rank_within(np.bincount(of, minlength=features))
