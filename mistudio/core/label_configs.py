@@ -90,6 +90,14 @@ class LabelConfig(Config):
         "Compare label and texts with the sentence encoder, where there is one.",
         applies=_by_model,
     )
+    encoder: str = option(
+        "",
+        "Encoder",
+        "Folder of a sentence encoder; empty looks into `encoders` of the data folder and the "
+        "Hugging Face cache.",
+        applies=_by_model,
+        advanced=True,
+    )
     anew: bool = option(
         False,
         "Label anew",

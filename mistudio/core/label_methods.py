@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mistudio.core.units import EM_DASH, format_percent
@@ -79,3 +79,17 @@ def _part(part: Mapping[str, Any]) -> str:
 
 def _percent(scores: Mapping[str, Any], name: str) -> str:
     return format_percent(scores.get(name))
+
+
+def lines(labels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The labels of a feature as text for a terminal; the chosen one is marked."""
+    if not labels:
+        return []
+    out = ["labels:"]
+    for one in labels:
+        source = SOURCES.get(one["source"], one["source"])
+        made = " ".join(part for part in (source, one["method"], one["model"]) if part)
+        score = format_percent(one["score"])
+        n = f", n = {one['score_n']:,}" if one["score"] is not None and one["score_n"] else ""
+        out.append(f"  {'*' if one['chosen'] else ' '} {score:>7}  {one['text']}  ({made}{n})")
+    return out

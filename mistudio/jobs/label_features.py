@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mistudio.core.errors import StudioError
+from mistudio.core.errors import NotFound, StudioError
 from mistudio.core.label_configs import LabelConfig
 from mistudio.core.units import format_percent
-from mistudio.jobs import feature_pages, lookup, sae_library
+from mistudio.jobs import feature_pages, label_by_model, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store import labels
@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 
 def prepare(studio: Studio, config: LabelConfig) -> None:
     """Refuse an SAE without features, or a model that is not there, before anything is queued."""
-    feature_pages.feature_set(studio, lookup.sae(studio, config.sae))
+    row = lookup.sae(studio, config.sae)
+    feature_pages.feature_set(studio, row)
+    for number in config.feature:
+        if int(number) >= row.n_latents:
+            raise NotFound(
+                f"Feature {int(number):,} does not exist; the SAE has {row.n_latents:,} latents."
+            )
+    if config.method == "model" and not config.endpoint:
+        label_by_model.model_of(studio, row, config)
 
 
 def run(ctx: JobContext, config: LabelConfig) -> Result:
     """Label the features of an SAE's newest feature set."""
     row = lookup.sae(ctx.studio, config.sae)
     found = feature_pages.feature_set(ctx.studio, row)
+    if config.method == "model":
+        return label_by_model.run(ctx, row, found, config)
     return label_by_rules(ctx, row, found, config.seed)
 
 

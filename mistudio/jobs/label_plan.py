@@ -39,17 +39,19 @@ def writer(studio: Studio, row: SaeRow, config: LabelConfig) -> str:
     return found.name if found else ""
 
 
-def wanted(studio: Studio, row: SaeRow, config: LabelConfig) -> list[int]:
-    """The live features to label by a model, in their order; those it has named are left out."""
+def wanted(studio: Studio, row: SaeRow, config: LabelConfig, since: str = "") -> list[int]:
+    """The live features to label by a model, most frequent first; those that it has named are left
+    out, of a labelling anew those named at `since` or later (if given)."""
     found = feature_pages.feature_set(studio, row)
     shown = FeatureFilter(show_hidden=True)
     live = features.feature_ids(studio.db(), found, shown, sort="frequency")
     if config.feature:
         asked = {int(number) for number in config.feature}
         live = [index for index in live if index in asked]
-    if config.anew:
+    if config.anew and not since:
         return live
-    known = labels.labelled_by(studio.db(), row.id, METHOD, writer(studio, row, config))
+    name = writer(studio, row, config)
+    known = labels.labelled_by(studio.db(), row.id, METHOD, name, since if config.anew else "")
     return [index for index in live if index not in known]
 
 

@@ -232,12 +232,12 @@ def set_scores(
         )
 
 
-def labelled_by(db: Db, sae_id: str, method: str, model: str) -> set[int]:
-    """Features that have a label of a method and model."""
+def labelled_by(db: Db, sae_id: str, method: str, model: str, since: str = "") -> set[int]:
+    """Features that have a label of a method and model, made at `since` (ISO 8601) or later."""
     rows = db.execute(
         "SELECT DISTINCT feature_index FROM feature_labels "
-        "WHERE sae_id = ? AND method = ? AND model = ?",
-        [sae_id, method, model],
+        "WHERE sae_id = ? AND method = ? AND model = ? AND created_at >= ?",
+        [sae_id, method, model, since],
     ).fetchall()
     return {int(row[0]) for row in rows}
 

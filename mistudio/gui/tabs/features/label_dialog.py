@@ -28,7 +28,7 @@ from mistudio.store.tables import MODELS
 
 FIELDS = (
     *("method", "feature", "model", "endpoint", "endpoint_model"),
-    *("detection", "fuzzing", "embedding", "anew", "seed"),
+    *("detection", "fuzzing", "embedding", "encoder", "anew", "seed"),
 )
 
 

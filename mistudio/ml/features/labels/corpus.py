@@ -67,6 +67,12 @@ class Corpus(NamedTuple):
         return np.where(tokens % self.row_length == last, np.uint32(0), own)
 
 
+def halves(rows: int, seed: int) -> NDArray[np.uint8]:
+    """The half of each row, `FIT` or `SCORE`, by a hash of `seed` and its number."""
+    numbers = np.arange(rows, dtype=np.uint32)
+    return (hash_tokens(seed, numbers, _SPLIT) & np.uint64(1)).astype(np.uint8)
+
+
 def read_corpus(folder: Path, row_length: int, strings: Strings, seed: int) -> Corpus:
     """The corpus of a finished feature store; raises `Damaged` if files are missing."""
     names = ("csc_splits", "csc_tokens", "csc_values", "ids", "mask")
@@ -93,8 +99,7 @@ def make_corpus(
     classes_T = np.where(inside, strings.classes_V[safe_T], np.uint32(0))
     classes_T = classes_T.reshape(-1, row_length)
     classes_T[:, :FIRST_TOKENS] |= np.uint32(1 << START_OF_ROW)
-    rows = np.arange(ids_T.size // row_length, dtype=np.uint32)
-    half_R = (hash_tokens(seed, rows, _SPLIT) & np.uint64(1)).astype(np.uint8)
+    half_R = halves(ids_T.size // row_length, seed)
     half_T = np.repeat(half_R, row_length)
     pools, ordered, starts = [], [], []
     for half in (FIT, SCORE):
