@@ -137,7 +137,9 @@ def test_the_graded_score_is_naive_bayes_over_three_slots_and_the_position(made:
     drawn = draw(corpus, held, 0, SCORE, None, 0)
     asked = rules.look(corpus, drawn.positive_FP)
     base = profile.base_of(corpus)
-    (scores,) = profile.Profile(base, features).scores(fit, rules.look(corpus, fit.token), (asked,))
+    stands = rules.look(corpus, fit.token)
+    groups = [rules.group(fit, stands, slot) for slot in range(rules.SLOTS)]
+    (scores,) = profile.Profile(base, features).scores(fit, stands.position, groups, (asked,))
     pool = corpus.pool[FIT]
     slots = (lambda t: corpus.string_T[t], corpus.previous, corpus.following)
     for name in ("graded", "after_dot", "rare"):

@@ -15,7 +15,7 @@ from mistudio.ml.features.labels.corpus import FIT, SCORE, Corpus
 from mistudio.ml.features.order import order_within, rank_within
 from mistudio.ml.features.sampling import hash_pairs
 
-DRAWN = 2048  # active tokens of a feature looked at, evenly over the rows, of both halves together
+DRAWN = 1024  # active tokens of a feature looked at, evenly over the rows, of both halves together
 DECILES, PER_DECILE = 10, 10
 POSITIVES = DECILES * PER_DECILE
 RANDOM, SAME_STRING, NEIGHBOURS = 100, 50, 50  # negatives of each kind

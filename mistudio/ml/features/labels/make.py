@@ -15,7 +15,7 @@ from mistudio.ml.features.labels.auroc import Score, auroc, judge
 from mistudio.ml.features.labels.corpus import FIT, SCORE, Corpus, read_corpus
 from mistudio.ml.features.labels.draw import RANDOM, Active, draw, draw_active
 from mistudio.ml.features.labels.promotes import Promoted, lens_rules, set_rules
-from mistudio.ml.features.labels.rules import NEXT, PREVIOUS, TOKEN, Heavy, Rules
+from mistudio.ml.features.labels.rules import NEXT, PREVIOUS, TOKEN, Groups, Heavy, Rules
 from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, Strings, strings_of
 
 BLOCK = 128  # features at a time: bounds memory, and keeps the tables near the processor
@@ -112,36 +112,24 @@ class _Maker:
             rules.look(corpus, part) for d in drawn for part in (d.positive_FP, d.negative_FQ)
         )
         stands = rules.look(corpus, fit.token)
+        groups = [rules.group(fit, stands, slot) for slot in range(rules.SLOTS)]
         density_F = self.density_F[low:high]
-        graded = self.profile.scores(fit, stands, asked)
-        candidates = [
-            self._judged("words", self._word_texts(fit, stands), graded, density_F, low, True)
-        ]
-        for method, fitted, texts in self._predicates(fit, stands, low, high):
-            scores = tuple(rules.apply(fitted, part) for part in asked)
-            candidates.append(self._judged(method, texts, scores, density_F, low, False))
+        graded = self.profile.scores(fit, stands.position, groups, asked)
+        fit_p, fit_q, held_p, held_q = graded
+        at = profile.threshold(fit_p, fit_q)
+        score = judge(held_p, held_q, RANDOM, at, density_F)
+        texts = self._word_texts(fit, groups)
+        candidates = [_Candidate("words", texts, auroc(fit_p, fit_q), score)]
+        for method, fitted, texts in self._predicates(fit, stands, groups, low, high):
+            candidates.append(_judged(method, fitted, texts, asked, density_F))
         return _chosen(candidates, density_F > 0, low)
 
-    def _judged(
-        self,
-        method: str,
-        texts: list[str],
-        scores: tuple[NDArray[np.float32], ...],
-        density_F: NDArray[np.float64],
-        low: int,
-        graded: bool,
-    ) -> _Candidate:
-        fit_p, fit_q, held_p, held_q = scores
-        at = profile.threshold(fit_p, fit_q) if graded else np.full(len(fit_p), 0.5, np.float32)
-        score = judge(held_p, held_q, RANDOM, at, density_F)
-        return _Candidate(method, texts, auroc(fit_p, fit_q), score)
-
     def _predicates(
-        self, fit: Active, stands: rules.Stands, low: int, high: int
+        self, fit: Active, stands: rules.Stands, groups: list[Groups], low: int, high: int
     ) -> list[tuple[str, Rules, list[str]]]:
         found = []
         for method, slot in (("token", TOKEN), ("say", NEXT), ("after", PREVIOUS)):
-            top = rules.heavy(fit, stands, slot, rules.FEW)
+            top = rules.heavy(groups[slot], rules.FEW)
             many_F = rules.few_strings(top)
             texts = [self._named(method, top, line, int(n)) for line, n in enumerate(many_F)]
             found.append((method, rules.predicate(slot, top, many_F), texts))
@@ -160,8 +148,8 @@ class _Maker:
         named = quoted([self.shown[s] for s in top.string_FT[line, :many]])
         return f"token: {named}" if method == "token" else f"{method} {named}"
 
-    def _word_texts(self, fit: Active, stands: rules.Stands) -> list[str]:
-        kinds = [words.slot_words(fit, stands, slot, self.base) for slot in (TOKEN, PREVIOUS, NEXT)]
+    def _word_texts(self, fit: Active, groups: list[Groups]) -> list[str]:
+        kinds = [words.slot_words(groups[s], s, self.base) for s in (TOKEN, PREVIOUS, NEXT)]
         kinds.append(words.window_words(self.corpus, fit, self.word_T, self.base))
         told = [kind.told_F for kind in kinds]
         told[-1] = told[-1] / AROUND_FACTOR
@@ -176,6 +164,31 @@ class _Maker:
             else:
                 texts.append(("", "after ", "before ")[which] + quoted(named))
         return texts
+
+
+def _judged(
+    method: str,
+    fitted: Rules,
+    texts: list[str],
+    asked: tuple[rules.Stands, ...],
+    density_F: NDArray[np.float64],
+) -> _Candidate:
+    """Score a predicate of those features that have one."""
+    lines = np.flatnonzero([bool(text) for text in texts])
+    own = fitted.lines(lines)
+    fit_p, fit_q, held_p, held_q = (rules.apply(own, part.lines(lines)) for part in asked)
+    half = np.full(len(lines), 0.5, np.float32)
+    part = judge(held_p, held_q, RANDOM, half, density_F[lines])
+    fit_F = _spread(auroc(fit_p, fit_q), lines, len(texts))
+    return _Candidate(method, texts, fit_F, Score(*(_spread(p, lines, len(texts)) for p in part)))
+
+
+def _spread(values: NDArray[Any], lines: NDArray[np.int64], size: int) -> NDArray[Any]:
+    """Values of some lines among all of them."""
+    missing = np.nan if values.dtype.kind == "f" else 0
+    found = np.full(size, missing, values.dtype)
+    found[lines] = values
+    return found
 
 
 def quoted(named: Sequence[str]) -> str:

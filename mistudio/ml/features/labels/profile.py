@@ -5,6 +5,7 @@ It is what the words of a feature that no short rule describes are scored by.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from mistudio.ml.features.labels.corpus import FIT, Corpus
 from mistudio.ml.features.labels.draw import Active
-from mistudio.ml.features.labels.rules import SLOTS, Stands
+from mistudio.ml.features.labels.rules import SLOTS, Groups, Stands
 from mistudio.ml.features.labels.strings import NO_STRING
 
 HALF_LIFT = 0.5  # the weight of a string is log(1 + lift / 2)
@@ -59,24 +60,26 @@ class Profile:
         self._table = np.zeros((block, len(base.strings[0])), np.float32)
 
     def scores(
-        self, active: Active, stands: Stands, asked: tuple[Stands, ...]
+        self,
+        active: Active,
+        position: NDArray[np.int64],
+        groups: Sequence[Groups],
+        asked: tuple[Stands, ...],
     ) -> tuple[NDArray[np.float32], ...]:
-        """Fit to `active` (what stands at it: `stands`) and score each of `asked` [F, K]; NaN where
-        there is no token."""
+        """Fit to `active`, its positions in their rows and its strings in each slot, and score each
+        of `asked` [F, K]; NaN where there is no token."""
         found = [np.zeros(part.missing.shape, np.float32) for part in asked]
         line = np.arange(len(active.count_F))[:, None]
         for slot in range(SLOTS):
-            string = stands.strings[slot]
-            inside = string != NO_STRING
-            feature, string = active.feature[inside], string[inside]
-            np.add.at(self._table, (feature, string), np.float32(1))
+            feature, string = groups[slot].feature, groups[slot].string
+            self._table[feature, string] = groups[slot].count
             for scores, part in zip(found, asked, strict=True):
                 own = part.strings[slot]
                 safe = np.maximum(own, 0)
                 count = self._table[line, safe]
                 scores += np.where(own == NO_STRING, 0, self._weight(count, safe, slot, active))
             self._table[feature, string] = 0
-        weight_FP = self._positions(active, stands)
+        weight_FP = self._positions(active, position)
         for scores, part in zip(found, asked, strict=True):
             scores += weight_FP[line, position_bin(part.position)]
             scores[part.missing] = np.nan
@@ -89,9 +92,9 @@ class Profile:
         rate = np.maximum(self._base.strings[slot][string], 1e-9)
         return np.log1p(HALF_LIFT * share / rate).astype(np.float32)
 
-    def _positions(self, active: Active, stands: Stands) -> NDArray[np.float32]:
+    def _positions(self, active: Active, position: NDArray[np.int64]) -> NDArray[np.float32]:
         features = len(active.count_F)
-        key = active.feature * POSITION_BINS + position_bin(stands.position)
+        key = active.feature * POSITION_BINS + position_bin(position)
         counts = np.bincount(key, minlength=features * POSITION_BINS).reshape(features, -1)
         base_P = self._base.positions_P
         share = (counts + POSITION_PRIOR * base_P) / (counts.sum(1, keepdims=True) + POSITION_PRIOR)

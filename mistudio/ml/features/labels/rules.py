@@ -32,6 +32,10 @@ class Rules(NamedTuple):
     slot_F: NDArray[np.int32]
     class_F: NDArray[np.int32]
 
+    def lines(self, chosen: NDArray[np.int64]) -> Rules:
+        """Of some features only."""
+        return Rules(*(one[chosen] for one in self))
+
 
 def no_rules(features: int, terms: int = FEW) -> Rules:
     """Rules that give 0 on every token."""
@@ -71,6 +75,12 @@ class Stands(NamedTuple):
     position: NDArray[np.int64]
     missing: NDArray[np.bool_]
 
+    def lines(self, chosen: NDArray[np.int64]) -> Stands:
+        """Of some lines only."""
+        first, second, third = (one[chosen] for one in self.strings)
+        rest = (self.classes, self.next_classes, self.position, self.missing)
+        return Stands((first, second, third), *(one[chosen] for one in rest))
+
 
 def look(corpus: Corpus, token: NDArray[np.int64]) -> Stands:
     """What stands at tokens, `NOTHING` where there is none."""
@@ -85,12 +95,11 @@ def look(corpus: Corpus, token: NDArray[np.int64]) -> Stands:
 
 
 class Heavy(NamedTuple):
-    """Strings of one slot by feature, heaviest first: [F, T] ids, share of the activation, number
-    of active tokens; `NO_STRING` and 0 where there are fewer."""
+    """Strings of one slot by feature, heaviest first: [F, T] ids and share of the activation;
+    `NO_STRING` and 0 where there are fewer."""
 
     string_FT: NDArray[np.int32]
     share_FT: NDArray[np.float64]
-    count_FT: NDArray[np.int64]
 
 
 def base_rates(corpus: Corpus) -> NDArray[np.float64]:
@@ -107,38 +116,61 @@ def class_rates(corpus: Corpus) -> NDArray[np.float64]:
     return np.array(ones) / total
 
 
-def heavy(
-    active: Active, stands: Stands, slot: int, terms: int, by_U: NDArray[np.float64] | None = None
-) -> Heavy:
-    """The `terms` strings of one slot with the most activation of each feature, or with the most of
-    number of active tokens times `by_U`[string]. Ties go to the smaller string id."""
-    features = len(active.count_F)
+class Groups(NamedTuple):
+    """Active tokens of features by the string in one slot, sorted by feature, then string: the sum
+    of activations and the number of tokens. `total_F`: each feature's activations in all."""
+
+    feature: NDArray[np.int64]
+    string: NDArray[np.int32]
+    weight: NDArray[np.float64]
+    count: NDArray[np.int64]
+    total_F: NDArray[np.float64]
+
+
+def group(active: Active, stands: Stands, slot: int) -> Groups:
+    """Group active tokens by the string in a slot."""
     string, value = stands.strings[slot], active.value
     inside = string != NO_STRING
-    found = Heavy(
-        np.full((features, terms), NO_STRING, np.int32),
-        np.zeros((features, terms)),
-        np.zeros((features, terms), np.int64),
-    )
-    if not inside.any():
-        return found
+    total_F = np.bincount(active.feature, value, len(active.count_F))
     key = active.feature[inside] << 32 | string[inside].astype(np.int64)
+    if not key.size:
+        empty = np.empty(0, np.int64)
+        return Groups(empty, empty.astype(np.int32), np.empty(0), empty, total_F)
     order = np.argsort(key)
     key = key[order]
     starts = group_starts(key)
     # the sum of fp16 values is exact in double precision, whatever their order
     weight = np.add.reduceat(value[inside][order], starts)
     count = np.diff(np.append(starts, key.size))
-    of, which = key[starts] >> 32, (key[starts] & 0xFFFFFFFF).astype(np.int32)
-    rank_by = weight if by_U is None else count * by_U[which]
-    best = np.lexsort((which, -rank_by, of))
-    rank = rank_within(np.bincount(of, minlength=features))
+    return Groups(key[starts] >> 32, key[starts].astype(np.int32), weight, count, total_F)
+
+
+def heavy(groups: Groups, terms: int) -> Heavy:
+    """The `terms` strings with the most activation of each feature whose strings may be
+    concentrated: one of them must hold a `terms`-th of `CONCENTRATED`. Ties: the smaller id."""
+    features = len(groups.total_F)
+    found = Heavy(
+        np.full((features, terms), NO_STRING, np.int32),
+        np.zeros((features, terms)),
+    )
+    if not groups.feature.size:
+        return found
+    # features without one string of enough activation are left out: they are never concentrated
+    starts = group_starts(groups.feature)
+    largest = np.maximum.reduceat(groups.weight, starts)
+    line = groups.feature[starts]
+    able_F = np.zeros(features, bool)
+    able_F[line] = largest * terms >= CONCENTRATED * groups.total_F[line] * (1 - 1e-9)
+    inside = np.flatnonzero(able_F[groups.feature])
+    feature, string, weight = (
+        one[inside] for one in (groups.feature, groups.string, groups.weight)
+    )
+    best = np.lexsort((string, -weight, feature))
+    rank = rank_within(np.bincount(feature, minlength=features))
     chosen = best[rank < terms]
-    line, place = of[chosen], rank[rank < terms]
-    total = np.bincount(active.feature, value, features)
-    found.string_FT[line, place] = which[chosen]
-    found.share_FT[line, place] = weight[chosen] / total[line]
-    found.count_FT[line, place] = count[chosen]
+    line, place = feature[chosen], rank[rank < terms]
+    found.string_FT[line, place] = string[chosen]
+    found.share_FT[line, place] = weight[chosen] / groups.total_F[line]
     return found
 
 
@@ -166,11 +198,14 @@ def class_rule(active: Active, stands: Stands, base_C: NDArray[np.float64]) -> R
     best = np.full(features, -np.inf)
     rules = no_rules(features)
     for slot, bits in ((TOKEN, stands.classes), (NEXT, stands.next_classes)):
+        patterns_P, code = np.unique(bits, return_inverse=True)
+        key = active.feature * len(patterns_P) + code
+        weight_FP = np.bincount(key, active.value, features * len(patterns_P))
+        member_PC = (patterns_P[:, None] >> np.arange(len(CLASSES), dtype=np.uint32)) & np.uint32(1)
+        share_FC = weight_FP.reshape(features, -1) @ member_PC / total[:, None]
         for number in range(len(CLASSES)):
-            member = (bits >> np.uint32(number) & np.uint32(1)).astype(bool)
-            weight = np.bincount(active.feature[member], active.value[member], features)
-            share = weight / total
-            good = (share >= CONCENTRATED) & (share >= LIFT * base_C[number])
+            share = share_FC[:, number]
+            good = (share >= CONCENTRATED - 1e-12) & (share >= LIFT * base_C[number])
             better = good & (share - base_C[number] > best)
             best = np.where(better, share - base_C[number], best)
             rules.class_F[better] = number

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from mistudio.ml.features.labels.corpus import Corpus
 from mistudio.ml.features.labels.draw import Active
 from mistudio.ml.features.labels.profile import Base
-from mistudio.ml.features.labels.rules import Stands
+from mistudio.ml.features.labels.rules import Groups
 from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, Strings
-from mistudio.ml.features.order import group_starts, rank_within
+from mistudio.ml.features.order import rank_within
 
 WORDS = 3
 WINDOWS, AROUND = 32, 8  # strongest active tokens, and tokens on each side of one
@@ -42,16 +42,11 @@ def whole_words(strings: Strings, vocabulary: list[str]) -> NDArray[np.bool_]:
     return np.array(found, bool).reshape(len(strings.string_V))
 
 
-def slot_words(active: Active, stands: Stands, slot: int, base: Base) -> Words:
+def slot_words(groups: Groups, slot: int, base: Base) -> Words:
     """The most telling strings of one slot."""
-    string = stands.strings[slot]
-    inside = string != NO_STRING
     rate = np.maximum(base.strings[slot], 1e-9)
-    features = len(active.count_F)
-    total_F = np.bincount(active.feature, active.value, features)
-    least_F = np.full(features, LEAST_SEEN)
-    feature, weight = active.feature[inside], active.value[inside]
-    return _most_telling(feature, string[inside], weight, total_F, rate, least_F)
+    least_F = np.full(len(groups.total_F), LEAST_SEEN)
+    return _most_telling(groups, rate, least_F)
 
 
 def window_words(corpus: Corpus, active: Active, word_T: NDArray[np.bool_], base: Base) -> Words:
@@ -75,34 +70,20 @@ def window_words(corpus: Corpus, active: Active, word_T: NDArray[np.bool_], base
     window, string = once >> 32, (once & 0xFFFFFFFF).astype(np.int32)
     expected = 1.0 - (1.0 - base.strings[0]) ** (2 * AROUND + 1)
     least_F = np.maximum(LEAST_SEEN, np.ceil(LEAST_WINDOWS * size)).astype(np.int64)
-    ones, rate = np.ones(window.size), np.maximum(expected, 1e-9)
-    return _most_telling(feature[window], string, ones, size, rate, least_F)
+    key = feature[window] << 32 | string.astype(np.int64)
+    key, count = np.unique(key, return_counts=True)
+    groups = Groups(key >> 32, key.astype(np.int32), count.astype(np.float64), count, size)
+    return _most_telling(groups, np.maximum(expected, 1e-9), least_F)
 
 
-def _most_telling(
-    feature: NDArray[np.int64],
-    string: NDArray[np.int32],
-    weight: NDArray[np.float64],
-    total_F: NDArray[np.floating] | NDArray[np.integer],
-    rate_U: NDArray[np.float64],
-    least_F: NDArray[np.int64],
-) -> Words:
-    """`weight` of the feature's `total_F` at each place; strings at fewer than `least_F` places are
-    left out. Ties go to the smaller string id."""
-    features = len(total_F)
+def _most_telling(groups: Groups, rate_U: NDArray[np.float64], least_F: NDArray[np.int64]) -> Words:
+    """Strings at fewer than `least_F` places are left out. Ties go to the smaller string id."""
+    features = len(groups.total_F)
     found = Words(np.full((features, WORDS), NO_STRING, np.int32), np.zeros(features))
-    if not string.size:
-        return found
-    key = feature << 32 | string.astype(np.int64)
-    order = np.argsort(key)
-    key = key[order]
-    starts = group_starts(key)
-    count = np.diff(np.append(starts, key.size))
-    of, which = key[starts] >> 32, (key[starts] & 0xFFFFFFFF).astype(np.int32)
-    share = np.add.reduceat(weight[order], starts) / total_F[of]
+    share = groups.weight / groups.total_F[groups.feature]
+    good = (groups.count >= least_F[groups.feature]) & (share > rate_U[groups.string])
+    of, which, share = groups.feature[good], groups.string[good], share[good]
     told = share * np.log(share / rate_U[which])
-    good = (count >= least_F[of]) & (told > 0)
-    of, which, told = of[good], which[good], told[good]
     best = np.lexsort((which, -told, of))
     rank = rank_within(np.bincount(of, minlength=features))
     chosen = best[rank < WORDS]
