@@ -33,7 +33,13 @@ def _verb(name: str) -> Verb:
         partner_commands,
         training_commands,
     )
-    from mistudio.core import configs, dataset_configs, feature_export_configs, model_configs
+    from mistudio.core import (
+        configs,
+        dataset_configs,
+        feature_export_configs,
+        label_configs,
+        model_configs,
+    )
 
     jobs: dict[str, tuple[str, type[Config]]] = {
         "dataset_tokenize": ("tokenize", dataset_configs.TokenizeConfig),
@@ -50,6 +56,7 @@ def _verb(name: str) -> Verb:
             "import_explanations",
             feature_export_configs.ImportExplanationsConfig,
         ),
+        "features_label": ("label_features", label_configs.LabelConfig),
         "steer": ("steer", configs.SteerConfig),
     }
     if name in jobs:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from mistudio.console import Console
-from mistudio.core import configs, sweep_configs, training_configs
+from mistudio.core import configs, label_methods, sweep_configs, training_configs
 from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_dict, validate
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
@@ -21,7 +21,7 @@ from mistudio.feature_commands import narrowed
 from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs as job_rows
-from mistudio.store import trainings
+from mistudio.store import labels, trainings
 from mistudio.store.tables import DATASETS, JOBS, MODELS, SAES, TOKENIZATIONS
 
 Arguments = argparse.Namespace
@@ -264,7 +264,7 @@ def _print_features(studio: Studio, console: Console, arguments: Arguments, *, t
         limit=arguments.limit,
     )
     shown = [dataclasses.asdict(row) for row in rows]
-    columns = ("index", "label", "frequency", "max", "top_tokens", "positive_tokens")
+    columns = ("index", "label", "label_source", "label_score", "frequency", "max", "top_tokens")
     console.table("features", shown, columns)
 
 
@@ -272,7 +272,10 @@ def show_feature(studio: Studio, console: Console, arguments: Arguments) -> None
     """One feature: statistics, logit lens, top examples, intervals."""
     sae = lookup.sae(studio, arguments.sae)
     page = feature_pages.page(studio, sae, arguments.index)
-    console.result(page.as_dict(), feature_pages.lines(page))
+    kept = labels.labels_of(studio.db(), sae.id, arguments.index)
+    told = [dataclasses.asdict(label) for label in kept]
+    lines = [*feature_pages.lines(page), *label_methods.lines(told)]
+    console.result({**page.as_dict(), "labels": told}, lines)
 
 
 def list_jobs(studio: Studio, console: Console, arguments: Arguments) -> None:

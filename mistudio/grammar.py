@@ -13,6 +13,7 @@ from mistudio.core import (
     dataset_configs,
     feature_export_configs,
     health_configs,
+    label_configs,
     model_configs,
     run_configs,
     sweep_configs,
@@ -157,6 +158,8 @@ def build_parser() -> argparse.ArgumentParser:
         "sae",
     )
     _feature_exchange(command, features)
+    about = "name features by rules or by a language model, with held-out scores"
+    command(features, "label", "features_label", about, label_configs.LabelConfig, "sae")
     for name, verb, about in (
         ("list", "list_features", "list features"),
         ("search", "search_features", "search labels, notes and tokens"),

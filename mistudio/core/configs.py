@@ -130,6 +130,12 @@ class HarvestConfig(Config):
         20, "Examples", "Top examples kept per feature, one per row.", minimum=1, maximum=1000
     )
     seed: int = option(0, "Seed", "Order in which rows are drawn.", minimum=0, advanced=True)
+    labels: bool = option(
+        True,
+        "Label them",
+        "Name every feature afterwards by rules that are fitted on half of the rows and scored on "
+        "the other; seconds, and no language model.",
+    )
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.config import to_dict
 from mistudio.core.configs import HarvestConfig
-from mistudio.core.errors import Left, Mismatch
+from mistudio.core.errors import Cancelled, Left, Mismatch, StudioError
 from mistudio.core.ids import new_id
 from mistudio.jobs import lookup, sae_geometry, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.evaluate import text_for
+from mistudio.jobs.label_features import label_by_rules
 from mistudio.jobs.runner import Studio
 from mistudio.store import features
 from mistudio.store.records import FeatureSetRow, ModelRow, SaeRow, TokenizationRow
@@ -30,7 +31,8 @@ def run(ctx: JobContext, config: HarvestConfig) -> Result:
     row = lookup.sae(ctx.studio, config.sae)
     model = lookup.model_of(ctx.studio, row)
     tokens = text_for(ctx, row, model, config.dataset)
-    found = find_features(ctx, row, model, tokens, config)
+    found = find_features(ctx.part(0.0, 0.97) if config.labels else ctx, row, model, tokens, config)
+    labelled = _labelled(ctx.part(0.97, 1.0), row, found, config) if config.labels else {}
     return {
         "feature_set": found.id,
         "sae": row.id,
@@ -38,7 +40,23 @@ def run(ctx: JobContext, config: HarvestConfig) -> Result:
         "live_features": found.n_live,
         "tokens": found.n_tokens,
         "store_hash": found.store_hash,
+        **labelled,
     }
+
+
+def _labelled(
+    ctx: JobContext, row: SaeRow, found: FeatureSetRow, config: HarvestConfig
+) -> dict[str, Any]:
+    """Name the features by rules; a set whose labels fail is a good one all the same."""
+    try:
+        made = label_by_rules(ctx, row, found, config.seed)
+    except Cancelled:  # also at the program's end: what took long is done and kept
+        ctx.report.note("The features are found; their labels were left out.", level="warning")
+        return {}
+    except StudioError as error:
+        ctx.report.note(f"The features have no labels: {error.sentence}", level="warning")
+        return {}
+    return {"labelled": made["labelled"], "interpretable_share": made["share"]}
 
 
 def find_features(

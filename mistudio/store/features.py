@@ -280,8 +280,8 @@ def set_label(db: Db, sae_id: str, feature: int, text: str, source: str = "user"
         if source != "user" and current and current[0]["source"] == "user":
             return
         db.execute(
-            "UPDATE features SET label = ?, label_id = ?, updated_at = ? "
-            "WHERE sae_id = ? AND feature_index = ?",
+            "UPDATE features SET label = ?, label_id = ?, label_score = NULL, label_pinned = 0, "
+            "updated_at = ? WHERE sae_id = ? AND feature_index = ?",
             [text or None, label_id, now(), sae_id, feature],
         )
 

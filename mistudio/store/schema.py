@@ -291,3 +291,13 @@ def effects_of_ablation(db: Database) -> None:
     """What ablating each feature does; null until it is measured."""
     for column in ("ablation_ce", "ablation_kl", "ablation_percentile", "ablation_p"):
         db.conn.execute(f"ALTER TABLE feature_statistics ADD COLUMN {column} REAL")
+
+
+@migrations()
+def scores_of_labels(db: Database) -> None:
+    """What a label's score is made of, who wrote it, what was asked of a model; and beside each
+    feature the score of its chosen label, and whether the user chose it."""
+    for column in ("author TEXT", "scores TEXT", "prompt TEXT"):
+        db.conn.execute(f"ALTER TABLE feature_labels ADD COLUMN {column}")
+    for column in ("label_score REAL", "label_pinned INTEGER NOT NULL DEFAULT 0"):
+        db.conn.execute(f"ALTER TABLE features ADD COLUMN {column}")

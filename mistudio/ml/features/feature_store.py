@@ -107,6 +107,16 @@ class FeatureStore:
         """SHA-256 over rows, activations and tables: equal stores have equal hashes."""
         return str(self.summary["store_hash"])
 
+    @property
+    def rows(self) -> int:
+        """Rows read."""
+        return len(self._rows)
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """Which tokens count, and why others do not: [row, position], `KEPT` or a reason."""
+        return self._mask
+
     @cached_property
     def statistics(self) -> NDArray[np.void]:
         """One record per feature; the fields are those of `statistics.STATISTICS`."""

@@ -102,3 +102,11 @@ def histogram(values: NDArray[np.float64]) -> Histogram:
         return Histogram(np.zeros(0), np.zeros(0, np.int64))
     counts, edges = np.histogram(values, bins=HISTOGRAM_BINS)
     return Histogram(edges, counts.astype(np.int64))
+
+
+def hash_pairs(
+    seed: int, numbers: NDArray[np.integer], features: NDArray[np.integer]
+) -> NDArray[np.uint64]:
+    """The hash of `hash_tokens` for many features at once; both arrays broadcast."""
+    key = _mix(np.uint64(seed << 32) ^ features.astype(np.uint64))
+    return _mix(numbers.astype(np.uint64) ^ key)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mistudio.core.label_methods import MARKS, METHODS, RULE_SCORE, SOURCES
 from mistudio.core.units import EM_DASH, format_decimal, format_percent
 from mistudio.gui.widgets.row_table import Column
 from mistudio.gui.widgets.token_layout import TokenPiece
@@ -16,12 +17,6 @@ from mistudio.store.records import FeatureSetRow
 
 STAR = 0  # position of the star's column
 BEFORE_PEAK = 6  # pieces shown before the strongest one, so that a narrow cell still holds it
-SOURCES = {
-    "user": "written by you",
-    "auto": "automatic",
-    "model": "by a language model",
-    "imported": "imported",
-}
 EXAMPLE, MATCH = "example", "match"
 # shown until the user chooses others; the others follow in the order of `columns`
 DEFAULT = ("favorite", "index", "label", EXAMPLE, "frequency", "score", "max", "tokens")
@@ -70,7 +65,7 @@ def label_text(row: FeatureRow) -> str:
     """The label with a mark for its source."""
     if not row.label:
         return EM_DASH
-    return f"✎ {row.label}" if row.label_source == "user" else row.label
+    return f"{MARKS.get(row.label_source or '', '')} {row.label}".strip()
 
 
 def label_tip(row: FeatureRow) -> str:
@@ -81,12 +76,13 @@ def label_tip(row: FeatureRow) -> str:
 
 
 def score_tip(row: FeatureRow) -> str:
-    """How the label's score was measured."""
+    """What the interpretability of a feature is of, for the tooltip."""
+    if not row.label:
+        return "No label yet"
+    method = METHODS.get(row.label_method or "", SOURCES.get(row.label_source or "", ""))
     if row.label_score is None:
-        return "The label is not scored yet" if row.label else "No label yet"
-    told = f"by {row.label_method}" if row.label_method else ""
-    count = f"n = {row.label_n:,}" if row.label_n else ""
-    return ", ".join(part for part in ("Score on held-out text", told, count) if part)
+        return f"The label is not scored ({method})"
+    return f"{method}; n = {row.label_n or 0:,}"
 
 
 def name_of(column: Column) -> str:
@@ -147,7 +143,7 @@ def _main_columns() -> tuple[Column, ...]:
             numeric=True,
             role="blue",
             tip=lambda f: score_tip(f.row),
-            help="Score of the chosen label on text that it was not made from.",
+            help=f"Held-out score of the label. {RULE_SCORE}",
         ),
     )
 

@@ -14,8 +14,10 @@ from mistudio.core.units import format_count, format_percent
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import edits
+from mistudio.gui.tabs.features.columns import score_tip
 from mistudio.gui.tabs.features.detail_head import DetailHead
 from mistudio.gui.tabs.features.examples_page import ExamplesPage
+from mistudio.gui.tabs.features.labels_page import LabelsPage
 from mistudio.gui.tabs.features.list_menu import ListButton
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
@@ -44,15 +46,16 @@ class FeatureDetail(Dialog):
         self.head = DetailHead()
         self.lists = ListButton(services, self._subject)
         self.examples = ExamplesPage(services)
+        self.labels = LabelsPage(services)
         self.lens: LensPage | None = None
         self.correlations: CorrelationsPage | None = None
         self.statistics: StatisticsPage | None = None
         self._came_from: list[int] = []  # features that led to this one by its partners
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
+            "interpretability": MetricTile("Interpretability", color="blue"),
             "max": MetricTile("Max activation", color="purple"),
             "samples": MetricTile("Active samples", color="yellow"),
-            "count": MetricTile("Active tokens / read", color="blue"),
         }
         self._lay_out()
         self._connect()
@@ -68,6 +71,7 @@ class FeatureDetail(Dialog):
         self.pages.addTab(QWidget(), "Logit lens")
         self.pages.addTab(QWidget(), "Correlations")
         self.pages.addTab(QWidget(), "Statistics")
+        self.pages.addTab(self.labels, "Labels")
         self.head.add_tool(self.lists)
         self.box.addWidget(self.head)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
@@ -95,6 +99,8 @@ class FeatureDetail(Dialog):
         self.lists.problem.connect(self._on_list_problem)
         self.lists.manage.connect(self.lists_wanted)
         self.examples.width_changed.connect(self._ask)
+        self.labels.chosen.connect(self._on_choose)
+        self.labels.regenerate.connect(self._on_regenerate)
         self.pages.currentChanged.connect(self._on_tab)
         for keys, slot in ((("J", "Right"), self.go_next), (("K", "Left"), self.go_previous)):
             for key in keys:
@@ -195,8 +201,8 @@ class FeatureDetail(Dialog):
         self.tiles["frequency"].set_value(format_percent(row_.frequency, 2))
         self.tiles["max"].set_value(f"{row_.max:.3f}" if row_.count else "never fired")
         self.tiles["samples"].set_value(format_count(row_.active_samples))
-        counts = f"{format_count(row_.count)} / {format_count(page.n_tokens)}"
-        self.tiles["count"].set_value(counts)
+        self.tiles["interpretability"].set_value(format_percent(row_.label_score))
+        self.tiles["interpretability"].setToolTip(score_tip(row_))
         self.examples.show_page(page)
         self._on_tab(self.pages.currentIndex())
 
@@ -227,7 +233,7 @@ class FeatureDetail(Dialog):
         if number == 2 and self.correlations is not None and self._sae is not None:
             self.correlations.show_feature(self._sae, self.index)
             return
-        shown = {1: self.lens, 3: self.statistics}.get(number)
+        shown = {1: self.lens, 3: self.statistics, 4: self.labels}.get(number)
         if shown is not None and self.page is not None:
             shown.show_page(self.page)
         if number == 3 and self.statistics is not None and self._sae is not None:
@@ -277,6 +283,18 @@ class FeatureDetail(Dialog):
 
     def _on_label(self, index: int, text: str) -> None:
         self._write(edits.write_label, text, index=index)
+
+    def _on_choose(self, index: int, label_id: str) -> None:
+        self._write(edits.choose_label, label_id, index=index)
+
+    def _on_regenerate(self, index: int) -> None:
+        if self._sae is None:
+            return
+        from mistudio.gui.tabs.features.label_dialog import LabelDialog
+
+        dialog = LabelDialog(self._services, self._sae, self._order, self, feature=index)
+        dialog.labelled.connect(self._ask)
+        dialog.show()
 
     def _on_note(self, index: int, text: str) -> None:
         self._write(edits.write_note, text, index=index)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
+from mistudio.core.label_methods import SOURCES
+from mistudio.core.units import format_percent
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row, set_icon
 from mistudio.store.features import FeatureRow
-
-SOURCES = {"user": "by you"}
 
 
 class DetailHead(QWidget):
@@ -63,7 +63,7 @@ class DetailHead(QWidget):
             if not (same and edit.isModified()):
                 edit.setText(text or "")
         self._row = row
-        self.source.setText(SOURCES.get(row.label_source or "", row.label_source or ""))
+        self.source.setText(_told(row))
         set_icon(self.star, "star_on" if row.is_favorite else "star")
         self.star.setText("Favourite" if row.is_favorite else "Add star")
         set_icon(self.hider, "eye" if row.is_hidden else "eye_off")
@@ -83,3 +83,8 @@ class DetailHead(QWidget):
         if self._row is not None and self.note_edit.isModified():
             self.note_edit.setModified(False)
             self.note_edited.emit(self._row.index, self.note_edit.text())
+
+
+def _told(row: FeatureRow) -> str:
+    source = SOURCES.get(row.label_source or "", row.label_source or "")
+    return source if row.label_score is None else f"{source} · {format_percent(row.label_score)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.store import features
+from mistudio.store import features, labels
 
 
 def published(sae_id: str, index: int) -> str:
@@ -46,6 +46,12 @@ def turn_several(db: Any, sae_id: str, indices: list[int], mark: str) -> str:
 def write_label(db: Any, sae_id: str, index: int, text: str) -> str:
     """Choose the user's label; an empty one takes it away."""
     features.set_label(db, sae_id, index, text)
+    return published(sae_id, index)
+
+
+def choose_label(db: Any, sae_id: str, index: int, label_id: str) -> str:
+    """Make one of a feature's labels the chosen one."""
+    labels.choose(db, sae_id, index, label_id)
     return published(sae_id, index)
 
 

@@ -17,7 +17,7 @@ from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 
-FIELDS = ("dataset", "rows", "context", "top_k", "seed")
+FIELDS = ("dataset", "rows", "context", "top_k", "labels", "seed")
 
 
 class FindForm(QWidget):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistudio.store.features import newest_set
+from mistudio.store.labels import Interpretability, interpretability
 from mistudio.store.records import FeatureSetRow, JobRow, SaeRow
 from mistudio.store.tables import DATASETS, JOBS, TOKENIZATIONS
 
@@ -35,6 +36,8 @@ class Overview:
     job: JobRow | None
     datasets: tuple[tuple[str, str], ...]
     """id and name of every ready dataset"""
+    interpretable: Interpretability | None = None
+    """how the chosen labels score"""
 
 
 def read_overview(db: Any, sae: SaeRow) -> Overview:
@@ -55,6 +58,7 @@ def read_overview(db: Any, sae: SaeRow) -> Overview:
         trained[0] if trained else "",
         active_harvest(db, sae.id),
         tuple((row.id, row.name) for row in datasets),
+        interpretability(db, found) if found is not None else None,
     )
 
 
@@ -65,8 +69,10 @@ def _text_of(db: Any, found: FeatureSetRow | None) -> str:
 
 
 def active_harvest(db: Any, sae_id: str) -> JobRow | None:
-    """The unfinished harvest of an SAE, if there is one."""
+    """The unfinished harvest or labelling of an SAE, if there is one."""
     jobs = JOBS.select(
-        db, "kind = 'harvest' AND status IN ('queued', 'running', 'paused', 'interrupted')"
+        db,
+        "kind IN ('harvest', 'label_features') "
+        "AND status IN ('queued', 'running', 'paused', 'interrupted')",
     )
     return next((job for job in jobs if job.config.get("sae") == sae_id), None)

@@ -23,6 +23,10 @@ from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, ro
 from mistudio.store.records import SaeRow
 
 NO_SAE, FIND, TABLE = range(3)
+INTERPRETABLE_TIP = (
+    "Share of live features whose label has a held-out score above 80 %; a label without a score "
+    "counts as not."
+)
 WATCHED = ("saes", "feature_sets", "jobs")
 
 
@@ -52,14 +56,19 @@ class FeaturesTab(Tab):
         self.import_button = button(
             "Import labels…", self.import_labels, icon="tag", tip="Explanations from Neuronpedia"
         )
+        self.labels_button = button(
+            "Labels…", self._on_labels, icon="tag", tip="Label features, and see how labels score"
+        )
         self.job = JobLine(services)
         self.form = FindForm(services)
         self.table = FeatureTable(services)
         self.tiles = {
             "found": MetricTile("Features found (live / all)", color="emerald"),
             "tokens": MetricTile("Tokens read", color="blue"),
+            "interpretable": MetricTile("Interpretable", color="blue"),
             "rate": MetricTile("Mean activation rate", color="purple"),
         }
+        self.tiles["interpretable"].setToolTip(INTERPRETABLE_TIP)
         self._lay_out()
         self._connect()
 
@@ -91,6 +100,7 @@ class FeaturesTab(Tab):
             label("Source", "label"),
             self.source,
             self.health_button,
+            self.labels_button,
             self.import_button,
             self.export_button,
             self.again,
@@ -213,11 +223,19 @@ class FeaturesTab(Tab):
         before, self.overview = self.overview, found
         self.form.show_overview(found)
         self.job.show_job(found.job)
-        for shown in (self.again, self.health_button, self.export_button):
+        for shown in (
+            self.again,
+            self.health_button,
+            self.labels_button,
+            self.export_button,
+        ):
             shown.setVisible(found.feature_set is not None)
         self._describe(found)
         old = before.feature_set.id if before and before.feature_set else ""
         new = found.feature_set.id if found.feature_set else ""
+        labelled = before is not None and before.interpretable != found.interpretable
+        if labelled and old == new:
+            self.table.reload()
         if before is None or before.sae.id != found.sae.id or old != new:
             self.table.show_set(found.feature_set)
             self.pages.setCurrentIndex(TABLE if new else FIND)
@@ -234,6 +252,8 @@ class FeaturesTab(Tab):
         live = f"{format_count(found.live)} / {format_count(found.features)}"
         self.tiles["found"].set_value(live)
         self.tiles["tokens"].set_value(format_count(tokens))
+        labelled = found.interpretable
+        self.tiles["interpretable"].set_value(format_percent(labelled.share if labelled else None))
         self.tiles["rate"].set_value(format_percent(found.mean_rate, 3))
 
     def _open_pending(self) -> None:
@@ -248,6 +268,22 @@ class FeaturesTab(Tab):
     def _on_again(self) -> None:
         self.pages.setCurrentIndex(FIND)
         self.form.find_button.setFocus()
+
+    def _on_labels(self) -> None:
+        found = self.overview
+        if found is None or found.feature_set is None:
+            return
+        from mistudio.gui.tabs.features.label_dialog import LabelDialog
+
+        dialog = LabelDialog(self.services, found.sae, self.table.ids(), self)
+        dialog.labelled.connect(self._on_labelled)
+        dialog.show()
+
+    def _on_labelled(self) -> None:
+        self.table.reload()
+        self._ask_overview()
+        if self.detail is not None and self.detail.isVisible():
+            self.detail.refresh(self.detail.index)
 
     def _on_submitted(self, job_id: str) -> None:
         self._show_table()

@@ -1,0 +1,252 @@
+"""Labels without a language model for all features, each with a rule and its held-out score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistudio.ml.features.arrays import open_array
+from mistudio.ml.features.labels import profile, rules, words
+from mistudio.ml.features.labels.auroc import Score, auroc, judge
+from mistudio.ml.features.labels.corpus import FIT, SCORE, Corpus, read_corpus
+from mistudio.ml.features.labels.draw import RANDOM, Active, draw, draw_active
+from mistudio.ml.features.labels.promotes import Promoted, lens_rules, set_rules
+from mistudio.ml.features.labels.rules import NEXT, PREVIOUS, TOKEN, Groups, Heavy, Rules
+from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, Strings, strings_of
+
+BLOCK = 128  # features at a time: bounds memory, and keeps the tables near the processor
+AROUND_FACTOR = 1.5  # words of the whole window must tell this many times more
+MARGIN = 0.1  # a graded rule is chosen before a predicate if it fits better by more than this
+
+
+class RuleLabel(NamedTuple):
+    """A label of one feature. `scores` are plain JSON values: `auroc` is None where there are too
+    few held-out positives, or no rule (cluster); `chosen` marks one label of each feature."""
+
+    feature: int
+    method: str
+    text: str
+    scores: dict[str, Any]
+    chosen: bool
+
+
+class _Candidate(NamedTuple):
+    """Labels of one method for a block: texts ("" for none), the fit's AUROC, the score."""
+
+    method: str
+    texts: list[str]
+    fit_F: NDArray[np.float64]
+    score: Score
+
+
+def label_features(
+    folder: Path,
+    row_length: int,
+    kept_tokens: int,
+    vocabulary: Sequence[str],
+    *,
+    strings: Strings | None = None,
+    seed: int = 0,
+    neighbours_FM: NDArray[np.int32] | None = None,
+    promoted: Promoted | None = None,
+    check: Callable[[float], None] = lambda _done: None,
+    block: int = BLOCK,
+) -> list[RuleLabel]:
+    """Rule labels of every feature of a finished store that fires, by feature.
+
+    `neighbours_FM`: the nearest decoder directions, for hard negatives; `promoted`: classes that
+    directions promote. `check` is called with the share done and may raise. Raises `Damaged`.
+    """
+    strings = strings or strings_of(vocabulary)
+    corpus = read_corpus(folder, row_length, strings, seed)
+    maker = _Maker(
+        folder, corpus, kept_tokens, list(vocabulary), seed, neighbours_FM, promoted, block
+    )
+    found: list[RuleLabel] = []
+    for low in range(0, corpus.n_features, block):
+        check(low / corpus.n_features)
+        found += maker.block(low, min(low + block, corpus.n_features))
+    return found
+
+
+class _Maker:
+    """What all blocks share."""
+
+    def __init__(
+        self,
+        folder: Path,
+        corpus: Corpus,
+        kept_tokens: int,
+        vocabulary: list[str],
+        seed: int,
+        neighbours_FM: NDArray[np.int32] | None,
+        promoted: Promoted | None,
+        block: int,
+    ) -> None:
+        self.corpus, self.seed, self.neighbours_FM = corpus, seed, neighbours_FM
+        self.vocabulary, self.promoted = vocabulary, promoted
+        self.density_F = np.diff(corpus.splits_F) / max(kept_tokens, 1)
+        self.base = profile.base_of(corpus)
+        self.class_rates = rules.class_rates(corpus)
+        self.profile = profile.Profile(self.base, block)
+        ids_T = open_array(folder / "ids.npy").reshape(-1)
+        known_T = np.clip(ids_T, 0, len(vocabulary) - 1)
+        self.word_T = words.whole_words(corpus.strings, vocabulary)[known_T] & corpus.kept_T
+        self.shown = _surfaces(corpus.strings, known_T[corpus.kept_T], vocabulary)
+        self.folder = folder
+
+    def block(self, low: int, high: int) -> list[RuleLabel]:
+        corpus, seed = self.corpus, self.seed
+        fit, held = draw_active(corpus, low, high, seed)
+        if not fit.token.size and not held.token.size:
+            return []
+        drawn = [
+            draw(corpus, active, low, half, self.neighbours_FM, seed)
+            for active, half in ((fit, FIT), (held, SCORE))
+        ]
+        asked = tuple(
+            rules.look(corpus, part) for d in drawn for part in (d.positive_FP, d.negative_FQ)
+        )
+        stands = rules.look(corpus, fit.token)
+        groups = [rules.group(fit, stands, slot) for slot in range(rules.SLOTS)]
+        density_F = self.density_F[low:high]
+        graded = self.profile.scores(fit, stands.position, groups, asked)
+        fit_p, fit_q, held_p, held_q = graded
+        at = profile.threshold(fit_p, fit_q)
+        score = judge(held_p, held_q, RANDOM, at, density_F)
+        texts = self._word_texts(fit, groups)
+        candidates = [_Candidate("words", texts, auroc(fit_p, fit_q), score)]
+        for method, fitted, texts in self._predicates(fit, stands, groups, low, high):
+            candidates.append(_judged(method, fitted, texts, asked, density_F))
+        return _chosen(candidates, density_F > 0, low)
+
+    def _predicates(
+        self, fit: Active, stands: rules.Stands, groups: list[Groups], low: int, high: int
+    ) -> list[tuple[str, Rules, list[str]]]:
+        found = []
+        for method, slot in (("token", TOKEN), ("say", NEXT), ("after", PREVIOUS)):
+            top = rules.heavy(groups[slot], rules.FEW)
+            many_F = rules.few_strings(top)
+            texts = [self._named(method, top, line, int(n)) for line, n in enumerate(many_F)]
+            found.append((method, rules.predicate(slot, top, many_F), texts))
+        classed = rules.class_rule(fit, stands, self.class_rates)
+        found.append(("class", classed, _class_texts(classed)))
+        lens = lens_rules(self.folder, self.corpus.strings, self.vocabulary, low, high)
+        if lens is not None:
+            found.append(("lens", *lens))
+        if self.promoted is not None:
+            found.append(("set", *set_rules(self.promoted, low, high)))
+        return found
+
+    def _named(self, method: str, top: Heavy, line: int, many: int) -> str:
+        if not many:
+            return ""
+        named = quoted([self.shown[s] for s in top.string_FT[line, :many]])
+        return f"token: {named}" if method == "token" else f"{method} {named}"
+
+    def _word_texts(self, fit: Active, groups: list[Groups]) -> list[str]:
+        kinds = [words.slot_words(groups[s], s, self.base) for s in (TOKEN, PREVIOUS, NEXT)]
+        kinds.append(words.window_words(self.corpus, fit, self.word_T, self.base))
+        told = [kind.told_F for kind in kinds]
+        told[-1] = told[-1] / AROUND_FACTOR
+        best_F = np.argmax(told, axis=0)
+        texts = []
+        for line, which in enumerate(best_F):
+            named = [self.shown[s] for s in kinds[which].string_FW[line] if s != NO_STRING]
+            if not named:
+                texts.append("")
+            elif which == 3:
+                texts.append(f"about {', '.join(named)}")
+            else:
+                texts.append(("", "after ", "before ")[which] + quoted(named))
+        return texts
+
+
+def _judged(
+    method: str,
+    fitted: Rules,
+    texts: list[str],
+    asked: tuple[rules.Stands, ...],
+    density_F: NDArray[np.float64],
+) -> _Candidate:
+    """Score a predicate of those features that have one."""
+    lines = np.flatnonzero([bool(text) for text in texts])
+    own = fitted.lines(lines)
+    fit_p, fit_q, held_p, held_q = (rules.apply(own, part.lines(lines)) for part in asked)
+    half = np.full(len(lines), 0.5, np.float32)
+    part = judge(held_p, held_q, RANDOM, half, density_F[lines])
+    fit_F = _spread(auroc(fit_p, fit_q), lines, len(texts))
+    return _Candidate(method, texts, fit_F, Score(*(_spread(p, lines, len(texts)) for p in part)))
+
+
+def _spread(values: NDArray[Any], lines: NDArray[np.int64], size: int) -> NDArray[Any]:
+    """Values of some lines among all of them."""
+    missing = np.nan if values.dtype.kind == "f" else 0
+    found = np.full(size, missing, values.dtype)
+    found[lines] = values
+    return found
+
+
+def quoted(named: Sequence[str]) -> str:
+    """`"a", "b"`."""
+    return ", ".join(f'"{name}"' for name in named)
+
+
+def _class_texts(classed: Rules) -> list[str]:
+    return [
+        "" if c < 0 else f"before {CLASSES[c]}" if slot == NEXT else CLASSES[c]
+        for c, slot in zip(classed.class_F.tolist(), classed.slot_F.tolist(), strict=True)
+    ]
+
+
+def _surfaces(strings: Strings, ids: NDArray[np.integer], vocabulary: list[str]) -> list[str]:
+    """How each string is shown: as its commonest token is written, without blanks around it."""
+    counts_V = np.bincount(ids, minlength=len(vocabulary))
+    shown = list(strings.texts)
+    order = np.argsort(counts_V, kind="stable")
+    for index in order[counts_V[order] > 0]:
+        bare = vocabulary[index].strip()
+        if bare:
+            shown[strings.string_V[index]] = bare
+    return shown
+
+
+def _chosen(candidates: list[_Candidate], live_F: NDArray[np.bool_], low: int) -> list[RuleLabel]:
+    """Labels of a block; the one that fits best is chosen, a graded one only by a `MARGIN`."""
+    found = []
+    for line in np.flatnonzero(live_F):
+        mine = [c for c in candidates if c.texts[line]]
+        if not mine:
+            continue
+        value = {c.method: _worth(c, line) for c in mine}
+        best = max(value, key=lambda method: value[method])
+        for candidate in mine:
+            scores = _scores(candidate.score, int(line), float(candidate.fit_F[line]))
+            text = candidate.texts[line][:512]
+            chosen = candidate.method == best
+            found.append(RuleLabel(low + int(line), candidate.method, text, scores, chosen))
+    return found
+
+
+def _worth(candidate: _Candidate, line: int) -> float:
+    fit = float(candidate.fit_F[line])
+    return (0.0 if np.isnan(fit) else fit) - (MARGIN if candidate.method == "words" else 0.0)
+
+
+def _scores(score: Score, line: int, fit: float) -> dict[str, Any]:
+    numbers = {
+        "auroc": score.auroc_F[line],
+        "auroc_random": score.random_F[line],
+        "auroc_hard": score.hard_F[line],
+        "true_rate": score.true_rate_F[line],
+        "false_rate": score.false_rate_F[line],
+        "precision": score.precision_F[line],
+        "fit_auroc": fit,
+    }
+    known = {k: None if np.isnan(v) else round(float(v), 5) for k, v in numbers.items()}
+    n = {"positives": score.positives_F[line], "negatives": score.negatives_F[line]}
+    return {**known, **{k: int(v) for k, v in n.items()}}
