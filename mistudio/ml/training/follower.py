@@ -17,9 +17,10 @@ TOLD = ("ev", "l0", "dead", "n")
 class Follower:
     """Measures what a checkpoint of a run would give, and tells it as a metric row "held_out".
 
-    One look takes what encoding the tokens takes: with 32,768 of them that of 16 batches of 2,048,
-    about a hundredth of 1,000 steps. Reading them, once in a turn, takes a pass of the model over
-    them. In memory it is the finished SAE beside the one that learns, as at the end of the run.
+    One look takes what encoding the tokens and summing in float64 take: with 32,768 of them as long
+    as 24 steps of 2,048 tokens (measured on a processor: width 576, 4,608 latents), so 2.4 % of
+    1,000 steps. Reading them, once in a turn, takes a pass of the model over them. In memory it is
+    the finished SAE beside the one that learns, as at the end of the run.
     """
 
     def __init__(self, rows: HeldRows | None, report: Reporter, control: JobControl | None) -> None:
