@@ -14,6 +14,7 @@ FEW_TOKENS = 1_000_000  # fewer say little of rare features
 MANY_DEAD = 0.10
 MANY_DENSE = 0.02
 MANY_DUPLICATES = 0.05
+MANY_FREQUENT = 0.5  # above 1 % of tokens
 MANY_SINGLE = 0.5
 LITTLE_EXPLAINED = 0.7
 LITTLE_RECOVERED = 0.9
@@ -55,39 +56,42 @@ def feature_lines(health: Health) -> list[HealthLine]:
         HealthLine(
             "Dead",
             share("dead"),
-            f"{of_all}, {tokens}",
-            "Features that fired on none of these tokens." + rarer + " (3/N, 95 % confidence)",
+            tokens,
+            "Share of all features that fired on none of these tokens."
+            + rarer
+            + " (3/N, 95 % confidence)",
         ),
         HealthLine(
             "Ultra-rare",
             share("ultra_rare"),
-            f"{of_all}, {tokens}",
-            "Live features that fire on fewer than one token in a million.",
+            tokens,
+            "Share of all features that are live and fire on fewer than one token in a million.",
         ),
         HealthLine(
             "Above 1 % of tokens",
             share("above_1_percent"),
-            f"{of_all}, {tokens}",
-            "Features that fire on more than one token in a hundred: seldom about one thing.",
+            tokens,
+            "Share of all features that fire on more than one token in a hundred: seldom about one "
+            "thing.",
         ),
         HealthLine(
             "Dense",
             share("dense"),
-            f"{of_all}, {tokens}",
-            "Features that fire on more than one token in ten.",
+            tokens,
+            "Share of all features that fire on more than one token in ten.",
         ),
         HealthLine(
             "Duplicates",
             share("duplicate"),
             of_all,
-            "Features with another one whose decoder row has a cosine above 0.9 to theirs.",
+            "Share of all features whose decoder row has a cosine above 0.9 to another one's.",
         ),
         HealthLine(
             "Single-token",
             share("single_token"),
             f"{format_count(health['live'])} live features",
-            "Live features whose strongest tokens are all one string: more than 90 % of the 50 "
-            "strongest, or more than 75 % of a sample of the stronger half.",
+            "Share of the live features whose strongest tokens are all one string: more than 90 % "
+            "of the 50 strongest, or more than 75 % of a sample of the stronger half.",
         ),
         HealthLine(
             "L0 on the text read",
@@ -145,7 +149,7 @@ def evaluation_lines(evaluation: Mapping[str, Any] | None) -> list[HealthLine]:
         value = figure.text(float(found[key]))
         if interval != EM_DASH:
             value += f" ({interval})"
-        rests_on = f"{format_count(found.get(figure.rests_on))} held-out tokens"
+        rests_on = f"{format_count(found.get(figure.rests_on))} tokens"
         lines.append(HealthLine(name or figure.name, value, rests_on, figure.meaning))
     return lines
 
@@ -183,6 +187,16 @@ def _of_use(health: Health) -> list[Sign]:
                 "all tokens.",
                 "Such features seldom stand for one thing. Lower k or raise the sparsity "
                 "coefficient, and check that the input is centred (b_dec).",
+            )
+        )
+    if shares["above_1_percent"] > MANY_FREQUENT:
+        found.append(
+            Sign(
+                "info",
+                f"{format_percent(shares['above_1_percent'])} of the features fire on more than "
+                "one token in a hundred.",
+                "The dictionary is narrow for its L0, so features are broad: more latents, or a "
+                "smaller k, give narrower ones.",
             )
         )
     single = shares["single_token"]

@@ -140,8 +140,8 @@ def neighbours(
     check_index(sae, index)
     top = max(1, min(top, MOST_NEIGHBOURS))
     within = sae if other is None else other
-    kept = sae_geometry.kept_geometry(studio, sae) if within is sae else None
-    if kept is not None and top <= KEPT_NEIGHBOURS:
+    kept = sae_geometry.kept_geometry(studio, within)
+    if kept is not None and within is sae and top <= KEPT_NEIGHBOURS:
         line = kept[index]
         known = line["nearest"] >= 0
         found = Neighbours(line["nearest"][known][:top], line["cosine"][known][:top])
@@ -149,7 +149,13 @@ def neighbours(
         require_one_stream(sae, within)
         own = open_rows(sae_geometry.weights_of(studio, sae))
         rows = own if within is sae else open_rows(sae_geometry.weights_of(studio, within))
-        found = search(rows, own[index], top, leave_out=index if within is sae else -1)
+        found = search(
+            rows,
+            own[index],
+            top,
+            leave_out=index if within is sae else -1,
+            lengths_F=None if kept is None else kept["norm"],
+        )
     words = _words(studio, within, found.features.tolist())
     pairs = zip(found.features.tolist(), found.cosines.tolist(), strict=True)
     return [
@@ -229,7 +235,14 @@ def _hints(
     from mistudio.ml.features.decoder_rows import neighbours as search
 
     rows = open_rows(sae_geometry.weights_of(studio, sae))
-    near = search(rows, rows[found.feature], MOST_NEIGHBOURS, leave_out=found.feature)
+    kept = sae_geometry.kept_geometry(studio, sae)
+    near = search(
+        rows,
+        rows[found.feature],
+        MOST_NEIGHBOURS,
+        leave_out=found.feature,
+        lengths_F=None if kept is None else kept["norm"],
+    )
     return [hint._asdict() for hint in absorption_hints(store, found, near)]
 
 

@@ -1,4 +1,4 @@
-"""Correlations and Statistics pages of a feature, and the health window, over made-up figures."""
+"""Correlations and Statistics of a feature and the health window, over made-up figures."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def test_partners_by_each_measure(detail: FeaturesTab, qtbot: QtBot) -> None:
         (1, "0.800", 0.8),
         (2, "0.400", 0.4),
     ]
-    assert page.partners.rows()[0].texts == ("100", "25.0 %", "word1")
+    assert "P(#1 | #0) 0.2500" in page.partners.rows()[0].tip
+    assert page.partners.rows()[0].texts == ("100", "word1")
     assert "both on 100 of 100,000" in page.partners.rows()[0].tip
     assert "1,234 tokens of 100,000" in page.rests_on.text()
     assert "2026-03-04 05:06" in page.rests_on.text()
@@ -211,14 +212,10 @@ def test_the_health_window(
     assert dialog.tiles["ev"].value() == "0.8123"
     assert dialog.tiles["ce_loss_score"].value() == "—"
     held_out = dialog.tables["Held-out text"].texts()
-    assert held_out[0] == [
-        "Explained variance",
-        "0.8123 (0.8000 to 0.8200)",
-        "9,000 held-out tokens",
-    ]
+    assert held_out[0] == ["Explained variance", "0.8123 (0.8000 to 0.8200)", "9,000 tokens"]
     assert dialog.charts["encoder_cosine"].isHidden()
     assert not dialog.charts["norm"].isHidden()
-    assert dialog._signs.count() == 5  # dead, dense, duplicates, single tokens, bias
+    assert dialog._signs.count() == 4  # dead, dense, duplicates, bias
     dialog.copy()
     assert "50.00 % (32)" in QGuiApplication.clipboard().text()
     dialog.start()

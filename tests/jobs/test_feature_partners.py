@@ -251,7 +251,7 @@ def test_signs_and_lines_follow_the_figures(studio: Studio, shelf: Shelf) -> Non
         "L0, held out",
         "CE recovered",
     ]
-    assert evaluation_lines(evaluation)[2].rests_on == "500 held-out tokens"
+    assert evaluation_lines(evaluation)[2].rests_on == "500 tokens"
     assert feature_lines(health)[0].value == "40.00 % (1)"
     assert weight_lines(health)[0].value.startswith("1.000")
     health["encoder_cosine"] = None

@@ -18,7 +18,7 @@ from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import InvalidInput, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import feature_pages, lookup
+from mistudio.jobs import feature_pages, lookup, sae_library
 from mistudio.jobs.runner import Studio
 from mistudio.store import features, trainings
 from mistudio.store.features import FeatureFilter
@@ -101,6 +101,26 @@ def test_the_feature_table_agrees_with_the_page(trained: Studio) -> None:
     values = [example.value for example in page.examples]
     assert values == sorted(values, reverse=True)
     assert page.positive[0].logit > 0 > page.negative[0].logit
+
+
+def test_the_table_names_the_nearest_decoder_row(trained: Studio) -> None:
+    row = lookup.sae(trained, "last")
+    found = features.newest_set(trained.db(), row.id)
+    assert found is not None
+    unit_FO = sae_library.read_sae(trained, row).W_dec_FO.double()
+    unit_FO = unit_FO / unit_FO.norm(dim=1, keepdim=True)
+    cosine_FF = (unit_FO @ unit_FO.T).fill_diagonal_(-2)
+    stored = trained.db().execute(
+        "SELECT feature_index, nearest, nearest_cosine, flags FROM feature_statistics "
+        "WHERE feature_set_id = ?",
+        [found.id],
+    )
+    lines = stored.fetchall()
+    assert len(lines) == row.n_latents
+    for index, nearest, cosine, flags in lines:
+        assert cosine == pytest.approx(float(cosine_FF[index].max()), abs=1e-5)
+        assert cosine_FF[index, nearest] == pytest.approx(cosine, abs=1e-5)
+        assert ("duplicate" in flags) == (cosine > 0.9)
 
 
 def test_examples_are_the_original_text(trained: Studio) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mistudio.core.errors import Cancelled, Damaged, Mismatch
-from mistudio.ml.features import geometry
+from mistudio.ml.features import decoder_rows, geometry
 from mistudio.ml.features.decoder_rows import neighbours, open_rows, read_geometry
 from mistudio.ml.features.geometry import measure_geometry
 from mistudio.ml.sae.base import SparseAutoencoder
@@ -44,6 +44,15 @@ def cosines(sae: SparseAutoencoder) -> np.ndarray:
     found = unit @ unit.T
     np.fill_diagonal(found, -np.inf)
     return np.where(np.isnan(found), -np.inf, found)
+
+
+def test_rows_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    W = made_sae().W_dec_FO.numpy()
+    whole = neighbours(W, W[5], 30, leave_out=5)
+    monkeypatch.setattr(decoder_rows, "BLOCK_BYTES", 7 * 4 * WIDTH)
+    for lengths in (None, np.linalg.norm(W, axis=1)):
+        parts = neighbours(W, W[5], 30, leave_out=5, lengths_F=lengths)
+        assert parts.features.tolist() == whole.features.tolist()
 
 
 @pytest.mark.parametrize("block", [1, 700, 1 << 23])
@@ -115,6 +124,9 @@ def test_rows_are_read_from_the_weights_and_searched(tmp_path: Path) -> None:
     order = np.lexsort((np.arange(FEATURES), -expected))[:40]
     assert found.features.tolist() == order.tolist()
     np.testing.assert_allclose(found.cosines, expected[order], atol=1e-6)
+    lengths = sae.W_dec_FO.norm(dim=1).numpy()
+    known = neighbours(rows, rows[5], 40, leave_out=5, lengths_F=lengths)
+    assert known.features.tolist() == order.tolist()
     whole = neighbours(rows, rows[5], 128, leave_out=5)
     assert whole.features.tolist()[-1] == 20  # no length, no cosine: last
     assert np.isnan(whole.cosines[-1])

@@ -269,14 +269,16 @@ class HistogramPlot(Chart):
         parent: QWidget | None = None,
         *,
         color: str = "emerald",
+        write_counts: bool = True,
     ) -> None:
+        """`write_counts`: where there are few bars, each has its count on top."""
         super().__init__(title, x_label, parent)
         self._color = color
         self._edges = np.empty(0)
         self._counts = np.empty(0)
         self._bars: pg.BarGraphItem | None = None
         self._written: list[pg.TextItem] = []  # the counts, where there are few bars
-        self._are_counts = True
+        self._writes, self._named = write_counts, "count"
         self._recolor()
 
     def set_counts(
@@ -294,8 +296,8 @@ class HistogramPlot(Chart):
             self._fill_table()
 
     def set_values(self, edges: Sequence[float], values: Sequence[float]) -> None:
-        """Show a value per bin that is no count: none of them is summed or written on its bar."""
-        self._are_counts = False
+        """Show a value per bin that is no count, so that their sum means nothing."""
+        self._named = "value"
         self.set_counts(edges, values)
         self._legend.setText("")
 
@@ -317,7 +319,7 @@ class HistogramPlot(Chart):
                 pen=pg.mkPen(colors.card_settings, width=1),
             )
             self.plot.addItem(self._bars)
-        if self._are_counts and 0 < len(self._counts) <= _WRITTEN_BARS:
+        if self._writes and 0 < len(self._counts) <= _WRITTEN_BARS:
             self._write_counts()
             # room for the highest bar's count
             self._plot_item.getViewBox().setYRange(
@@ -338,8 +340,7 @@ class HistogramPlot(Chart):
     def _fill_table(self) -> None:
         if len(self._counts):
             columns = [self._edges[:-1], self._edges[1:], self._counts]
-            named = "count" if self._are_counts else "value"
-            self._model.set_columns(["from", "to", named], columns)
+            self._model.set_columns(["from", "to", self._named], columns)
 
     def _recolor(self) -> None:
         super()._recolor()

@@ -25,7 +25,7 @@ from mistudio.ml.features.feature_store import FeatureStore
 
 MEASURES = ("pearson", "pmi", "jaccard", "cosine", "phi", "p_j_i", "p_i_j")
 LEAST_SHARED = 5  # shared tokens below which PMI is not given
-BLOCK = 1 << 19  # entries of the row store gathered at a time: some 10 MB
+BLOCK = 1 << 17  # entries of the row store gathered at a time: some 4 MB
 
 
 class CoActivation(NamedTuple):

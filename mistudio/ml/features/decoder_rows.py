@@ -77,11 +77,13 @@ def neighbours(
     top: int,
     *,
     leave_out: int = -1,
+    lengths_F: NDArray[np.floating] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Neighbours:
     """The `top` rows with the largest cosine to a direction; rows without a length come last.
 
-    `leave_out` is the direction's own row. Raises `Mismatch` if the widths differ.
+    `leave_out` is the direction's own row; known `lengths_F` of the rows save half of the work.
+    Raises `Mismatch` if the widths differ.
     """
     if rows_FO.shape[1] != direction_O.size:
         raise Mismatch(
@@ -96,8 +98,12 @@ def neighbours(
         for start in range(0, len(rows_FO), step):
             check()
             part = np.asarray(rows_FO[start : start + step], np.float32)
-            lengths = np.sqrt(np.einsum("fo,fo->f", part, part))
-            cosine_F[start : start + step] = (part @ d_O) / lengths / length
+            products = part @ d_O
+            if lengths_F is None:
+                lengths = np.sqrt(np.einsum("fo,fo->f", part, part))
+            else:
+                lengths = lengths_F[start : start + step]
+            cosine_F[start : start + step] = products / lengths / length
     wanted = np.arange(len(rows_FO))
     wanted = wanted[wanted != leave_out]
     key = np.where(np.isnan(cosine_F[wanted]), -np.inf, cosine_F[wanted])

@@ -1,4 +1,4 @@
-"""A table of features with one measure each: number, bar of 96 px, a count, what the feature is."""
+"""A table of features with one measure each: number, value, bar, and what the feature is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PySide6.QtWidgets import (
 from mistudio.gui.style import mono_font
 from mistudio.gui.theme import appearance
 
-BAR_WIDTH, BAR_HEIGHT = 96, 6
+BAR_HEIGHT = 6
 BAR = 2  # column
 _SHARE = Qt.ItemDataRole.UserRole + 1
 
@@ -39,9 +39,9 @@ class BarRow:
 class _Bars(QStyledItemDelegate):
     """Paints the bar's column."""
 
-    def __init__(self, color: str, parent: QWidget) -> None:
+    def __init__(self, color: str, width: int, parent: QWidget) -> None:
         super().__init__(parent)
-        self._color = color
+        self._color, self._width = color, width
 
     def paint(
         self,
@@ -52,7 +52,7 @@ class _Bars(QStyledItemDelegate):
         super().paint(painter, option, index)
         look = appearance()
         area = option.rect  # type: ignore[attr-defined]
-        full, thick = look.px(BAR_WIDTH), look.px(BAR_HEIGHT)
+        full, thick = look.px(self._width), look.px(BAR_HEIGHT)
         left, top = area.left() + look.px(6), area.center().y() - thick / 2 + 1
         painter.fillRect(QRectF(left, top, full, thick), QColor(look.colors.card_nested))
         filled = QRectF(left, top, full * float(index.data(_SHARE) or 0.0), thick)
@@ -65,9 +65,18 @@ class BarTable(QTableWidget):
     opened = Signal(int)
 
     def __init__(
-        self, name: str, titles: Sequence[str], color: str, parent: QWidget | None = None
+        self,
+        name: str,
+        titles: Sequence[str],
+        color: str,
+        parent: QWidget | None = None,
+        *,
+        bar: int = 96,
     ) -> None:
-        """`titles` of the feature, the measure, and the texts; the last takes the room left."""
+        """`titles` of the feature, the measure, and the texts; the last takes the room left.
+
+        `bar` is the width of a full bar at a 16-px font.
+        """
         shown = [titles[0], titles[1], "", *titles[2:]]
         super().__init__(0, len(shown), parent)
         look = appearance()
@@ -88,8 +97,8 @@ class BarTable(QTableWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(len(shown) - 1, QHeaderView.ResizeMode.Stretch)
         header.setSectionResizeMode(BAR, QHeaderView.ResizeMode.Fixed)
-        self.setColumnWidth(BAR, look.px(BAR_WIDTH + 16))
-        self.setItemDelegateForColumn(BAR, _Bars(color, self))
+        self.setColumnWidth(BAR, look.px(bar + 12))
+        self.setItemDelegateForColumn(BAR, _Bars(color, bar, self))
         self._rows: tuple[BarRow, ...] = ()
         self.cellClicked.connect(self._on_cell)
 

@@ -59,7 +59,7 @@ class CorrelationsPage(QWidget):
         self.again = button("Compute again", self._on_again, variant="ghost", tip=again)
         self.partners = BarTable(
             "Features that fire together",
-            ("Feature", "Pearson", "Together on", "Share", "Label or top tokens"),
+            ("Feature", "Pearson", "n both", "Label, tokens"),
             "emerald",
         )
         self.rests_on = label("", "small", wrap=True)
@@ -68,7 +68,7 @@ class CorrelationsPage(QWidget):
         self.within.setToolTip("Look for near directions in this SAE, or in another one.")
         self.within.activated.connect(self._ask_neighbours)
         self.neighbours = BarTable(
-            "Decoder neighbours", ("Feature", "Cosine", "Label or top tokens"), "blue"
+            "Decoder neighbours", ("Feature", "Cosine", "Label, tokens"), "blue", bar=64
         )
         self.near_note = label("", "small", wrap=True)
         self.hints = label("", "small", wrap=True, selectable=True)
@@ -104,8 +104,8 @@ class CorrelationsPage(QWidget):
         box = QHBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(16))
-        box.addWidget(together, 3)
-        box.addWidget(near, 2)
+        box.addWidget(together, 5)
+        box.addWidget(near, 4)
 
     def show_feature(self, sae: SaeRow, index: int) -> None:
         """Show a feature; asks only if it is another one than before."""
@@ -232,7 +232,6 @@ class CorrelationsPage(QWidget):
 def partner_row(partner: Partner, measure: str, full: float, found: Correlations) -> BarRow:
     """A partner's line and its tooltip with every measure."""
     value, m = partner.measures[measure], partner.measures
-    share = m["p_j_i"] or 0.0
     what = partner.label or partner.top_tokens
     tip = "\n".join(
         (
@@ -246,7 +245,7 @@ def partner_row(partner: Partner, measure: str, full: float, found: Correlations
             f"P(#{found.feature} | #{partner.feature}) {written(m['p_i_j'])}",
         )
     )
-    texts = (format_count(partner.shared), f"{100 * share:.1f} %", what)
+    texts = (format_count(partner.shared), what)
     return BarRow(partner.feature, written(value, 3), (value or 0.0) / full, texts, tip)
 
 
@@ -269,7 +268,7 @@ def rests_on(found: Correlations, measure: str) -> str:
         else "No other feature is active on enough of its tokens",
         f"counted on each of its {format_count(found.count)} tokens of "
         f"{format_count(found.n_tokens)} read",
-        "Share: of its tokens, those on which the partner is active too",
+        "n both: tokens on which the partner is active too",
         f"computed {found.made_at[:16].replace('T', ' ')} UTC",
     ]
     if found.truncated:

@@ -75,7 +75,7 @@ class HealthDialog(Dialog):
         self._signs = QVBoxLayout()
         self._signs.setSpacing(appearance().px(8))
         self.tables = {
-            name: FactsTable((name, "Value", "Rests on"), name, stretch=0)
+            name: FactsTable((name, "Value", "Rests on"), name, stretch=2)
             for name in ("Features", "Held-out text", "Weights")
         }
         self.charts = {
@@ -101,12 +101,15 @@ class HealthDialog(Dialog):
         columns = QHBoxLayout()
         columns.setSpacing(px(16))
         left, right = QVBoxLayout(), QVBoxLayout()
-        for side, names in ((left, ("Features",)), (right, ("Held-out text", "Weights"))):
+        for side, names, room in (
+            (left, ("Features",), 5),
+            (right, ("Held-out text", "Weights"), 6),
+        ):
             side.setSpacing(px(12))
             for name in names:
                 side.addWidget(self.tables[name])
             side.addStretch(1)
-            columns.addLayout(side, 1)
+            columns.addLayout(side, room)
         inside.addLayout(columns)
         grid = QGridLayout()
         grid.setSpacing(px(16))
@@ -115,7 +118,6 @@ class HealthDialog(Dialog):
             grid.addWidget(chart, place // 2, place % 2)
         inside.addLayout(grid)
         self.box.addWidget(self.rests_on)
-        self.box.addLayout(row(self.job.cancel_button, self.job.state, None))
         self.box.addWidget(self.job.problem)
         self.box.addWidget(self.content)
         self.box.addStretch(1)
@@ -123,6 +125,8 @@ class HealthDialog(Dialog):
         self.copy_button = button("Copy as text", self.copy, icon="copy", tip="Copy the report")
         self.copy_button.setEnabled(False)
         self.buttons.insertWidget(0, self.copy_button)
+        self.buttons.addWidget(self.job.state)
+        self.buttons.addWidget(self.job.cancel_button)
         self.buttons.addWidget(self.start_button)
         self.add_close()
 

@@ -82,11 +82,14 @@ class StatisticsPage(QWidget):
         card.box.addStretch(1)
         self.histogram = HistogramPlot("Activations above zero", "activation", color="purple")
         self.log_histogram = HistogramPlot(
-            "Activations by half octave", "log₂ activation", color="purple"
+            "Activations by half octave", "log₂ activation", color="purple", write_counts=False
         )
         self.log_histogram.setToolTip("Every activation above zero, counted by its logarithm.")
         self.profile = HistogramPlot(
-            "Mean activation by place in the row", "tenth of the row", color="blue"
+            "Mean activation by place in the row",
+            "tenth of the row",
+            color="blue",
+            write_counts=False,
         )
         self.profile.setToolTip(
             "Mean over the tokens that count in each tenth of the row, zeros included: a feature "
@@ -94,12 +97,12 @@ class StatisticsPage(QWidget):
         )
         charts = QVBoxLayout()
         charts.setSpacing(px(12))
-        charts.addWidget(self.histogram, 3)
+        charts.addWidget(self.histogram, 5)
         below = QHBoxLayout()
         below.setSpacing(px(12))
         below.addWidget(self.log_histogram)
         below.addWidget(self.profile)
-        charts.addLayout(below, 2)
+        charts.addLayout(below, 4)
         box = QHBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(16))
