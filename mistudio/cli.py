@@ -31,7 +31,7 @@ def _verb(name: str) -> Verb:
         library_commands,
         training_commands,
     )
-    from mistudio.core import configs, dataset_configs, model_configs
+    from mistudio.core import configs, dataset_configs, feature_search_configs, model_configs
 
     jobs: dict[str, tuple[str, type[Config]]] = {
         "dataset_tokenize": ("tokenize", dataset_configs.TokenizeConfig),
@@ -43,6 +43,8 @@ def _verb(name: str) -> Verb:
         "activations_export": ("export_activations", model_configs.ExportActivationsConfig),
         "sae_export": ("export_sae", configs.ExportSaeConfig),
         "features_extract": ("harvest", configs.HarvestConfig),
+        "features_index_text": ("index_contexts", feature_search_configs.IndexContextsConfig),
+        "features_embed": ("embed_features", feature_search_configs.EmbedFeaturesConfig),
         "steer": ("steer", configs.SteerConfig),
     }
     if name in jobs:
