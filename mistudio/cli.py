@@ -37,6 +37,7 @@ def _verb(name: str) -> Verb:
         configs,
         dataset_configs,
         feature_export_configs,
+        feature_search_configs,
         label_configs,
         model_configs,
     )
@@ -57,6 +58,8 @@ def _verb(name: str) -> Verb:
             feature_export_configs.ImportExplanationsConfig,
         ),
         "features_label": ("label_features", label_configs.LabelConfig),
+        "features_index_text": ("index_contexts", feature_search_configs.IndexContextsConfig),
+        "features_embed": ("embed_features", feature_search_configs.EmbedFeaturesConfig),
         "steer": ("steer", configs.SteerConfig),
     }
     if name in jobs:

@@ -7,7 +7,9 @@ import re
 
 from mistudio.console import Console
 from mistudio.core.errors import InvalidInput
-from mistudio.jobs import feature_pages, lookup
+from mistudio.core.feature_search_configs import EmbedFeaturesConfig, IndexContextsConfig
+from mistudio.jobs import context_search, feature_pages, lookup, meaning_search
+from mistudio.jobs.meaning_search import MeaningMatches
 from mistudio.jobs.runner import Studio
 from mistudio.store import feature_lists as lists
 from mistudio.store.feature_conditions import (
@@ -22,7 +24,8 @@ from mistudio.store.feature_conditions import (
     NumberRange,
 )
 from mistudio.store.feature_keys import NUMBERS
-from mistudio.store.features import SORT_COLUMNS, FeatureFilter
+from mistudio.store.features import SORT_COLUMNS, FeatureFilter, feature_rows
+from mistudio.store.records import SaeRow
 
 Arguments = argparse.Namespace
 _CONDITION = re.compile(r"\s*([a-z_]+)\s*(>=|<=|!=|=|<|>|~)\s*(.*)", re.DOTALL)
@@ -81,6 +84,59 @@ def _one_of(name: str, known: tuple[str, ...], noun: str) -> str:
             f"There is no {noun} {name!r}; there are {', '.join(known)}.", code="invalid_config"
         )
     return name
+
+
+def find_by_text(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Features by the text in which they fire; the text is indexed when first searched."""
+    from mistudio.commands import run_job
+
+    sae = lookup.sae(studio, arguments.sae)
+    if not context_search.is_indexed(studio, feature_pages.feature_set(studio, sae)):
+        run_job(studio, console, "index_contexts", IndexContextsConfig(sae=sae.id))
+    found = context_search.search(
+        studio, sae, arguments.text, rare=arguments.rare, limit=arguments.limit
+    )
+    read = f", of which {found.used:,} were read" if found.used < found.hits else ""
+    console.note(f"{found.hits:,} occurrences{read}.")
+    _print_ranked(studio, console, sae, found.features, found.scores)
+
+
+def find_by_meaning(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Features by the meaning of their labels, which are embedded when first searched."""
+    from mistudio.commands import run_job
+
+    sae = lookup.sae(studio, arguments.sae)
+
+    def search() -> MeaningMatches:
+        return meaning_search.search(
+            studio, sae, arguments.text, limit=arguments.limit, encoder=arguments.encoder
+        )
+
+    found = search()
+    if found.stale:
+        config = EmbedFeaturesConfig(sae=sae.id, encoder=arguments.encoder)
+        run_job(studio, console, "embed_features", config)
+        found = search()
+    how = f"cosines of {found.encoder}" if found.encoder else "shared words; there is no encoder"
+    console.note(f"By {how}.")
+    _print_ranked(studio, console, sae, found.features, found.scores)
+
+
+def _print_ranked(
+    studio: Studio, console: Console, sae: SaeRow, indices: list[int], scores: list[float]
+) -> None:
+    match = dict(zip(indices, scores, strict=True))
+    found = feature_pages.feature_set(studio, sae)
+    rows = [
+        {
+            "index": row.index,
+            "match": match[row.index],
+            "label": row.label,
+            "tokens": row.top_tokens,
+        }
+        for row in feature_rows(studio.db(), found, indices)
+    ]
+    console.table("features", rows, ("index", "match", "label", "tokens"))
 
 
 def feature_lists(studio: Studio, console: Console, arguments: Arguments) -> None:

@@ -12,6 +12,7 @@ from mistudio.core import (
     configs,
     dataset_configs,
     feature_export_configs,
+    feature_search_configs,
     health_configs,
     label_configs,
     model_configs,
@@ -174,6 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("sae", help="id or name of an SAE, or last")
     shown.add_argument("index", type=int, help="number of the feature")
     _partner_verbs(command, features)
+    _search_verbs(command, features)
     _list_verbs(command, features)
 
     about = "take one feature, or every live one, out of the model and measure what changes"
@@ -238,6 +240,27 @@ def _narrowing(made: argparse.ArgumentParser) -> None:
     made.add_argument("--any", action="store_true", help="one condition is enough")
     made.add_argument("--all", action="store_true", help="those that never fire too")
     made.add_argument("--favorites", action="store_true", help="only starred ones")
+
+
+def _search_verbs(command: Any, features: Any) -> None:
+    about = "features by the text in which they fire"
+    made = command(features, "find-text", "find_by_text", about)
+    made.add_argument("sae", help="id or name of an SAE, or last")
+    made.add_argument("text", help='words, "words in quotes" that stand together, begin*')
+    made.add_argument("--rare", action="store_true", help="favour rare features: times log(N/n)")
+    made.add_argument("--limit", type=int, default=20, help="most rows (default 20)")
+    about = "features by the meaning of their labels"
+    made = command(features, "find-meaning", "find_by_meaning", about)
+    made.add_argument("sae", help="id or name of an SAE, or last")
+    made.add_argument("text", help="what they are to be about")
+    made.add_argument("--encoder", default="", help="folder of a sentence encoder")
+    made.add_argument("--limit", type=int, default=20, help="most rows (default 20)")
+    config = feature_search_configs.IndexContextsConfig
+    about = "index the text, so that find-text finds"
+    command(features, "index-text", "features_index_text", about, config, "sae")
+    config = feature_search_configs.EmbedFeaturesConfig
+    about = "embed the labels, so that find-meaning finds"
+    command(features, "embed", "features_embed", about, config, "sae")
 
 
 def _list_verbs(command: Any, features: Any) -> None:

@@ -14,9 +14,11 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.columns import DEFAULT
 from mistudio.gui.tabs.features.lists_dialog import NOTE, ListsDialog
 from mistudio.gui.tabs.features.tab import FeaturesTab
-from mistudio.jobs import feature_pages
+from mistudio.jobs import context_search, encoders, feature_pages
+from mistudio.jobs.context_search import TextMatches
 from mistudio.store import feature_lists, features
 from mistudio.store.feature_conditions import HasFlag, InList, LabelState, Matches, NumberRange
+from mistudio.store.tables import JOBS
 from tests.gui import feature_world
 from tests.gui.test_features_tab import listed, settle, shown_tab
 
@@ -232,3 +234,82 @@ def test_lists_of_a_feature_in_its_window_and_in_theirs(
     settle(tab, qtbot)
     assert "already" in dialog.problem.text()
     dialog.close()
+
+
+def test_search_by_text_ranks_and_says_how(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature_world.add_world(services.studio.db())
+    asked: list[tuple[str, bool]] = []
+
+    def search(studio: Any, sae: Any, text: str, *, rare: bool = False) -> TextMatches:
+        asked.append((text, rare))
+        return TextMatches([12, 3, 7, 20], [0.9, 0.5, 0.4, 0.1], [5, 4, 3, 2], 12_345, 10_000)
+
+    monkeypatch.setattr(context_search, "is_indexed", lambda *_: True)
+    monkeypatch.setattr(context_search, "search", search)
+    tab = shown_tab(services, qtbot)
+    filters = tab.table.filters
+    filters.mode.setCurrentIndex(1)
+    settle(tab, qtbot)
+    assert listed(tab) == LIVE, "nothing was asked yet"
+    filters.search.setText("the king")
+    qtbot.keyClick(filters.search, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+    assert listed(tab) == [12, 3, 20], "in the order of the match; 7 never fires"
+    assert "12,345 occurrences, 10,000 of them read" in tab.table.finder.told.text()
+    column = [c.sort_key for c in tab.table.model.columns].index("match")
+    assert not tab.table.view.isColumnHidden(column)
+    assert tab.table.model.index(0, column).data() == "0.900"
+    tab.table._on_sort("index", False)
+    settle(tab, qtbot)
+    assert listed(tab) == [3, 12, 20]
+    tab.table.finder.rare.setChecked(True)
+    settle(tab, qtbot)
+    assert asked == [("the king", False), ("the king", True)]
+    filters.mode.setCurrentIndex(0)
+    filters.search.clear()
+    settle(tab, qtbot)
+    assert tab.table.view.isColumnHidden(column)
+
+
+def test_a_text_that_is_not_indexed_is_indexed_by_a_job(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = feature_world.add_world(services.studio.db())
+    monkeypatch.setattr(context_search, "is_indexed", lambda *_: False)
+    tab = shown_tab(services, qtbot)
+    filters = tab.table.filters
+    filters.mode.setCurrentIndex(1)
+    filters.search.setText("king")
+    qtbot.keyClick(filters.search, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+    (job,) = JOBS.select(services.studio.db())
+    assert (job.kind, job.config["sae"]) == ("index_contexts", world.sae.id)
+    assert tab.table.finder.job.isVisible()
+    services.lanes.finished.emit(job.id, "cancelled")
+    settle(tab, qtbot)
+    assert tab.table.finder.again.isVisible(), "it is not started again by itself"
+    assert len(JOBS.select(services.studio.db())) == 1
+
+
+def test_search_by_meaning_without_an_encoder_says_so(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = feature_world.add_world(services.studio.db())
+    monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
+    features.set_label(services.studio.db(), world.sae.id, 4, "zebras of the plain")
+    tab = shown_tab(services, qtbot)
+    filters = tab.table.filters
+    filters.mode.setCurrentIndex(2)
+    filters.search.setText("plain zebras")
+    qtbot.keyClick(filters.search, Qt.Key.Key_Return)
+    qtbot.waitUntil(services.network.is_idle)
+    settle(tab, qtbot)
+    assert listed(tab) == [4]
+    assert "no sentence encoder" in tab.table.finder.told.text()
+    filters.search.setText("ab")
+    qtbot.keyClick(filters.search, Qt.Key.Key_Return)
+    qtbot.waitUntil(services.network.is_idle)
+    settle(tab, qtbot)
+    assert "at least 3" in tab.table.finder.told.text()

@@ -33,6 +33,16 @@ class Piece(NamedTuple):
     special: bool = False  # a token with no text of its own: BOS, separator, padding
 
 
+class Run(NamedTuple):
+    """Tokens start..stop-1 of a row, on characters low..high-1 of a document (-1: of none)."""
+
+    document: int
+    start: int
+    stop: int
+    low: int
+    high: int
+
+
 class RowGroup(NamedTuple):
     """Rows of one text, rising, and the weight of the tokens that are to come from them."""
 
@@ -151,6 +161,10 @@ class TokenStore:
                     pieces.append(Piece(fresh, i, i + 1))
                 reach = last
         return pieces
+
+    def runs(self, row: int, start: int, stop: int) -> list[Run]:
+        """Stretches of one document each among tokens start..stop-1 of a row."""
+        return [Run(*found) for found in self._runs(row, start, stop)]
 
     def _runs(self, row: int, start: int, stop: int) -> list[tuple[int, int, int, int, int]]:
         """Stretches of one document: (document, first token, behind last, characters from, to)."""

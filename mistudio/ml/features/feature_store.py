@@ -247,6 +247,22 @@ class FeatureStore:
         """Rows of the tokenisation that rows of the harvest were read from."""
         return np.asarray(self._rows[rows, 0])
 
+    def rows_by_text(self) -> NDArray[np.int64]:
+        """All rows of the harvest in the order of the tokenisation."""
+        return np.lexsort((self._rows[:, 1], self._rows[:, 0]))
+
+    def runs(self, row: int) -> Iterator[tuple[str, int, NDArray[np.int32]]]:
+        """The stretches of documents in a row of the harvest: original text, number of the first
+        token, and characters from..to-1 of each token [tokens, 2] within that text."""
+        token_row, offset = (int(number) for number in self._rows[row])
+        filled = int(np.flatnonzero(np.asarray(self._mask[row]) != PADDING)[-1]) + 1
+        for run in self._text.tokens.runs(token_row, offset, offset + filled):
+            if run.document >= 0 and run.high > run.low:
+                text = self._text.text(run.document)[run.low : run.high]
+                spans = np.asarray(self._text.tokens.offsets[token_row, run.start : run.stop])
+                first = row * self.row_length + run.start - offset
+                yield text, first, np.maximum(spans - run.low, 0)
+
     def window(
         self,
         row: int,

@@ -14,6 +14,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import columns, edits
 from mistudio.gui.tabs.features.column_chooser import ColumnChooser
 from mistudio.gui.tabs.features.filters import FilterBar
+from mistudio.gui.tabs.features.finder import Finder, Ranking
 from mistudio.gui.tabs.features.list_menu import ListButton
 from mistudio.gui.tabs.features.views_menu import ViewsButton
 from mistudio.gui.theme import appearance
@@ -21,18 +22,11 @@ from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
 from mistudio.store import feature_lists
 from mistudio.store.feature_keys import columns_of
-from mistudio.store.features import SORT_COLUMNS, FeatureFilter, feature_index_array
+from mistudio.store.features import SORT_COLUMNS, feature_index_array
 from mistudio.store.records import FeatureSetRow
 
 PAGE = 50
 REMEMBERED = "features.table"
-
-
-class Ranking(NamedTuple):
-    """Features that answer a search, best first, and how well."""
-
-    features: list[int]
-    scores: list[float]
 
 
 class _Listed(NamedTuple):
@@ -54,6 +48,7 @@ class FeatureTable(QWidget):
         self._services = services
         self._set: FeatureSetRow | None = None
         self._ranking: Ranking | None = None
+        self._by_match = False  # in the order of a ranking, not of a column
         stored = services.settings.recall(REMEMBERED, {})
         stored = stored if isinstance(stored, dict) else {}
         sort = stored.get("sort")
@@ -68,6 +63,7 @@ class FeatureTable(QWidget):
         self.chooser.restore(stored.get("columns"))
         self.views = ViewsButton(services, self.state)
         self.lists = ListButton(services, self.selected, "Add to list")
+        self.finder = Finder(services)
         self.problem = label("", "error", wrap=True)
         self._footer = label("", "muted")
         self._lay_out()
@@ -97,6 +93,7 @@ class FeatureTable(QWidget):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(8))
         box.addWidget(self.filters)
+        box.addWidget(self.finder)
         box.addWidget(self.problem)
         box.addWidget(self._pages, 1)
         box.addLayout(row(self._footer, None, hint, self.lists, before, after))
@@ -108,6 +105,7 @@ class FeatureTable(QWidget):
         self.view.selectionModel().selectionChanged.connect(self._tell_range)
         self.view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.view.customContextMenuRequested.connect(self._on_menu)
+        self.finder.ranked.connect(self.show_ranking)
         self.chooser.changed.connect(self._remember)
         self.views.chosen.connect(self.apply_state)
         self.views.usual.connect(self._on_usual)
@@ -123,6 +121,7 @@ class FeatureTable(QWidget):
         if self._set is None or feature_set is None or feature_set.id != self._set.id:
             self._rank(None)
         self._set = feature_set
+        self._find()
         self.reload()
 
     def feature_set(self) -> FeatureSetRow | None:
@@ -135,10 +134,9 @@ class FeatureTable(QWidget):
         self.reload()
 
     def _rank(self, ranking: Ranking | None) -> None:
-        self._ranking = ranking
+        self._ranking, self._by_match = ranking, ranking is not None
         self.chooser.set_ranked(ranking is not None)
-        header = self.view.horizontalHeader()
-        header.setSortIndicatorShown(ranking is None)
+        self.view.horizontalHeader().setSortIndicatorShown(ranking is None)
 
     def reload(self) -> None:
         """Ask for the ids again with the filter and order in force."""
@@ -147,12 +145,15 @@ class FeatureTable(QWidget):
             self.model.set_ids(np.empty(0, dtype=np.int64))
             return
         wanted, sort, descending = self.filters.wanted(), self._sort, self._descending
+        if ranking is not None:
+            wanted = wanted._replace(text="", within=ranking.features)
+        by_match = ranking if self._by_match else None
 
         def listed(db: Any) -> _Listed:
-            if ranking is None:
-                ids = feature_index_array(db, found, wanted, sort=sort, descending=descending)
-            else:
-                ids = _ranked(db, found, wanted, ranking)
+            ids = feature_index_array(db, found, wanted, sort=sort, descending=descending)
+            if by_match is not None:
+                order = np.array(by_match.features, np.int64)
+                ids = order[np.isin(order, ids)]
             there = columns_of(db)
             absent = frozenset(n for n, column in columns.LATER.items() if column not in there)
             return _Listed(
@@ -267,10 +268,20 @@ class FeatureTable(QWidget):
 
     def _on_changed(self) -> None:
         self._remember()
+        self._find()
         self.reload()
 
+    def _find(self) -> None:
+        """Let a search of another kind than that of labels answer first."""
+        if self._set is not None:
+            mode, text = self.filters.mode.currentIndex(), self.filters.search.text().strip()
+            self.finder.ask(self._set.sae_id, mode, text)
+
     def _on_sort(self, key: str, descending: bool) -> None:
-        if key in SORT_COLUMNS:
+        self._by_match = key == columns.MATCH
+        if self._by_match:
+            self.reload()
+        elif key in SORT_COLUMNS:
             self._sort, self._descending = key, descending
             self._remember()
             self.reload()
@@ -320,12 +331,3 @@ class FeatureTable(QWidget):
         if last >= 0:
             self.view.scrollTo(self.model.index(target, 0), self.view.ScrollHint.PositionAtTop)
             self.view.setCurrentIndex(self.model.index(target, 0))
-
-
-def _ranked(db: Any, found: FeatureSetRow, wanted: FeatureFilter, ranking: Ranking) -> np.ndarray:
-    """Features of a ranking that pass a filter, in its order; their search took the text's part."""
-    passing = feature_index_array(
-        db, found, wanted._replace(text="", within=ranking.features), sort="index"
-    )
-    order = np.array(ranking.features, np.int64)
-    return order[np.isin(order, passing)]

@@ -8,6 +8,7 @@ from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from mistudio.gui.tabs.features.condition_chips import ConditionChips
+from mistudio.gui.tabs.features.finder import LABELS, MODES, PLACEHOLDERS
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.editors import NumberBox
@@ -27,7 +28,14 @@ class FilterBar(QWidget):
         self._typing.setSingleShot(True)
         self._typing.setInterval(300)
         self._typing.timeout.connect(self.changed)
-        self.search = SearchField("Search label, note, tokens or #id")
+        self.mode = QComboBox()
+        self.mode.addItems(MODES)
+        self.mode.setAccessibleName("What is searched")
+        self.mode.setToolTip(
+            "Search labels, notes and tokens; the text in which features fire; or by meaning"
+        )
+        guard_wheel(self.mode)
+        self.search = SearchField(PLACEHOLDERS[0])
         self.search.searched.connect(self._on_clicked)
         self.live = QComboBox()
         self.live.addItems(["Live features", "All features"])
@@ -41,6 +49,7 @@ class FilterBar(QWidget):
         self.tools = QHBoxLayout()
         self._lay_out()
         self._restore(stored)
+        self.mode.currentIndexChanged.connect(self._on_mode)
         self.live.currentIndexChanged.connect(self._on_clicked)
         self.favorites.toggled.connect(self._on_clicked)
         self.hidden.toggled.connect(self._on_clicked)
@@ -60,6 +69,7 @@ class FilterBar(QWidget):
         px = appearance().px
         self.first = QHBoxLayout()
         self.first.setSpacing(px(8))
+        self.first.addWidget(self.mode)
         self.first.addWidget(self.search, 1)
         for widget in (self.live, self.favorites, self.hidden):
             self.first.addWidget(widget)
@@ -116,7 +126,7 @@ class FilterBar(QWidget):
     def wanted(self) -> FeatureFilter:
         """The filter as edited; a frequency that is no number does not narrow."""
         return FeatureFilter(
-            text=self.search.text(),
+            text=self.search.text() if self.mode.currentIndex() == LABELS else "",
             live_only=self.live.currentIndex() == 0,
             favorites_only=self.favorites.isChecked(),
             show_hidden=self.hidden.isChecked(),
@@ -139,6 +149,10 @@ class FilterBar(QWidget):
         for box in (self.low, self.high):
             box.lineEdit().clear()
         self.chips.set_conditions(())
+        self.changed.emit()
+
+    def _on_mode(self) -> None:
+        self.search.setPlaceholderText(PLACEHOLDERS[self.mode.currentIndex()])
         self.changed.emit()
 
     def _on_clicked(self) -> None:

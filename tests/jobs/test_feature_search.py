@@ -1,0 +1,95 @@
+"""Features found by text and by meaning: the jobs behind it, and what is told without them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mistudio.core.errors import InvalidInput, NotFound
+from mistudio.core.feature_search_configs import EmbedFeaturesConfig, IndexContextsConfig
+from mistudio.jobs import context_search, encoders, lookup, meaning_search
+from mistudio.jobs.runner import Studio
+from mistudio.store import feature_texts, features
+from tests.helpers.studio import run
+
+
+class FakeEncoder:
+    """Counts letters: texts of the same letters are near each other."""
+
+    made = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        FakeEncoder.made += 1
+
+    def embed(self, texts: list[str], *, check: Any = lambda _: None) -> np.ndarray:
+        check(0.0)
+        counts = np.array([[text.count(c) + 0.01 for c in "abcdefghij"] for text in texts])
+        return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_texts_are_indexed_once_and_searched(trained: Studio) -> None:
+    sae = lookup.sae(trained, "last")
+    found = features.newest_set(trained.db(), sae.id)
+    assert found is not None
+    with pytest.raises(NotFound, match="not indexed"):
+        context_search.search(trained, sae, "the")
+    made = run(trained, "index_contexts", IndexContextsConfig(sae="last"))
+    assert made["feature_set"] == found.id
+    assert context_search.is_indexed(trained, found)
+    matched = context_search.search(trained, sae, "the", limit=5)
+    assert matched.hits >= matched.used > 0
+    assert len(matched.features) == len(matched.scores) <= 5
+    assert matched.scores == sorted(matched.scores, reverse=True)
+    assert context_search.search(trained, sae, "zebrafish").features == []
+    with pytest.raises(InvalidInput, match="words"):
+        context_search.search(trained, sae, " ... ")
+
+
+def test_meaning_by_vectors_that_end_with_their_labels(
+    trained: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(encoders, "find", lambda studio, named="": tmp_path / "letters")
+    monkeypatch.setattr("mistudio.ml.embedding.Encoder", FakeEncoder)
+    db, sae = trained.db(), lookup.sae(trained, "last")
+    found = features.newest_set(db, sae.id)
+    assert found is not None
+    live = [feature for feature, _ in feature_texts.texts(db, found)]
+    features.set_label(db, sae.id, live[1], "abba")
+    features.set_label(db, sae.id, live[2], "jig")
+    assert meaning_search.search(trained, sae, "baab").stale
+    run(trained, "embed_features", EmbedFeaturesConfig(sae="last"))
+    matched = meaning_search.search(trained, sae, "baab", limit=3)
+    assert (matched.features[0], matched.encoder, matched.stale) == (live[1], "letters", False)
+    assert matched.scores[0] == pytest.approx(1.0, abs=1e-3)
+    texts = feature_texts.texts(db, found)
+    vectors = FakeEncoder(tmp_path).embed([text for _, text in texts])
+    cosines = vectors @ FakeEncoder(tmp_path).embed(["jig"])[0]
+    best = meaning_search.search(trained, sae, "jig", limit=len(texts))
+    assert best.scores == pytest.approx(sorted(cosines.tolist(), reverse=True), abs=2e-3)
+    features.set_label(db, sae.id, live[1], "other")
+    assert meaning_search.search(trained, sae, "baab").stale, "a label changed"
+    run(trained, "embed_features", EmbedFeaturesConfig(sae="last"))
+    folder = trained.paths.absolute(found.path or "") / meaning_search.FOLDER
+    assert len(list(folder.iterdir())) == 1, "older vectors are gone"
+    with pytest.raises(InvalidInput, match="at least 3"):
+        meaning_search.search(trained, sae, "ab")
+
+
+def test_without_an_encoder_shared_words_are_ranked(
+    trained: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
+    db, sae = trained.db(), lookup.sae(trained, "last")
+    features.set_label(db, sae.id, 7, "zebras and lions")
+    features.set_label(db, sae.id, 9, "zebras")
+    matched = meaning_search.search(trained, sae, "zebras lions?")
+    assert matched.features[0] == 7
+    assert set(matched.features) == {7, 9}
+    assert matched.encoder == ""
+    assert meaning_search.search(trained, sae, "***").features == []
+    with pytest.raises(InvalidInput, match="no sentence encoder"):
+        run(trained, "embed_features", EmbedFeaturesConfig(sae="last"))
