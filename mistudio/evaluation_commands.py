@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from mistudio.commands import run_job
 from mistudio.console import Console
 from mistudio.core.comparison_configs import CompareSaesConfig, SurvivalConfig
 from mistudio.core.config import from_arguments
 from mistudio.core.configs import EvaluateConfig
+from mistudio.core.feature_match_figures import match_sentence, sides, write_matches
 from mistudio.core.sae_figures import differences, measured, overlap_sentence
 from mistudio.core.survival_figures import survival_rows, survival_sentences
+from mistudio.jobs import feature_matches
 from mistudio.jobs.runner import Studio
 
 Arguments = argparse.Namespace
@@ -41,7 +44,13 @@ def compare_saes(studio: Studio, console: Console, arguments: Arguments) -> None
         for x in differences(found)
     ]
     lines += _aligned([["", "A", "B", "B - A", "95 % interval", ""], *rows])
-    console.result(found, [*lines, overlap_sentence(found["overlap"])])
+    matches = feature_matches.load(studio.db(), found["matches"])
+    lines += [overlap_sentence(found["overlap"]), match_sentence(matches, sides(matches))]
+    if arguments.matches:
+        path = Path(arguments.matches).expanduser()
+        written = write_matches(matches, path)
+        lines.append(f"{written:,} rows are written to {path}.")
+    console.result(found, lines)
 
 
 def survival(studio: Studio, console: Console, arguments: Arguments) -> None:

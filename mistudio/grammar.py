@@ -137,7 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation, comparison = configs.EvaluateConfig, comparison_configs.CompareSaesConfig
     command(saes, "eval", "evaluate_sae", "measure on held-out text", evaluation, "sae")
     about = "two SAEs of one hook on the same held-out text"
-    command(saes, "compare", "compare_saes", about, comparison, "sae", "other")
+    made = command(saes, "compare", "compare_saes", about, comparison, "sae", "other")
+    made.add_argument("--matches", metavar="FILE", help="also write matched features as CSV")
     about = "which features stay the same in another format of the model"
     command(saes, "survival", "survival", about, comparison_configs.SurvivalConfig, "sae")
     command(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mistudio.core.comparison_configs import CompareSaesConfig
 from mistudio.core.config import from_dict
 from mistudio.core.errors import InvalidInput, Mismatch, NotFound
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import lookup, sae_library
-from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs import feature_matches, lookup, sae_library
+from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.evaluate import LOSS_TOKENS, reference_norms, text_for
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import SaeRow, TokenizationRow
+
+if TYPE_CHECKING:
+    from mistudio.ml.features.code_log import TokenCodes
 
 
 def prepare(studio: Studio, config: CompareSaesConfig) -> None:
@@ -52,6 +57,8 @@ def run(ctx: JobContext, config: CompareSaesConfig) -> Result:
         max_tokens=config.tokens,
         max_loss_tokens=LOSS_TOKENS,
     )
+    codes: list[TokenCodes] = []
+    stored = feature_matches.stored_pair(ctx, first, second)
     found = compare(
         saes[0],
         saes[1],
@@ -59,14 +66,21 @@ def run(ctx: JobContext, config: CompareSaesConfig) -> Result:
         first.layer or 0,
         first.hook_in or "",
         text,
-        ctx.report,
+        StageReporter(ctx.report, 0.0, 0.9),
         ctx.control,
         first.hook_out,
+        keep_codes=0 if stored else feature_matches.SAMPLE_TOKENS,
+        codes=codes,
+    )
+    sampled = (codes[0], codes[1]) if codes else None
+    matches = feature_matches.match(
+        ctx, (first, second), (saes[0], saes[1]), sampled, f"{tokens.id}/{config.tokens}"
     )
     return {
         "a": {"id": first.id, "name": first.name},
         "b": {"id": second.id, "name": second.name},
         "tokenization": tokens.id,
+        "matches": matches,
         **found,
     }
 

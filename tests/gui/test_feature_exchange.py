@@ -15,8 +15,9 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.example_card import ExampleCard
 from mistudio.gui.tabs.features.export_dialog import ExportFeaturesDialog
 from mistudio.gui.tabs.features.import_explanations_dialog import ImportExplanationsDialog
-from mistudio.jobs import feature_pages
-from mistudio.store import feature_export, features
+from mistudio.gui.tabs.training.matches_page import BY, MatchesPage
+from mistudio.jobs import feature_matches, feature_pages
+from mistudio.store import analyses, feature_export, features
 from mistudio.store.tables import JOBS
 from tests.gui import feature_world
 from tests.gui.test_features_tab import settle, shown_tab
@@ -186,3 +187,72 @@ def test_chips_show_the_original_text(services: Services, qtbot: QtBot, tmp_path
                 assert part in texts.text(document)
                 seen.add(texts.text(document))
     assert seen == set(ODD_TEXTS)
+
+
+def test_matched_features_are_listed_and_opened(
+    services: Services, window_stub: Any, qtbot: QtBot, tmp_path: Path
+) -> None:
+    db = services.studio.db()
+    first = feature_world.add_world(db, 4).sae
+    second = feature_world.add_sae(db, 3, name="other")
+    features.set_label(db, second.id, 2, "the second")
+    found = {
+        "tokens": 100,
+        "read": "sample",
+        "a": {
+            "firings": [5, 9, 0, 7],
+            "cosine": [0.9, 0.1, None, 0.2],
+            "cosine_of": [2, 0, -1, 0],
+            "correlation": [0.8, 0.2, None, 0.6],
+            "correlation_of": [2, 0, -1, 0],
+            "cosine_correlation": [0.8, 0.2, None, 0.6],
+            "correlation_cosine": [0.9, 0.1, None, 0.2],
+        },
+        "b": {
+            "firings": [6, 3, 4],
+            "cosine": [0.2, 0.0, 0.9],
+            "cosine_of": [3, 1, 0],
+            "correlation": [0.6, -0.1, 0.8],
+            "correlation_of": [3, 1, 0],
+        },
+    }
+    analyses.keep(db, first.id, analyses.WHOLE_SAE, feature_matches.KIND, "k", found)
+    page = MatchesPage(services, (first, second))
+    qtbot.addWidget(page)
+    page.resize(1100, 500)
+    page.show()
+    page.opened.connect(lambda sae, feature: window_stub.open_tab("Features", at=(sae, feature)))
+    page.show_matches({"sae": first.id, "key": "k"})
+
+    def cells() -> list[list[str]]:
+        model = page.model
+        return [[model.data(model.index(r, c)) for c in range(7)] for r in range(model.rowCount())]
+
+    qtbot.waitUntil(lambda: page.model.rowCount() == 2 and cells()[0][0] != "…")
+    assert cells() == [
+        ["#0  river word0", "#2  the second", "0.900", "0.800", BY["both"], "5", "4"],
+        ["#3  harbour word3", "#0", "0.200", "0.600", "activation", "7", "6"],
+    ]
+    assert "2 matched pairs among 3 features of A and 3 of B" in page.sentence.text()
+    assert [b.text() for b in page.kinds.buttons()] == [
+        "Matched (2)", "Only in A (1)", "Only in B (1)"
+    ]  # fmt: skip
+    page._on_sort("firings_a", True)
+    qtbot.waitUntil(lambda: cells()[0][0] != "…")
+    assert [row[5] for row in cells()] == ["7", "5"]
+    page.view.select_id(1)
+    page.open_b.click()
+    page.open_a.click()
+    page.kinds.button(2).click()
+    qtbot.waitUntil(lambda: page.model.rowCount() == 1 and cells()[0][0] != "…")
+    assert cells()[0][:4] == ["—", "#1", "0.000", "-0.100"]
+    page.view.select_id(0)
+    assert not page.open_a.isEnabled()
+    page.view.opened.emit(0)
+    opened = [selection["at"] for _, selection in window_stub.opened]
+    assert opened == [(second.id, 2), (first.id, 0), (second.id, 1)]
+    page.write(tmp_path / "m.csv")
+    qtbot.waitUntil(lambda: bool(window_stub.banners))
+    assert len((tmp_path / "m.csv").read_text("utf-8").splitlines()) == 5
+    page.show_matches({"sae": first.id, "key": "gone"})
+    qtbot.waitUntil(lambda: "compare the SAEs again" in page.sentence.text())

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mistudio.cli import main
 from mistudio.core.comparison_configs import CompareSaesConfig
-from mistudio.core.configs import EvaluateConfig, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.configs import (
+    EvaluateConfig,
+    ExportSaeConfig,
+    HarvestConfig,
+    ImportSaeConfig,
+)
 from mistudio.core.errors import StudioError
 from mistudio.core.sae_figures import FIGURES
-from mistudio.jobs import lookup
+from mistudio.jobs import feature_matches, feature_pages, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.store.tables import JOBS, SAES
 from tests.helpers.studio import run, tiny_training
@@ -60,6 +66,48 @@ def test_two_saes_on_the_same_documents(trained: Studio, pair: tuple[str, str]) 
     back = run(trained, "compare_saes", CompareSaesConfig(sae=second, other=first, tokens=2048))
     assert back["metrics"]["ev"]["difference"] == pytest.approx(-line["difference"], abs=1e-12)
     assert back["overlap"]["pairs"] == found["overlap"]["pairs"]
+    there, again = (
+        feature_matches.load(trained.db(), result["matches"]) for result in (found, back)
+    )
+    assert there["read"] == "sample"
+    assert there["tokens"] == found["n"]
+    assert there["a"]["cosine_of"] == again["b"]["cosine_of"]
+    assert there["a"]["correlation"] == pytest.approx(again["b"]["correlation"])
+    assert sum(count > 0 for count in there["a"]["firings"]) == found["overlap"]["latents_a"]
+
+
+def test_feature_sets_of_the_same_tokens_are_matched(
+    trained: Studio, pair: tuple[str, str]
+) -> None:
+    first, second = pair
+    run(trained, "harvest", HarvestConfig(sae=second, rows=64, context=32))
+    config = CompareSaesConfig(sae=first, other=second, tokens=1024)
+    kept = run(trained, "compare_saes", config)["matches"]
+    assert kept["read"] == "stores"
+    found = feature_matches.load(trained.db(), kept)
+    stores = []
+    for sae in pair:
+        row = lookup.sae(trained, sae)
+        stores.append(feature_pages.open_store(trained, feature_pages.feature_set(trained, row)))
+    dense = []
+    for store in stores:
+        acts = np.zeros((store.n_features, store.summary["rows"] * store.row_length))
+        for feature in range(store.n_features):
+            tokens, values = store.entries(feature)
+            acts[feature, tokens] = values
+        mask = np.load(store.folder / "mask.npy").reshape(-1) == 0
+        dense.append(acts[:, mask])
+    assert found["tokens"] == dense[0].shape[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = np.corrcoef(dense[0], dense[1])[:64, 64:]
+    for feature, row in enumerate(r):
+        if np.isfinite(row).any():
+            assert found["a"]["correlation"][feature] == pytest.approx(np.nanmax(row), abs=2e-6)
+            assert found["a"]["correlation_of"][feature] == np.nanargmax(row)
+        else:
+            assert found["a"]["correlation_of"][feature] == -1
+    run(trained, "harvest", HarvestConfig(sae=second, rows=63, context=32))
+    assert run(trained, "compare_saes", config)["matches"]["read"] == "sample"
 
 
 def test_what_cannot_be_compared_is_a_sentence(trained: Studio, tmp_path: Path) -> None:
@@ -96,11 +144,15 @@ def test_the_commands(
     assert main(["sae", "compare", *pair, "--tokens", "1024", "--json", *home]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["metrics"]["ev"]["interval"][0] < result["metrics"]["ev"]["interval"][1]
-    assert main(["sae", "compare", *pair, "--tokens", "1024", *home]) == 0
+    out = trained.paths.home / "m.csv"
+    words = ["sae", "compare", *pair, "--tokens", "1024", "--matches", str(out)]
+    assert main([*words, *home]) == 0
     said = capsys.readouterr().out
     assert "B is short" in said
     assert any(line.startswith("Explained variance  ") for line in said.splitlines())
     assert "pairs are each other's nearest" in said
+    assert "matched pairs among" in said
+    assert out.read_text("utf-8").startswith("kind,a,b,cosine,correlation,matched_by,")
     assert main(["sae", "eval", pair[0], "--tokens", "1024", *home]) == 0
     assert "held-out documents" in capsys.readouterr().out
     assert main(["sae", "compare", pair[0], pair[0], *home]) == 2

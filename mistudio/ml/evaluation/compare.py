@@ -22,6 +22,7 @@ from mistudio.ml.evaluation.bootstrap import (
 from mistudio.ml.evaluation.definitions import LOSS, RECONSTRUCTION
 from mistudio.ml.evaluation.evaluate import unbounded
 from mistudio.ml.evaluation.measure import TextPart, measure
+from mistudio.ml.features.code_log import TokenCodes
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -40,17 +41,25 @@ def compare(
     report: Reporter,
     control: JobControl,
     hook_out: str | None = None,
+    *,
+    keep_codes: int = 0,
+    codes: list[TokenCodes] | None = None,
 ) -> dict[str, Any]:
     """Every figure of both SAEs and their difference, as JSON values.
 
     "metrics" maps a name to `a`, `b`, `difference` (b − a) and its 95 % `interval`, paired: each
     draw takes the same documents for both. Figures that are counts of latents have no interval.
-    "overlap" is that of `decoder_overlap`, over latents that fired on these documents.
+    "overlap" is that of `decoder_overlap`, over latents that fired on these documents. The
+    activations of both on the first `keep_codes` tokens are put into `codes`.
     """
     if (first.d_in, first.d_out) != (second.d_in, second.d_out):
         raise Mismatch("The two SAEs have different widths; compare SAEs of the same hook.")
-    found = measure([first, second], loaded, layer, hook, text, report, control, hook_out)
+    found = measure(
+        [first, second], loaded, layer, hook, text, report, control, hook_out, keep_codes
+    )
     a, b = found.saes
+    if codes is not None:
+        codes += [one.log.codes() for one in (a, b) if one.log is not None]
     metrics = paired(RECONSTRUCTION, a.reconstruction.per_group(), b.reconstruction.per_group())
     if a.losses.tokens:
         metrics |= paired(LOSS, a.losses.per_group(), b.losses.per_group())

@@ -28,6 +28,7 @@ from mistudio.ml.evaluation.language_model_loss import (
     scored_positions,
 )
 from mistudio.ml.evaluation.reconstruction import ReconstructionSums
+from mistudio.ml.features.code_log import CodeLog
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -58,6 +59,8 @@ class Measured:
     reconstruction: ReconstructionSums
     firing: FiringSums
     losses: LossSums
+    log: CodeLog | None = None
+    """the activations of the first tokens, if they were asked for"""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ def measure(
     report: Reporter,
     control: JobControl,
     hook_out: str | None = None,
+    keep_codes: int = 0,
 ) -> Measurement:
-    """Sums over the kept tokens of a text for each SAE.
+    """Sums over the kept tokens of a text for each SAE, and the activations of `keep_codes` tokens.
 
     Transcoders read `hook` and are to give `hook_out`. Raises `Mismatch` for an SAE of another
     width, `InvalidInput` if no token can be used.
@@ -91,7 +95,7 @@ def measure(
     tokens = text.tokens
     rows, loss_rows = _rows(text)
     groups, loss_groups = DocumentGroups(tokens, rows), DocumentGroups(tokens, rows)
-    found = [_empty(sae.to(loaded.device), groups.groups) for sae in saes]
+    found = [_empty(sae.to(loaded.device), groups.groups, keep_codes) for sae in saes]
     forwards = PatchedForwards(loaded, capture.written.module)
     dropped: dict[str, int] = {}
     done = 0
@@ -159,9 +163,13 @@ def _rows(text: TextPart) -> tuple[np.ndarray, int]:
     return rows[np.concatenate((first, rest))], len(first)
 
 
-def _empty(sae: SparseAutoencoder, groups: int) -> Measured:
+def _empty(sae: SparseAutoencoder, groups: int, keep_codes: int) -> Measured:
     return Measured(
-        sae, ReconstructionSums(sae.d_out, groups), FiringSums(sae.n_latents), LossSums(groups)
+        sae,
+        ReconstructionSums(sae.d_out, groups),
+        FiringSums(sae.n_latents),
+        LossSums(groups),
+        CodeLog(sae.n_latents, keep_codes) if keep_codes else None,
     )
 
 
@@ -191,4 +199,6 @@ def _add(
     recon_TO = one.sae.decode_sparse(codes, x_TD)
     one.reconstruction.add(y_TO, recon_TO, codes, group_T)
     one.firing.add(codes, row_T)
+    if one.log is not None:
+        one.log.add(codes)
     return recon_TO

@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6.QtCore import Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QHBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QTabWidget, QVBoxLayout, QWidget
 
 from mistudio.core.comparison_configs import CompareSaesConfig
 from mistudio.core.sae_figures import overlap_sentence
@@ -17,6 +17,7 @@ from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.tabs.training.choices import Choices, read_choices
 from mistudio.gui.tabs.training.figures import comparison_rows
+from mistudio.gui.tabs.training.matches_page import MatchesPage
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
@@ -64,6 +65,9 @@ class CompareDialog(Dialog):
             HistogramPlot(f"{name}'s features by largest decoder cosine", "decoder cosine")
             for name in ("A", "B")
         ]
+        self.matches = MatchesPage(services, (first, second))
+        self.matches.opened.connect(self._on_feature)
+        self.pages = QTabWidget()
         self.copy_button = button("Copy as table", self.copy, icon="copy", tip="Copy every cell")
         self._build()
         services.query.ask(read_choices, self._on_choices)
@@ -73,20 +77,27 @@ class CompareDialog(Dialog):
         self.box.addWidget(label(_MEANING, "muted", wrap=True))
         self.box.addWidget(self.form)
         self.box.addLayout(row(self.start_button, self.job.cancel_button, self.job.state, None))
-        for part in (self.job.problem, self.rests_on, self.table, self.overlap):
-            self.box.addWidget(part)
+        self.box.addWidget(self.job.problem)
+        figures = QWidget()
+        inside = QVBoxLayout(figures)
+        inside.setContentsMargins(0, appearance().px(8), 0, 0)
+        for part in (self.rests_on, self.table, self.overlap):
+            inside.addWidget(part)
         beside = QHBoxLayout()
         beside.setSpacing(appearance().px(16))
         for plot in self.plots:
             plot.setMinimumHeight(appearance().px(220))
             beside.addWidget(plot)
-        self.box.addLayout(beside)
+        inside.addLayout(beside)
+        inside.addStretch(1)
+        self.pages.addTab(figures, "Figures")
+        self.pages.addTab(self.matches, "Features")
+        self.box.addWidget(self.pages, 1)
         self.box.addStretch(1)
         self.buttons.insertWidget(0, self.copy_button)
         self.add_close()
         self.copy_button.setEnabled(False)
-        for part in (self.rests_on, self.table, self.overlap, *self.plots):
-            part.hide()
+        self.pages.hide()
 
     @Slot(object)
     def _on_choices(self, choices: Choices) -> None:
@@ -101,6 +112,10 @@ class CompareDialog(Dialog):
         if config is None:
             return
         self.job.submit("compare_saes", config)
+
+    @Slot(str, int)
+    def _on_feature(self, sae_id: str, feature: int) -> None:
+        self._services.open_tab("Features", sae=sae_id, feature=feature)
 
     def copy(self) -> None:
         """Put the table on the clipboard, tab-separated."""
@@ -120,6 +135,8 @@ class CompareDialog(Dialog):
         self.overlap.setText(overlap_sentence(overlap))
         for plot, name in zip(self.plots, ("a", "b"), strict=True):
             plot.set_counts(overlap["edges"], overlap[f"histogram_{name}"])
-        for part in (self.rests_on, self.table, self.overlap, *self.plots):
-            part.show()
+        self.pages.setTabVisible(1, "matches" in found)
+        if "matches" in found:
+            self.matches.show_matches(found["matches"])
+        self.pages.show()
         self.copy_button.setEnabled(True)
