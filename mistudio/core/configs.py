@@ -130,6 +130,12 @@ class HarvestConfig(Config):
         20, "Examples", "Top examples kept per feature, one per row.", minimum=1, maximum=1000
     )
     seed: int = option(0, "Seed", "Order in which rows are drawn.", minimum=0, advanced=True)
+    activations: str = option(
+        "",
+        "Activations",
+        "Id or name of an activation set of this text, read instead of running the model; empty "
+        "runs the model.",
+    )
 
 
 @dataclass(frozen=True)
