@@ -19,8 +19,8 @@ from mistudio.core.errors import Cancelled, InvalidInput
 from mistudio.core.launch import launch_of
 from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
+from mistudio.store import features, trainings
 from mistudio.store import jobs as job_rows
-from mistudio.store import trainings
 from mistudio.store.features import FeatureFilter
 from mistudio.store.tables import DATASETS, JOBS, MODELS, SAES, TOKENIZATIONS
 
@@ -268,6 +268,30 @@ def show_feature(studio: Studio, console: Console, arguments: Arguments) -> None
     sae = lookup.sae(studio, arguments.sae)
     page = feature_pages.page(studio, sae, arguments.index)
     console.result(page.as_dict(), feature_pages.lines(page))
+
+
+def list_feature_sets(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Finished feature sets of an SAE; the first is the one in use."""
+    sae = lookup.sae(studio, arguments.sae)
+    rows = [
+        {
+            "id": found.id,
+            "tokens": found.n_tokens,
+            "live": found.n_live,
+            "context": (found.summary or {}).get("row_length"),
+            "activations": found.config.get("activations") or "",
+            "truncated": bool((found.summary or {}).get("truncated")),
+            "created": found.created_at,
+        }
+        for found in features.feature_sets(studio.db(), sae.id)
+    ]
+    console.table("feature_sets", rows, tuple(rows[0]) if rows else ("id",))
+
+
+def use_feature_set(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Use a feature set of its SAE from now on."""
+    features.choose_set(studio.db(), arguments.feature_set)
+    console.result({"feature_set": arguments.feature_set})
 
 
 def list_jobs(studio: Studio, console: Console, arguments: Arguments) -> None:

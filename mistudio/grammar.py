@@ -167,6 +167,11 @@ def build_parser() -> argparse.ArgumentParser:
             default="frequency",
             choices=("frequency", "max", "mean", "index", "label", "samples"),
         )
+    made = command(features, "sets", "list_feature_sets", "feature sets, the one in use first")
+    made.add_argument("sae", nargs="?", default="last")
+    made = command(features, "use", "use_feature_set", "show and steer with this feature set")
+    made.add_argument("feature_set", help="id of the set")
+    _delete(command, features, "feature_set", "delete", "delete a feature set; labels stay")
     shown = command(features, "show", "show_feature", "show one feature")
     shown.add_argument("sae", help="id or name of an SAE, or last")
     shown.add_argument("index", type=int, help="number of the feature")

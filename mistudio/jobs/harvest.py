@@ -115,7 +115,7 @@ def find_features(
         n_tokens=facts.n_tokens,
         n_live=facts.n_live,
         store_hash=facts.store_hash,
-        summary=store.summary,
+        summary={**store.summary, "seconds": facts.seconds if facts.whole else None},
         size_bytes=directory_bytes(folder),
     )
     return FEATURE_SETS.get(ctx.db, pending.id)

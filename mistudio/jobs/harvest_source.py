@@ -104,3 +104,17 @@ def refuse_second(studio: Studio, row: SaeRow) -> None:
         raise InUse(
             f"The features of {row.name!r} are being found already; wait for that job or cancel it."
         )
+
+
+def estimated_bytes(row: SaeRow, config: HarvestConfig) -> tuple[int, float]:
+    """Bytes of a feature set that reads as much as it may, and the L0 they are computed with.
+
+    Both orders of the entries, ids, masks and the tables of each feature. L0 is the SAE's measured
+    one, else its k, else 64.
+    """
+    measured = (row.evaluation or {}).get("l0")
+    l0 = float(measured or (row.config or {}).get("k") or 64)
+    tokens = config.rows * config.context
+    entry = (2 if row.n_latents <= 1 << 16 else 4) + 2 + 4 + 2
+    feature = 12 * config.top_k + 4 * 64 + 8 * 10 + 8 * 5 + 80 + 10 * 16 + 4 * 50 + 24
+    return int(tokens * (min(l0, 256.0) * entry + 4 + 1 + 8) + row.n_latents * feature), l0

@@ -207,3 +207,9 @@ def groups_of_trainings(db: Database) -> None:
 def training_seconds(db: Database) -> None:
     """Seconds of training behind each metric row; rows written before have none."""
     db.conn.execute("ALTER TABLE training_metrics ADD COLUMN train_seconds REAL")
+
+
+@migrations()
+def chosen_feature_sets(db: Database) -> None:
+    """When a user last chose a feature set among those of an SAE; none is chosen yet."""
+    db.conn.execute("ALTER TABLE feature_sets ADD COLUMN chosen_at TEXT")

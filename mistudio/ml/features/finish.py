@@ -46,6 +46,7 @@ class HarvestFacts(NamedTuple):
     entries: int
     store_hash: str
     seconds: float
+    whole: bool = True  # whether the seconds are those of all of it, not of the rest only
 
 
 def finish(
@@ -122,7 +123,8 @@ def finish(
         "tokens_folder": relative_to(folder, tokens.folder),
         "text_folder": relative_to(folder, text.folder),
     }
-    manifest.pop("seconds")
+    for name in ("seconds", "whole"):
+        manifest.pop(name)
     for leftover in (made / CHECKPOINT, *made.glob("exact-*.npy")):
         leftover.unlink(missing_ok=True)
     write_json(made / "manifest.json", manifest)

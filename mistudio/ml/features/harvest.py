@@ -147,9 +147,10 @@ def harvest_from(
         exact_features=sae.n_latents if exact else 0,
         most_entries=settings.most_entries,
     )
+    whole = store.progress.tiles == 0
     try:
         seen: list[_Pair] = []
-        if store.progress.tiles == 0:
+        if whole:
             seen = _look_first(
                 source, sae, tokens, plan, height, store, settings, report, expected_ev
             )
@@ -163,7 +164,7 @@ def harvest_from(
         raise
     store.close()
     facts = finish(store, loaded, sae, tokens, text, plan, settings, folder, report, control)
-    facts = facts._replace(seconds=time.monotonic() - began)
+    facts = facts._replace(seconds=time.monotonic() - began, whole=whole)
     report.progress(1.0, "Ready")
     return facts
 
