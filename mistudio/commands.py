@@ -20,8 +20,8 @@ from mistudio.core.launch import launch_of
 from mistudio.feature_commands import narrowed
 from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
+from mistudio.store import features, labels, trainings
 from mistudio.store import jobs as job_rows
-from mistudio.store import labels, trainings
 from mistudio.store.tables import DATASETS, JOBS, MODELS, SAES, TOKENIZATIONS
 
 Arguments = argparse.Namespace
@@ -276,6 +276,30 @@ def show_feature(studio: Studio, console: Console, arguments: Arguments) -> None
     told = [dataclasses.asdict(label) for label in kept]
     lines = [*feature_pages.lines(page), *label_methods.lines(told)]
     console.result({**page.as_dict(), "labels": told}, lines)
+
+
+def list_feature_sets(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Finished feature sets of an SAE; the first is the one in use."""
+    sae = lookup.sae(studio, arguments.sae)
+    rows = [
+        {
+            "id": found.id,
+            "tokens": found.n_tokens,
+            "live": found.n_live,
+            "context": (found.summary or {}).get("row_length"),
+            "activations": found.config.get("activations") or "",
+            "truncated": bool((found.summary or {}).get("truncated")),
+            "created": found.created_at,
+        }
+        for found in features.feature_sets(studio.db(), sae.id)
+    ]
+    console.table("feature_sets", rows, tuple(rows[0]) if rows else ("id",))
+
+
+def use_feature_set(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Use a feature set of its SAE from now on."""
+    features.choose_set(studio.db(), arguments.feature_set)
+    console.result({"feature_set": arguments.feature_set})
 
 
 def list_jobs(studio: Studio, console: Console, arguments: Arguments) -> None:

@@ -19,7 +19,14 @@ from mistudio.core.units import format_bytes
 from mistudio.jobs import deletion, dependants, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import Row
-from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, SAES, TOKENIZATIONS
+from mistudio.store.tables import (
+    ACTIVATION_SETS,
+    DATASETS,
+    FEATURE_SETS,
+    MODELS,
+    SAES,
+    TOKENIZATIONS,
+)
 
 Arguments = argparse.Namespace
 _WEIGHTS = (".safetensors", ".npz", ".pt")  # files of SAEs: never the name of a repository
@@ -283,6 +290,11 @@ def delete(kind: str) -> Callable[[Studio, Console, Arguments], None]:
                 deletion.delete_activation_set,
             ),
             "sae": (SAES, dependants.of_sae, deletion.delete_sae),
+            "feature_set": (
+                FEATURE_SETS,
+                dependants.of_feature_set,
+                deletion.delete_feature_set,
+            ),
         }[kind]
         row: Row = table.only(studio.db(), getattr(arguments, kind))
         found = of(studio, row.id)

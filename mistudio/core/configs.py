@@ -136,6 +136,12 @@ class HarvestConfig(Config):
         "Name every feature afterwards by rules that are fitted on half of the rows and scored on "
         "the other; seconds, and no language model.",
     )
+    activations: str = option(
+        "",
+        "Activations",
+        "Id or name of an activation set of this text, read instead of running the model; empty "
+        "runs the model.",
+    )
 
 
 @dataclass(frozen=True)

@@ -11,27 +11,43 @@ from mistudio.core.config import to_dict
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import Cancelled, Left, Mismatch, StudioError
 from mistudio.core.ids import new_id
-from mistudio.jobs import lookup, sae_geometry, sae_library
+from mistudio.jobs import harvest_source, lookup, sae_geometry, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.evaluate import text_for
 from mistudio.jobs.label_features import label_by_rules
 from mistudio.jobs.runner import Studio
 from mistudio.store import features
-from mistudio.store.records import FeatureSetRow, ModelRow, SaeRow, TokenizationRow
+from mistudio.store.records import (
+    ActivationSetRow,
+    FeatureSetRow,
+    ModelRow,
+    SaeRow,
+    TokenizationRow,
+)
 from mistudio.store.tables import FEATURE_SETS
 
 
 def prepare(studio: Studio, config: HarvestConfig) -> None:
-    """Refuse an unknown SAE or a missing model before anything is queued."""
-    lookup.model_of(studio, lookup.sae(studio, config.sae))
+    """Refuse what is unknown or does not fit before anything is queued, and a second harvest."""
+    row = lookup.sae(studio, config.sae)
+    model = lookup.model_of(studio, row)
+    if config.activations:
+        harvest_source.stored_for(studio, row, model, config.activations)
+    harvest_source.refuse_second(studio, row)
 
 
 def run(ctx: JobContext, config: HarvestConfig) -> Result:
     """Harvest; an interrupted harvest with the same settings goes on where it was."""
     row = lookup.sae(ctx.studio, config.sae)
     model = lookup.model_of(ctx.studio, row)
-    tokens = text_for(ctx, row, model, config.dataset)
-    found = find_features(ctx.part(0.0, 0.97) if config.labels else ctx, row, model, tokens, config)
+    stored = None
+    if config.activations:
+        stored = harvest_source.stored_for(ctx.studio, row, model, config.activations)
+        tokens = harvest_source.text_of(ctx.studio, stored, config)
+    else:
+        tokens = text_for(ctx, row, model, config.dataset)
+    part = ctx.part(0.0, 0.97) if config.labels else ctx
+    found = find_features(part, row, model, tokens, config, stored)
     labelled = _labelled(ctx.part(0.97, 1.0), row, found, config) if config.labels else {}
     return {
         "feature_set": found.id,
@@ -65,8 +81,10 @@ def find_features(
     model: ModelRow,
     tokens: TokenizationRow,
     config: HarvestConfig,
+    stored: ActivationSetRow | None = None,
 ) -> FeatureSetRow:
-    """The feature set of an SAE over a tokenisation; replaces the one with the same settings."""
+    """The feature set of an SAE over a tokenisation, from the model or a set of activations."""
+    from mistudio.ml.activations.shards import ActivationSet
     from mistudio.ml.data.text import TextStore
     from mistudio.ml.data.tokenize import TokenStore
     from mistudio.ml.features.feature_store import FeatureStore
@@ -80,6 +98,8 @@ def find_features(
     geometry = sae_geometry.ensure_geometry(
         ctx.studio, row, sae, check=lambda done: _comparing(ctx, done)
     )
+    for doubt in harvest_source.doubts(row, model, stored):
+        ctx.report.note(doubt, level="warning")
     settings = HarvestSettings(
         context=config.context, rows=config.rows, top_k=config.top_k, seed=config.seed
     )
@@ -98,6 +118,8 @@ def find_features(
             ctx.report,
             ctx.control,
             row.hook_out,
+            stored=ActivationSet(ctx.paths.absolute(stored.path or "")) if stored else None,
+            expected_ev=harvest_source.known_ev(row),
         )
         ctx.report.progress(0.97, "writing the table")
         store = FeatureStore(folder)
@@ -117,7 +139,7 @@ def find_features(
         n_tokens=facts.n_tokens,
         n_live=facts.n_live,
         store_hash=facts.store_hash,
-        summary=store.summary,
+        summary={**store.summary, "seconds": facts.seconds if facts.whole else None},
         size_bytes=directory_bytes(folder),
     )
     return FEATURE_SETS.get(ctx.db, pending.id)
@@ -156,4 +178,4 @@ def _pending_set(
 
 def _key(config: HarvestConfig) -> dict[str, Any]:
     values = json.loads(json.dumps(to_dict(config)))
-    return {name: values[name] for name in ("context", "rows", "top_k", "seed")}
+    return {name: values[name] for name in ("context", "rows", "top_k", "seed", "activations")}

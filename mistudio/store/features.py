@@ -343,9 +343,30 @@ def _set(db: Db, sae_id: str, feature: int, column: str, value: Any) -> None:
         )
 
 
-def newest_set(db: Db, sae_id: str) -> FeatureSetRow | None:
-    """The newest finished feature set of an SAE."""
+def feature_sets(db: Db, sae_id: str) -> list[FeatureSetRow]:
+    """The finished feature sets of an SAE: the one in use first.
+
+    In use is the one that was found or chosen last.
+    """
     from mistudio.store.tables import FEATURE_SETS
 
-    found = FEATURE_SETS.select(db, "sae_id = ? AND status = 'ready'", [sae_id], limit=1)
+    return FEATURE_SETS.select(
+        db,
+        "sae_id = ? AND status = 'ready'",
+        [sae_id],
+        order="MAX(created_at, COALESCE(chosen_at, '')) DESC, created_at DESC",
+    )
+
+
+def newest_set(db: Db, sae_id: str) -> FeatureSetRow | None:
+    """The feature set in use of an SAE: the newest, unless an older one was chosen since."""
+    found = feature_sets(db, sae_id)
     return found[0] if found else None
+
+
+def choose_set(db: Db, feature_set_id: str) -> None:
+    """Use this feature set of its SAE from now on; raises `NotFound`."""
+    from mistudio.store.tables import FEATURE_SETS
+
+    FEATURE_SETS.get(db, feature_set_id)
+    FEATURE_SETS.update(db, feature_set_id, chosen_at=now())

@@ -228,6 +228,7 @@ class FeatureSetRow(WorkRow):
     summary: Json | None = None
     path: str | None = None
     size_bytes: int | None = None
+    chosen_at: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

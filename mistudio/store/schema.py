@@ -301,3 +301,9 @@ def scores_of_labels(db: Database) -> None:
         db.conn.execute(f"ALTER TABLE feature_labels ADD COLUMN {column}")
     for column in ("label_score REAL", "label_pinned INTEGER NOT NULL DEFAULT 0"):
         db.conn.execute(f"ALTER TABLE features ADD COLUMN {column}")
+
+
+@migrations()
+def chosen_feature_sets(db: Database) -> None:
+    """When a user last chose a feature set among those of an SAE; none is chosen yet."""
+    db.conn.execute("ALTER TABLE feature_sets ADD COLUMN chosen_at TEXT")

@@ -17,6 +17,7 @@ from mistudio.core.ids import now
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features.arrays import hash_files, open_array
+from mistudio.ml.features.exact_counts import ExactCounts
 from mistudio.ml.features.feature_store import CSC, TABLES, VERSION, relative_to
 from mistudio.ml.features.logit_lens import LogitLens, logit_lens
 from mistudio.ml.features.partial import CHECKPOINT, PartialStore, Progress
@@ -45,6 +46,7 @@ class HarvestFacts(NamedTuple):
     entries: int
     store_hash: str
     seconds: float
+    whole: bool = True  # whether the seconds are those of all of it, not of the rest only
 
 
 def finish(
@@ -70,6 +72,7 @@ def finish(
         seed=settings.seed,
         report=report,
         check=control.check,
+        exact=store.exact,
     )
     lens = _write_lens(made, loaded, sae, report, control)
     statistics_F = tables.statistics_F
@@ -84,6 +87,12 @@ def finish(
         store_hash=store_hash,
         seconds=0.0,
     )
+    if state.truncated_tokens:
+        report.note(
+            f"{state.truncated_tokens:,} tokens have more than {settings.most_entries:,} active "
+            f"latents: only the strongest are kept of them. Counts, sums and maxima are exact; "
+            "examples, intervals, quantiles and histograms come from what is kept."
+        )
     if state.clipped:
         report.note(f"{state.clipped:,} activations were too large and are shown clipped.")
     manifest = {
@@ -97,6 +106,14 @@ def finish(
         "median_norm": state.median_norm,
         "median_norm_out": state.median_norm_out,
         "masked": state.masked,
+        "fit": state.fit,
+        "truncated": {
+            "most_entries": settings.most_entries,
+            "tokens": state.truncated_tokens,
+            "dropped": state.dropped_entries,
+        }
+        if state.truncated_tokens
+        else None,
         "l0": entries / max(state.kept, 1),
         "mean_frequency": float(statistics_F["frequency"].mean()),
         "lens": lens,
@@ -107,8 +124,10 @@ def finish(
         "tokens_folder": relative_to(folder, tokens.folder),
         "text_folder": relative_to(folder, text.folder),
     }
-    manifest.pop("seconds")
-    (made / CHECKPOINT).unlink(missing_ok=True)
+    for name in ("seconds", "whole"):
+        manifest.pop(name)
+    for leftover in (made / CHECKPOINT, *made.glob("exact-*.npy")):
+        leftover.unlink(missing_ok=True)
     write_json(made / "manifest.json", manifest)
     _publish(made, folder)
     return facts
@@ -124,6 +143,7 @@ def describe_entries(
     seed: int,
     report: Reporter | None = None,
     check: Callable[[], None] = lambda: None,
+    exact: ExactCounts | None = None,
 ) -> tuple[FeatureTables, str]:
     """Write column store, rows and tables beside a row store; returns tables and store hash."""
     report = report or SilentReporter()
@@ -143,6 +163,8 @@ def describe_entries(
         seed=seed,
         check=check,
     )
+    if exact is not None and state.truncated_tokens:
+        exact.apply(tables.statistics_F, max(state.kept, 1))
     for field, name in TABLES.items():
         np.save(made / f"{name}.npy", getattr(tables, field))
     np.save(made / "rows.npy", plan.rows_R2)

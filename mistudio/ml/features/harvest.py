@@ -20,20 +20,21 @@ import torch
 from numpy.typing import NDArray
 
 from mistudio.core.control import JobControl
-from mistudio.core.errors import Mismatch, OutOfMemory, from_os_error
+from mistudio.core.errors import Left, Mismatch, OutOfMemory, from_os_error
 from mistudio.core.events import Reporter
 from mistudio.core.units import format_count
-from mistudio.ml.activations.capture import check_ids
 from mistudio.ml.activations.masking import keep_mask, keep_pair
-from mistudio.ml.activations.pair_capture import PairCapture
+from mistudio.ml.activations.shards import ActivationSet
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import PADDING as NO_TOKEN
 from mistudio.ml.data.token_store import SPECIAL as SPECIAL_TOKEN
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features.feature_store import EXTREME, KEPT, NOT_FINITE, PADDING, SPECIAL
 from mistudio.ml.features.finish import HarvestFacts, finish
+from mistudio.ml.features.fit_check import measure_fit
 from mistudio.ml.features.partial import PartialStore, partial_folder
 from mistudio.ml.features.rows import RowBlock, RowPlan, plan_rows, read_rows
+from mistudio.ml.features.sources import LiveSource, Source, StoredSource
 from mistudio.ml.features.transpose import id_type
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
@@ -42,6 +43,7 @@ REFERENCE_TOKENS = 4096  # content tokens whose median norm the cut refers to
 TILE_TOKENS = {"cpu": 2048, "cuda": 8192}
 TILE_ENTRIES = 1 << 27  # pre-activations of one tile at most
 READING = 0.85  # share of the whole that reading takes, for the progress bar
+_Pair = tuple[torch.Tensor, torch.Tensor]  # what an SAE reads, and what it is to give
 REASONS = {SPECIAL: "special", EXTREME: "extreme", NOT_FINITE: "not_finite"}
 
 
@@ -55,6 +57,7 @@ class HarvestSettings:
     seed: int = 0
     norm_cut: float = 10.0  # tokens with a norm beyond this many medians do not count
     mask_special: bool = True
+    most_entries: int = 256  # latents kept of one token, the strongest; counts stay exact
     checkpoint_s: float = 60.0
 
 
@@ -80,8 +83,14 @@ def harvest(
     report: Reporter,
     control: JobControl,
     hook_out: str | None = None,
+    stored: ActivationSet | None = None,
+    expected_ev: float | None = None,
 ) -> HarvestFacts:
     """Read rows, encode them once and write a finished feature store to `folder`.
+
+    With `stored` the activations are read from that set instead of running the model. A warning
+    is told if the SAE explains on a sample less than `expected_ev`, its known explained variance,
+    by more than .05: then the model, the hook or the scale of its input is another one.
 
     Of a transcoder `hook_out` is what it gives: a token counts if it did in training, by both.
     An attempt that a kill or a crash of the machine cut off goes on from its last checkpoint and
@@ -90,9 +99,16 @@ def harvest(
     """
     partial = partial_folder(folder)
     try:
-        return _harvest(
-            loaded, sae, layer, hook, tokens, text, settings, folder, report, control, hook_out
+        source: Source = (
+            LiveSource(loaded, layer, hook, hook_out or hook)
+            if stored is None
+            else StoredSource(stored, tokens, layer, hook, hook_out or hook, loaded.device)
         )
+        return harvest_from(
+            source, loaded, sae, tokens, text, settings, folder, report, control, expected_ev
+        )
+    except Left:
+        raise  # what was written up to the last checkpoint is gone on with
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise from_os_error(error, "write the feature set") from error
@@ -101,41 +117,92 @@ def harvest(
         raise
 
 
-def _harvest(
+def harvest_from(
+    source: Source,
     loaded: LoadedModel,
     sae: SparseAutoencoder,
-    layer: int,
-    hook: str,
     tokens: TokenStore,
     text: TextStore,
     settings: HarvestSettings,
     folder: Path,
     report: Reporter,
     control: JobControl,
-    hook_out: str | None,
+    expected_ev: float | None = None,
 ) -> HarvestFacts:
+    """`harvest` from any source; what an error leaves in the partial folder stays."""
     began = time.monotonic()
-    capture = PairCapture(loaded, layer, hook, hook_out or hook)
     sae = sae.to(loaded.device)
-    plan = plan_rows(tokens.mask, settings.context, settings.rows, settings.seed)
-    _check(capture, sae, tokens, plan)
+    length = min(settings.context, tokens.context)
+    usable_T = source.usable(tokens, length)
+    plan = plan_rows(tokens.mask, settings.context, settings.rows, settings.seed, usable_T)
+    _check(source, loaded, sae, tokens, plan)
     height = tile_height(loaded.device, plan.length, sae.n_latents)
-    key = _key(capture, sae, tokens, settings, plan, height)
-    store = PartialStore(partial_folder(folder), key, id_type(sae.n_latents))
+    key = _key(source, loaded, sae, tokens, settings, plan, height)
+    exact = sae.architecture != "topk" or (sae.k or 0) > settings.most_entries
+    store = PartialStore(
+        partial_folder(folder),
+        key,
+        id_type(sae.n_latents),
+        row_length=plan.length,
+        exact_features=sae.n_latents if exact else 0,
+        most_entries=settings.most_entries,
+    )
+    whole = store.progress.tiles == 0
     try:
-        _read(capture, sae, tokens, plan, height, store, settings, report, control)
+        seen: list[_Pair] = []
+        if whole:
+            seen = _look_first(
+                source, sae, tokens, plan, height, store, settings, report, expected_ev
+            )
+        _read(source, sae, tokens, plan, height, store, settings, report, control, seen)
+    except Left:
+        store.checkpoint()
+        store.close(finished=False)
+        raise
     except BaseException:
         store.close(finished=False)
         raise
     store.close()
     facts = finish(store, loaded, sae, tokens, text, plan, settings, folder, report, control)
-    facts = facts._replace(seconds=time.monotonic() - began)
+    facts = facts._replace(seconds=time.monotonic() - began, whole=whole)
     report.progress(1.0, "Ready")
     return facts
 
 
+def _look_first(
+    source: Source,
+    sae: SparseAutoencoder,
+    tokens: TokenStore,
+    plan: RowPlan,
+    height: int,
+    store: PartialStore,
+    settings: HarvestSettings,
+    report: Reporter,
+    expected_ev: float | None,
+) -> list[_Pair]:
+    """The median norms, and whether the SAE fits what it is given; returns the first tiles."""
+    state = store.progress
+    state.median_norm, state.median_norm_out = _median_norms(source, sae, tokens, plan, height)
+    norms = (state.median_norm, state.median_norm_out)
+    seen: list[_Pair] = []
+    sample: list[_Pair] = []
+    for index in range(-(-min(len(plan.rows_R2), -(-REFERENCE_TOKENS // plan.length)) // height)):
+        block = _block(tokens, plan, height, index)
+        with torch.inference_mode():
+            x_RSD, y_RSO = source(block)
+            mask_RS = _mask(x_RSD, y_RSO, block.mask_RS, norms, settings)
+            keep_RS = torch.from_numpy(mask_RS == KEPT).to(x_RSD.device)
+            sample.append((x_RSD[keep_RS], y_RSO[keep_RS]))
+        seen.append((x_RSD, y_RSO))
+    fit = measure_fit(sae, sample, expected_ev)
+    state.fit = {"ev": fit.ev, "n": fit.n, "expected": expected_ev, "warning": fit.warning}
+    if fit.warning:
+        report.note(fit.warning, level="warning")
+    return seen
+
+
 def _read(
-    capture: PairCapture,
+    source: Source,
     sae: SparseAutoencoder,
     tokens: TokenStore,
     plan: RowPlan,
@@ -144,12 +211,14 @@ def _read(
     settings: HarvestSettings,
     report: Reporter,
     control: JobControl,
+    seen: list[_Pair],
 ) -> None:
-    """The pass itself: tile after tile into the partial store, from where it stands."""
+    """The pass itself: tile after tile into the partial store, from where it stands.
+
+    `seen` holds the activations of the first tiles, as far as they were read already.
+    """
     state = store.progress
     total = -(-len(plan.rows_R2) // height)
-    if state.tiles == 0 and not state.median_norm:
-        state.median_norm, state.median_norm_out = _median_norms(capture, sae, tokens, plan, height)
     if state.tiles:
         report.note(f"Going on after {state.tiles * height:,} of {len(plan.rows_R2):,} rows.")
     first, began, saved = state.tiles, time.monotonic(), time.monotonic()
@@ -158,7 +227,8 @@ def _read(
         block = _block(tokens, plan, height, state.tiles)
         rows = min(height, len(plan.rows_R2) - state.tiles * height)
         norms = (state.median_norm, state.median_norm_out)
-        tile = _encode(capture, sae, block, rows, norms, settings)
+        given = seen.pop(0) if seen else None
+        tile = _encode(source, sae, block, rows, norms, settings, given)
         store.append(*tile)
         state.kept += int((tile.mask_RS == KEPT).sum())
         for code, reason in REASONS.items():
@@ -187,17 +257,16 @@ def _block(tokens: TokenStore, plan: RowPlan, height: int, index: int) -> RowBlo
 
 @torch.inference_mode()
 def _encode(
-    capture: PairCapture,
+    source: Source,
     sae: SparseAutoencoder,
     block: RowBlock,
     rows: int,
     median_norms: tuple[float, float],
     settings: HarvestSettings,
+    given: _Pair | None,
 ) -> _Tile:
     """Forward and encode one tile; entries of masked tokens are dropped."""
-    ids_BS = torch.from_numpy(block.ids_RS).long()
-    check_ids(ids_BS, capture.loaded.facts.vocab_size)
-    x_BSD, y_BSO = capture(ids_BS)
+    x_BSD, y_BSO = given or source(block)
     mask_RS = _mask(x_BSD, y_BSO, block.mask_RS, median_norms, settings)
     x_TD = x_BSD.flatten(0, 1)
     if (mask_RS == NOT_FINITE).any():
@@ -246,7 +315,7 @@ def _mask(
 
 @torch.inference_mode()
 def _median_norms(
-    capture: PairCapture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan, height: int
+    source: Source, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan, height: int
 ) -> tuple[float, float]:
     """The median norms of the SAE's training, of what it reads and of what it gives; a foreign
     SAE's are measured on the first rows."""
@@ -255,20 +324,20 @@ def _median_norms(
         known = sae.metadata.get(name)
         if isinstance(known, (int, float)) and known > 0:
             found.append(float(known))
-        elif side == 0 or capture.is_pair:
-            found.append(_measured_norm(capture, side, tokens, plan, height))
+        elif side == 0 or source.is_pair:
+            found.append(_measured_norm(source, side, tokens, plan, height))
         else:
             found.append(found[0])
     return found[0], found[1]
 
 
 def _measured_norm(
-    capture: PairCapture, side: int, tokens: TokenStore, plan: RowPlan, height: int
+    source: Source, side: int, tokens: TokenStore, plan: RowPlan, height: int
 ) -> float:
     found: list[torch.Tensor] = []
     for index in range(-(-len(plan.rows_R2) // height)):
         block = _block(tokens, plan, height, index)
-        x_BSD = capture(torch.from_numpy(block.ids_RS).long())[side]
+        x_BSD = source(block)[side]
         keep_BS = keep_mask(x_BSD, block.mask_RS, norm_limit=None).keep_BS
         found.append(x_BSD[keep_BS].float().norm(dim=1).cpu())
         if sum(part.numel() for part in found) >= REFERENCE_TOKENS:
@@ -285,12 +354,14 @@ def tile_height(device: torch.device, length: int, latents: int) -> int:
     return max(1, limit // length)
 
 
-def _check(capture: PairCapture, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan) -> None:
-    facts = capture.loaded.facts
-    if sae.d_in != capture.d_in:
+def _check(
+    source: Source, loaded: LoadedModel, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan
+) -> None:
+    facts = loaded.facts
+    if sae.d_in != source.d_in:
         raise Mismatch(
-            f"The SAE reads activations of width {sae.d_in:,}, {capture.path} of {facts.name} "
-            f"gives {capture.d_in:,}; choose the model it was trained on."
+            f"The SAE reads activations of width {sae.d_in:,}, {source.path} of {facts.name} "
+            f"gives {source.d_in:,}; choose the model it was trained on."
         )
     if facts.max_positions and plan.length > facts.max_positions:
         raise Mismatch(
@@ -308,7 +379,8 @@ def _check(capture: PairCapture, sae: SparseAutoencoder, tokens: TokenStore, pla
 
 
 def _key(
-    capture: PairCapture,
+    source: Source,
+    loaded: LoadedModel,
     sae: SparseAutoencoder,
     tokens: TokenStore,
     settings: HarvestSettings,
@@ -318,13 +390,14 @@ def _key(
     """SHA-256 of everything that decides the bytes of a store."""
     digest = hashlib.sha256()
     values = asdict(settings) | {"checkpoint_s": None}
-    facts = capture.loaded.facts
+    facts = loaded.facts
     parts = {
         "settings": values,
         "height": height,
-        "model": [facts.name, facts.architecture, facts.params_count, str(capture.loaded.dtype)],
-        "device": capture.device.type,
-        "hook": capture.tl_name,
+        "model": [facts.name, facts.architecture, facts.params_count, str(loaded.dtype)],
+        "device": loaded.device.type,
+        "hook": source.name,
+        "origin": source.origin,
         "tokens": tokens.meta.get("settings_hash"),
         "torch": torch.__version__,
         "sae": [sae.architecture, sae.k, sae.apply_b_dec_to_input],

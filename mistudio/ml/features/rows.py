@@ -23,17 +23,28 @@ class RowPlan(NamedTuple):
 
 
 class RowBlock(NamedTuple):
-    """Token ids int32 and mask uint8 of some rows, each [rows, length]; past the end is padding."""
+    """Token ids int32 and mask uint8 of some rows, each [rows, length]; past the end is padding.
+
+    `rows_R2` holds tokenisation row and first position of those that are not padding only.
+    """
 
     ids_RS: NDArray[np.int32]
     mask_RS: NDArray[np.uint8]
+    rows_R2: NDArray[np.int32]
 
 
-def plan_rows(mask_TC: NDArray[np.uint8], context: int, most_rows: int, seed: int) -> RowPlan:
+def plan_rows(
+    mask_TC: NDArray[np.uint8],
+    context: int,
+    most_rows: int,
+    seed: int,
+    usable_T: NDArray[np.bool_] | None = None,
+) -> RowPlan:
     """Cut every tokenisation row into stretches of at most `context` tokens and draw from them.
 
-    Stretches that hold nothing but padding are left out. The draw is a permutation keyed by
-    `seed`, cut at `most_rows`, so a longer harvest with the same seed begins with the same rows.
+    Stretches that hold nothing but padding, and rows that are not `usable_T`, are left out. The
+    draw is a permutation keyed by `seed`, cut at `most_rows`, so a longer harvest with the same
+    seed begins with the same rows.
     """
     total, width = mask_TC.shape
     length = min(context, width)
@@ -42,6 +53,8 @@ def plan_rows(mask_TC: NDArray[np.uint8], context: int, most_rows: int, seed: in
     for block in range(0, total, 4096):  # bounds the memory that a memory-mapped mask takes
         content = np.asarray(mask_TC[block : block + 4096]) != PADDING
         filled[block : block + 4096] = np.logical_or.reduceat(content, starts, axis=1)
+    if usable_T is not None:
+        filled &= usable_T[:, None]
     row, piece = np.nonzero(filled)
     order = np.random.default_rng([seed, 0x726F7773]).permutation(row.size)[:most_rows]
     rows_R2 = np.stack([row[order], starts[piece[order]]], axis=1).astype(np.int32)
@@ -64,4 +77,4 @@ def read_rows(
         ids = ids_TC[row, start : start + length]
         ids_RS[index, : ids.size] = ids
         mask_RS[index, : ids.size] = mask_TC[row, start : start + length]
-    return RowBlock(ids_RS, mask_RS)
+    return RowBlock(ids_RS, mask_RS, rows_R2)

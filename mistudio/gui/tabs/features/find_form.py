@@ -9,15 +9,16 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import StudioError
-from mistudio.core.units import format_count
+from mistudio.core.units import format_bytes, format_count, format_duration
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.overview import Overview
 from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
+from mistudio.jobs import harvest_source
 
-FIELDS = ("dataset", "rows", "context", "top_k", "labels", "seed")
+FIELDS = ("dataset", "rows", "context", "top_k", "activations", "labels", "seed")
 
 
 class FindForm(QWidget):
@@ -30,11 +31,12 @@ class FindForm(QWidget):
         super().__init__(parent)
         self._services = services
         self._sae_id = ""
-        self._dataset = ChoiceEditor()
+        self._dataset, self._activations = ChoiceEditor(), ChoiceEditor()
+        self._overview: Overview | None = None
         self.form: ConfigForm[HarvestConfig] = ConfigForm(
             HarvestConfig,
             FIELDS,
-            editors={"dataset": self._dataset},
+            editors={"dataset": self._dataset, "activations": self._activations},
             settings=services.settings,
             remember="features.find",
             command="features extract",
@@ -74,6 +76,8 @@ class FindForm(QWidget):
         first = ("", f"The training's text ({known})")
         offered = [pair for pair in found.datasets if pair[1] != found.trained_on]
         self._dataset.set_choices([first, *offered] if found.trained_on else offered)
+        self._overview = found
+        self._activations.set_choices([("", "Run the model"), *found.stored])
         self._sae_id = found.sae.id
         self.form.set_values({"sae": found.sae.id})
         has_set = found.feature_set is not None
@@ -95,10 +99,17 @@ class FindForm(QWidget):
             self._problem.show()
 
     def _tell_amount(self) -> None:
-        """At most this many tokens; how many there are is known when they are read."""
+        """Tokens, bytes and time at most; how many tokens there are is known when they are read."""
         if not self.form.is_valid():
             self._estimate.setText("")
             return
         config = self.form.values()
-        most = format_count(config.rows * config.context)
-        self._estimate.setText(f"Reads at most {most} tokens, fewer if the text is shorter.")
+        tokens = config.rows * config.context
+        said = [f"Reads at most {format_count(tokens)} tokens, fewer if the text is shorter."]
+        if self._overview is not None:
+            size, l0 = harvest_source.estimated_bytes(self._overview.sae, config)
+            said.append(f"{format_bytes(size)} on the disk (computed, at L0 {l0:.0f}).")
+            if self._overview.rate:
+                left = format_duration(tokens / self._overview.rate)
+                said.append(f"About {left}, at the speed of the last time.")
+        self._estimate.setText(" ".join(said))

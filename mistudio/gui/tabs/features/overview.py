@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mistudio.store.features import newest_set
+from mistudio.core.units import format_count
+from mistudio.jobs.harvest_source import fitting_sets
+from mistudio.store.features import feature_sets, newest_set
 from mistudio.store.labels import Interpretability, interpretability
 from mistudio.store.records import FeatureSetRow, JobRow, SaeRow
 from mistudio.store.tables import DATASETS, JOBS, TOKENIZATIONS
@@ -38,6 +40,12 @@ class Overview:
     """id and name of every ready dataset"""
     interpretable: Interpretability | None = None
     """how the chosen labels score"""
+    sets: tuple[tuple[str, str], ...] = ()
+    """id and title of every finished feature set, the one in use first"""
+    stored: tuple[tuple[str, str], ...] = ()
+    """id and name of every activation set that the SAE could be fed from"""
+    rate: float | None = None
+    """tokens per second of the last harvest of this SAE"""
 
 
 def read_overview(db: Any, sae: SaeRow) -> Overview:
@@ -59,7 +67,51 @@ def read_overview(db: Any, sae: SaeRow) -> Overview:
         active_harvest(db, sae.id),
         tuple((row.id, row.name) for row in datasets),
         interpretability(db, found) if found is not None else None,
+        tuple((row.id, set_title(row, _text_of(db, row))) for row in feature_sets(db, sae.id)),
+        tuple((row.id, f"{row.name} ({row.dtype})") for row in fitting_sets(db, sae)),
+        _rate(found),
     )
+
+
+def set_title(found: FeatureSetRow, text: str) -> str:
+    """How a feature set reads in a list: text, tokens, context, origin, date."""
+    parts = (
+        text or "text deleted",
+        f"{format_count(found.n_tokens)} tokens",
+        f"context {(found.summary or {}).get('row_length', found.config.get('context'))}",
+        "from stored activations" if found.config.get("activations") else "",
+        "truncated" if (found.summary or {}).get("truncated") else "",
+        found.created_at[:16].replace("T", " "),
+    )
+    return " · ".join(part for part in parts if part)
+
+
+def remarks(found: FeatureSetRow | None) -> list[str]:
+    """What must be known of a feature set: tokens left out, a doubtful fit, a truncated store."""
+    summary = (found.summary or {}) if found else {}
+    said = []
+    masked = {name: n for name, n in (summary.get("masked") or {}).items() if n}
+    if summary.get("n_all"):
+        reasons = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in masked.items())
+        left_out = f" ({reasons} left out)" if reasons else ""
+        said.append(f"{summary['n_tokens']:,} of {summary['n_all']:,} tokens count{left_out}")
+    truncated = summary.get("truncated")
+    if truncated:
+        said.append(
+            f"truncated: {truncated['tokens']:,} tokens keep only their "
+            f"{truncated['most_entries']:,} strongest latents; counts, sums and maxima are exact"
+        )
+    return said
+
+
+def fit_warning(found: FeatureSetRow | None) -> str:
+    """Why the SAE may not fit what it was given, "" without a doubt."""
+    return str((((found.summary or {}) if found else {}).get("fit") or {}).get("warning") or "")
+
+
+def _rate(found: FeatureSetRow | None) -> float | None:
+    seconds = float((found.summary or {}).get("seconds") or 0) if found else 0.0
+    return (found.n_tokens or 0) / seconds if found and seconds else None
 
 
 def _text_of(db: Any, found: FeatureSetRow | None) -> str:

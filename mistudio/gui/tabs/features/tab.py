@@ -12,11 +12,12 @@ from mistudio.core.units import format_count, format_percent
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.features.detail import FeatureDetail
 from mistudio.gui.tabs.features.edits import parse_published
+from mistudio.gui.tabs.features.feature_sets import SetChooser
 from mistudio.gui.tabs.features.feature_table import FeatureTable
 from mistudio.gui.tabs.features.find_form import FindForm
 from mistudio.gui.tabs.features.job_line import JobLine
 from mistudio.gui.tabs.features.lists_dialog import ListsDialog
-from mistudio.gui.tabs.features.overview import Overview, read_overview
+from mistudio.gui.tabs.features.overview import Overview, fit_warning, read_overview, remarks
 from mistudio.gui.tabs.features.sources import SaeCombo
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
@@ -44,7 +45,10 @@ class FeaturesTab(Tab):
         self._soon.setInterval(150)
         self._soon.timeout.connect(self._reload)
         self.source = SaeCombo(services, "features.sae")
-        self.chips = label("", "small")
+        self.chips = label("", "small", wrap=True)
+        self.doubt = label("", "warning", wrap=True)
+        self.doubt.hide()
+        self.sets = SetChooser(services)
         self.again = button("Run again", self._on_again, icon="bolt", tip="Find features anew")
         self.health_button = button(
             "SAE health",
@@ -107,7 +111,7 @@ class FeaturesTab(Tab):
         )
         top.setStretch(1, 1)
         self.heading.setLayout(top)
-        for widget in (self.heading, self.chips, self.job):
+        for widget in (self.heading, self.sets, self.chips, self.doubt, self.job):
             inner.addWidget(widget)
         inner.addWidget(self.pages, 1)
         outer = QHBoxLayout(self)
@@ -214,6 +218,8 @@ class FeaturesTab(Tab):
         if sae is None:
             self.overview = None
             self.chips.setText("")
+            self.doubt.hide()
+            self.sets.hide()
             self.job.show_job(None)
             self.pages.setCurrentIndex(NO_SAE)
         else:
@@ -230,6 +236,7 @@ class FeaturesTab(Tab):
             self.export_button,
         ):
             shown.setVisible(found.feature_set is not None)
+        self.sets.show_overview(found)
         self._describe(found)
         old = before.feature_set.id if before and before.feature_set else ""
         new = found.feature_set.id if found.feature_set else ""
@@ -246,7 +253,11 @@ class FeaturesTab(Tab):
             f"{found.sae.n_latents:,} latents",
             f"trained on {found.trained_on}" if found.trained_on else "",
             f"features read from {found.read_text}" if found.read_text else "",
+            *remarks(found.feature_set),
         ]
+        warning = fit_warning(found.feature_set)
+        self.doubt.setText(warning)
+        self.doubt.setVisible(bool(warning))
         self.chips.setText(" · ".join(part for part in parts if part))
         tokens = found.feature_set.n_tokens if found.feature_set else None
         live = f"{format_count(found.live)} / {format_count(found.features)}"
