@@ -33,6 +33,7 @@ from mistudio.jobs import (
     import_model,
     import_sae,
     index_dataset,
+    own_text,
     probe_extraction,
     probe_training,
     prompt_lens,
@@ -265,6 +266,14 @@ JOB_KINDS: dict[str, JobKind] = {
             ablate.run,
             ablate.prepare,
             resumable=True,
+        ),
+        JobKind(
+            "own_text",
+            "gpu",
+            "Read own text with",
+            analysis_configs.OwnTextConfig,
+            own_text.run,
+            own_text.prepare,
         ),
         JobKind(
             "steer",

@@ -22,6 +22,7 @@ from mistudio.jobs import feature_pages
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.ablation_page import AblationPage
     from mistudio.gui.tabs.features.lens_page import LensPage
     from mistudio.gui.tabs.features.statistics_page import StatisticsPage
 
@@ -42,6 +43,7 @@ class FeatureDetail(Dialog):
         self.examples = ExamplesPage(services)
         self.lens: LensPage | None = None
         self.statistics: StatisticsPage | None = None
+        self.ablation: AblationPage | None = None
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
             "max": MetricTile("Max activation", color="purple"),
@@ -61,6 +63,7 @@ class FeatureDetail(Dialog):
         self.pages.addTab(self.examples, "Examples")
         self.pages.addTab(QWidget(), "Logit lens")
         self.pages.addTab(QWidget(), "Statistics")
+        self.pages.addTab(QWidget(), "Ablation")
         self.box.addWidget(self.head)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
         self.box.addWidget(self.problem)
@@ -174,7 +177,12 @@ class FeatureDetail(Dialog):
 
             self.statistics = StatisticsPage()
             self._fill(number, self.statistics)
-        shown = (None, self.lens, self.statistics)[number]
+        elif number == 3 and self.ablation is None:
+            from mistudio.gui.tabs.features.ablation_page import AblationPage
+
+            self.ablation = AblationPage(self._services)
+            self._fill(number, self.ablation)
+        shown = (None, self.lens, self.statistics, self.ablation)[number]
         if shown is not None and self.page is not None:
             shown.show_page(self.page)
 
