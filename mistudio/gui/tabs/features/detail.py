@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mistudio.gui.tabs.features.ablation_page import AblationPage
     from mistudio.gui.tabs.features.lens_page import LensPage
     from mistudio.gui.tabs.features.statistics_page import StatisticsPage
+    from mistudio.gui.tabs.features.try_page import TryPage
 
 
 class FeatureDetail(Dialog):
@@ -44,6 +45,7 @@ class FeatureDetail(Dialog):
         self.lens: LensPage | None = None
         self.statistics: StatisticsPage | None = None
         self.ablation: AblationPage | None = None
+        self.try_text: TryPage | None = None
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
             "max": MetricTile("Max activation", color="purple"),
@@ -64,6 +66,7 @@ class FeatureDetail(Dialog):
         self.pages.addTab(QWidget(), "Logit lens")
         self.pages.addTab(QWidget(), "Statistics")
         self.pages.addTab(QWidget(), "Ablation")
+        self.pages.addTab(QWidget(), "Try text")
         self.box.addWidget(self.head)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
         self.box.addWidget(self.problem)
@@ -182,7 +185,13 @@ class FeatureDetail(Dialog):
 
             self.ablation = AblationPage(self._services)
             self._fill(number, self.ablation)
-        shown = (None, self.lens, self.statistics, self.ablation)[number]
+        elif number == 4 and self.try_text is None:
+            from mistudio.gui.tabs.features.try_page import TryPage
+
+            self.try_text = TryPage(self._services)
+            self.try_text.opened.connect(self._go)
+            self._fill(number, self.try_text)
+        shown = (None, self.lens, self.statistics, self.ablation, self.try_text)[number]
         if shown is not None and self.page is not None:
             shown.show_page(self.page)
 

@@ -49,6 +49,7 @@ class EffectCard(Card):
             line, column = 3 + place // 2, place % 2
             text = label(figure.name, "small")
             cell = QGridLayout()
+            cell.setHorizontalSpacing(px(8))
             cell.setColumnStretch(1, 1)
             for at, part in enumerate((text, self.small[key])):
                 part.setToolTip(figure.meaning)

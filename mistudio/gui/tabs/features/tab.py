@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QTimer
 from PySide6.QtGui import QShowEvent
@@ -20,6 +20,9 @@ from mistudio.gui.tabs.features.sources import SaeCombo
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
 from mistudio.store.records import SaeRow
+
+if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.text_dialog import TextDialog
 
 NO_SAE, FIND, TABLE = range(3)
 WATCHED = ("saes", "feature_sets", "jobs")
@@ -41,6 +44,10 @@ class FeaturesTab(Tab):
         self.source = SaeCombo(services, "features.sae")
         self.chips = label("", "small")
         self.again = button("Run again", self._on_again, icon="bolt", tip="Find features anew")
+        self.own_text = button(
+            "Own text", self.test_text, icon="text", tip="Which features fire on a text of yours"
+        )
+        self.text_dialog: TextDialog | None = None
         self.job = JobLine(services)
         self.form = FindForm(services)
         self.table = FeatureTable(services)
@@ -76,7 +83,7 @@ class FeaturesTab(Tab):
         inner.setContentsMargins(px(24), px(12), px(24), px(8))
         inner.setSpacing(px(8))
         self.heading = QWidget()
-        top = row(label("Source", "label"), self.source, self.again)
+        top = row(label("Source", "label"), self.source, self.own_text, self.again)
         top.setStretch(1, 1)
         self.heading.setLayout(top)
         for widget in (self.heading, self.chips, self.job):
@@ -126,6 +133,22 @@ class FeaturesTab(Tab):
         self.detail.show_feature(self.overview.sae, index, self.table.ids())
         self.detail.open_window()
 
+    def test_text(self) -> None:
+        """Show which features fire on a text of one's own."""
+        from mistudio.gui.tabs.features.text_dialog import TextDialog
+
+        if self.overview is None or self.overview.feature_set is None:
+            return
+        if self.text_dialog is None:
+            self.text_dialog = TextDialog(self.services, self.overview.sae, self)
+            self.text_dialog.opened.connect(self.open_feature)
+            self.text_dialog.finished.connect(self._on_text_closed)
+        self.text_dialog.show()
+        self.text_dialog.raise_()
+
+    def _on_text_closed(self) -> None:
+        self.text_dialog = None
+
     def _on_detail_closed(self) -> None:
         self.detail = None
 
@@ -156,6 +179,7 @@ class FeaturesTab(Tab):
         self.form.show_overview(found)
         self.job.show_job(found.job)
         self.again.setVisible(found.feature_set is not None)
+        self.own_text.setVisible(found.feature_set is not None)
         self._describe(found)
         old = before.feature_set.id if before and before.feature_set else ""
         new = found.feature_set.id if found.feature_set else ""
