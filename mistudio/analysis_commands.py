@@ -7,8 +7,9 @@ import argparse
 from mistudio.commands import run_job
 from mistudio.console import Console
 from mistudio.core import ablation_figures
-from mistudio.core.analysis_configs import AblateConfig
+from mistudio.core.analysis_configs import AblateConfig, OwnTextConfig
 from mistudio.core.config import from_arguments
+from mistudio.jobs import own_text
 from mistudio.jobs.runner import Studio
 
 Arguments = argparse.Namespace
@@ -31,3 +32,9 @@ def ablate_features(studio: Studio, console: Console, arguments: Arguments) -> N
             f"Largest ΔCE: {strongest}",
         ],
     )
+
+
+def test_text(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Which features fire on a text of one's own."""
+    found = run_job(studio, console, "own_text", from_arguments(OwnTextConfig, arguments))
+    console.result(found, own_text.lines(found))

@@ -186,6 +186,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     about = "take one feature, or every live one, out of the model and measure what changes"
     command(features, "ablate", "ablate_features", about, analysis_configs.AblateConfig, "sae")
+    about = "which features fire on a text of one's own"
+    command(features, "test", "test_text", about, analysis_configs.OwnTextConfig, "text")
 
     command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
 

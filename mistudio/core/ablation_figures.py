@@ -106,9 +106,9 @@ def standing_sentence(controls: Mapping[str, Any]) -> str:
 def lines(page: Mapping[str, Any]) -> list[str]:
     """The page of one feature for a terminal."""
     effect, out = page["effect"], [how(page)]
-    for name, key in (("its top windows", "top"), ("random windows", "random")):
+    for name, key in (("top", "top"), ("random", "random")):
         part = effect[key]
-        out.append(f"On {part['windows']} {name}, n = {format_count(part['n'])} tokens:")
+        out.append(f"On {part['windows']} {name} windows, n = {format_count(part['n'])} tokens:")
         for figure in FIGURES:
             shown, around = number(figure, part[figure.key]), interval(figure, part)
             out.append(f"  {figure.name:<20} {shown:>12}  {around and f'95 % {around}'}".rstrip())

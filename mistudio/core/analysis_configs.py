@@ -61,3 +61,36 @@ class AblateConfig(Config):
     def check(self) -> Iterable[Violation]:
         if self.mode != "mean" and self.mean_of != "all":
             yield Violation("mean_of", "Only the mode mean takes a mean.")
+
+
+@dataclass(frozen=True)
+class OwnTextConfig(Config):
+    """Which features fire on a text of one's own."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    text: str = option(
+        "", "Text", f"Text to read, at most {MOST_TEXT_TOKENS:,} tokens.", required=True
+    )
+    feature: int = option(
+        -1, "Feature", "Feature whose value on each token is told too; -1: none.", minimum=-1
+    )
+    sort: str = option(
+        "max",
+        "Sort by",
+        "Largest activation on the text, or the sum over its tokens.",
+        choices=("max", "sum"),
+    )
+    limit: int = option(50, "Features", "Most features listed.", minimum=1, maximum=1000)
+    least_density: float = option(
+        0.0, "Least density", "Share of tokens, 0 to 1.", minimum=0.0, maximum=1.0
+    )
+    most_density: float = option(
+        1.0, "Most density", "Share of tokens, 0 to 1.", minimum=0.0, maximum=1.0
+    )
+    per_token: int = option(
+        5, "Per token", "Strongest features told of each token.", minimum=1, maximum=20
+    )
+
+    def check(self) -> Iterable[Violation]:
+        if self.least_density > self.most_density:
+            yield Violation("least_density", "The least density is above the most.")

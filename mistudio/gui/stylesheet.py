@@ -33,6 +33,8 @@ def _text(c: Colors, look: Appearance) -> str:
     metrics = "".join(
         f'QLabel[role="metric-{role}"] {{ color: {c.role(role)}; font-family: "{mono_family()}"; '
         f"font-size: {px(20)}px; font-weight: 700; }}"
+        f'QLabel[role="figure-{role}"] {{ color: {c.role(role)}; font-family: "{mono_family()}"; '
+        f"font-size: {px(36)}px; font-weight: 700; }}"
         f'QLabel[role="text-{role}"] {{ color: {c.role(role)}; }}'
         for role in ("emerald", "blue", "purple", "yellow", "red", "text", "muted")
     )

@@ -42,6 +42,7 @@ from mistudio.jobs import (
     index_dataset,
     label_features,
     meaning_search,
+    own_text,
     probe_extraction,
     probe_training,
     prompt_lens,
@@ -327,6 +328,14 @@ JOB_KINDS: dict[str, JobKind] = {
             feature_search_configs.EmbedFeaturesConfig,
             meaning_search.run,
             meaning_search.prepare,
+        ),
+        JobKind(
+            "own_text",
+            "gpu",
+            "Read own text with",
+            analysis_configs.OwnTextConfig,
+            own_text.run,
+            own_text.prepare,
         ),
         JobKind(
             "steer",

@@ -45,8 +45,9 @@ def test_one_feature_tells_its_own_effect_first_and_keeps_the_page(trained: Stud
     reporter = RecordingReporter()
     config = quick(feature=feature)
     page = run(trained, "ablate", config, reporter)
-    ((name, first),) = reporter.partials
-    assert name == "ablation"
+    (told,) = [event.values for event in reporter.events if event.kind == "partial"]
+    assert told["name"] == "ablation"
+    first = told["value"]
     assert first["controls"] is None
     assert first["effect"] == page["effect"]
     assert page["effect"]["top"]["kl"] > 0
@@ -61,7 +62,7 @@ def test_one_feature_tells_its_own_effect_first_and_keeps_the_page(trained: Stud
     assert kept is not None
     assert kept.result == {k: v for k, v in page.items() if k not in ("made_at", "status", "job")}
     assert ablate.known_page(trained, row, found, quick(feature=feature, mode="mean")) is None
-    assert ablation_figures.lines(page)[1].startswith("On 2 its top windows")
+    assert ablation_figures.lines(page)[1].startswith("On 2 top windows, n = ")
 
 
 def test_a_kept_page_runs_no_model_until_asked_to(

@@ -25,9 +25,13 @@ from mistudio.jobs import feature_pages
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.ablation_page import AblationPage
     from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
     from mistudio.gui.tabs.features.lens_page import LensPage
     from mistudio.gui.tabs.features.statistics_page import StatisticsPage
+    from mistudio.gui.tabs.features.try_page import TryPage
+
+EXAMPLES, LENS, CORRELATIONS, ABLATION, STATISTICS, TRY_TEXT, LABELS = range(7)  # its tabs
 
 
 class FeatureDetail(Dialog):
@@ -51,6 +55,8 @@ class FeatureDetail(Dialog):
         self.correlations: CorrelationsPage | None = None
         self.statistics: StatisticsPage | None = None
         self._came_from: list[int] = []  # features that led to this one by its partners
+        self.ablation: AblationPage | None = None
+        self.try_text: TryPage | None = None
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
             "interpretability": MetricTile("Interpretability", color="blue"),
@@ -67,11 +73,16 @@ class FeatureDetail(Dialog):
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.pages = QTabWidget()
-        self.pages.addTab(self.examples, "Examples")
-        self.pages.addTab(QWidget(), "Logit lens")
-        self.pages.addTab(QWidget(), "Correlations")
-        self.pages.addTab(QWidget(), "Statistics")
-        self.pages.addTab(self.labels, "Labels")
+        for page, title in (
+            (self.examples, "Examples"),
+            (QWidget(), "Logit lens"),
+            (QWidget(), "Correlations"),
+            (QWidget(), "Ablation"),
+            (QWidget(), "Statistics"),
+            (QWidget(), "Try text"),
+            (self.labels, "Labels"),
+        ):
+            self.pages.addTab(page, title)
         self.head.add_tool(self.lists)
         self.box.addWidget(self.head)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
@@ -213,30 +224,47 @@ class FeatureDetail(Dialog):
 
     def _on_tab(self, number: int) -> None:
         """Charts, and the library that draws them, come when they are first looked at."""
-        if number == 1 and self.lens is None:
+        if number == LENS and self.lens is None:
             from mistudio.gui.tabs.features.lens_page import LensPage
 
             self.lens = LensPage()
             self._fill(number, self.lens)
-        elif number == 2 and self.correlations is None:
+        elif number == CORRELATIONS and self.correlations is None:
             from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
 
             self.correlations = CorrelationsPage(self._services)
             self.correlations.opened.connect(self.open_partner)
             self.correlations.opened_elsewhere.connect(self._on_elsewhere)
             self._fill(number, self.correlations)
-        elif number == 3 and self.statistics is None:
+        elif number == STATISTICS and self.statistics is None:
             from mistudio.gui.tabs.features.statistics_page import StatisticsPage
 
             self.statistics = StatisticsPage(self._services)
             self._fill(number, self.statistics)
-        if number == 2 and self.correlations is not None and self._sae is not None:
+        elif number == ABLATION and self.ablation is None:
+            from mistudio.gui.tabs.features.ablation_page import AblationPage
+
+            self.ablation = AblationPage(self._services)
+            self._fill(number, self.ablation)
+        elif number == TRY_TEXT and self.try_text is None:
+            from mistudio.gui.tabs.features.try_page import TryPage
+
+            self.try_text = TryPage(self._services)
+            self.try_text.opened.connect(self._go)
+            self._fill(number, self.try_text)
+        if number == CORRELATIONS and self.correlations is not None and self._sae is not None:
             self.correlations.show_feature(self._sae, self.index)
             return
-        shown = {1: self.lens, 3: self.statistics, 4: self.labels}.get(number)
+        shown = {
+            LENS: self.lens,
+            ABLATION: self.ablation,
+            STATISTICS: self.statistics,
+            TRY_TEXT: self.try_text,
+            LABELS: self.labels,
+        }.get(number)
         if shown is not None and self.page is not None:
             shown.show_page(self.page)
-        if number == 3 and self.statistics is not None and self._sae is not None:
+        if number == STATISTICS and self.statistics is not None and self._sae is not None:
             self.statistics.ask(self._sae, self.index)
 
     def _fill(self, number: int, page: QWidget) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QTimer
 from PySide6.QtGui import QShowEvent
@@ -22,6 +22,9 @@ from mistudio.gui.tabs.features.sources import SaeCombo
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
 from mistudio.store.records import SaeRow
+
+if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.text_dialog import TextDialog
 
 NO_SAE, FIND, TABLE = range(3)
 INTERPRETABLE_TIP = (
@@ -63,6 +66,10 @@ class FeaturesTab(Tab):
         self.labels_button = button(
             "Labels…", self._on_labels, icon="tag", tip="Label features, and see how labels score"
         )
+        self.own_text = button(
+            "Own text", self.test_text, icon="text", tip="Which features fire on a text of yours"
+        )
+        self.text_dialog: TextDialog | None = None
         self.job = JobLine(services)
         self.form = FindForm(services)
         self.table = FeatureTable(services)
@@ -105,6 +112,7 @@ class FeaturesTab(Tab):
             self.source,
             self.health_button,
             self.labels_button,
+            self.own_text,
             self.import_button,
             self.export_button,
             self.again,
@@ -198,6 +206,22 @@ class FeaturesTab(Tab):
 
             ImportExplanationsDialog(self.services, sae, self).show()
 
+    def test_text(self) -> None:
+        """Show which features fire on a text of one's own."""
+        from mistudio.gui.tabs.features.text_dialog import TextDialog
+
+        if self.overview is None or self.overview.feature_set is None:
+            return
+        if self.text_dialog is None:
+            self.text_dialog = TextDialog(self.services, self.overview.sae, self)
+            self.text_dialog.opened.connect(self.open_feature)
+            self.text_dialog.finished.connect(self._on_text_closed)
+        self.text_dialog.show()
+        self.text_dialog.raise_()
+
+    def _on_text_closed(self) -> None:
+        self.text_dialog = None
+
     def _on_detail_closed(self) -> None:
         self.detail = None
 
@@ -234,6 +258,7 @@ class FeaturesTab(Tab):
             self.health_button,
             self.labels_button,
             self.export_button,
+            self.own_text,
         ):
             shown.setVisible(found.feature_set is not None)
         self.sets.show_overview(found)
