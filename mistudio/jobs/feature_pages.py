@@ -46,7 +46,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Group:
-    """One interval or quantile of the activations; `share` is its share of all tokens read."""
+    """One interval of the activations and its share of all tokens that count, zeros in the lowest;
+    or one quantile and its share of the active tokens."""
 
     title: str
     low: float
@@ -180,7 +181,12 @@ def _example(stored: StoredExample) -> Example:
 def _groups(bins: Sequence[BinExamples], noun: str) -> list[Group]:
     return [
         Group(
-            f"{noun} {len(bins) - i}: {part.low:.3f} to {part.high:.3f}",
+            f"{noun} {len(bins) - i}: "
+            + (
+                f"({part.low:.3f}, {part.high:.3f}]"
+                if noun == "Interval"
+                else f"{part.low:.3f} to {part.high:.3f}"
+            ),
             part.low,
             part.high,
             part.share,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ from mistudio.gui.tabs.features.tab import FIND, NO_SAE, TABLE, FeaturesTab
 from mistudio.jobs import feature_pages
 from mistudio.store import features, jobs
 from mistudio.store.jobs import JobState
-from mistudio.store.tables import JOBS
+from mistudio.store.tables import FEATURE_SETS, JOBS
 from tests.gui import feature_world
 
 
@@ -212,7 +213,8 @@ def test_detail_pages(services: Services, qtbot: QtBot, monkeypatch: pytest.Monk
     examples.scale.setCurrentIndex(1)
     assert "4.0000 (feature maximum)" in examples.legend.text()
     examples.modes.button(1).click()
-    assert [title.split(" · ")[1] for title, _ in examples.shown()] == ["0.100 % of tokens"] * 4
+    settle(tab, qtbot)
+    assert [title.split(" · ")[1] for title, _ in examples.shown()] == ["0.100 % of all tokens"] * 4
     assert sum(card.isVisible() for card in examples._cards) == 4
     examples.widths.button(2).click()
     settle(tab, qtbot)
@@ -286,3 +288,64 @@ def test_density_of_a_feature_that_never_fired_is_a_bound() -> None:
     assert density(0, 3_000_000) == "below 0.0001 % (95 % bound, never fired)"
     assert density(10, 3_000_000) == "0.0003 % · 1 in 300,000"
     assert density(0, 0) == "—"
+
+
+def test_sets_are_chosen_and_deleted(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = feature_world.add_world(services.studio.db())
+    db = services.studio.db()
+    older = FEATURE_SETS.insert(
+        db, sae_id=world.sae.id, n_tokens=7, n_live=1, status="ready",
+        created_at="2001-01-01T00:00:00", summary={"n_tokens": 7, "n_all": 9, "row_length": 8,
+        "masked": {"special": 2}, "fit": {"warning": "It does not fit."},
+        "truncated": {"tokens": 3, "most_entries": 256}},
+    )  # fmt: skip
+    features.add_statistics(db, older.id, [feature_world.statistics(0, 7)])
+    tab = shown_tab(services, qtbot)
+    assert tab.sets.combo.count() == 2
+    assert tab.sets.combo.currentData() == world.feature_set.id
+    assert not tab.doubt.isVisible()
+    tab.sets.combo.setCurrentIndex(1)
+    settle(tab, qtbot)
+    qtbot.waitUntil(lambda: tab.tiles["tokens"].value() == "7")
+    assert listed(tab) == [0]
+    assert "7 of 9 tokens count (2 special left out)" in tab.chips.text()
+    assert "truncated: 3 tokens" in tab.chips.text()
+    assert tab.doubt.text() == "It does not fit."
+    monkeypatch.setattr("mistudio.gui.tabs.features.feature_sets.confirm", lambda *_: True)
+    tab.sets._on_delete()
+    qtbot.waitUntil(lambda: FEATURE_SETS.find(db, older.id) is None)
+    settle(tab, qtbot)
+    qtbot.waitUntil(lambda: tab.sets.combo.count() == 1)
+    assert tab.tiles["tokens"].value() == "100,000"
+
+
+def test_the_highlight_has_two_curves_three_scales_and_an_outline(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(0)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    examples = detail.examples
+    last = examples._cards[19].tokens  # its strongest token fires at 4 - 0.1 * 19
+    assert last._current()._shares[2] == pytest.approx(2.1 / 4.0)
+    assert len(last._current()._borders) == 1
+    examples.scale.setCurrentIndex(2)
+    assert "full at each example's own maximum" in examples.legend.text()
+    assert last._current()._shares[2] == 1.0
+    weak = last._current()._shares[3]
+    assert weak == pytest.approx(0.4)
+    examples.curve.setCurrentIndex(1)
+    assert "logarithmic" in examples.legend.text()
+    assert last._current()._shares[3] == pytest.approx(0.05 + 0.95 * math.log10(1 + 9 * weak))
+    assert last._current()._shares[4] == 0.0
+    examples.marks.setChecked(False)
+    assert last._current()._layout.text().startswith("It was an")
+    examples.marks.setChecked(True)
+    assert last._current()._layout.text().startswith("It was↵")
+    detail.close()

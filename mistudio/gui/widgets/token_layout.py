@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -41,6 +42,9 @@ class Highlight(NamedTuple):
     digits: int
 
 
+LINEAR, LOGARITHMIC = "linear", "log"  # curves from activation to colour
+NOTHING_BELOW = 5e-5  # on the logarithmic curve, which would lift it to a visible share
+
 TABLE = Highlight(0.4, 0.6, 0.7, 3)
 DETAIL = Highlight(0.3, 0.5, 2.0, 4)
 
@@ -60,15 +64,19 @@ class TokenLayout:
         one_line: bool = False,
         line_breaks: bool = True,
         marks: bool = True,
+        curve: str = LINEAR,
+        peak: int | None = None,
     ) -> None:
         """Lay out to `width` pixels; `maximum` is the activation at which the fill is full.
 
         one_line: a single line, cut with an ellipsis. line_breaks: break where the text does.
-        marks: show newlines, tabs and a leading space of a piece as signs.
+        marks: show newlines, tabs and a leading space of a piece as signs. curve: how activation
+        becomes colour. peak: the piece that is outlined.
         """
         self.pieces = pieces
         self.style = style
-        self._shares = [_share(piece, maximum) for piece in pieces]
+        self._shares = [_share(piece, maximum, curve) for piece in pieces]
+        self._peak = peak
         shown = [
             _shown(piece.text, marks=marks, breaks=line_breaks and not one_line) for piece in pieces
         ]
@@ -106,8 +114,8 @@ class TokenLayout:
     def _find_borders(self) -> list[tuple[QRectF, float]]:
         found: list[tuple[QRectF, float]] = []
         start = 0
-        for share, end in zip(self._shares, self._ends, strict=True):
-            if share > self.style.border_above:
+        for index, (share, end) in enumerate(zip(self._shares, self._ends, strict=True)):
+            if share > self.style.border_above or index == self._peak:
                 found += [(box, share) for box in self._boxes(start, end - start)]
             start = end
         return found
@@ -129,7 +137,7 @@ class TokenLayout:
         self._layout.draw(painter, at, [], clip)
         for box, _ in self._borders:
             line = QColor(self._colors.highlight)
-            line.setAlphaF(0.5)
+            line.setAlphaF(0.5 if self._peak is None else 0.9)
             painter.setPen(QPen(line, 1))
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRoundedRect(box.translated(at), 3, 3)
@@ -203,10 +211,13 @@ def _break_lines(layout: QTextLayout, width: float) -> float:
     return height
 
 
-def _share(piece: TokenPiece, maximum: float) -> float:
+def _share(piece: TokenPiece, maximum: float, curve: str = LINEAR) -> float:
     if piece.masked or maximum <= 0:
         return 0.0
-    return min(1.0, max(0.0, piece.value / maximum))
+    t = min(1.0, max(0.0, piece.value / maximum))
+    if curve == LINEAR:
+        return t
+    return 0.0 if piece.value <= NOTHING_BELOW else 0.05 + 0.95 * math.log10(1 + 9 * t)
 
 
 def _shown(text: str, *, marks: bool, breaks: bool) -> str:

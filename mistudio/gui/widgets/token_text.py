@@ -31,6 +31,7 @@ from PySide6.QtWidgets import (
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.token_layout import (
     DETAIL,
+    LINEAR,
     TABLE,
     TokenLayout,
     TokenMeasure,
@@ -56,7 +57,9 @@ class TokenText(QWidget):
         super().__init__(parent)
         self._pieces: tuple[TokenPiece, ...] = ()
         self._maximum = 0.0
-        self._line_breaks = True
+        self._line_breaks = self._marks = True
+        self._curve = LINEAR
+        self._peak: int | None = None
         self._layout: TokenLayout | None = None
         self._measure: TokenMeasure | None = None
         policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
@@ -66,15 +69,22 @@ class TokenText(QWidget):
         self.setMouseTracking(True)
         appearance().changed.connect(self._forget)
 
-    def set_tokens(self, pieces: Sequence[TokenPiece], maximum: float) -> None:
-        """Show other tokens; `maximum` is the activation at which the highlight is full."""
-        self._pieces, self._maximum = tuple(pieces), maximum
+    def set_tokens(
+        self, pieces: Sequence[TokenPiece], maximum: float, peak: int | None = None
+    ) -> None:
+        """Show other tokens, `peak` outlined; `maximum` is where the highlight is full."""
+        self._pieces, self._maximum, self._peak = tuple(pieces), maximum, peak
         self.setAccessibleName(plain_text(self._pieces))
         self._forget()
 
     def set_line_breaks(self, on: bool) -> None:
         """Whether the text breaks where the original does."""
         self._line_breaks = on
+        self._forget()
+
+    def set_view(self, *, line_breaks: bool, marks: bool, curve: str) -> None:
+        """Break lines where the original does; show blanks as signs; how colour is computed."""
+        self._line_breaks, self._marks, self._curve = line_breaks, marks, curve
         self._forget()
 
     def text(self) -> str:
@@ -102,6 +112,9 @@ class TokenText(QWidget):
                 appearance().colors,
                 DETAIL,
                 line_breaks=self._line_breaks,
+                marks=self._marks,
+                curve=self._curve,
+                peak=self._peak,
             )
         return self._layout
 
@@ -110,7 +123,9 @@ class TokenText(QWidget):
 
     def heightForWidth(self, width: int) -> int:
         if self._measure is None:
-            self._measure = TokenMeasure(self._pieces, self.font(), line_breaks=self._line_breaks)
+            self._measure = TokenMeasure(
+                self._pieces, self.font(), line_breaks=self._line_breaks, marks=self._marks
+            )
         return int(self._measure.height(max(width, 40))) + 4
 
     def sizeHint(self) -> QSize:

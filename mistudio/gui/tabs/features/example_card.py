@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from PySide6.QtWidgets import QWidget
 
 from mistudio.gui.widgets.cards import Card, button, label, row
-from mistudio.gui.widgets.token_layout import MARKS, TokenPiece
+from mistudio.gui.widgets.token_layout import LINEAR, MARKS, TokenPiece
 from mistudio.gui.widgets.token_text import TokenText
 
 
@@ -28,6 +28,14 @@ def strongest(examples: Sequence[Any]) -> float:
     return max((p.value for e in examples for p in e.pieces if not p.masked), default=0.0)
 
 
+class View(NamedTuple):
+    """How the text of examples is drawn."""
+
+    breaks: bool = False
+    marks: bool = True
+    curve: str = LINEAR
+
+
 class ExampleCard(Card):
     """Shows a `feature_pages.Example`; cards are reused from page to page."""
 
@@ -42,11 +50,11 @@ class ExampleCard(Card):
         self.box.addLayout(row(self._number, self._value, self._token, None, copy))
         self.box.addWidget(self.tokens)
 
-    def show_example(self, number: int, example: Any, maximum: float, *, breaks: bool) -> None:
+    def show_example(self, number: int, example: Any, maximum: float, view: View) -> None:
         """Show an example; `maximum` is the activation at which the highlight is full."""
         self._number.setText(f"Example #{number}")
         self._value.setText(f"Max activation {example.value:.3f}")
         peak = example.pieces[example.peak].text if example.pieces else ""
         self._token.setText(f"at “{marked(peak)}”")
-        self.tokens.set_line_breaks(breaks)
-        self.tokens.set_tokens(token_pieces(example), maximum)
+        self.tokens.set_view(line_breaks=view.breaks, marks=view.marks, curve=view.curve)
+        self.tokens.set_tokens(token_pieces(example), maximum, example.peak)

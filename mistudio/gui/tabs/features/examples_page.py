@@ -17,10 +17,11 @@ from PySide6.QtWidgets import (
 
 from mistudio.core.units import format_percent
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.features.example_card import ExampleCard, strongest
+from mistudio.gui.tabs.features.example_card import ExampleCard, View, strongest
 from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.token_layout import LINEAR, LOGARITHMIC
 
 MODES = ("Top", "Intervals", "Quantiles")
 MODE_TIPS = (
@@ -29,7 +30,8 @@ MODE_TIPS = (
     "Examples from ten ranges that hold equally many activations, strongest first.",
 )
 WIDTHS = (5, 16, 200)
-SCALES = ("this list", "feature maximum")
+SCALES = ("this list", "feature maximum", "each example")
+CURVES = (LINEAR, LOGARITHMIC)
 REMEMBERED = "features.examples"
 
 
@@ -53,6 +55,12 @@ class ExamplesPage(QWidget):
         self.scale.addItems(list(SCALES))
         self.scale.setAccessibleName("Scale of the highlight")
         self.scale.setToolTip("The activation at which a token is fully highlighted.")
+        self.curve = QComboBox()
+        self.curve.addItems(["linear", "logarithmic"])
+        self.curve.setAccessibleName("Curve of the highlight")
+        self.curve.setToolTip("Logarithmic lifts weak activations: 0.05 + 0.95 log10(1 + 9 a/m).")
+        self.marks = QCheckBox("Signs")
+        self.marks.setToolTip("Show line ends, tabs and leading spaces as ↵ → ·.")
         self.breaks = QCheckBox("Line breaks")
         self.breaks.setToolTip("Break lines where the text does.")
         self.legend = label("", "small")
@@ -61,7 +69,9 @@ class ExamplesPage(QWidget):
         self.modes.idClicked.connect(self._on_mode)
         self.widths.idClicked.connect(self._on_width)
         self.scale.currentIndexChanged.connect(self._on_view)
+        self.curve.currentIndexChanged.connect(self._on_view)
         self.breaks.toggled.connect(self._on_view)
+        self.marks.toggled.connect(self._on_view)
 
     def _group(self, names: Sequence[str], tips: Sequence[str]) -> QButtonGroup:
         group = QButtonGroup(self)
@@ -77,7 +87,9 @@ class ExamplesPage(QWidget):
             *self.widths.buttons(),
             label("Scale", "label"),
             self.scale,
+            self.curve,
             self.breaks,
+            self.marks,
             None,
         )
         self._scroll, self._list = scrolling()
@@ -96,7 +108,10 @@ class ExamplesPage(QWidget):
         for group, name, default in ((self.modes, "mode", 0), (self.widths, "width", 1)):
             chosen = group.button(int(stored.get(name, default))) or group.button(default)
             chosen.setChecked(True)
-        self.scale.setCurrentIndex(int(bool(stored.get("scale", 0))))
+        for combo, name in ((self.scale, "scale"), (self.curve, "curve")):
+            index = stored.get(name, 0)
+            combo.setCurrentIndex(index if index in range(combo.count()) else 0)
+        self.marks.setChecked(bool(stored.get("marks", True)))
         self.breaks.setChecked(bool(stored.get("breaks", False)))
 
     def width_tokens(self) -> int:
@@ -126,21 +141,32 @@ class ExamplesPage(QWidget):
         if mode == 0:
             return [("", list(self._page.examples))]
         groups = self._page.intervals if mode == 1 else self._page.quantiles
-        return [(f"{g.title} · {format_percent(g.share, 3)} of tokens", g.examples) for g in groups]
+        of = "all tokens" if mode == 1 else "active tokens"
+        return [(f"{g.title} · {format_percent(g.share, 3)} of {of}", g.examples) for g in groups]
 
     def _draw(self) -> None:
         listed = self.shown()
         every = [example for _, examples in listed for example in examples]
-        maximum = strongest(every)
-        if self.scale.currentIndex() == 1 and self._page is not None:
+        scale = self.scale.currentIndex()
+        maximum: float | None = strongest(every)
+        if scale == 1 and self._page is not None:
             maximum = self._page.row.max
+        elif scale == 2:
+            maximum = None
         self.legend.setText(
-            f"Highlight: linear, full at {maximum:.4f} ({self.scale.currentText()})"
-            if every
-            else "This feature never fired on the text read."
+            self._legend(maximum) if every else "This feature never fired on the text read."
         )
         self._provide(len(every), len(listed))
         self._place(listed, maximum)
+
+    def _legend(self, maximum: float | None) -> str:
+        """Curve, scale and m of the highlight, and what the outline and grey mean."""
+        full = "each example's own maximum" if maximum is None else f"{maximum:.4f}"
+        shown = "" if maximum is None else f" ({self.scale.currentText()})"
+        return (
+            f"Highlight: {self.curve.currentText()}, full at {full}{shown} · outlined: the token "
+            "that the example is about · grey: left out"
+        )
 
     def _provide(self, cards: int, titles: int) -> None:
         while len(self._cards) < cards:
@@ -152,8 +178,12 @@ class ExamplesPage(QWidget):
         for spare in (*self._cards[cards:], *self._titles[titles:]):
             spare.hide()
 
-    def _place(self, listed: list[tuple[str, list[Any]]], maximum: float) -> None:
+    def _place(self, listed: list[tuple[str, list[Any]]], maximum: float | None) -> None:
+        """Lay cards below each other; without a `maximum` each example has its own."""
         place, number = 0, 0
+        view = View(
+            self.breaks.isChecked(), self.marks.isChecked(), CURVES[self.curve.currentIndex()]
+        )
         for group, (title, examples) in enumerate(listed):
             if title:
                 self._titles[group].setText(title)
@@ -162,7 +192,8 @@ class ExamplesPage(QWidget):
             for example in examples:
                 card = self._cards[number]
                 number += 1
-                card.show_example(number, example, maximum, breaks=self.breaks.isChecked())
+                full = strongest([example]) if maximum is None else maximum
+                card.show_example(number, example, full, view)
                 self._insert(place, card)
                 place += 1
 
@@ -178,7 +209,9 @@ class ExamplesPage(QWidget):
             "mode": self.modes.checkedId(),
             "width": self.widths.checkedId(),
             "scale": self.scale.currentIndex(),
+            "curve": self.curve.currentIndex(),
             "breaks": self.breaks.isChecked(),
+            "marks": self.marks.isChecked(),
         }
         self._services.settings.remember(REMEMBERED, kept)
 
