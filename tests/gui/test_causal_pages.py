@@ -11,6 +11,7 @@ from mistudio.core.ages import age
 from mistudio.core.analysis_configs import AblateConfig
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.detail import ABLATION, EXAMPLES, TRY_TEXT
 from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import ablate, feature_analyses, feature_pages
 from mistudio.store import jobs
@@ -97,7 +98,7 @@ def finish(services: Services, job_id: str, result: dict[str, Any]) -> None:
 def test_the_own_effect_comes_first_then_the_controls(
     services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tab, world = opened(services, qtbot, monkeypatch, 3)
+    tab, world = opened(services, qtbot, monkeypatch, ABLATION)
     detail = tab.detail
     assert detail is not None
     page = detail.ablation
@@ -132,7 +133,7 @@ def test_the_own_effect_comes_first_then_the_controls(
 def test_a_kept_result_is_shown_and_belongs_to_its_settings(
     services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tab, world = opened(services, qtbot, monkeypatch, 0)
+    tab, world = opened(services, qtbot, monkeypatch, EXAMPLES)
     config = AblateConfig(sae=world.sae.id, feature=3)
     feature_analyses.kept(
         services.studio,
@@ -146,7 +147,7 @@ def test_a_kept_result_is_shown_and_belongs_to_its_settings(
     )
     detail = tab.detail
     assert detail is not None
-    detail.pages.setCurrentIndex(3)
+    detail.pages.setCurrentIndex(ABLATION)
     settle(tab, qtbot)
     page = detail.ablation
     assert page is not None
@@ -168,7 +169,7 @@ def test_a_kept_result_is_shown_and_belongs_to_its_settings(
 def test_run_queues_what_is_chosen_and_says_what_is_wrong(
     services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tab, _ = opened(services, qtbot, monkeypatch, 3)
+    tab, _ = opened(services, qtbot, monkeypatch, ABLATION)
     assert tab.detail is not None
     page = tab.detail.ablation
     assert page is not None
@@ -217,7 +218,7 @@ def read(sae_id: str, feature: int) -> dict[str, Any]:
 def test_own_text_shows_values_and_opens_another_feature(
     services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tab, world = opened(services, qtbot, monkeypatch, 4)
+    tab, world = opened(services, qtbot, monkeypatch, TRY_TEXT)
     detail = tab.detail
     assert detail is not None
     page = detail.try_text

@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.columns import example_line
+from mistudio.gui.tabs.features.detail import LENS, STATISTICS
 from mistudio.gui.tabs.features.statistics_page import density
 from mistudio.gui.tabs.features.tab import FIND, NO_SAE, TABLE, FeaturesTab
 from mistudio.jobs import feature_pages
@@ -219,10 +220,10 @@ def test_detail_pages(services: Services, qtbot: QtBot, monkeypatch: pytest.Monk
     examples.widths.button(2).click()
     settle(tab, qtbot)
     assert asked[-1] == 200
-    detail.pages.setCurrentIndex(1)
+    detail.pages.setCurrentIndex(LENS)
     assert detail.lens is not None
     assert detail.lens.positive.text().splitlines()[0] == "·river\t+2.0000"
-    detail.pages.setCurrentIndex(3)
+    detail.pages.setCurrentIndex(STATISTICS)
     assert detail.statistics is not None
     assert detail.statistics.values["Density"].text() == "20.0010 % · 1 in 5"
     detail.copy()
