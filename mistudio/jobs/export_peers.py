@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import atomic_directory
+from mistudio.core.control import JobControl
 from mistudio.core.errors import Damaged, InvalidInput, Mismatch, from_os_error
+from mistudio.core.events import Reporter
 from mistudio.core.feature_export_configs import ExportFeaturesConfig
 from mistudio.core.ids import now
 from mistudio.jobs import sae_library
@@ -115,7 +117,7 @@ def _reader(
 
 
 def _batches(
-    ctx: JobContext, reader: PeerFeatures, features: Sequence[int]
+    report: Reporter, control: JobControl, reader: PeerFeatures, features: Sequence[int]
 ) -> Iterator[tuple[int, list[PeerFeature]]]:
     """Numbered batches of features; progress from 20 to 98 %."""
     from mistudio.ml.formats.peer_features import BATCH
@@ -124,11 +126,11 @@ def _batches(
         batch = features[start : start + BATCH]
         found = []
         for index in batch:
-            ctx.control.check()
+            control.check()
             found.append(reader.feature(index))
         share = start / len(features)
         rate = f"{start:,} of {len(features):,} features"
-        ctx.report.progress(0.2 + 0.78 * share, "writing", rate=rate)
+        report.progress(0.2 + 0.78 * share, "writing", rate=rate)
         yield number, found
 
 
@@ -145,21 +147,50 @@ def _write_bulk(
     features: Sequence[int],
     folder: Path,
 ) -> Written:
+    return write_bulk(
+        source,
+        reader,
+        features,
+        folder,
+        key=found.store_hash or "",
+        width=sae.d_out,
+        labels=lambda numbers: feature_export.labels_of(ctx.db, sae.id, numbers),
+        report=ctx.report,
+        control=ctx.control,
+    )
+
+
+def write_bulk(
+    source: Source,
+    reader: PeerFeatures,
+    features: Sequence[int],
+    folder: Path,
+    *,
+    key: str,
+    width: int,
+    labels: Callable[[Sequence[int]], Mapping[int, list[dict[str, Any]]]],
+    report: Reporter,
+    control: JobControl,
+) -> Written:
+    """Neuronpedia's bulk layout below `folder`; `key` makes the ids of activations.
+
+    `labels` gives the labels of some features. Every file is read again and checked.
+    """
     from mistudio.ml.formats import neuronpedia as np_layout
 
     place = folder / source.model_id / source.id
     for part in ("features", "activations", "explanations"):
         (place / part).mkdir(parents=True)
     instruct = bool(re.search(r"(^|[-_.])(it|instruct|chat)([-_.]|$)", source.model_id, re.I))
-    for name, head in np_layout.head_rows(source, instruct, sae.d_out).items():
+    for name, head in np_layout.head_rows(source, instruct, width).items():
         path = place / f"{name}.jsonl"
         path.write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
         _check_lines(path, np_layout.HEADS[name], 1)
-    lines = np_layout.ActivationLines(source, reader, found.store_hash or "")
+    lines = np_layout.ActivationLines(source, reader, key)
     silent = 0
-    for number, batch in _batches(ctx, reader, features):
+    for number, batch in _batches(report, control, reader, features):
         name = f"batch-{number}.jsonl.gz"
-        rows = [np_layout.feature_row(source, f, reader.vector(f.index)) for f in batch]
+        rows = [np_layout.feature_row(source, f, reader.vector(f.number)) for f in batch]
         silent += len(batch) - len(_fired(batch))
         _write_rows(place / "features" / name, rows)
         _check_lines(place / "features" / name, np_layout.FEATURE, len(rows))
@@ -167,10 +198,9 @@ def _write_bulk(
         if told:
             _write_gzip(place / "activations" / name, "".join(told))
             _check_lines(place / "activations" / name, np_layout.ACTIVATION, len(told))
-        labels = feature_export.labels_of(ctx.db, sae.id, [f.index for f in batch])
         explained = [
             np_layout.explanation_row(source, index, label)
-            for index, each in labels.items()
+            for index, each in labels([f.number for f in batch]).items()
             for label in each
         ]
         if explained:
@@ -192,16 +222,16 @@ def _write_uploads(
     from mistudio.ml.formats import neuronpedia as np_layout
 
     written = 0
-    for number, batch in _batches(ctx, reader, features):
+    for number, batch in _batches(ctx.report, ctx.control, reader, features):
         fired = _fired(batch)
         if not fired:
             continue
-        labels = feature_export.labels_of(ctx.db, sae.id, [f.index for f in fired])
+        labels = feature_export.labels_of(ctx.db, sae.id, [f.number for f in fired])
         body = {
             "modelId": source.model_id,
             "source": source.id,
             "features": [
-                np_layout.upload_feature(reader, f, labels.get(f.index, [])) for f in fired
+                np_layout.upload_feature(reader, f, labels.get(f.number, [])) for f in fired
             ],
         }
         _write_checked(folder / f"batch-{number}.json", body, np_layout.UPLOAD)
@@ -224,14 +254,14 @@ def _write_dashboards(
     from mistudio.ml.formats.peer_features import BATCH
 
     shown: list[int] = []
-    for number, batch in _batches(ctx, reader, features):
+    for number, batch in _batches(ctx.report, ctx.control, reader, features):
         fired = _fired(batch)
         if not fired:
             continue
         rows = [saedashboard.feature(source, reader, feature) for feature in fired]
         content = saedashboard.batch_file(source, rows)
         _write_checked(folder / f"batch-{number}.json", content, saedashboard.BATCH_FILE)
-        shown += [feature.index for feature in fired]
+        shown += [feature.number for feature in fired]
     if not shown:
         raise InvalidInput("None of these features fired; there is nothing to show.")
     skipped = sorted(set(range(sae.n_latents)) - set(shown))

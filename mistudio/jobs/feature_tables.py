@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,8 @@ def _json(value: Any) -> str:
 
 
 def _write_parquet(path: Path, records: Iterable[Record]) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa: Any = import_module("pyarrow")
+    pq: Any = import_module("pyarrow.parquet")
     schema, written = _schema(), 0
     with pq.ParquetWriter(path, schema, compression="zstd") as out:
         for block in _blocks(records, PARQUET_ROWS):
@@ -149,8 +149,7 @@ def _arrow(name: str, value: Any) -> Any:
 
 
 def _schema() -> Any:
-    import pyarrow as pa
-
+    pa: Any = import_module("pyarrow")
     weights = pa.list_(pa.struct([("token", pa.string()), ("value", pa.float64())]))
     kinds = {
         "text": pa.string(),
@@ -169,8 +168,7 @@ def _schema() -> Any:
 
 
 def _check_parquet(path: Path) -> int:
-    import pyarrow.parquet as pq
-
+    pq: Any = import_module("pyarrow.parquet")
     with pq.ParquetFile(path) as found:
         if found.schema_arrow.names != NAMES:
             raise Damaged("The table's columns are wrong.")

@@ -49,7 +49,7 @@ def run(ctx: JobContext, config: ImportExplanationsConfig) -> Result:
     """Keep every explanation as a label with the source "imported"; a user's label stays shown."""
     sae = lookup.sae(ctx.studio, config.sae)
     found = preview(ctx.db, sae, config)
-    labels = []
+    labels: list[dict[str, Any]] = []
     for done, label in enumerate(_labels(sae, config)):
         ctx.control.check()
         if done % 1000 == 0:

@@ -47,13 +47,17 @@ def written_of(db: Db, sae_id: str, features: Sequence[int]) -> dict[int, Writte
         f"WHERE f.sae_id = ? AND f.feature_index IN ({marks})",
         [sae_id, *features],
     )
-    found = {
-        row[0]: Written(*row[1:8], bool(row[8]), bool(row[9]), tuple(lists.get(row[0], ())))
-        for row in rows
-    }
+    found = {row[0]: _written(row, tuple(lists.get(row[0], ()))) for row in rows}
     for feature in lists.keys() - found.keys():
         found[feature] = Written(lists=tuple(lists[feature]))
     return found
+
+
+def _written(row: Sequence[Any], lists: tuple[str, ...]) -> Written:
+    label, source, method, model, score, score_n, note, star, hidden = row[1:]
+    return Written(
+        label, source, method, model, score, score_n, note, bool(star), bool(hidden), lists
+    )
 
 
 def chosen(db: Db, found: FeatureSetRow, which: str) -> list[int]:

@@ -12,7 +12,7 @@ from pytestqt.qtbot import QtBot
 from mistudio.core.control import JobControl
 from mistudio.core.events import SilentReporter
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.features.example_card import ExampleCard
+from mistudio.gui.tabs.features.example_card import ExampleCard, View
 from mistudio.gui.tabs.features.export_dialog import ExportFeaturesDialog
 from mistudio.gui.tabs.features.import_explanations_dialog import ImportExplanationsDialog
 from mistudio.gui.tabs.training.matches_page import BY, MatchesPage
@@ -174,7 +174,7 @@ def test_chips_show_the_original_text(services: Services, qtbot: QtBot, tmp_path
     for feature in range(store.n_features):
         for found in store.examples(feature, 20, before=60, after=60):
             example = feature_pages._example(found)
-            card.show_example(1, example, 1.0, breaks=True)
+            card.show_example(1, example, 1.0, View())
             shown = card.tokens.text()
             assert shown == found.text
             drawn = card.tokens._laid_out(700)._layout.text()

@@ -80,7 +80,8 @@ def main() -> None:
         if not answer:
             QTimer.singleShot(200, poll)
             return
-        {**json.loads(answer), "requests": requests, "console": said}
+        found = {**json.loads(answer), "requests": requests, "console": said}
+        sys.stdout.write(json.dumps(found) + "\n")
         if picture:
             page.runJavaScript(f"document.documentElement.dataset.theme = '{theme}'")
             page.runJavaScript(sys.argv[4] if len(sys.argv) > 4 else "0")

@@ -162,7 +162,7 @@ def test_names_are_made_in_the_exports_folder(told: Studio) -> None:
     ],
 )
 def test_what_cannot_be_written_is_refused_at_once(
-    told: Studio, choice: dict[str, str], problem: type[Exception]
+    told: Studio, choice: dict[str, Any], problem: type[Exception]
 ) -> None:
     with pytest.raises(problem):
         told.submit("export_features", ExportFeaturesConfig(**choice))

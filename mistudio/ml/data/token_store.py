@@ -189,9 +189,9 @@ def joins(before: str, after: str) -> bool:
     if not before or not after:
         return False
     last, first = before[-1], after[0]
-    if first < "\u0300" and first != "\n":  # plain letters are most of all
-        return last == _JOINER
-    if first == _JOINER or last == _JOINER or (last == "\r" and first == "\n"):
+    if first < "\x80":  # most of all text: nothing below continues a character
+        return last == _JOINER or (last == "\r" and first == "\n")
+    if _JOINER in (first, last):
         return True
     if 0x1F3FB <= ord(first) <= 0x1F3FF:  # skin tones
         return True

@@ -13,14 +13,24 @@ from typing import Any
 
 from mistudio.ml.features.token_windows import WindowGroup
 from mistudio.ml.formats.peer_features import BATCH, PeerFeature, PeerFeatures, Source
-from mistudio.ml.formats.row_schema import flag, many, maybe, real, row, share, text, whole
+from mistudio.ml.formats.row_schema import (
+    Schema,
+    flag,
+    many,
+    maybe,
+    real,
+    row,
+    share,
+    text,
+    whole,
+)
 
 MOST_LOGITS = 20
 MOST_TOKENS = 1024
 MOST_TEXT = 512
 MOST_INDEX = 10**7
 
-RELEASE = {
+RELEASE: Schema = {
     "name": text,
     "description": text,
     "descriptionShort": maybe(text),
@@ -37,7 +47,7 @@ RELEASE = {
     "defaultUmapSourceIds": many(text),
     "createdAt": text,
 }
-MODEL = {
+MODEL: Schema = {
     "id": text,
     "instruct": flag,
     "creatorId": text,
@@ -56,7 +66,7 @@ MODEL = {
     "createdAt": text,
     "updatedAt": text,
 }
-SOURCE_SET = {
+SOURCE_SET: Schema = {
     "modelId": text,
     "name": text,
     "creatorId": text,
@@ -77,7 +87,7 @@ SOURCE_SET = {
     "showUmap": flag,
     "createdAt": text,
 }
-SOURCE = {
+SOURCE: Schema = {
     "id": text,
     "modelId": text,
     "setName": text,
@@ -101,7 +111,7 @@ SOURCE = {
     "notes": maybe(text),
     "createdAt": text,
 }
-FEATURE = {
+FEATURE: Schema = {
     "modelId": text,
     "layer": text,
     "index": text,
@@ -136,7 +146,7 @@ FEATURE = {
     "decoder_weights_dist": many(real),
     "sourceSetName": maybe(text),
 }
-ACTIVATION = {
+ACTIVATION: Schema = {
     "id": text,
     "tokens": many(text, 1),
     "values": many(real, 1),
@@ -160,7 +170,7 @@ ACTIVATION = {
     "lossValues": many(real),
     "logitContributions": maybe(text),
 }
-EXPLANATION = {
+EXPLANATION: Schema = {
     "id": text,
     "modelId": text,
     "layer": text,
@@ -183,7 +193,7 @@ def _index(value: Any) -> bool:
 
 
 _LOGITS = many(row({"token": text, "value": real}), 0, MOST_LOGITS)
-UPLOAD_FEATURE = {
+UPLOAD_FEATURE: Schema = {
     "index": _index,
     "density": share,
     "topLogits": _LOGITS,
@@ -204,7 +214,7 @@ UPLOAD_FEATURE = {
         1,
     ),
 }
-UPLOAD = {"modelId": text, "source": text, "features": many(row(UPLOAD_FEATURE), 1, BATCH)}
+UPLOAD: Schema = {"modelId": text, "source": text, "features": many(row(UPLOAD_FEATURE), 1, BATCH)}
 
 
 def head_rows(source: Source, instruct: bool, width: int | None) -> dict[str, dict[str, Any]]:
@@ -287,7 +297,12 @@ def head_rows(source: Source, instruct: bool, width: int | None) -> dict[str, di
     }
 
 
-HEADS = {"release": RELEASE, "model": MODEL, "sourceset": SOURCE_SET, "source": SOURCE}
+HEADS: dict[str, Schema] = {
+    "release": RELEASE,
+    "model": MODEL,
+    "sourceset": SOURCE_SET,
+    "source": SOURCE,
+}
 
 
 def feature_row(source: Source, found: PeerFeature, vector: list[float]) -> dict[str, Any]:
@@ -297,7 +312,7 @@ def feature_row(source: Source, found: PeerFeature, vector: list[float]) -> dict
     return {
         "modelId": source.model_id,
         "layer": source.id,
-        "index": str(found.index),
+        "index": str(found.number),
         "creatorId": source.creator,
         "createdAt": source.created_at,
         "maxActApprox": found.maximum,
@@ -345,7 +360,7 @@ class ActivationLines:
 
     def of(self, found: PeerFeature) -> list[str]:
         """The lines of a feature: the strongest examples, then those of each interval."""
-        return [line for group in found.groups for line in self._group(found.index, group)]
+        return [line for group in found.groups for line in self._group(found.number, group)]
 
     def _group(self, index: int, group: WindowGroup) -> list[str]:
         bins = f'"binMin":{group.low!r},"binMax":{group.high!r},"binContains":{group.share!r}'
@@ -394,7 +409,7 @@ def upload_feature(
     """
     tables = found.tables
     return {
-        "index": found.index,
+        "index": found.number,
         "density": found.fraction,
         "topLogits": _logits(tables["pos_str"], tables["pos_values"]),
         "bottomLogits": _logits(tables["neg_str"], tables["neg_values"]),

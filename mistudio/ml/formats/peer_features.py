@@ -52,7 +52,7 @@ class PeerFeature(NamedTuple):
     `fraction` is its active tokens over all tokens scanned, masked ones included.
     """
 
-    index: int
+    number: int
     fraction: float
     maximum: float
     tables: dict[str, Any]

@@ -14,7 +14,7 @@ Schema = Mapping[str, Check]
 
 def text(value: Any) -> bool:
     """A string without NUL, which the databases that read it cannot hold."""
-    return isinstance(value, str) and "\0" not in value
+    return type(value) is str and "\0" not in value
 
 
 def flag(value: Any) -> bool:
@@ -24,12 +24,12 @@ def flag(value: Any) -> bool:
 
 def whole(value: Any) -> bool:
     """A whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int
 
 
 def real(value: Any) -> bool:
     """A finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def share(value: Any) -> bool:
@@ -48,7 +48,7 @@ def many(check: Check, least: int = 0, most: int | None = None) -> Check:
     every = _EVERY.get(check, lambda values: all(map(check, values)))
 
     def passes(value: Any) -> bool:
-        fits = isinstance(value, list) and len(value) >= least
+        fits = type(value) is list and len(value) >= least
         return fits and (most is None or len(value) <= most) and every(value)
 
     return passes

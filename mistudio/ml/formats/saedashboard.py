@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mistudio.ml.formats.peer_features import PeerFeature, PeerFeatures, Source
-from mistudio.ml.formats.row_schema import many, maybe, real, row, share, text, whole
+from mistudio.ml.formats.row_schema import Schema, many, maybe, real, row, share, text, whole
 
-ACTIVATION = {
+ACTIVATION: Schema = {
     "bin_min": real,
     "bin_max": real,
     "bin_contains": real,
@@ -16,7 +16,7 @@ ACTIVATION = {
     "values": many(real, 1),
     "qualifying_token_index": whole,
 }
-FEATURE = {
+FEATURE: Schema = {
     "feature_index": whole,
     "neuron_alignment_indices": many(whole),
     "neuron_alignment_values": many(real),
@@ -42,14 +42,14 @@ FEATURE = {
     "decoder_weights_dist": many(real),
     "activations": many(row(ACTIVATION)),
 }
-BATCH_FILE = {
+BATCH_FILE: Schema = {
     "model_id": text,
     "layer": whole,
     "sae_set": text,
     "sae_id_suffix": maybe(text),
     "features": many(row(FEATURE), 1),
 }
-SKIPPED_FILE = {
+SKIPPED_FILE: Schema = {
     "model_id": text,
     "layer": text,
     "sae_set": text,
@@ -77,7 +77,7 @@ def feature(source: Source, reader: PeerFeatures, found: PeerFeature) -> dict[st
         if name not in ("nearest_indices", "nearest_values")
     }
     return {
-        "feature_index": found.index,
+        "feature_index": found.number,
         **tables,
         **{
             f"correlated_{kind}_{part}": []
