@@ -29,7 +29,7 @@ MARGIN = 0.1  # a graded rule is chosen before a predicate if it fits better by 
 
 class RuleLabel(NamedTuple):
     """A label of one feature. `scores` are plain JSON values: `auroc` is None where there are too
-    few held-out positives, or no rule (cluster); `chosen` marks one label of each feature."""
+    few held-out positives; `chosen` marks one label of each feature."""
 
     feature: int
     method: str
