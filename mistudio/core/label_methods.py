@@ -23,7 +23,6 @@ METHODS = {
     "token and the position",
     "lens": "its direction promotes few tokens: skew of the logits above 3",
     "set": "its direction promotes a class of tokens: enrichment against random sets",
-    "cluster": "a word that its neighbours share; this has no rule and no score",
     "examples": "a language model read 40 examples",
 }
 RULE_SCORE = (

@@ -104,6 +104,9 @@ def test_the_dialog_plans_and_queues(services: Services, qtbot: QtBot) -> None:
     assert "21 of 56 live features have a label" in dialog.figures.text()
     assert dialog.histogram._counts.sum() == 20
     assert "seconds" in dialog.plan.text()
+    assert not dialog.listed_button.isVisible()
+    dialog.form.set_values({"method": "model"})
+    settle(tab, qtbot)
     dialog.listed_button.click()
     settle(tab, qtbot)
     assert dialog.plan.text().startswith("56 features")

@@ -135,6 +135,7 @@ def test_the_prompt_holds_texts_levels_and_lists(made: Harvest) -> None:
         ("- **months**", "months"),
         ("", "fallback"),
         ("...", "fallback"),
+        ("The marked tokens: if they are alike, name", "fallback"),
         ("x" * 200, "x" * 80),
     ],
 )

@@ -119,7 +119,8 @@ class LabelDialog(Dialog):
 
     @Slot()
     def _ask_plan(self) -> None:
-        self.listed_button.setVisible(len(self._selected) > 0)
+        by_model = str(self.form.fields["method"].editor.value()) == "model"
+        self.listed_button.setVisible(by_model and len(self._selected) > 0)
         if not self.form.is_valid():
             self.plan.setText("")
             return

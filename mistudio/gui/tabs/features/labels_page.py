@@ -26,7 +26,6 @@ _SHORT = {
     "words": "telling words",
     "lens": "logit lens",
     "set": "promoted class",
-    "cluster": "neighbours",
     "examples": "40 examples",
 }
 

@@ -15,7 +15,8 @@ from mistudio.ml.features.labels.corpus import FIT, SCORE, Corpus
 from mistudio.ml.features.order import order_within, rank_within
 from mistudio.ml.features.sampling import hash_pairs
 
-DRAWN = 1024  # active tokens of a feature looked at, evenly over the rows, of both halves together
+DRAWN = 4096  # active tokens of a feature looked at, evenly over the rows, of both halves together
+JUDGED = 1024  # of those, of both halves together, from which tokens to score on are drawn
 DECILES, PER_DECILE = 10, 10
 POSITIVES = DECILES * PER_DECILE
 RANDOM, SAME_STRING, NEIGHBOURS = 100, 50, 50  # negatives of each kind
@@ -53,7 +54,8 @@ class Drawn(NamedTuple):
 
 
 def draw_active(corpus: Corpus, low: int, high: int, seed: int) -> tuple[Active, Active]:
-    """The fitting and the scoring half of at most `DRAWN` active tokens of each feature."""
+    """The fitting half of at most `DRAWN` active tokens of each feature, and the scoring half of at
+    most about `JUDGED` of these."""
     splits = corpus.splits_F[low : high + 1]
     counts = np.diff(splits)
     size = np.minimum(counts, DRAWN)
@@ -63,21 +65,23 @@ def draw_active(corpus: Corpus, low: int, high: int, seed: int) -> tuple[Active,
     # one token of each of `DRAWN` equal stretches
     entry = splits[feature] + _one_of(rank, counts[feature], size[feature], hashes)
     token = np.asarray(corpus.tokens_E[entry]).astype(np.int64)
-    bits = np.asarray(corpus.values_E[entry]).view(np.uint16)
     half = corpus.half_R[token // corpus.row_length]
-    return _half(feature, token, bits, half == FIT, high - low), _half(
-        feature, token, bits, half == SCORE, high - low
-    )
+    few = rank % np.maximum(size[feature] // JUDGED, 1) == 0
+    found = [
+        _half(corpus, feature[inside], token[inside], entry[inside], high - low)
+        for inside in (np.flatnonzero(half == FIT), np.flatnonzero((half == SCORE) & few))
+    ]
+    return found[0], found[1]
 
 
 def _half(
+    corpus: Corpus,
     feature: NDArray[np.int64],
     token: NDArray[np.int64],
-    bits: NDArray[np.uint16],
-    inside: NDArray[np.bool_],
+    entry: NDArray[np.int64],
     features: int,
 ) -> Active:
-    feature, token, bits = feature[inside], token[inside], bits[inside]
+    bits = np.asarray(corpus.values_E[entry]).view(np.uint16)
     order = order_within(feature.astype(np.uint16), bits)
     count_F = np.bincount(feature, minlength=features)
     start_F = np.cumsum(count_F) - count_F

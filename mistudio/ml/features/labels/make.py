@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from mistudio.ml.features.labels.promotes import Promoted, lens_rules, set_rules
 from mistudio.ml.features.labels.rules import NEXT, PREVIOUS, TOKEN, Groups, Heavy, Rules
 from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, Strings, strings_of
 
+WORKERS = max(1, min(4, (os.cpu_count() or 2)))  # threads; most of the work is without the GIL
 BLOCK = 128  # features at a time: bounds memory, and keeps the tables near the processor
 AROUND_FACTOR = 1.5  # words of the whole window must tell this many times more
 MARGIN = 0.1  # a graded rule is chosen before a predicate if it fits better by more than this
@@ -25,7 +29,7 @@ MARGIN = 0.1  # a graded rule is chosen before a predicate if it fits better by 
 
 class RuleLabel(NamedTuple):
     """A label of one feature. `scores` are plain JSON values: `auroc` is None where there are too
-    few held-out positives, or no rule (cluster); `chosen` marks one label of each feature."""
+    few held-out positives; `chosen` marks one label of each feature."""
 
     feature: int
     method: str
@@ -67,9 +71,16 @@ def label_features(
         folder, corpus, kept_tokens, list(vocabulary), seed, neighbours_FM, promoted, block
     )
     found: list[RuleLabel] = []
-    for low in range(0, corpus.n_features, block):
-        check(low / corpus.n_features)
-        found += maker.block(low, min(low + block, corpus.n_features))
+    starts = range(0, corpus.n_features, block)
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="labels") as pool:
+        blocks = [pool.submit(maker.block, s, min(s + block, corpus.n_features)) for s in starts]
+        try:
+            for start, made in zip(starts, blocks, strict=True):
+                check(start / corpus.n_features)
+                found += made.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return found
 
 
@@ -92,7 +103,10 @@ class _Maker:
         self.density_F = np.diff(corpus.splits_F) / max(kept_tokens, 1)
         self.base = profile.base_of(corpus)
         self.class_rates = rules.class_rates(corpus)
-        self.profile = profile.Profile(self.base, block)
+        # one table for each thread at work
+        self.profiles: SimpleQueue[profile.Profile] = SimpleQueue()
+        for _ in range(WORKERS):
+            self.profiles.put(profile.Profile(self.base, block))
         ids_T = open_array(folder / "ids.npy").reshape(-1)
         known_T = np.clip(ids_T, 0, len(vocabulary) - 1)
         self.word_T = words.whole_words(corpus.strings, vocabulary)[known_T] & corpus.kept_T
@@ -114,7 +128,9 @@ class _Maker:
         stands = rules.look(corpus, fit.token)
         groups = [rules.group(fit, stands, slot) for slot in range(rules.SLOTS)]
         density_F = self.density_F[low:high]
-        graded = self.profile.scores(fit, stands.position, groups, asked)
+        tables = self.profiles.get()
+        graded = tables.scores(fit, stands.position, groups, asked)
+        self.profiles.put(tables)
         fit_p, fit_q, held_p, held_q = graded
         at = profile.threshold(fit_p, fit_q)
         score = judge(held_p, held_q, RANDOM, at, density_F)

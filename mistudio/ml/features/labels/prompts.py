@@ -64,7 +64,7 @@ def name_prompt(windows: Windows, promoted: Sequence[str], suppressed: Sequence[
     if promoted:
         parts.append(f"Tokens that the feature promotes: {listed(promoted)}")
         parts.append(f"Tokens that it suppresses: {listed(suppressed)}")
-    return Prompt(_NAME_SYSTEM, "\n".join([*parts, "", _NAME_TASK]))
+    return Prompt(_NAME_SYSTEM, "\n".join([*parts, "", _NAME_TASK, "", "Name of the feature:"]))
 
 
 def level(value: float, largest: float) -> int:
@@ -112,14 +112,18 @@ def fuzzing_prompt(label: str, marked: str) -> Prompt:
 
 
 def name_of(answer: str, fallback: str) -> str:
-    """A name from an answer: its first line without quotes, numbering or a full stop."""
+    """A name from an answer: its first line without quotes, numbering or a full stop.
+
+    The fallback where there is none, or where a small model repeats what it was told to do.
+    """
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     text = lines[0] if lines else ""
     text = re.sub(r"^(?:[-*•]|\d+[.)]|(?:name|answer|label|feature)\s*:)\s*", "", text, flags=re.I)
     text = text.strip("*_` ").rstrip(".").strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
-    return text[:LONGEST] if re.search(r"\w", text) else fallback
+    repeats = text.casefold() in f"{_NAME_SYSTEM}\n{_NAME_TASK}".casefold()
+    return text[:LONGEST] if re.search(r"\w", text) and not repeats else fallback
 
 
 def judged(answer: str) -> float:

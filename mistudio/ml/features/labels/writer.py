@@ -14,7 +14,7 @@ from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering.generate import end_ids
 
 PREFILL = 256  # tokens of a prompt per pass, so that a cancel acts soon
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}  # of judged prompts at a time
+BATCH_TOKENS = {"cpu": 512, "cuda": 16_384}  # of judged prompts at a time
 Check = Callable[[], None]
 
 
@@ -71,7 +71,7 @@ class LocalWriter:
         ids = [self._ids(prompt) for prompt in prompts]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found = [0.5] * len(ids)
-        most = BATCH_TOKENS.get(self._loaded.device.type, 2048)
+        most = BATCH_TOKENS.get(self._loaded.device.type, 512)
         start = 0
         while start < len(order):
             stop = start + 1
