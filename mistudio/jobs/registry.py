@@ -33,6 +33,7 @@ from mistudio.jobs import (
     import_model,
     import_sae,
     index_dataset,
+    map_features,
     meaning_search,
     probe_extraction,
     probe_training,
@@ -273,6 +274,14 @@ JOB_KINDS: dict[str, JobKind] = {
             feature_search_configs.EmbedFeaturesConfig,
             meaning_search.run,
             meaning_search.prepare,
+        ),
+        JobKind(
+            "map_features",
+            "io",
+            "Map the features of",
+            feature_search_configs.MapFeaturesConfig,
+            map_features.run,
+            map_features.prepare,
         ),
         JobKind(
             "steer",

@@ -16,6 +16,7 @@ from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.store.feature_conditions import (
     FLAGS,
     TEXTS,
+    Among,
     Condition,
     HasFlag,
     InList,
@@ -155,6 +156,18 @@ class MatchChip(Chip):
         return Matches(self._column, self.line.text())
 
 
+class AmongChip(Chip):
+    """Features that were chosen elsewhere."""
+
+    def __init__(self, wanted: Among, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._wanted = wanted
+        self.add(label(f"{len(wanted.features):,} {wanted.told}", "label"))
+
+    def condition(self) -> Among:
+        return self._wanted
+
+
 class ConditionChips(QWidget):
     """The chips, the menu that adds one, and whether all or any must hold."""
 
@@ -228,6 +241,12 @@ class ConditionChips(QWidget):
             conditions = from_json(stored.get("conditions"))
             self.set_conditions(conditions, any_of=bool(stored.get("any_of")))
 
+    def choose(self, wanted: Among) -> None:
+        """Show only these features, in place of earlier ones chosen so."""
+        others = [c for c in self.conditions() if not isinstance(c, Among)]
+        self.set_conditions([*others, wanted], any_of=self.any_of())
+        self.changed.emit()
+
     def add(self, condition: Condition) -> None:
         """Add a chip and put the cursor into it."""
         chip = self._chip_of(condition)
@@ -250,6 +269,8 @@ class ConditionChips(QWidget):
     def _chip_of(self, condition: Condition) -> Chip:
         if isinstance(condition, NumberRange):
             return RangeChip(condition, self)
+        if isinstance(condition, Among):
+            return AmongChip(condition, self)
         if isinstance(condition, Matches):
             return MatchChip(condition, self)
         if isinstance(condition, LabelState):
