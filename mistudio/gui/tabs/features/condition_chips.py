@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLineEdit, QMenu, QWidget
+from PySide6.QtCore import QTimer, Signal
+from PySide6.QtWidgets import QComboBox, QLineEdit, QMenu, QWidget
 
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import button, label
+from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.gui.widgets.editors import NumberBox
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import guard_wheel
@@ -54,19 +54,16 @@ NUMBERS = {
 _ENDS = ("least", "most")
 
 
-class Chip(QFrame):
+class Chip(Card):
     """One condition; `changed` follows every edit, `removed` the ×."""
 
     changed = Signal()
     removed = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setProperty("kind", "nested")
-        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        super().__init__("nested", parent, horizontal=True, padding=0)
         px = appearance().px
-        self.box = QHBoxLayout(self)
-        self.box.setContentsMargins(px(8), 0, 0, 0)
+        self.box.setContentsMargins(px(8), px(1), 0, px(1))
         self.box.setSpacing(px(6))
 
     def add(self, *widgets: QWidget) -> None:
