@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 from mistudio.console import Console
 from mistudio.core.errors import InvalidInput
-from mistudio.core.feature_search_configs import EmbedFeaturesConfig, IndexContextsConfig
+from mistudio.core.feature_search_configs import (
+    EmbedFeaturesConfig,
+    IndexContextsConfig,
+    MapFeaturesConfig,
+)
 from mistudio.jobs import context_search, feature_pages, lookup, meaning_search
 from mistudio.jobs.meaning_search import MeaningMatches
 from mistudio.jobs.runner import Studio
@@ -137,6 +142,21 @@ def _print_ranked(
         for row in feature_rows(studio.db(), found, indices)
     ]
     console.table("features", rows, ("index", "match", "label", "tokens"))
+
+
+def map_features(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Place live features by the principal components of their directions."""
+    from mistudio.commands import run_job
+    from mistudio.jobs import map_features as maps
+
+    sae = lookup.sae(studio, arguments.sae)
+    config = MapFeaturesConfig(sae=sae.id, anew=arguments.anew)
+    result = run_job(studio, console, "map_features", config)
+    placed = maps.known(studio, sae)
+    if arguments.out and placed is not None:
+        maps.write_csv(placed, Path(arguments.out).expanduser())
+        result["path"] = arguments.out
+    console.result(result)
 
 
 def feature_lists(studio: Studio, console: Console, arguments: Arguments) -> None:

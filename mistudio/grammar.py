@@ -263,6 +263,10 @@ def _search_verbs(command: Any, features: Any) -> None:
     made.add_argument("text", help="what they are to be about")
     made.add_argument("--encoder", default="", help="folder of a sentence encoder")
     made.add_argument("--limit", type=int, default=20, help="most rows (default 20)")
+    config = feature_search_configs.MapFeaturesConfig
+    about = "place features by the principal components of their decoder directions"
+    made = command(features, "map", "map_features", about, config, "sae")
+    made.add_argument("--out", help="CSV file to write: index, x, y")
     config = feature_search_configs.IndexContextsConfig
     about = "index the text, so that find-text finds"
     command(features, "index-text", "features_index_text", about, config, "sae")

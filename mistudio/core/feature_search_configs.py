@@ -24,3 +24,11 @@ class EmbedFeaturesConfig(Config):
         "Encoder",
         "Folder of a sentence encoder; empty takes that of the data folder or the Hub's cache.",
     )
+
+
+@dataclass(frozen=True)
+class MapFeaturesConfig(Config):
+    """Place live features by the two principal components of their decoder directions."""
+
+    sae: str = option("", "SAE", "Id or name of an SAE, or last.", required=True)
+    anew: bool = option(False, "Compute again", "Compute it even if it is known.")

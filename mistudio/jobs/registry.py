@@ -41,6 +41,7 @@ from mistudio.jobs import (
     import_sae,
     index_dataset,
     label_features,
+    map_features,
     meaning_search,
     own_text,
     probe_extraction,
@@ -336,6 +337,14 @@ JOB_KINDS: dict[str, JobKind] = {
             analysis_configs.OwnTextConfig,
             own_text.run,
             own_text.prepare,
+        ),
+        JobKind(
+            "map_features",
+            "io",
+            "Map the features of",
+            feature_search_configs.MapFeaturesConfig,
+            map_features.run,
+            map_features.prepare,
         ),
         JobKind(
             "steer",

@@ -59,7 +59,15 @@ class Matches:
     pattern: str
 
 
-Condition = NumberRange | HasFlag | LabelState | InList | Matches
+@dataclass(frozen=True)
+class Among:
+    """Features chosen one by one, as on the map; `told` says how. It is not remembered."""
+
+    features: tuple[int, ...]
+    told: str
+
+
+Condition = NumberRange | HasFlag | LabelState | InList | Matches | Among
 KINDS: dict[str, type[Condition]] = {
     "range": NumberRange,
     "flag": HasFlag,
@@ -72,7 +80,11 @@ KINDS: dict[str, type[Condition]] = {
 def to_json(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
     """Plain JSON values, for settings and saved views."""
     names = {kind: name for name, kind in KINDS.items()}
-    return [{"kind": names[type(condition)], **asdict(condition)} for condition in conditions]
+    return [
+        {"kind": names[type(condition)], **asdict(condition)}
+        for condition in conditions
+        if type(condition) in names
+    ]
 
 
 def from_json(values: Any) -> tuple[Condition, ...]:

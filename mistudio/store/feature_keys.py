@@ -19,6 +19,7 @@ from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import (
     DUPLICATE_ABOVE,
     FLAGS,
+    Among,
     Condition,
     HasFlag,
     InList,
@@ -259,6 +260,8 @@ class FeatureKeys:
             return self._label_state(condition.state)
         if isinstance(condition, InList):
             return self._in_list(condition.list_id) == condition.on
+        if isinstance(condition, Among):
+            return self.mask_of(condition.features)
         return self._matching(condition)
 
     def _in_range(self, wanted: NumberRange) -> Mask:

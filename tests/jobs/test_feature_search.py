@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 
 from mistudio.core.errors import InvalidInput, NotFound
-from mistudio.core.feature_search_configs import EmbedFeaturesConfig, IndexContextsConfig
-from mistudio.jobs import context_search, encoders, lookup, meaning_search
+from mistudio.core.feature_search_configs import (
+    EmbedFeaturesConfig,
+    IndexContextsConfig,
+    MapFeaturesConfig,
+)
+from mistudio.jobs import (
+    context_search,
+    encoders,
+    lookup,
+    map_features,
+    meaning_search,
+    sae_library,
+)
 from mistudio.jobs.runner import Studio
 from mistudio.store import feature_texts, features
 from tests.helpers.studio import run
@@ -93,3 +104,29 @@ def test_without_an_encoder_shared_words_are_ranked(
     assert meaning_search.search(trained, sae, "***").features == []
     with pytest.raises(InvalidInput, match="no sentence encoder"):
         run(trained, "embed_features", EmbedFeaturesConfig(sae="last"))
+
+
+def test_the_map_is_computed_once_and_written(trained: Studio, tmp_path: Path) -> None:
+    sae = lookup.sae(trained, "last")
+    found = features.newest_set(trained.db(), sae.id)
+    assert found is not None
+    assert map_features.known(trained, sae) is None
+    made = run(trained, "map_features", MapFeaturesConfig(sae="last"))
+    placed = map_features.known(trained, sae)
+    assert placed is not None
+    assert made["features"] == len(placed.features) == found.n_live
+    assert placed.shares[0] >= placed.shares[1] > 0
+    W_dec_FO = sae_library.read_sae(trained, sae).W_dec_FO.detach().double().numpy()
+    unit = W_dec_FO[placed.features]
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    spread = np.linalg.svd(unit - unit.mean(0), compute_uv=False)
+    assert np.linalg.norm(placed.xs) == pytest.approx(spread[0], rel=1e-4)
+    assert np.linalg.norm(placed.ys) == pytest.approx(spread[1], rel=1e-4)
+    run(trained, "map_features", MapFeaturesConfig(sae="last"))
+    again = map_features.known(trained, sae)
+    assert again is not None
+    assert again.made_at == placed.made_at
+    map_features.write_csv(placed, tmp_path / "map.csv")
+    lines = (tmp_path / "map.csv").read_text().splitlines()
+    assert lines[0] == "index,x,y"
+    assert len(lines) == len(placed.features) + 1

@@ -247,6 +247,11 @@ class FeatureStore:
         """Rows of the tokenisation that rows of the harvest were read from."""
         return np.asarray(self._rows[rows, 0])
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of the harvest."""
+        return len(self._rows)
+
     def rows_by_text(self) -> NDArray[np.int64]:
         """All rows of the harvest in the order of the tokenisation."""
         return np.lexsort((self._rows[:, 1], self._rows[:, 0]))

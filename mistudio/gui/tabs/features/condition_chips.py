@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLineEdit, QMenu, QWidget
+from PySide6.QtCore import QTimer, Signal
+from PySide6.QtWidgets import QComboBox, QLineEdit, QMenu, QWidget
 
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import button, label
+from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.gui.widgets.editors import NumberBox
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.store.feature_conditions import (
     FLAGS,
     TEXTS,
+    Among,
     Condition,
     HasFlag,
     InList,
@@ -53,19 +54,16 @@ NUMBERS = {
 _ENDS = ("least", "most")
 
 
-class Chip(QFrame):
+class Chip(Card):
     """One condition; `changed` follows every edit, `removed` the ×."""
 
     changed = Signal()
     removed = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setProperty("kind", "nested")
-        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        super().__init__("nested", parent, horizontal=True, padding=0)
         px = appearance().px
-        self.box = QHBoxLayout(self)
-        self.box.setContentsMargins(px(8), 0, 0, 0)
+        self.box.setContentsMargins(px(8), px(1), 0, px(1))
         self.box.setSpacing(px(6))
 
     def add(self, *widgets: QWidget) -> None:
@@ -155,6 +153,18 @@ class MatchChip(Chip):
         return Matches(self._column, self.line.text())
 
 
+class AmongChip(Chip):
+    """Features that were chosen elsewhere."""
+
+    def __init__(self, wanted: Among, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._wanted = wanted
+        self.add(label(f"{len(wanted.features):,} {wanted.told}", "label"))
+
+    def condition(self) -> Among:
+        return self._wanted
+
+
 class ConditionChips(QWidget):
     """The chips, the menu that adds one, and whether all or any must hold."""
 
@@ -228,6 +238,12 @@ class ConditionChips(QWidget):
             conditions = from_json(stored.get("conditions"))
             self.set_conditions(conditions, any_of=bool(stored.get("any_of")))
 
+    def choose(self, wanted: Among) -> None:
+        """Show only these features, in place of earlier ones chosen so."""
+        others = [c for c in self.conditions() if not isinstance(c, Among)]
+        self.set_conditions([*others, wanted], any_of=self.any_of())
+        self.changed.emit()
+
     def add(self, condition: Condition) -> None:
         """Add a chip and put the cursor into it."""
         chip = self._chip_of(condition)
@@ -250,6 +266,8 @@ class ConditionChips(QWidget):
     def _chip_of(self, condition: Condition) -> Chip:
         if isinstance(condition, NumberRange):
             return RangeChip(condition, self)
+        if isinstance(condition, Among):
+            return AmongChip(condition, self)
         if isinstance(condition, Matches):
             return MatchChip(condition, self)
         if isinstance(condition, LabelState):

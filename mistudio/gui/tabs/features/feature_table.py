@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal
@@ -21,9 +21,13 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
 from mistudio.store import feature_lists
+from mistudio.store.feature_conditions import Among
 from mistudio.store.feature_keys import columns_of
 from mistudio.store.features import SORT_COLUMNS, feature_index_array
 from mistudio.store.records import FeatureSetRow
+
+if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.density_panel import DensityPanel
 
 PAGE = 50
 REMEMBERED = "features.table"
@@ -42,6 +46,7 @@ class FeatureTable(QWidget):
     opened = Signal(int)
     listed = Signal()  # other features, or another order
     lists_wanted = Signal()
+    map_wanted = Signal()
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -64,6 +69,11 @@ class FeatureTable(QWidget):
         self.views = ViewsButton(services, self.state)
         self.lists = ListButton(services, self.selected, "Add to list")
         self.finder = Finder(services)
+        self.density: DensityPanel | None = None
+        self.spread = button("Density", self._on_spread, variant="toggle", icon="curve")
+        self.spread.setToolTip("How often features fire, with a brush that filters")
+        self.mapper = button("Map", self.map_wanted.emit, icon="dot")
+        self.mapper.setToolTip("Features by their decoder directions, with a lasso")
         self.problem = label("", "error", wrap=True)
         self._footer = label("", "muted")
         self._lay_out()
@@ -83,7 +93,8 @@ class FeatureTable(QWidget):
             "Columns", icon="table", tip="Choose the columns (also: right click on one)"
         )
         chosen.setMenu(self.chooser.menu)
-        self.filters.tools.addWidget(self.views)
+        for tool in (self.spread, self.mapper, self.views):
+            self.filters.tools.addWidget(tool)
         self.filters.tools.addWidget(chosen)
         before = button("Previous", self._page_up, icon="chevron_left", tip="50 features back")
         after = button("Next", self._page_down, icon="chevron_right", tip="50 features on")
@@ -94,6 +105,8 @@ class FeatureTable(QWidget):
         box.setSpacing(appearance().px(8))
         box.addWidget(self.filters)
         box.addWidget(self.finder)
+        self._under_filters = QVBoxLayout()
+        box.addLayout(self._under_filters)
         box.addWidget(self.problem)
         box.addWidget(self._pages, 1)
         box.addLayout(row(self._footer, None, hint, self.lists, before, after))
@@ -123,6 +136,24 @@ class FeatureTable(QWidget):
         self._set = feature_set
         self._find()
         self.reload()
+        if self.density is not None and self.density.isVisible() and feature_set is not None:
+            self.density.show_set(feature_set)
+
+    def _on_spread(self, on: bool) -> None:
+        """The chart, and the library that draws it, come when they are first looked at."""
+        if self.density is None:
+            from mistudio.gui.tabs.features.density_panel import DensityPanel
+
+            self.density = DensityPanel(self._services)
+            self.density.brushed.connect(self.filters.set_frequency)
+            self._under_filters.addWidget(self.density)
+        self.density.setVisible(on)
+        if on and self._set is not None:
+            self.density.show_set(self._set)
+
+    def show_only(self, features: list[int], told: str) -> None:
+        """Narrow the table to features that were chosen elsewhere."""
+        self.filters.chips.choose(Among(tuple(features), told))
 
     def feature_set(self) -> FeatureSetRow | None:
         """The set whose features are listed."""
@@ -243,6 +274,9 @@ class FeatureTable(QWidget):
             self.model.set_ids(listed.ids)
             if kept is None or not self.view.select_id(kept):
                 self.view.scrollToTop()
+        if self.density is not None:
+            wanted = self.filters.wanted()
+            self.density.set_range(wanted.min_frequency, wanted.max_frequency)
         self._pages.setCurrentIndex(0 if len(listed.ids) else 1)
         self._tell_range()
         self.listed.emit()

@@ -132,6 +132,7 @@ class FeaturesTab(Tab):
         self.form.closed.connect(self._show_table)
         self.table.opened.connect(self.open_feature)
         self.table.lists_wanted.connect(self.show_lists)
+        self.table.map_wanted.connect(self.show_map)
         self.services.publisher.changed.connect(self._on_changed)
         self.services.lanes.finished.connect(self._on_finished)
 
@@ -180,6 +181,20 @@ class FeaturesTab(Tab):
         dialog = ListsDialog(self.services, self)
         dialog.opened.connect(self._on_listed_feature)
         dialog.show()
+
+    def show_map(self) -> None:
+        """Open the map of the features listed."""
+        if self.overview is None or self.overview.feature_set is None:
+            return
+        from mistudio.gui.tabs.features.map_dialog import MapDialog
+
+        dialog = MapDialog(self.services, self.overview.sae, self.overview.feature_set, self)
+        dialog.opened.connect(self.open_feature)
+        dialog.chosen.connect(self._on_mapped)
+        dialog.show()
+
+    def _on_mapped(self, features: list[int]) -> None:
+        self.table.show_only(features, "from the map")
 
     def _on_listed_feature(self, sae_id: str, index: int) -> None:
         self.select(sae=sae_id, feature=index)
