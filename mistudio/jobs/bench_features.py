@@ -31,6 +31,7 @@ class World(NamedTuple):
 # name: module and function (World -> rows); found when asked for, as the window comes after jobs
 BENCHES = {
     "harvest": "mistudio.jobs.bench_harvest:measure",
+    "memory": "mistudio.jobs.bench_harvest:measure_memory",
     "page": "mistudio.gui.tabs.features.bench_page:measure",
 }
 

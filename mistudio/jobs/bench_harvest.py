@@ -51,6 +51,16 @@ def measure(world: World) -> list[dict[str, Any]]:
     return rows
 
 
+def measure_memory(world: World) -> list[dict[str, Any]]:
+    """The memory of a harvest of 24,576 latents over as many tokens as the made-up set has."""
+    from mistudio.ml.features.bench_harvest import bench_memory
+
+    model = lookup.model(world.studio, world.arguments.model)
+    loaded = world.studio.models.get(model, world.studio.paths.absolute(model.path))
+    with tempfile.TemporaryDirectory(prefix="mistudio-bench-") as folder:
+        return [bench_memory(loaded, Path(folder), tokens=world.arguments.tokens)]
+
+
 def _numbers(written: str) -> list[int]:
     try:
         return [int(part) for part in written.split(",")]

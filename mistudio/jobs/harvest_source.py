@@ -11,7 +11,7 @@ from mistudio.store.records import ActivationSetRow, JobRow, ModelRow, SaeRow, T
 from mistudio.store.tables import ACTIVATION_SETS, JOBS, TOKENIZATIONS
 
 READY = ("ready", "completed")
-UNFINISHED = "kind = 'harvest' AND status IN ('queued', 'running', 'paused', 'interrupted')"
+AT_WORK = "kind = 'harvest' AND status IN ('queued', 'running', 'paused')"
 
 
 def fitting_sets(db: Db, row: SaeRow) -> list[ActivationSetRow]:
@@ -93,14 +93,14 @@ def known_ev(row: SaeRow) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def unfinished(db: Db, row: SaeRow) -> list[JobRow]:
-    """Harvests of an SAE that have not ended."""
-    return [j for j in JOBS.select(db, UNFINISHED) if j.config.get("sae") in (row.id, row.name)]
+def at_work(db: Db, row: SaeRow) -> list[JobRow]:
+    """Harvests of an SAE that wait or run; what a process that ended left is gone on with."""
+    return [j for j in JOBS.select(db, AT_WORK) if j.config.get("sae") in (row.id, row.name)]
 
 
 def refuse_second(studio: Studio, row: SaeRow) -> None:
     """Raise `InUse` while another harvest of the SAE waits or runs."""
-    if unfinished(studio.db(), row):
+    if at_work(studio.db(), row):
         raise InUse(
             f"The features of {row.name!r} are being found already; wait for that job or cancel it."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import statistics
 import threading
@@ -21,8 +22,9 @@ from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features import harvest as pass_
 from mistudio.ml.features.harvest import HarvestSettings, harvest
-from mistudio.ml.features.rows import plan_rows, read_rows
+from mistudio.ml.features.rows import RowBlock, plan_rows, read_rows
 from mistudio.ml.features.sampling import INTERVALS, PER_BIN
+from mistudio.ml.features.synthetic_store import write_synthetic
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -230,3 +232,57 @@ def anonymous_bytes() -> int:
     except OSError:
         pass
     return int(psutil.Process().memory_info().rss)
+
+
+class MadeUpSource:
+    """Random activations instead of a model's: the same for the same rows."""
+
+    def __init__(self, width: int) -> None:
+        self.name = self.path = "made-up activations"
+        self.d_in, self.is_pair = width, False
+        self.origin: list[object] = ["made up"]
+
+    def usable(self, tokens: TokenStore, length: int) -> None:
+        """All rows."""
+
+    def __call__(self, block: RowBlock) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(int(block.rows_R2[0, 0]))
+        x_RSD = torch.randn(*block.ids_RS.shape, self.d_in, generator=generator)
+        return x_RSD, x_RSD
+
+
+def bench_memory(
+    loaded: LoadedModel,
+    folder: Path,
+    *,
+    latents: int = 24_576,
+    tokens: int = 3_145_728,
+    k: int = 16,
+    width: int = 8,
+) -> dict[str, Any]:
+    """Anonymous memory of a whole harvest of made-up activations on made-up text.
+
+    The model gives only its vocabulary: there is no forward pass and, as its stream is wider than
+    the activations, no lens. `before_mb` is what the process held already.
+    """
+    vocabulary = min(20_000, loaded.facts.vocab_size)
+    made = write_synthetic(folder / "text", 64, tokens, 1.0, vocabulary=vocabulary)
+    store, text = TokenStore(made.tokens), TextStore(made.text)
+    sae = random_sae(width, latents, k)
+    settings = HarvestSettings(context=store.context, rows=len(store))
+    gc.collect()
+    began = time.monotonic()
+    with AnonymousMemory() as memory:
+        facts = pass_.harvest_from(
+            MadeUpSource(width), loaded, sae, store, text, settings, folder / "store",
+            SilentReporter(), JobControl(),
+        )  # fmt: skip
+    return {
+        "measurement": "harvest memory",
+        "latents": latents,
+        "tokens": facts.n_all,
+        "entries": facts.entries,
+        "before_mb": round(memory.before / 1e6),
+        "peak_mb": round(memory.peak / 1e6),
+        "seconds": round(time.monotonic() - began, 1),
+    }
