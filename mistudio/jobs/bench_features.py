@@ -33,6 +33,12 @@ BENCHES = {
     "harvest": "mistudio.jobs.bench_harvest:measure",
     "memory": "mistudio.jobs.bench_harvest:measure_memory",
     "page": "mistudio.gui.tabs.features.bench_page:measure",
+    "partners": "mistudio.jobs.bench_feature_parts:partners",
+    "neighbours": "mistudio.jobs.bench_feature_parts:neighbours",
+    "table": "mistudio.jobs.bench_feature_parts:table",
+    "phrases": "mistudio.jobs.bench_feature_parts:phrases",
+    "labels": "mistudio.jobs.bench_feature_parts:labels",
+    "exports": "mistudio.jobs.bench_feature_parts:exports",
 }
 
 
