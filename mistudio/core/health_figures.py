@@ -121,7 +121,7 @@ def weight_lines(health: Health) -> list[HealthLine]:
         ("bias_cosine", "Cosine of d and b_dec", "The same, whatever the lengths."),
         (
             "nearest_cosine",
-            "Cosine to the nearest row",
+            "Nearest row, cosine",
             "Largest cosine of a decoder row with any other one.",
         ),
     ):

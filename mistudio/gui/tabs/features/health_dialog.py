@@ -78,6 +78,8 @@ class HealthDialog(Dialog):
             name: FactsTable((name, "Value", "Rests on"), name, stretch=2)
             for name in ("Features", "Held-out text", "Weights")
         }
+        for table in self.tables.values():
+            table.setWordWrap(False)
         self.charts = {
             key: HistogramPlot(title, x_label, color=color) for key, title, x_label, color in CHARTS
         }
@@ -102,8 +104,8 @@ class HealthDialog(Dialog):
         columns.setSpacing(px(16))
         left, right = QVBoxLayout(), QVBoxLayout()
         for side, names, room in (
-            (left, ("Features",), 5),
-            (right, ("Held-out text", "Weights"), 6),
+            (left, ("Features",), 10),
+            (right, ("Held-out text", "Weights"), 11),
         ):
             side.setSpacing(px(12))
             for name in names:
