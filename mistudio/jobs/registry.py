@@ -18,6 +18,7 @@ from mistudio.core.config import Config
 from mistudio.jobs import (
     ablate,
     activation_files,
+    attribute,
     check_model,
     checkpoints,
     compare_saes,
@@ -274,6 +275,14 @@ JOB_KINDS: dict[str, JobKind] = {
             analysis_configs.OwnTextConfig,
             own_text.run,
             own_text.prepare,
+        ),
+        JobKind(
+            "attribute",
+            "gpu",
+            "Attribute a next token with",
+            analysis_configs.AttributeConfig,
+            attribute.run,
+            attribute.prepare,
         ),
         JobKind(
             "steer",
