@@ -1,4 +1,4 @@
-"""How often a random feature is called selective: directions drawn at random, none special: `pytest -m heavy`."""
+"""How often a random feature is called selective, none being special: `pytest -m heavy`."""
 
 from __future__ import annotations
 
