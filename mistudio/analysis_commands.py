@@ -7,8 +7,9 @@ import argparse
 from mistudio.commands import run_job
 from mistudio.console import Console
 from mistudio.core import ablation_figures
-from mistudio.core.analysis_configs import AblateConfig, OwnTextConfig
+from mistudio.core.analysis_configs import AblateConfig, AttributeConfig, OwnTextConfig
 from mistudio.core.config import from_arguments
+from mistudio.jobs import attribute as attribution
 from mistudio.jobs import own_text
 from mistudio.jobs.runner import Studio
 
@@ -38,3 +39,9 @@ def test_text(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Which features fire on a text of one's own."""
     found = run_job(studio, console, "own_text", from_arguments(OwnTextConfig, arguments))
     console.result(found, own_text.lines(found))
+
+
+def attribute(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """What every feature adds to the next token of a text."""
+    found = run_job(studio, console, "attribute", from_arguments(AttributeConfig, arguments))
+    console.result(found, attribution.lines(found))

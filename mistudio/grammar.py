@@ -188,6 +188,8 @@ def build_parser() -> argparse.ArgumentParser:
     command(features, "ablate", "ablate_features", about, analysis_configs.AblateConfig, "sae")
     about = "which features fire on a text of one's own"
     command(features, "test", "test_text", about, analysis_configs.OwnTextConfig, "text")
+    about = "what every feature adds to the next token of a text"
+    command(features, "attribute", "attribute", about, analysis_configs.AttributeConfig, "text")
 
     command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
 

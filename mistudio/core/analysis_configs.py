@@ -94,3 +94,34 @@ class OwnTextConfig(Config):
     def check(self) -> Iterable[Violation]:
         if self.least_density > self.most_density:
             yield Violation("least_density", "The least density is above the most.")
+
+
+@dataclass(frozen=True)
+class AttributeConfig(Config):
+    """Why a next token: what every feature that fires on a text adds to it."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    text: str = option(
+        "", "Text", f"Text to read, at most {MOST_TEXT_TOKENS:,} tokens.", required=True
+    )
+    position: int = option(
+        -1,
+        "After token",
+        "The token after which the next one is asked about, the start token being 0; -1: the last.",
+        minimum=-1,
+    )
+    token: str = option(
+        "",
+        "Next token",
+        "The next token asked about, its first token if there are several; empty takes the "
+        "model's likeliest.",
+    )
+    check_on: int = option(
+        20,
+        "Check on",
+        "Features chosen by a hash that are also ablated exactly, which gives r; 0: none.",
+        minimum=0,
+        maximum=1000,
+    )
+    limit: int = option(50, "Features", "Most features listed.", minimum=1, maximum=1000)
+    seed: int = option(0, "Seed", "Choice of the features checked.", minimum=0, advanced=True)

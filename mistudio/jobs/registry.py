@@ -22,6 +22,7 @@ from mistudio.core.config import Config
 from mistudio.jobs import (
     ablate,
     activation_files,
+    attribute,
     check_model,
     checkpoints,
     compare_saes,
@@ -345,6 +346,14 @@ JOB_KINDS: dict[str, JobKind] = {
             feature_search_configs.MapFeaturesConfig,
             map_features.run,
             map_features.prepare,
+        ),
+        JobKind(
+            "attribute",
+            "gpu",
+            "Attribute a next token with",
+            analysis_configs.AttributeConfig,
+            attribute.run,
+            attribute.prepare,
         ),
         JobKind(
             "steer",

@@ -69,6 +69,10 @@ class Unembed:
         """Number of rows of the output matrix."""
         return len(self._weight_VD)
 
+    def column(self, token: int) -> torch.Tensor:
+        """What a normed stream is multiplied by for one token's logit, before any softcap [D]."""
+        return self._weight_VD[token].float() * self._factor
+
     @torch.inference_mode()
     def logits(self, stream_TD: torch.Tensor) -> torch.Tensor:
         """Logits [T, V] in float32 for vectors of the residual stream."""

@@ -273,6 +273,56 @@ def test_own_text_lists_the_features_that_fire(
     assert tab.text_dialog is None
 
 
+def test_why_a_next_token_lists_what_each_feature_adds(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tab, world = opened(services, qtbot, monkeypatch, 4)
+    assert tab.detail is not None
+    page = tab.detail.try_text
+    assert page is not None
+    page.text.setPlainText("the fox")
+    page.why()
+    dialog = page.attribution
+    assert dialog is not None
+    (job,) = JOBS.select(services.studio.db(), "kind = 'attribute'")
+    assert (job.config["sae"], job.config["text"]) == (world.sae.id, "the fox")
+    line = {
+        "feature": 8,
+        "label": "foxes",
+        "top_tokens": "",
+        "at": " fox",
+        "first_order": 0.5,
+        "exact": None,
+        "direct": -0.25,
+        "lens": 1.0,
+        "here": 2.0,
+    }
+    told = {
+        "sae": world.sae.id,
+        "token": " ran",
+        "position": 2,
+        "probability": 0.125,
+        "likeliest": [[" ran", 0.125]],
+        "features": [line],
+        "r": 0.97,
+        "checked": 20,
+        "no_first_order": "",
+        "no_direct": "",
+    }
+    finish(services, job.id, told)
+    settle(tab, qtbot)
+    assert dialog.head.text() == "“·ran” after token 2: 12.50 %"
+    assert "r = 0.970 on 20 features" in dialog.facts.text()
+    wanted = ["#8", "+0.5000", "—", "-0.2500", "+1.0000", "·fox", "foxes"]
+    assert dialog.table.texts() == [wanted]
+    dialog._on_row(0, 0)
+    settle(tab, qtbot)
+    assert tab.detail.index == 8
+    dialog.close()
+    assert page.attribution is None
+    tab.detail.close()
+
+
 def test_ages() -> None:
     from datetime import datetime, timezone
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QComboBox, QTableWidgetItem, QVBoxLayout, QWidget
@@ -18,6 +18,9 @@ from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.gui.widgets.token_layout import TokenPiece
+
+if TYPE_CHECKING:
+    from mistudio.gui.tabs.features.why_dialog import WhyDialog
 
 SHOWN = 5
 REMEMBERED = "features.own_text"
@@ -42,6 +45,7 @@ class TryPage(QWidget):
         self._sae_id, self.index = "", -1
         self._maximum = 0.0
         self.result: dict[str, Any] | None = None
+        self.attribution: WhyDialog | None = None
         self.text = OwnText(self.run)
         self.text.setPlainText(str(services.settings.recall(REMEMBERED, "")))
         self.run_button = button(
@@ -85,7 +89,11 @@ class TryPage(QWidget):
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(8))
         box.addWidget(self.text)
-        box.addLayout(row(self.run_button, self.job.cancel_button, self.job.state, None))
+        self.why_button = button(
+            "Why this next token?", self.why, icon="help", tip="What each feature adds to it"
+        )
+        read = row(self.run_button, self.why_button, self.job.cancel_button, self.job.state, None)
+        box.addLayout(read)
         box.addWidget(self.job.problem)
         box.addWidget(self.legend)
         box.addWidget(self.shown)
@@ -127,6 +135,25 @@ class TryPage(QWidget):
             return
         if self.job.submit("own_text", config):
             self._services.settings.remember(REMEMBERED, config.text)
+
+    def why(self) -> None:
+        """Ask what each feature adds to the token that follows the text."""
+        from mistudio.gui.tabs.features.why_dialog import WhyDialog
+
+        if found := violations(self.config()):
+            self.job.say(" ".join(violation.sentence for violation in found))
+            return
+        if self.attribution is not None:
+            self.attribution.close()
+        made = WhyDialog(self._services, self._sae_id, self.text.toPlainText(), self)
+        made.opened.connect(self.opened)
+        made.finished.connect(self._on_why_closed)
+        self.attribution = made
+        made.show()
+        made.run()
+
+    def _on_why_closed(self) -> None:
+        self.attribution = None
 
     def _on_done(self, result: dict[str, Any]) -> None:
         if (result["sae"], result["feature"]) == (self._sae_id, self.index):
