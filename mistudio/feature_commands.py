@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from pathlib import Path
 
@@ -161,14 +162,14 @@ def map_features(studio: Studio, console: Console, arguments: Arguments) -> None
 
 def feature_lists(studio: Studio, console: Console, arguments: Arguments) -> None:
     """All lists of features."""
-    rows = [found._asdict() for found in lists.lists(studio.db())]
+    rows = [dataclasses.asdict(found) for found in lists.lists(studio.db())]
     console.table("lists", rows, ("id", "name", "count", "description"))
 
 
 def create_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Make a list."""
     made = lists.create(studio.db(), arguments.name, arguments.description)
-    console.result(made._asdict())
+    console.result(dataclasses.asdict(made))
 
 
 def show_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
@@ -182,7 +183,7 @@ def rename_feature_list(studio: Studio, console: Console, arguments: Arguments) 
     """Give a list another name."""
     found = lists.named(studio.db(), arguments.list)
     lists.rename(studio.db(), found.id, arguments.name)
-    console.result(lists.named(studio.db(), found.id)._asdict())
+    console.result(dataclasses.asdict(lists.named(studio.db(), found.id)))
 
 
 def forget_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
@@ -210,7 +211,7 @@ def _change(studio: Studio, console: Console, arguments: Arguments, *, add: bool
         lists.add(studio.db(), found.id, sae.id, arguments.index)
     else:
         lists.remove(studio.db(), found.id, sae.id, arguments.index)
-    console.result(lists.named(studio.db(), found.id)._asdict())
+    console.result(dataclasses.asdict(lists.named(studio.db(), found.id)))
 
 
 def note_in_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:

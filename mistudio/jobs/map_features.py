@@ -71,8 +71,8 @@ def _compute(studio: Studio, row: SaeRow, check: Any) -> dict[str, Any]:
     placed = direction_map(sae.W_dec_FO, kept, check=check)
     return {
         "features": live,
-        "xs": placed.places_F2[live, 0].round(6).tolist(),
-        "ys": placed.places_F2[live, 1].round(6).tolist(),
+        "xs": [round(float(x), 6) for x in placed.places_F2[live, 0]],
+        "ys": [round(float(y), 6) for y in placed.places_F2[live, 1]],
         "shares": placed.shares_2.tolist(),
     }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 FLAGS = ("dead", "ultra-rare", "dense", "duplicate", "single-token")
 LABEL_STATES = ("none", "auto", "model", "user", "imported")
@@ -90,9 +90,11 @@ def to_json(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
 def from_json(values: Any) -> tuple[Condition, ...]:
     """The conditions written by `to_json`; what is not understood is left out."""
     found: list[Condition] = []
-    for value in values if isinstance(values, list) else ():
-        if isinstance(value, Mapping) and value.get("kind") in KINDS:
-            rest = {str(name): part for name, part in value.items() if name != "kind"}
+    entries = cast("list[Any]", values) if isinstance(values, list) else []
+    for entry in entries:
+        value = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        if value.get("kind") in KINDS:
+            rest: dict[str, Any] = {name: part for name, part in value.items() if name != "kind"}
             try:
                 found.append(KINDS[value["kind"]](**rest))
             except TypeError:

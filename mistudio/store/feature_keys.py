@@ -6,9 +6,10 @@ belong to one connection and follow the revisions that triggers keep of what was
 
 from __future__ import annotations
 
+import importlib
 import re
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,8 @@ class FeatureKeys:
             [self._set.id],
         )
         pairs = np.fromiter(cursor, np.dtype([("index", "<i8"), ("id", "<i8")]))
-        self.indices, self._rowids = pairs["index"].copy(), pairs["id"].copy()
+        self.indices = np.array(pairs["index"], np.int64)
+        self._rowids = np.array(pairs["id"], np.int64)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -154,7 +156,8 @@ class FeatureKeys:
             "ORDER BY feature_index",
             [self._set.id],
         )
-        found = np.fromiter(cursor, np.dtype([("value", "<f8")]), len(self))["value"].copy()
+        rows = np.fromiter(cursor, np.dtype([("value", "<f8")]), len(self))
+        found = np.array(rows["value"], np.float64)
         found[np.isinf(found)] = np.nan
         return found
 
@@ -323,9 +326,8 @@ def matching(texts: Sequence[str], pattern: str) -> Mask:
 
     Raises `InvalidInput` for an expression that is none, or one that looks around or back.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+    pa: Any = importlib.import_module("pyarrow")
+    pc: Any = importlib.import_module("pyarrow.compute")
     encoded = [text.encode() for text in texts]
     ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     # from its parts, as pyarrow loads pandas to look at a list
@@ -376,5 +378,5 @@ def combined(masks: Sequence[Mask], size: int, *, any_of: bool) -> Mask:
     """All of the masks, or at least one of them; without masks all places."""
     if not masks:
         return np.ones(size, bool)
-    join: Callable[..., Mask] = np.logical_or.reduce if any_of else np.logical_and.reduce
-    return join(np.stack(masks))
+    stacked = np.stack(masks)
+    return stacked.any(axis=0) if any_of else stacked.all(axis=0)

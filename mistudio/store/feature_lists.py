@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mistudio.core.errors import InvalidInput, NotFound
@@ -13,7 +14,8 @@ _LONGEST_NAME = 255
 _AT_ONCE = 500
 
 
-class FeatureList(NamedTuple):
+@dataclass(frozen=True)
+class FeatureList:
     """A list; `count` are its features of all SAEs."""
 
     id: str
