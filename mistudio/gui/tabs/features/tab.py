@@ -80,10 +80,11 @@ class FeaturesTab(Tab):
         inner.setContentsMargins(px(24), px(12), px(24), px(8))
         inner.setSpacing(px(8))
         self.heading = QWidget()
-        top = row(label("Source", "label"), self.source, self.again)
-        top.setStretch(1, 1)
+        top = row(label("Source", "label"), self.source, self.sets, self.again)
+        top.setStretch(1, 3)
+        top.setStretch(2, 2)
         self.heading.setLayout(top)
-        for widget in (self.heading, self.sets, self.chips, self.doubt, self.job):
+        for widget in (self.heading, self.chips, self.doubt, self.job):
             inner.addWidget(widget)
         inner.addWidget(self.pages, 1)
         outer = QHBoxLayout(self)
