@@ -7,10 +7,11 @@ import shutil
 from typing import Any
 
 from mistudio.core.atomic import directory_bytes
-from mistudio.core.config import to_dict
+from mistudio.core.config import from_dict, to_dict
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import Cancelled, Left, Mismatch, StudioError
 from mistudio.core.ids import new_id
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import harvest_source, lookup, sae_geometry, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.evaluate import text_for
@@ -100,8 +101,14 @@ def find_features(
     )
     for doubt in harvest_source.doubts(row, model, stored):
         ctx.report.note(doubt, level="warning")
+    training = from_dict(TrainConfig, row.config or {})  # its defaults for an imported SAE
     settings = HarvestSettings(
-        context=config.context, rows=config.rows, top_k=config.top_k, seed=config.seed
+        context=config.context,
+        rows=config.rows,
+        top_k=config.top_k,
+        seed=config.seed,
+        norm_cut=training.norm_cut,
+        mask_special=training.mask_special,
     )
     pending = _pending_set(ctx, row, tokens, config)
     folder = ctx.paths.absolute(pending.path or "")

@@ -89,3 +89,14 @@ def test_the_estimate_of_bytes_is_near_what_is_written(trained: Studio) -> None:
     assert found.size_bytes is not None
     assert size == pytest.approx(found.size_bytes - vocabulary, rel=0.25)
     assert FEATURE_SETS.get(trained.db(), found.id).chosen_at is None
+
+
+def test_masks_are_those_of_the_training(trained: Studio) -> None:
+    sae = lookup.sae(trained, "last")
+    SAES.update(trained.db(), sae.id, config={**(sae.config or {}), "norm_cut": 1.0})
+    made = run(trained, "harvest", HarvestConfig(rows=32, context=32))
+    found = FEATURE_SETS.get(trained.db(), str(made["feature_set"]))
+    summary = found.summary or {}
+    assert summary["settings"]["norm_cut"] == 1.0
+    assert summary["masked"]["extreme"] > summary["n_all"] // 4
+    assert summary["n_tokens"] + sum(summary["masked"].values()) == summary["n_all"]

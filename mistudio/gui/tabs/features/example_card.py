@@ -53,7 +53,9 @@ class ExampleCard(Card):
     def show_example(self, number: int, example: Any, maximum: float, view: View) -> None:
         """Show an example; `maximum` is the activation at which the highlight is full."""
         self._number.setText(f"Example #{number}")
-        self._value.setText(f"Max activation {example.value:.3f}")
+        # a window around a sampled token may hold stronger ones
+        name = "Activation" if strongest([example]) > example.value else "Max activation"
+        self._value.setText(f"{name} {example.value:.3f}")
         peak = example.pieces[example.peak].text if example.pieces else ""
         self._token.setText(f"at “{marked(peak)}”")
         self.tokens.set_view(line_breaks=view.breaks, marks=view.marks, curve=view.curve)

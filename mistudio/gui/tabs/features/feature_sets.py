@@ -31,11 +31,11 @@ class SetChooser(QWidget):
         self.combo.setMinimumContentsLength(24)
         guard_wheel(self.combo)
         self.delete_button = button(
-            "Delete", self._on_delete, icon="trash", tip="Delete this feature set; labels stay"
+            "", self._on_delete, icon="trash", tip="Delete this feature set; labels stay"
         )
         box = QHBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(label("Feature set", "label"))
+        box.addWidget(label("Set", "label"))
         box.addWidget(self.combo, 1)
         box.addWidget(self.delete_button)
         self.combo.currentIndexChanged.connect(self._on_chosen)

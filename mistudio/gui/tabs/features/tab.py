@@ -107,19 +107,22 @@ class FeaturesTab(Tab):
         inner.setContentsMargins(px(24), px(12), px(24), px(8))
         inner.setSpacing(px(8))
         self.heading = QWidget()
-        top = row(
-            label("Source", "label"),
-            self.source,
+        top = row(label("Source", "label"), self.source, self.sets, self.again)
+        top.setStretch(1, 3)
+        top.setStretch(2, 2)
+        self.heading.setLayout(top)
+        self.tools = (
             self.health_button,
             self.labels_button,
             self.own_text,
             self.import_button,
             self.export_button,
-            self.again,
         )
-        top.setStretch(1, 1)
-        self.heading.setLayout(top)
-        for widget in (self.heading, self.sets, self.chips, self.doubt, self.job):
+        told = row(self.chips, *self.tools)
+        told.setStretch(0, 1)
+        inner.addWidget(self.heading)
+        inner.addLayout(told)
+        for widget in (self.doubt, self.job):
             inner.addWidget(widget)
         inner.addWidget(self.pages, 1)
         outer = QHBoxLayout(self)
