@@ -263,6 +263,8 @@ class FeaturesTab(Tab):
             self.doubt.hide()
             self.sets.hide()
             self.job.show_job(None)
+            for tool in self.tools:
+                tool.hide()
             self.pages.setCurrentIndex(NO_SAE)
         else:
             self._ask_overview()
@@ -271,14 +273,9 @@ class FeaturesTab(Tab):
         before, self.overview = self.overview, found
         self.form.show_overview(found)
         self.job.show_job(found.job)
-        for shown in (
-            self.again,
-            self.health_button,
-            self.labels_button,
-            self.export_button,
-            self.own_text,
-        ):
+        for shown in (self.again, *self.tools):
             shown.setVisible(found.feature_set is not None)
+        self.import_button.show()  # labels can come before features are found
         self.sets.show_overview(found)
         self._describe(found)
         old = before.feature_set.id if before and before.feature_set else ""
