@@ -89,7 +89,7 @@ def feature_lines(health: Health) -> list[HealthLine]:
         HealthLine(
             "Single-token",
             share("single_token"),
-            f"{format_count(health['live'])} live features",
+            f"{format_count(health['live'])} live",
             "Share of the live features whose strongest tokens are all one string: more than 90 % "
             "of the 50 strongest, or more than 75 % of a sample of the stronger half.",
         ),

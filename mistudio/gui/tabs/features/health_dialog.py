@@ -104,8 +104,8 @@ class HealthDialog(Dialog):
         columns.setSpacing(px(16))
         left, right = QVBoxLayout(), QVBoxLayout()
         for side, names, room in (
-            (left, ("Features",), 10),
-            (right, ("Held-out text", "Weights"), 11),
+            (left, ("Features",), 5),
+            (right, ("Held-out text", "Weights"), 6),
         ):
             side.setSpacing(px(12))
             for name in names:
