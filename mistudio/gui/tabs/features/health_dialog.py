@@ -188,7 +188,7 @@ class HealthDialog(Dialog):
         named = {line.name: line for line in feature_lines(health)} | dict(held_out)
         for key, name in (
             ("dead", "Dead"),
-            ("l0", "L0 on the text read"),
+            ("l0", "L0, text read"),
             ("ev", "Explained variance"),
             ("ce_loss_score", "CE recovered"),
             ("kl_div_score", "KL recovered"),
