@@ -68,7 +68,7 @@ def feature_lines(health: Health) -> list[HealthLine]:
             "Share of all features that are live and fire on fewer than one token in a million.",
         ),
         HealthLine(
-            "Above 1 % of tokens",
+            "Above 1 %",
             share("above_1_percent"),
             tokens,
             "Share of all features that fire on more than one token in a hundred: seldom about one "
@@ -89,12 +89,12 @@ def feature_lines(health: Health) -> list[HealthLine]:
         HealthLine(
             "Single-token",
             share("single_token"),
-            f"{format_count(health['live'])} live features",
+            f"{format_count(health['live'])} live",
             "Share of the live features whose strongest tokens are all one string: more than 90 % "
             "of the 50 strongest, or more than 75 % of a sample of the stronger half.",
         ),
         HealthLine(
-            "L0 on the text read",
+            "L0, text read",
             EM_DASH if health["l0"] is None else f"{health['l0']:.2f}",
             tokens,
             "Mean number of active features per token of the feature set.",
@@ -108,7 +108,7 @@ def weight_lines(health: Health) -> list[HealthLine]:
     for name, title, meaning in (
         (
             "encoder_cosine",
-            "Encoder–decoder cosine",
+            "Enc.–dec. cosine",
             "Cosine of the direction that a feature reads with the one that it writes; median and "
             "quartiles.",
         ),

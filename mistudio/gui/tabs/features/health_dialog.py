@@ -104,8 +104,8 @@ class HealthDialog(Dialog):
         columns.setSpacing(px(16))
         left, right = QVBoxLayout(), QVBoxLayout()
         for side, names, room in (
-            (left, ("Features",), 10),
-            (right, ("Held-out text", "Weights"), 11),
+            (left, ("Features",), 5),
+            (right, ("Held-out text", "Weights"), 6),
         ):
             side.setSpacing(px(12))
             for name in names:
@@ -188,7 +188,7 @@ class HealthDialog(Dialog):
         named = {line.name: line for line in feature_lines(health)} | dict(held_out)
         for key, name in (
             ("dead", "Dead"),
-            ("l0", "L0 on the text read"),
+            ("l0", "L0, text read"),
             ("ev", "Explained variance"),
             ("ce_loss_score", "CE recovered"),
             ("kl_div_score", "KL recovered"),
