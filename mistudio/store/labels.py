@@ -120,7 +120,7 @@ def replace_auto(db: Db, sae_id: str, made: Sequence[Mapping[str, Any]]) -> int:
 
 def _write_auto(db: Db, sae_id: str, made: Sequence[Mapping[str, Any]]) -> int:
     stamp = now()
-    rows, chosen = [], []
+    rows, chosen = list[list[Any]](), list[list[Any]]()
     for label in made:
         label_id, scores = new_id("label"), label["scores"]
         n = scores.get("positives", 0) + scores.get("negatives", 0)

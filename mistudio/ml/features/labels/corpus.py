@@ -75,9 +75,11 @@ def halves(rows: int, seed: int) -> NDArray[np.uint8]:
 
 def read_corpus(folder: Path, row_length: int, strings: Strings, seed: int) -> Corpus:
     """The corpus of a finished feature store; raises `Damaged` if files are missing."""
-    names = ("csc_splits", "csc_tokens", "csc_values", "ids", "mask")
-    arrays = [open_array(folder / f"{name}.npy") for name in names]
-    return make_corpus(*arrays, row_length, strings, seed)
+    splits_F, tokens_E, values_E, ids_T, mask_T = (
+        open_array(folder / f"{name}.npy")
+        for name in ("csc_splits", "csc_tokens", "csc_values", "ids", "mask")
+    )
+    return make_corpus(splits_F, tokens_E, values_E, ids_T, mask_T, row_length, strings, seed)
 
 
 def make_corpus(

@@ -234,7 +234,7 @@ def _surfaces(strings: Strings, ids: NDArray[np.integer], vocabulary: list[str])
 def _chosen(candidates: list[_Candidate], live_F: NDArray[np.bool_], low: int) -> list[RuleLabel]:
     """Labels of a block; the one that fits best is chosen, a graded one only by a `MARGIN`."""
     found = []
-    for line in np.flatnonzero(live_F):
+    for line in np.flatnonzero(live_F).tolist():
         mine = [c for c in candidates if c.texts[line]]
         if not mine:
             continue

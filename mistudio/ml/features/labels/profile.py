@@ -72,7 +72,7 @@ class Profile:
         line = np.arange(len(active.count_F))[:, None]
         for slot in range(SLOTS):
             feature, string = groups[slot].feature, groups[slot].string
-            self._table[feature, string] = groups[slot].count
+            self._table[feature, string] = groups[slot].places
             for scores, part in zip(found, asked, strict=True):
                 own = part.strings[slot]
                 safe = np.maximum(own, 0)

@@ -78,8 +78,13 @@ class Stands(NamedTuple):
     def lines(self, chosen: NDArray[np.int64]) -> Stands:
         """Of some lines only."""
         first, second, third = (one[chosen] for one in self.strings)
-        rest = (self.classes, self.next_classes, self.position, self.missing)
-        return Stands((first, second, third), *(one[chosen] for one in rest))
+        return Stands(
+            (first, second, third),
+            self.classes[chosen],
+            self.next_classes[chosen],
+            self.position[chosen],
+            self.missing[chosen],
+        )
 
 
 def look(corpus: Corpus, token: NDArray[np.int64]) -> Stands:
@@ -123,7 +128,7 @@ class Groups(NamedTuple):
     feature: NDArray[np.int64]
     string: NDArray[np.int32]
     weight: NDArray[np.float64]
-    count: NDArray[np.int64]
+    places: NDArray[np.int64]
     total_F: NDArray[np.float64]
 
 
@@ -131,7 +136,7 @@ def group(active: Active, stands: Stands, slot: int) -> Groups:
     """Group active tokens by the string in a slot."""
     string, value = stands.strings[slot], active.value
     inside = string != NO_STRING
-    total_F = np.bincount(active.feature, value, len(active.count_F))
+    total_F = np.bincount(active.feature, value, len(active.count_F)).astype(np.float64)
     key = active.feature[inside] << 32 | string[inside].astype(np.int64)
     if not key.size:
         empty = np.empty(0, np.int64)
@@ -162,9 +167,7 @@ def heavy(groups: Groups, terms: int) -> Heavy:
     able_F = np.zeros(features, bool)
     able_F[line] = largest * terms >= CONCENTRATED * groups.total_F[line] * (1 - 1e-9)
     inside = np.flatnonzero(able_F[groups.feature])
-    feature, string, weight = (
-        one[inside] for one in (groups.feature, groups.string, groups.weight)
-    )
+    feature, string, weight = groups.feature[inside], groups.string[inside], groups.weight[inside]
     best = np.lexsort((string, -weight, feature))
     rank = rank_within(np.bincount(feature, minlength=features))
     chosen = best[rank < terms]

@@ -81,7 +81,7 @@ def _most_telling(groups: Groups, rate_U: NDArray[np.float64], least_F: NDArray[
     features = len(groups.total_F)
     found = Words(np.full((features, WORDS), NO_STRING, np.int32), np.zeros(features))
     share = groups.weight / groups.total_F[groups.feature]
-    good = (groups.count >= least_F[groups.feature]) & (share > rate_U[groups.string])
+    good = (groups.places >= least_F[groups.feature]) & (share > rate_U[groups.string])
     of, which, share = groups.feature[good], groups.string[good], share[good]
     told = share * np.log(share / rate_U[which])
     best = np.lexsort((which, -told, of))
