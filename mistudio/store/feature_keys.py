@@ -378,5 +378,7 @@ def combined(masks: Sequence[Mask], size: int, *, any_of: bool) -> Mask:
     """All of the masks, or at least one of them; without masks all places."""
     if not masks:
         return np.ones(size, bool)
-    stacked = np.stack(masks)
-    return stacked.any(axis=0) if any_of else stacked.all(axis=0)
+    found = np.full(size, not any_of)
+    for mask in masks:
+        found = found | mask if any_of else found & mask
+    return found

@@ -34,14 +34,14 @@ def by_words(db: Db, feature_set: FeatureSetRow, text: str, limit: int) -> list[
     for sql, parameters in (
         (
             "SELECT f.feature_index, -bm25(features_fts) FROM features_fts w "
-            "JOIN features f ON f.id = w.rowid WHERE features_fts MATCH ? AND f.sae_id = ? "
+            "CROSS JOIN features f ON f.id = w.rowid WHERE features_fts MATCH ? AND f.sae_id = ? "
             "AND EXISTS (SELECT 1 FROM feature_statistics s WHERE s.feature_set_id = ? "
             "AND s.feature_index = f.feature_index)",
             [query, feature_set.sae_id, feature_set.id],
         ),
         (
             "SELECT s.feature_index, -bm25(feature_statistics_fts) FROM feature_statistics_fts w "
-            "JOIN feature_statistics s ON s.id = w.rowid "
+            "CROSS JOIN feature_statistics s ON s.id = w.rowid "
             "WHERE feature_statistics_fts MATCH ? AND s.feature_set_id = ?",
             [query, feature_set.id],
         ),

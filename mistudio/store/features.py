@@ -198,7 +198,8 @@ def _holding(db: Db, keys: FeatureKeys, feature_set: FeatureSetRow, text: str) -
         ).fetchall()
         found |= keys.mask_of_rows([row[0] for row in rows])
         rows = db.execute(
-            "SELECT f.feature_index FROM features_fts w JOIN features f ON f.id = w.rowid "
+            # CROSS: words first, else they are looked up for each feature
+            "SELECT f.feature_index FROM features_fts w CROSS JOIN features f ON f.id = w.rowid "
             "WHERE features_fts MATCH ? AND f.sae_id = ?",
             [query, feature_set.sae_id],
         ).fetchall()
