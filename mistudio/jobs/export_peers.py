@@ -124,7 +124,7 @@ def _batches(
 
     for number, start in enumerate(range(0, len(features), BATCH)):
         batch = features[start : start + BATCH]
-        found = []
+        found: list[PeerFeature] = []
         for index in batch:
             control.check()
             found.append(reader.feature(index))
