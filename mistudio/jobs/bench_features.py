@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +65,7 @@ def bench_features(studio: Studio, arguments: argparse.Namespace) -> Iterator[Ro
 @contextmanager
 def _made_up(
     arguments: argparse.Namespace,
-) -> Iterator[Callable[[], tuple[Studio, SaeRow, FeatureSetRow]]]:
+) -> Generator[Callable[[], tuple[Studio, SaeRow, FeatureSetRow]]]:
     """Gives the library with the made-up set, which is written at the first call."""
     found: list[tuple[Studio, SaeRow, FeatureSetRow]] = []
     with tempfile.TemporaryDirectory(prefix="mistudio-bench-") as home:

@@ -30,7 +30,7 @@ def measure(world: World) -> list[dict[str, Any]]:
     loaded = studio.models.get(model, studio.paths.absolute(model.path))
     tokens = TokenStore(studio.paths.absolute(found[0].path or ""))
     text = TextStore(studio.paths.dataset(dataset.id))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer in _numbers(wanted.layers):
         for width in _numbers(wanted.widths):
             with tempfile.TemporaryDirectory(prefix="mistudio-bench-") as folder:

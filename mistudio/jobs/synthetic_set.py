@@ -24,22 +24,10 @@ def add_synthetic(
 
     Meant for an empty data folder: measurements use it, no model stands behind it.
     """
-    import torch
-
+    from mistudio.ml.features.bench_harvest import random_sae
     from mistudio.ml.features.synthetic_store import write_synthetic
-    from mistudio.ml.sae.base import SparseAutoencoder
 
-    generator = torch.Generator().manual_seed(seed)
-    W_dec_FO = torch.randn(n_features, width, generator=generator)
-    W_dec_FO /= W_dec_FO.norm(dim=1, keepdim=True)
-    sae = SparseAutoencoder(
-        W_dec_FO.T.contiguous(),
-        torch.zeros(n_features),
-        W_dec_FO,
-        torch.zeros(width),
-        "topk",
-        k=min(n_features, max(1, round(l0))),
-    )
+    sae = random_sae(width, n_features, min(n_features, max(1, round(l0))), seed)
     row = add_sae(
         studio,
         sae,

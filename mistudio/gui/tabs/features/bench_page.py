@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _silent(sentence: str, **_options: Any) -> None:
 
 
 @contextmanager
-def _services(studio: Studio) -> Iterator[Services]:
+def _services(studio: Any) -> Generator[Services]:
     query, network, lanes = QueryLane(studio.db), QueryLane(studio.db), Lanes(studio)
     try:
         yield Services(
