@@ -48,6 +48,11 @@ class Sides(NamedTuple):
     shared_b: int
     """features that have a partner at a threshold, matched or not"""
 
+    @property
+    def lists(self) -> tuple[list[MatchRow], list[MatchRow], list[MatchRow]]:
+        """Pairs, those only in A, those only in B."""
+        return self.pairs, self.only_a, self.only_b
+
 
 def sides(found: Mapping[str, Any]) -> Sides:
     """Pairs and lonely features of a result of `match_features`."""

@@ -60,7 +60,7 @@ def _bulk(store: Any, place: Path, features: int, width: int) -> dict[str, Any]:
 
     from mistudio.core.ids import now
     from mistudio.jobs.export_peers import write_bulk
-    from mistudio.ml.features.decoder_rows import largest_entries, nearest_rows
+    from mistudio.ml.features.nearest_rows import largest_entries, nearest_rows
     from mistudio.ml.formats.peer_features import PeerFeatures, Source
 
     W_dec_FO = torch.randn(features, width, generator=torch.Generator().manual_seed(0))

@@ -130,8 +130,7 @@ def find_features(
         )
         ctx.report.progress(0.97, "writing the table")
         store = FeatureStore(folder)
-        rows = store.table_rows()
-        sae_geometry.add_nearest(rows, geometry)
+        rows = sae_geometry.with_nearest(store.table_rows(), geometry)
         features.add_statistics(ctx.db, pending.id, rows)
     except Left:
         raise  # the job is left interrupted and goes on from what is whole

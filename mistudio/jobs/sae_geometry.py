@@ -5,7 +5,7 @@ The file's name holds the weights' hash, so that it is never read for other weig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +85,15 @@ def nearest_rows(geometry_F: NDArray[np.void]) -> list[Nearest]:
     ]
 
 
-def add_nearest(rows: Sequence[dict[str, Any]], geometry_F: NDArray[np.void]) -> None:
-    """Put the nearest feature, its cosine and the flag into rows of the feature table."""
+def with_nearest(
+    rows: Iterable[dict[str, Any]], geometry_F: NDArray[np.void]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the feature table with the nearest feature, its cosine and the flag in them."""
     for row, line in zip(rows, nearest_rows(geometry_F), strict=True):
         row["nearest"], row["nearest_cosine"] = line.nearest, line.cosine
         if line.is_duplicate:
             row["flags"] = feature_neighbours.with_flag(row["flags"])
+        yield row
 
 
 def complete_sets(studio: Studio, row: SaeRow, geometry_F: NDArray[np.void]) -> None:

@@ -176,7 +176,7 @@ def test_several_rows_are_starred_hidden_and_listed_at_once(
     rows = features.feature_rows(db, world.feature_set, [3, 5, 6])
     assert [row.is_favorite for row in rows] == [False, False, True]
     select(tab, 10, 12)
-    tab.table.lists.create("cold")
+    tab.table.lists.create_list("cold")
     settle(tab, qtbot)
     (made,) = feature_lists.lists(db)
     assert (made.name, made.count) == ("cold", 2)

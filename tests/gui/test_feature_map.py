@@ -89,7 +89,7 @@ def test_the_map_selects_tells_and_narrows(
     dialog._on_table()
     settle(tab, qtbot)
     assert listed(tab) == [11, 12, 13]
-    dialog.lists.create("cold")
+    dialog.lists.create_list("cold")
     settle(tab, qtbot)
     dialog.hover(12)
     settle(tab, qtbot)

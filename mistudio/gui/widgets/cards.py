@@ -39,7 +39,7 @@ def label(text: str, role: str = "", *, wrap: bool = False, selectable: bool = F
 
 def button(
     text: str,
-    clicked: Callable[[], object] | None = None,
+    clicked: Callable[..., object] | None = None,
     *,
     variant: str = "secondary",
     icon: str = "",
@@ -169,7 +169,7 @@ class EmptyState(QWidget):
         icon: str,
         sentence: str,
         action: str = "",
-        clicked: Callable[[], object] | None = None,
+        clicked: Callable[..., object] | None = None,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)

@@ -267,7 +267,8 @@ class RowTable(QTableView):
     def selected_ids(self) -> list[Any]:
         """Ids of the selected rows, in table order; without a selection that of the current row."""
         ids, found = self.rows.ids(), list[Any]()
-        ranges = sorted(self.selectionModel().selection(), key=lambda part: part.top())
+        selection: Any = self.selectionModel().selection()
+        ranges = sorted(selection, key=lambda part: part.top())
         for part in ranges:
             found += ids[part.top() : part.bottom() + 1].tolist()
         current = self.current_id()

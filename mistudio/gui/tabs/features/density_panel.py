@@ -100,7 +100,8 @@ class DensityPanel(QWidget):
     def _on_brushed(self) -> None:
         if self._shown is None or not len(self._shown.edges):
             return
-        low, high = (float(end) for end in self.region.getRegion())
+        region: Any = self.region.getRegion()
+        low, high = float(region[0]), float(region[1])
         near = 1e-6
         self.brushed.emit(
             None if low <= self._shown.edges[0] + near else 10**low,

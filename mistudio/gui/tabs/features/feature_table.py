@@ -294,7 +294,8 @@ class FeatureTable(QWidget):
         last = self.view.rowAt(self.view.viewport().height() - 1)
         last = total - 1 if last < 0 else last
         shown = f"{format_count(first + 1)}–{format_count(last + 1)} of {format_count(total)}"
-        ranges = list(self.view.selectionModel().selection())
+        selection: Any = self.view.selectionModel().selection()
+        ranges = list(selection)
         chosen = sum(part.height() for part in ranges)
         if chosen > 1:
             shown = f"{format_count(chosen)} selected · {shown}"

@@ -85,9 +85,9 @@ class ListButton(QPushButton):
     def _on_new(self) -> None:
         name, given = QInputDialog.getText(self, "New list", "Name of the list")
         if given:
-            self.create(name)
+            self.create_list(name)
 
-    def create(self, name: str) -> None:
+    def create_list(self, name: str) -> None:
         """Make a list and put the subject into it."""
         subject = self._subject()
         self._write(lambda db: _created(db, name, subject))

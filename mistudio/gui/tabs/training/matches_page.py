@@ -154,7 +154,7 @@ class MatchesPage(QWidget):
         self._loaded = loaded
         self.sentence.setText(match_sentence(loaded.found, loaded.sides))
         for number, kind in enumerate(SHOWN):
-            count = len(loaded.sides[number])
+            count = len(loaded.sides.lists[number])
             self.kinds.button(number).setText(f"{TITLES[kind]} ({count:,})")
         self._on_kind(self.kinds.checkedId())
 
@@ -164,7 +164,7 @@ class MatchesPage(QWidget):
 
     def _on_kind(self, number: int) -> None:
         if self._loaded is not None:
-            self._list(list(self._loaded.sides[number]))
+            self._list(self._loaded.sides.lists[number])
 
     def _list(self, rows: Sequence[MatchRow]) -> None:
         self._rows = list(rows)
