@@ -323,7 +323,7 @@ class HistogramPlot(Chart):
             self._write_counts()
             # room for the highest bar's count
             self._plot_item.getViewBox().setYRange(
-                0, 1.12 * max(1.0, float(self._counts.max())), padding=0
+                0, 1.25 * max(1.0, float(self._counts.max())), padding=0
             )
 
     def _write_counts(self) -> None:
