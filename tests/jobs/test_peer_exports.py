@@ -23,6 +23,15 @@ from tests.helpers.studio import run
 TOP, CONTEXT = 3, 6
 
 
+@pytest.fixture
+def trained(trained: Studio) -> Studio:
+    """Without the labels that finding the features gave."""
+    with trained.db().atomic():
+        trained.db().execute("DELETE FROM feature_labels")
+        trained.db().execute("DELETE FROM features")
+    return trained
+
+
 def _export(studio: Studio, out: Path, kind: str, **values: Any) -> dict[str, Any]:
     config = {"which": "all", "examples": TOP, "context": CONTEXT, "set_name": "res-x", **values}
     return run(studio, "export_features", ExportFeaturesConfig(format=kind, out=str(out), **config))
