@@ -75,6 +75,13 @@ CHANGES = {
     "import_sae": ("saes",),
     "download_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),
+    "label_features": ("features",),
+    "ablate": ("features",),
+    "index_contexts": ("feature_sets",),
+    "embed_features": ("feature_sets",),
+    "map_features": (),
+    "own_text": (),
+    "attribute": (),
     "steer": ("steering_runs",),
     "demo": (
         "datasets",

@@ -276,7 +276,7 @@ def test_own_text_lists_the_features_that_fire(
 def test_why_a_next_token_lists_what_each_feature_adds(
     services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tab, world = opened(services, qtbot, monkeypatch, 4)
+    tab, world = opened(services, qtbot, monkeypatch, TRY_TEXT)
     assert tab.detail is not None
     page = tab.detail.try_text
     assert page is not None

@@ -177,7 +177,7 @@ def test_chips_show_the_original_text(services: Services, qtbot: QtBot, tmp_path
             card.show_example(1, example, 1.0, View())
             shown = card.tokens.text()
             assert shown == found.text
-            drawn = card.tokens._laid_out(700)._layout.text()
+            drawn = card.tokens._current()._layout.text()
             for sign, meant in (("↵\u2028", "\n"), ("→", "\t"), ("␍", "\r"), ("·", " ")):
                 drawn = drawn.replace(sign, meant)
             assert drawn == shown

@@ -28,6 +28,9 @@ NAMES = [column.name for column in COLUMNS]
 def told(trained: Studio) -> Studio:
     """The trained studio with a label, a note, a star and a list on some features."""
     db, sae = trained.db(), lookup.sae(trained, "last")
+    with db.atomic():  # the labels that finding the features gave
+        db.execute("DELETE FROM feature_labels")
+        db.execute("DELETE FROM features")
     features.set_label(db, sae.id, 3, "the river")
     features.set_note(db, sae.id, 3, ODD)
     features.set_favorite(db, sae.id, 5, True)

@@ -359,6 +359,9 @@ class FeaturesTab(Tab):
             self._refresh_feature(object_id)
 
     def _refresh_feature(self, object_id: str) -> None:
+        if not object_id:  # a job wrote about many
+            self.table.reload()
+            return
         sae_id, index = parse_published(object_id)
         if self.overview is None or sae_id != self.overview.sae.id:
             return
