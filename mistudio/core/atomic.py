@@ -46,6 +46,7 @@ def atomic_directory(path: Path) -> Generator[Path, None, None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    old: Path | None = None
     try:
         yield temporary
         for item in temporary.rglob("*"):
@@ -54,13 +55,14 @@ def atomic_directory(path: Path) -> Generator[Path, None, None]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.replace(path)
+        temporary.replace(path)
         fsync_path(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if old is not None and not path.exists():
+            old.replace(path)  # the new one did not get its name: the earlier one keeps it
+        for left in (temporary, old):
+            if left is not None:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -62,3 +62,27 @@ def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
 def test_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_a_folder_that_cannot_be_replaced_keeps_its_name_and_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    """Whether moving the earlier folder away fails, or giving the new one its name."""
+    target = tmp_path / "d"
+    target.mkdir()
+    (target / "x").write_text("old")
+    real, calls = Path.replace, 0
+
+    def replace(self: Path, other: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == broken:
+            raise Broken
+        return real(self, other)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(Broken), atomic_directory(target) as temporary:
+        (temporary / "x").write_text("new")
+    assert (target / "x").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]

@@ -174,7 +174,7 @@ def test_chips_show_the_original_text(services: Services, qtbot: QtBot, tmp_path
     for feature in range(store.n_features):
         for found in store.examples(feature, 20, before=60, after=60):
             example = feature_pages._example(found)
-            card.show_example(1, example, 1.0, View())
+            card.show_example(1, example, 1.0, View(breaks=True))
             shown = card.tokens.text()
             assert shown == found.text
             drawn = card.tokens._current()._layout.text()
