@@ -57,9 +57,12 @@ def test_a_set_in_half_precision_differs_by_its_rounding(
     half = harvested(workbench, tmp_path / "from16", stored)
     assert half.store_hash != live.store_hash
     assert np.load(half.folder / "mask.npy").tolist() == np.load(live.folder / "mask.npy").tolist()
+    # a frequent token close to a threshold moves one feature's sum by much, but few features
     difference = np.abs(half.statistics["sum"] - live.statistics["sum"])
-    assert (difference <= 0.05 * live.statistics["sum"].max()).all()
-    assert half.statistics["count"].sum() == pytest.approx(live.statistics["count"].sum(), rel=0.01)
+    difference /= live.statistics["sum"].max()
+    assert difference.max() <= 0.1
+    assert np.median(difference) <= 0.005
+    assert half.statistics["count"].sum() == pytest.approx(live.statistics["count"].sum(), rel=0.02)
 
 
 def test_only_rows_that_are_stored_are_read(workbench: Workbench, tmp_path: Path) -> None:
