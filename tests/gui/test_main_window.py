@@ -258,6 +258,7 @@ def test_closing_while_a_job_runs_asks_then_keeps_it_resumable(
     job = window.services.submit("hold", HoldConfig())
     waiting = window.services.submit("hold", HoldConfig())
     qtbot.waitUntil(lambda: window.lanes.running() == [job])
+    qtbot.waitUntil(lambda: state_of(studio, job) == "running")
     QTimer.singleShot(0, answer("cancel"))
     window.close()
     assert window.isVisible()

@@ -83,6 +83,13 @@ def wait_for_bytes(hub: LocalHub, count: int) -> None:
     assert hub.sent.get(WEIGHTS, 0) >= count
 
 
+def wait_for_kept_bytes() -> None:
+    """Until something of the download lies on the disk: what is sent may still be on its way."""
+    end = time.monotonic() + 15
+    while not any(path.stat().st_size for path in hub_parts()) and time.monotonic() < end:
+        threading.Event().wait(0.01)
+
+
 def test_a_ready_model_in_the_users_cache(
     hub: LocalHub, studio: Studio, source: Path, hf_home: Path
 ) -> None:
@@ -217,6 +224,7 @@ def test_closing_the_window_leaves_it_for_the_next_start(
     hub.rate = 100_000
     running = Background(studio)
     wait_for_bytes(hub, 20_000)
+    wait_for_kept_bytes()
     running.control.leave()
     assert running.join(3) == "interrupted"
     hub.rate = None
