@@ -28,7 +28,7 @@ def bench_labels(
     folder: Path | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """One row of plain values for goal G11: seconds of wall and processor time, and how labels
+    """One row of plain values: seconds of wall and processor time, and how labels
     score. The store is written to `folder` (a temporary one by default) and is not timed.
 
     The share above 0.8 is of made-up features and says nothing of an SAE; it shows that rules are
@@ -51,7 +51,6 @@ def bench_labels(
     live = len({label.feature for label in labels})
     return [
         {
-            "goal": "G11",
             "what": "rule labels and held-out AUROC",
             "features": features,
             "tokens": rows * length,
