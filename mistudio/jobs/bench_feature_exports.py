@@ -60,15 +60,18 @@ def _bulk(store: Any, place: Path, features: int, width: int) -> dict[str, Any]:
 
     from mistudio.core.ids import now
     from mistudio.jobs.export_peers import write_bulk
-    from mistudio.ml.features.nearest_rows import largest_entries, nearest_rows
-    from mistudio.ml.formats.peer_features import PeerFeatures, Source
+    from mistudio.ml.features.geometry import measure_geometry
+    from mistudio.ml.formats.peer_features import PeerFeatures, Source, largest_entries
+    from mistudio.ml.sae.base import SparseAutoencoder
 
     W_dec_FO = torch.randn(features, width, generator=torch.Generator().manual_seed(0))
     source = Source("m", 3, "res-x", "me", "resid_post", "text", 1, store.row_length, now())
     started, cpu = time.perf_counter(), time.process_time()
-    entries, nearest = largest_entries(W_dec_FO), nearest_rows(W_dec_FO)
+    zeros_F, zeros_O = torch.zeros(features), torch.zeros(width)
+    sae = SparseAutoencoder(W_dec_FO.T, zeros_F, W_dec_FO, zeros_O, "standard")
+    entries, geometry_F = largest_entries(W_dec_FO), measure_geometry(sae)
     directions = time.perf_counter() - started
-    reader = PeerFeatures(store, entries, nearest, None, top=10, context=16)
+    reader = PeerFeatures(store, entries, geometry_F, None, top=10, context=16)
     out = place / "bulk"
     write_bulk(
         source,

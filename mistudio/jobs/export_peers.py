@@ -15,7 +15,7 @@ from mistudio.core.errors import Damaged, InvalidInput, Mismatch, from_os_error
 from mistudio.core.events import Reporter
 from mistudio.core.feature_export_configs import ExportFeaturesConfig
 from mistudio.core.ids import now
-from mistudio.jobs import sae_library
+from mistudio.jobs import sae_geometry, sae_library
 from mistudio.jobs.context import JobContext
 from mistudio.store import feature_export
 from mistudio.store.records import FeatureSetRow, SaeRow
@@ -97,10 +97,10 @@ def _plain(name: str) -> str:
 def _reader(
     ctx: JobContext, config: ExportFeaturesConfig, sae: SaeRow, store: FeatureStore
 ) -> PeerFeatures:
-    from mistudio.ml.features.nearest_rows import largest_entries, nearest_rows
-    from mistudio.ml.formats.peer_features import PeerFeatures
+    from mistudio.ml.formats.peer_features import PeerFeatures, largest_entries
 
-    W_dec_FO = sae_library.read_sae(ctx.studio, sae).W_dec_FO
+    loaded = sae_library.read_sae(ctx.studio, sae)
+    W_dec_FO = loaded.W_dec_FO
 
     def told(done: float) -> None:
         ctx.control.check()
@@ -109,7 +109,7 @@ def _reader(
     return PeerFeatures(
         store,
         largest_entries(W_dec_FO),
-        nearest_rows(W_dec_FO, check=told),
+        sae_geometry.ensure_geometry(ctx.studio, sae, loaded, check=told),
         W_dec_FO if config.vectors else None,
         top=config.examples,
         context=config.context,
@@ -219,7 +219,7 @@ def _write_uploads(
     folder: Path,
 ) -> Written:
     """Bodies of requests; a feature that never fired has no activation and cannot be sent."""
-    from mistudio.ml.formats import neuronpedia as np_layout
+    from mistudio.ml.formats import neuronpedia_upload as upload
 
     written = 0
     for number, batch in _batches(ctx.report, ctx.control, reader, features):
@@ -230,11 +230,9 @@ def _write_uploads(
         body = {
             "modelId": source.model_id,
             "source": source.id,
-            "features": [
-                np_layout.upload_feature(reader, f, labels.get(f.number, [])) for f in fired
-            ],
+            "features": [upload.upload_feature(reader, f, labels.get(f.number, [])) for f in fired],
         }
-        _write_checked(folder / f"batch-{number}.json", body, np_layout.UPLOAD)
+        _write_checked(folder / f"batch-{number}.json", body, upload.UPLOAD)
         written += len(fired)
     if not written:
         raise InvalidInput("None of these features fired; there is nothing to upload.")

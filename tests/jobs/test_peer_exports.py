@@ -15,7 +15,7 @@ from mistudio.core.feature_export_configs import ExportFeaturesConfig, ImportExp
 from mistudio.jobs import feature_pages, import_explanations, lookup, sae_library
 from mistudio.jobs.export_peers import read_lines
 from mistudio.jobs.runner import Studio
-from mistudio.ml.formats import neuronpedia, row_schema
+from mistudio.ml.formats import neuronpedia_upload, row_schema
 from mistudio.store import feature_export, features
 from mistudio.store.records import SaeRow
 from tests.helpers.studio import run
@@ -197,10 +197,10 @@ def test_the_schema_refuses_what_breaks_a_limit(spoil: Any) -> None:
         ],
     }
     body = {"modelId": "m", "source": "1-x", "features": [feature]}
-    row_schema.require(neuronpedia.UPLOAD, body, "body")
+    row_schema.require(neuronpedia_upload.UPLOAD, body, "body")
     spoil(feature)
     with pytest.raises(Damaged):
-        row_schema.require(neuronpedia.UPLOAD, body, "body")
+        row_schema.require(neuronpedia_upload.UPLOAD, body, "body")
 
 
 def test_saedashboard_files(trained: Studio, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Finds features: one pass over a tokenisation into a feature store (design in section 2).
+"""Finds features: one pass over a tokenisation into a feature store.
 
 Rows are read in tiles of one fixed shape (the last is filled up), because a matrix product's
 last bits depend on its shape: so a store depends neither on how many rows there are behind a
@@ -23,23 +23,20 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Left, Mismatch, OutOfMemory, from_os_error
 from mistudio.core.events import Reporter
 from mistudio.core.units import format_count
-from mistudio.ml.activations.masking import keep_mask, keep_pair
 from mistudio.ml.activations.shards import ActivationSet
 from mistudio.ml.data.text import TextStore
-from mistudio.ml.data.token_store import PADDING as NO_TOKEN
-from mistudio.ml.data.token_store import SPECIAL as SPECIAL_TOKEN
 from mistudio.ml.data.token_store import TokenStore
-from mistudio.ml.features.feature_store import EXTREME, KEPT, NOT_FINITE, PADDING, SPECIAL
+from mistudio.ml.features.feature_store import EXTREME, KEPT, NOT_FINITE, SPECIAL
 from mistudio.ml.features.finish import HarvestFacts, finish
 from mistudio.ml.features.fit_check import measure_fit
+from mistudio.ml.features.harvest_masks import REFERENCE_TOKENS, median_norms, store_mask
 from mistudio.ml.features.partial import PartialStore, partial_folder
-from mistudio.ml.features.rows import RowBlock, RowPlan, plan_rows, read_rows
+from mistudio.ml.features.rows import RowBlock, RowPlan, plan_rows, read_block
 from mistudio.ml.features.sources import LiveSource, Source, StoredSource
 from mistudio.ml.features.transpose import id_type
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
-REFERENCE_TOKENS = 4096  # content tokens whose median norm the cut refers to
 TILE_TOKENS = {"cpu": 2048, "cuda": 8192}
 TILE_ENTRIES = 1 << 27  # pre-activations of one tile at most
 READING = 0.85  # share of the whole that reading takes, for the progress bar
@@ -182,15 +179,17 @@ def _look_first(
 ) -> list[_Pair]:
     """The median norms, and whether the SAE fits what it is given; returns the first tiles."""
     state = store.progress
-    state.median_norm, state.median_norm_out = _median_norms(source, sae, tokens, plan, height)
+    state.median_norm, state.median_norm_out = median_norms(source, sae, tokens, plan, height)
     norms = (state.median_norm, state.median_norm_out)
     seen: list[_Pair] = []
     sample: list[_Pair] = []
     for index in range(-(-min(len(plan.rows_R2), -(-REFERENCE_TOKENS // plan.length)) // height)):
-        block = _block(tokens, plan, height, index)
+        block = read_block(tokens, plan, height, index)
         with torch.inference_mode():
             x_RSD, y_RSO = source(block)
-            mask_RS = _mask(x_RSD, y_RSO, block.mask_RS, norms, settings)
+            mask_RS = store_mask(
+                x_RSD, y_RSO, block.mask_RS, norms, settings.norm_cut, settings.mask_special
+            )
             keep_RS = torch.from_numpy(mask_RS == KEPT).to(x_RSD.device)
             sample.append((x_RSD[keep_RS], y_RSO[keep_RS]))
         seen.append((x_RSD, y_RSO))
@@ -224,7 +223,7 @@ def _read(
     first, began, saved = state.tiles, time.monotonic(), time.monotonic()
     while state.tiles < total:
         control.check()
-        block = _block(tokens, plan, height, state.tiles)
+        block = read_block(tokens, plan, height, state.tiles)
         rows = min(height, len(plan.rows_R2) - state.tiles * height)
         norms = (state.median_norm, state.median_norm_out)
         given = seen.pop(0) if seen else None
@@ -250,24 +249,21 @@ def _read(
     store.checkpoint()
 
 
-def _block(tokens: TokenStore, plan: RowPlan, height: int, index: int) -> RowBlock:
-    rows = plan.rows_R2[index * height : (index + 1) * height]
-    return read_rows(tokens.ids, tokens.mask, rows, plan.length, height=height)
-
-
 @torch.inference_mode()
 def _encode(
     source: Source,
     sae: SparseAutoencoder,
     block: RowBlock,
     rows: int,
-    median_norms: tuple[float, float],
+    norms: tuple[float, float],
     settings: HarvestSettings,
     given: _Pair | None,
 ) -> _Tile:
     """Forward and encode one tile; entries of masked tokens are dropped."""
     x_BSD, y_BSO = given or source(block)
-    mask_RS = _mask(x_BSD, y_BSO, block.mask_RS, median_norms, settings)
+    mask_RS = store_mask(
+        x_BSD, y_BSO, block.mask_RS, norms, settings.norm_cut, settings.mask_special
+    )
     x_TD = x_BSD.flatten(0, 1)
     if (mask_RS == NOT_FINITE).any():
         x_TD = torch.where(x_TD.isfinite().all(1, keepdim=True), x_TD, 0.0)
@@ -283,69 +279,6 @@ def _encode(
         codes.ids.cpu().numpy()[entry],
         codes.values.float().cpu().numpy()[entry],
     )
-
-
-def _mask(
-    x_RSD: torch.Tensor,
-    y_RSO: torch.Tensor,
-    tokens_RS: NDArray[np.uint8],
-    median_norms: tuple[float, float],
-    settings: HarvestSettings,
-) -> NDArray[np.uint8]:
-    """The store's mask: which tokens count, and why others do not."""
-    cut = settings.norm_cut
-    kept = keep_pair(
-        x_RSD,
-        y_RSO,
-        tokens_RS,
-        norm_limits=(cut * median_norms[0], cut * median_norms[1]),
-        mask_special=settings.mask_special,
-    )
-    keep_RS = kept.keep_BS.cpu().numpy()
-    mask_RS = np.full(tokens_RS.shape, KEPT, np.uint8)
-    mask_RS[~keep_RS] = EXTREME
-    if kept.dropped["non_finite"]:
-        finite_RS = x_RSD.isfinite().all(-1) & y_RSO.isfinite().all(-1)
-        mask_RS[~keep_RS & ~finite_RS.cpu().numpy()] = NOT_FINITE
-    if settings.mask_special:
-        mask_RS[tokens_RS == SPECIAL_TOKEN] = SPECIAL
-    mask_RS[tokens_RS == NO_TOKEN] = PADDING
-    return mask_RS
-
-
-@torch.inference_mode()
-def _median_norms(
-    source: Source, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan, height: int
-) -> tuple[float, float]:
-    """The median norms of the SAE's training, of what it reads and of what it gives; a foreign
-    SAE's are measured on the first rows."""
-    found: list[float] = []
-    for side, name in enumerate(("median_norm", "median_norm_out")):
-        known = sae.metadata.get(name)
-        if isinstance(known, (int, float)) and known > 0:
-            found.append(float(known))
-        elif side == 0 or source.is_pair:
-            found.append(_measured_norm(source, side, tokens, plan, height))
-        else:
-            found.append(found[0])
-    return found[0], found[1]
-
-
-def _measured_norm(
-    source: Source, side: int, tokens: TokenStore, plan: RowPlan, height: int
-) -> float:
-    found: list[torch.Tensor] = []
-    for index in range(-(-len(plan.rows_R2) // height)):
-        block = _block(tokens, plan, height, index)
-        x_BSD = source(block)[side]
-        keep_BS = keep_mask(x_BSD, block.mask_RS, norm_limit=None).keep_BS
-        found.append(x_BSD[keep_BS].float().norm(dim=1).cpu())
-        if sum(part.numel() for part in found) >= REFERENCE_TOKENS:
-            break
-    norms = torch.cat(found)[:REFERENCE_TOKENS]
-    if not norms.numel():
-        raise Mismatch("This tokenisation holds no text that counts, only special tokens.")
-    return float(norms.median())
 
 
 def tile_height(device: torch.device, length: int, latents: int) -> int:

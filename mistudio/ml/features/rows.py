@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.ml.data.token_store import TokenStore
+
 PADDING = 2  # value of a token store's mask for padding
 
 
@@ -78,3 +80,9 @@ def read_rows(
         ids_RS[index, : ids.size] = ids
         mask_RS[index, : ids.size] = mask_TC[row, start : start + length]
     return RowBlock(ids_RS, mask_RS, rows_R2)
+
+
+def read_block(tokens: TokenStore, plan: RowPlan, height: int, index: int) -> RowBlock:
+    """The rows of one tile of a plan, filled up to its height."""
+    rows = plan.rows_R2[index * height : (index + 1) * height]
+    return read_rows(tokens.ids, tokens.mask, rows, plan.length, height=height)

@@ -1,34 +1,27 @@
-"""Neuronpedia's bulk layout and its upload batches: rows, their fields, and how they are read.
+"""Neuronpedia's bulk layout: rows, their fields, and how they are read.
 
 Bulk: `{model}/{layer}-{set}/` holds release, model, sourceset and source `.jsonl` and, gzipped in
-batches of 128 features, `features/`, `activations/` and `explanations/`. An upload batch is the
-body of POST /api/feature/upload-batch. Nothing is sent from here.
+batches of 128 features, `features/`, `activations/` and `explanations/`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mistudio.ml.features.token_windows import WindowGroup
-from mistudio.ml.formats.peer_features import BATCH, PeerFeature, PeerFeatures, Source
+from mistudio.ml.formats.peer_features import PeerFeature, PeerFeatures, Source
 from mistudio.ml.formats.row_schema import (
     Schema,
     flag,
     many,
     maybe,
     real,
-    row,
     share,
     text,
     whole,
 )
-
-MOST_LOGITS = 20
-MOST_TOKENS = 1024
-MOST_TEXT = 512
-MOST_INDEX = 10**7
 
 RELEASE: Schema = {
     "name": text,
@@ -182,39 +175,6 @@ EXPLANATION: Schema = {
     "notes": maybe(text),
     "createdAt": text,
 }
-
-
-def _short(value: Any) -> bool:
-    return text(value) and 1 <= len(value) <= MOST_TEXT
-
-
-def _index(value: Any) -> bool:
-    return whole(value) and 0 <= value <= MOST_INDEX
-
-
-_LOGITS = many(row({"token": text, "value": real}), 0, MOST_LOGITS)
-UPLOAD_FEATURE: Schema = {
-    "index": _index,
-    "density": share,
-    "topLogits": _LOGITS,
-    "bottomLogits": _LOGITS,
-    "explanations": many(
-        row({"text": _short, "methodName": maybe(text), "modelName": maybe(text)})
-    ),
-    "activations": many(
-        row(
-            {
-                "tokens": many(text, 1, MOST_TOKENS),
-                "values": many(real, 1, MOST_TOKENS),
-                "quantileMin": maybe(real),
-                "quantileMax": maybe(real),
-                "quantileFraction": maybe(share),
-            }
-        ),
-        1,
-    ),
-}
-UPLOAD: Schema = {"modelId": text, "source": text, "features": many(row(UPLOAD_FEATURE), 1, BATCH)}
 
 
 def head_rows(source: Source, instruct: bool, width: int | None) -> dict[str, dict[str, Any]]:
@@ -397,41 +357,3 @@ def explanation_row(source: Source, index: int, label: Mapping[str, Any]) -> dic
         "notes": None if label["score"] is None else f"score {label['score']!r}",
         "createdAt": label["created_at"],
     }
-
-
-def upload_feature(
-    reader: PeerFeatures, found: PeerFeature, labels: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """A feature of an upload batch.
-
-    What the interface calls quantiles are the intervals that its pages show. Methods and models
-    of explanations must be registered there, so they are left open.
-    """
-    tables = found.tables
-    return {
-        "index": found.number,
-        "density": found.fraction,
-        "topLogits": _logits(tables["pos_str"], tables["pos_values"]),
-        "bottomLogits": _logits(tables["neg_str"], tables["neg_values"]),
-        "explanations": [
-            {"text": label["text"].replace("\0", " "), "methodName": None, "modelName": None}
-            for label in labels
-            if label["text"].strip()
-        ],
-        "activations": [
-            {
-                "tokens": [reader.text(token) for token in window.ids],
-                "values": window.dense(),
-                "quantileMin": None if group.share < 0 else group.low,
-                "quantileMax": None if group.share < 0 else group.high,
-                "quantileFraction": None if group.share < 0 else group.share,
-            }
-            for group in found.groups
-            for window in group.windows
-        ],
-    }
-
-
-def _logits(tokens: Sequence[str], values: Sequence[float]) -> list[dict[str, Any]]:
-    pairs = zip(tokens[:MOST_LOGITS], values, strict=False)
-    return [{"token": token, "value": value} for token, value in pairs]

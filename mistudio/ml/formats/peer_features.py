@@ -7,10 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mistudio.ml.features.feature_store import FeatureStore, TokenWeight
-from mistudio.ml.features.nearest_rows import LargestEntries, NearestRows
 from mistudio.ml.features.token_windows import TokenWindows, WindowGroup
 
 BATCH = 128  # features to a file in all of these layouts
@@ -59,6 +60,29 @@ class PeerFeature(NamedTuple):
     groups: list[WindowGroup]
 
 
+class LargestEntries(NamedTuple):
+    """Of each row its K largest entries, falling, and their absolute values over its L1 norm."""
+
+    places_FK: NDArray[np.int64]
+    values_FK: NDArray[np.float32]
+    shares_FK: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def largest_entries(W_dec_FO: torch.Tensor, most: int = 3) -> LargestEntries:
+    """The `most` largest entries of each decoder row [F, d]: neurons it is aligned to.
+
+    These layouts rank by value; the page of a feature ranks by size, whatever the sign.
+    """
+    best = torch.topk(W_dec_FO.float(), min(most, W_dec_FO.shape[1]), dim=1)
+    length_F1 = W_dec_FO.float().abs().sum(1, keepdim=True).clamp_min(1e-30)
+    return LargestEntries(
+        best.indices.cpu().numpy(),
+        best.values.cpu().numpy(),
+        (best.values.abs() / length_F1).cpu().numpy(),
+    )
+
+
 class PeerFeatures:
     """Reads features of a store as these layouts want them."""
 
@@ -66,14 +90,14 @@ class PeerFeatures:
         self,
         store: FeatureStore,
         entries: LargestEntries,
-        nearest: NearestRows,
+        geometry_F: NDArray[np.void],
         W_dec_FO: torch.Tensor | None,
         *,
         top: int,
         context: int,
     ) -> None:
-        """`W_dec_FO` is given if the vectors shall be written."""
-        self._store, self._entries, self._nearest = store, entries, nearest
+        """`geometry_F` holds the nearest rows; `W_dec_FO` is given if vectors shall be written."""
+        self._store, self._entries, self._geometry_F = store, entries, geometry_F
         self._W_dec_FO, self._top = W_dec_FO, top
         self._windows = TokenWindows(store, context)
         self._scanned = int(store.summary["n_all"])
@@ -96,13 +120,14 @@ class PeerFeatures:
         return self._store.vocabulary.text(token_id).replace("\0", " ")
 
     def _decoder(self, index: int) -> dict[str, Any]:
-        entries, nearest = self._entries, self._nearest
+        entries, line = self._entries, self._geometry_F[index]
+        known = line["nearest"] >= 0
         return {
             "neuron_alignment_indices": entries.places_FK[index].tolist(),
             "neuron_alignment_values": entries.values_FK[index].tolist(),
             "neuron_alignment_l1": entries.shares_FK[index].tolist(),
-            "nearest_indices": nearest.rows_FK[index].tolist(),
-            "nearest_values": nearest.cosines_FK[index].tolist(),
+            "nearest_indices": line["nearest"][known].tolist(),
+            "nearest_values": line["cosine"][known].tolist(),
         }
 
     def _lens(self, index: int) -> dict[str, Any]:
