@@ -75,7 +75,7 @@ def naive(
     """Every figure, from whole passes over one window at a time."""
     sae = bench.sae
     W_enc, W_dec = sae.W_enc_DF.numpy(), sae.W_dec_FO.numpy()
-    totals = dict.fromkeys(("n", "ce", "ce_ablated", "kl", "logit", "rank"), 0.0)
+    totals = dict.fromkeys(("n", "reached", "ce", "ce_ablated", "kl", "logit", "rank"), 0.0)
     limit = 10 * float(store.summary["median_norm"])
     for ids_S, mask_S, row, columns_S in zip(*windows, strict=True):
         x_SD = read_at(bench, hook, ids_S)
@@ -96,6 +96,8 @@ def naive(
         else:
             new_S = elsewhere(store, feature, int(row), columns_S)
         delta_SD = ((new_S - a_S) * counts_S)[:, None] * W_dec[feature]
+        changed = np.flatnonzero(delta_SD.any(1))
+        start = changed[0] if changed.size else len(ids_S)
         clean_SV = logits_with(bench, hook, ids_S, np.zeros_like(delta_SD))
         other_SV = logits_with(bench, hook, ids_S, delta_SD)
         p_SV, q_SV = log_softmax(clean_SV), log_softmax(other_SV)
@@ -104,23 +106,28 @@ def naive(
                 continue
             y = ids_S[t + 1]
             totals["n"] += 1
-            totals["ce"] -= p_SV[t, y]
-            totals["ce_ablated"] -= q_SV[t, y]
+            if t >= start:  # before, both are the same
+                totals["reached"] += 1
+                totals["ce"] -= p_SV[t, y]
+                totals["ce_ablated"] -= q_SV[t, y]
             totals["kl"] += (np.exp(p_SV[t]) * (p_SV[t] - q_SV[t])).sum()
             totals["logit"] += other_SV[t, y] - clean_SV[t, y]
             totals["rank"] += float((other_SV[t] > other_SV[t, y]).sum())
             totals["rank"] -= float((clean_SV[t] > clean_SV[t, y]).sum())
-    n = totals["n"]
+    n, reached = totals["n"], totals["reached"]
+    if not reached:
+        return {"n": n, "reached": 0, "delta_ce": 0.0, "kl": 0.0, "delta_logit": 0.0}
     return {
         "n": n,
-        "ce": totals["ce"] / n,
-        "ce_ablated": totals["ce_ablated"] / n,
+        "reached": reached,
+        "ce": totals["ce"] / reached,
+        "ce_ablated": totals["ce_ablated"] / reached,
         "delta_ce": (totals["ce_ablated"] - totals["ce"]) / n,
         "kl": totals["kl"] / n,
         "delta_logit": totals["logit"] / n,
         "delta_rank": totals["rank"] / n,
-        "perplexity": float(np.exp(totals["ce"] / n)),
-        "perplexity_ablated": float(np.exp(totals["ce_ablated"] / n)),
+        "perplexity": float(np.exp(totals["ce"] / reached)),
+        "perplexity_ablated": float(np.exp(totals["ce_ablated"] / reached)),
     }
 
 

@@ -40,6 +40,10 @@ def some_ids(rows: int = 3, length: int = 12) -> torch.Tensor:
     return torch.randint(2, 400, (rows, length), generator=generator)
 
 
+def logits_of(rerun: Rerun, end_RSE: torch.Tensor) -> torch.Tensor:
+    return rerun.logits(end_RSE.flatten(0, 1)).view(*end_RSE.shape[:2], -1)
+
+
 @pytest.mark.parametrize(("family", "hook"), CASES)
 @pytest.mark.parametrize("start", [0, 5])
 def test_a_repetition_equals_a_whole_pass(family: str, hook: str, start: int) -> None:
@@ -53,24 +57,45 @@ def test_a_repetition_equals_a_whole_pass(family: str, hook: str, start: int) ->
         return
     ids_BS = some_ids()
     clean = rerun.clean(ids_BS)
-    torch.testing.assert_close(
-        clean.logits_BSV, whole_pass(loaded, LAYER, hook, ids_BS, torch.zeros(1))
-    )
+    untouched_BSV = whole_pass(loaded, LAYER, hook, ids_BS, torch.zeros(1))
+    torch.testing.assert_close(logits_of(rerun, clean.end_BSE), untouched_BSV)
     rows_R = torch.tensor([2, 0])
     delta_RSD = torch.zeros(2, 12, WIDTH)
     delta_RSD[:, start:] = torch.randn(
         2, 12 - start, WIDTH, generator=torch.Generator().manual_seed(1)
     )
     wanted = whole_pass(loaded, LAYER, hook, ids_BS[rows_R], delta_RSD)
-    got = rerun.again(clean, rows_R, delta_RSD, start)
+    end = rerun.again(clean, rows_R, delta_RSD, start)
     if start and rerun.resumes:
-        assert got.shape[1] == 12 - start
-    got = got[:, -(12 - start) :]
+        assert end.shape[1] == 12 - start
+    got = logits_of(rerun, end[:, -(12 - start) :])
     torch.testing.assert_close(got, wanted[:, start:], rtol=1e-4, atol=1e-4)
     # the model is as it was
     again = whole_pass(loaded, LAYER, hook, ids_BS, torch.zeros(1))
     assert torch.equal(again, whole_pass(loaded, LAYER, hook, ids_BS, torch.zeros(1)))
     assert not any("forward" in vars(block) for block in loaded.blocks.modules)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_output_matrix_runs_on_chosen_positions_only(family: str) -> None:
+    loaded = loaded_model(family)
+    rerun = Rerun(loaded, LAYER, "resid_post", most_tokens=5)  # ends are put into rows of 5
+    assert rerun.ends_early
+    seen: list[int] = []
+    matrix = loaded.blocks.unembedding
+    assert matrix is not None
+    ids_BS = some_ids()
+    whole_BSV = whole_pass(loaded, LAYER, "resid_post", ids_BS, torch.zeros(1))
+    handle = matrix.register_forward_hook(
+        lambda _module, inputs, _output: seen.append(inputs[0].numel() // inputs[0].shape[-1])
+    )
+    clean = rerun.clean(ids_BS)
+    assert seen == [3]  # one position of each row
+    chosen = (torch.tensor([0, 0, 1, 2, 2, 2, 0]), torch.tensor([3, 11, 0, 5, 6, 7, 3]))
+    got_TV = rerun.logits(clean.end_BSE[chosen])
+    handle.remove()
+    assert seen == [3, 8]  # seven positions in two rows
+    torch.testing.assert_close(got_TV, whole_BSV[chosen], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "neox"])
@@ -86,7 +111,7 @@ def test_a_cache_that_forgets_is_not_cut() -> None:
     ids_BS = some_ids(2, 24)
     delta_BSD = torch.zeros(2, 24, WIDTH)
     delta_BSD[:, 9:] = 0.5
-    got = rerun.again(rerun.clean(ids_BS), torch.arange(2), delta_BSD, 9)
+    got = logits_of(rerun, rerun.again(rerun.clean(ids_BS), torch.arange(2), delta_BSD, 9))
     wanted = whole_pass(gemma, LAYER, "resid_post", ids_BS, delta_BSD)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
@@ -113,7 +138,7 @@ def test_first_and_last_layer(layer: int) -> None:
     ids_BS = some_ids()
     clean = rerun.clean(ids_BS)
     delta_BSD = torch.ones(3, 12, WIDTH)
-    got = rerun.again(clean, torch.arange(3), delta_BSD)
+    got = logits_of(rerun, rerun.again(clean, torch.arange(3), delta_BSD))
     wanted = whole_pass(loaded, layer, "resid_post", ids_BS, delta_BSD)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 

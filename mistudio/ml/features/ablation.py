@@ -4,13 +4,16 @@ zero: x - a d. mean: x - (a - mean) d, at every token that counts. resample: a i
 feature's stored activation at the same position of another row. What the SAE does not explain stays
 in place. a is encoded anew in each window, because a window is read as a text of its own; stored
 activations are only used to choose windows, for the mean and to resample.
+
+A change reaches only what comes after it: before the first changed token of a window nothing is
+computed again and no prediction is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +21,18 @@ from numpy.typing import NDArray
 
 from mistudio.ml.evaluation.language_model_loss import rows_per_pass, scored_positions
 from mistudio.ml.features import controls
-from mistudio.ml.features.effects import SUMS, Prediction, divergence, figures, predict
+from mistudio.ml.features.ablation_notes import Notes, Place, TokenChange
+from mistudio.ml.features.clean_reads import KeptReads, Read
+from mistudio.ml.features.effects import CHUNK_ENTRIES, SUMS, Change, compare, figures
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.features.own_values import counted, own_values
-from mistudio.ml.features.rerun import Clean, Rerun
+from mistudio.ml.features.rerun import Rerun
 from mistudio.ml.features.text_windows import WindowReader, Windows, stack, values_elsewhere
 from mistudio.ml.sae.base import SparseAutoencoder
 
-TOKENS_SHOWN = 10
-PLACES_SHOWN = 8
-CONTEXT_SHOWN = 12  # tokens before a place
+PASS_TOKENS = 2048  # read together on a CPU, where more is no faster
+PASS_TOKENS_ELSEWHERE = 8192
+PASS_COST = 32  # tokens whose repetition on a CPU takes as long as a pass more
 
 
 @dataclass(frozen=True)
@@ -39,24 +44,6 @@ class AblationSettings:
     windows: int = 8  # of each kind: the feature's strongest, and any
     tokens: int = 64
     seed: int = 0
-
-
-class TokenChange(NamedTuple):
-    """A vocabulary entry and the mean change of its probability over the scored tokens."""
-
-    token_id: int
-    change: float
-
-
-class Place(NamedTuple):
-    """A position whose prediction changed: ids up to it, the true next id, probabilities."""
-
-    before_ids: list[int]
-    next_id: int
-    activation: float
-    kl: float
-    probability: float
-    probability_ablated: float
 
 
 @dataclass(frozen=True)
@@ -77,16 +64,6 @@ class Effect:
     places: tuple[Place, ...] = ()
 
 
-class _Read(NamedTuple):
-    """Windows with their clean pass; `loss_BS` is 0 where no prediction is scored."""
-
-    windows: Windows
-    clean: Clean
-    keep_BS: torch.Tensor
-    scored_BS: torch.Tensor
-    prediction_BS: Prediction
-
-
 class Ablator:
     """Measures effects of features on a feature set's text."""
 
@@ -97,13 +74,22 @@ class Ablator:
         store: FeatureStore,
         settings: AblationSettings,
         check: Callable[[], None] = lambda: None,
+        kept: KeptReads | None = None,
     ) -> None:
-        """`check` is called between passes and may raise."""
+        """`check` is called between passes and may raise.
+
+        `kept` holds clean passes of this model, SAE and feature set from one ablator to the next.
+        """
         self._rerun, self._sae, self._store = rerun, sae, store
         self._settings, self._check = settings, check
         self._reader = WindowReader(store, settings.tokens)
-        self._per_pass = rows_per_pass(self._reader.length, rerun.loaded.facts.vocab_size)
-        self._any: list[_Read] | None = None
+        self._kept = KeptReads() if kept is None else kept
+        on_cpu = rerun.loaded.device.type == "cpu"
+        self._resumes_cheaply = on_cpu and rerun.resumes
+        most = PASS_TOKENS if on_cpu else PASS_TOKENS_ELSEWHERE
+        self._per_pass = max(1, most // self._reader.length)
+        if not rerun.ends_early:
+            self._per_pass = rows_per_pass(self._reader.length, rerun.loaded.facts.vocab_size)
 
     @property
     def window_tokens(self) -> int:
@@ -115,78 +101,116 @@ class Ablator:
         norms_F = self._sae.W_dec_FO.float().norm(dim=1).double().cpu().numpy()
         return controls.strengths(self._store, norms_F, self._settings.windows)
 
-    def effect(self, feature: int, *, detail: bool = False, random: bool = True) -> Effect:
+    def effect(
+        self,
+        feature: int,
+        *,
+        detail: bool = False,
+        random: bool = True,
+        first: int = 0,
+        tell: Callable[[Effect], object] = lambda _effect: None,
+    ) -> Effect:
         """The effect of one feature; raises nothing for a dead one, whose figures are of no token.
 
-        `detail` adds which tokens lost and gained and where.
+        `detail` adds which tokens lost and gained and where, and keeps the clean passes. With
+        `first`, that many strongest windows are measured before the others, and `tell` gets the
+        effect on them, without random windows.
         """
-        return self.effects([feature], detail=detail, random=random)[0]
+        whole = self._reader.top(feature, self._settings.windows)
+        cuts = sorted({0, min(first, len(whole.rows_W)), len(whole.rows_W)})
+        sums_W, notes = _no_sums(len(whole.rows_W)), Notes() if detail else None
+        active = 0
+        for low, high in zip(cuts, cuts[1:], strict=False):
+            part = slice(low, high)
+            key = (feature, low, high)
+            for start, read in self._reads(key, whole.take(part), low, keep=detail):
+                features_C = np.full(len(read.windows.rows_W), feature)
+                found, fires_C = self._ablate(read, np.arange(len(features_C)), features_C, notes)
+                _put(found, sums_W, slice(start, start + len(features_C)))
+                active += int(fires_C.sum())
+            if high < len(whole.rows_W):
+                measured = {name: values[:high] for name, values in sums_W.items()}
+                tell(self._effect(feature, measured, None, active, notes))
+        anywhere = self._anywhere(feature) if random else None
+        return self._effect(feature, sums_W, anywhere, active, notes)
 
-    def effects(
-        self, features: Sequence[int], *, detail: bool = False, random: bool = True
-    ) -> list[Effect]:
-        """Effects of several features, their windows read together; `detail` only of one."""
+    def effects(self, features: Sequence[int], *, random: bool = True) -> list[Effect]:
+        """Effects of several features, their windows read together."""
         top = [self._reader.top(feature, self._settings.windows) for feature in features]
         of_W = np.repeat(np.arange(len(features)), [len(w.rows_W) for w in top])
         sums_W = _no_sums(len(of_W))
         active_W = np.zeros(len(of_W), np.int64)
-        notes = _Notes(self._rerun) if detail else None
-        whole = stack(top)
-        for start in range(0, len(of_W), self._per_pass):
-            part = slice(start, start + self._per_pass)
-            read = self._read(whole.take(part))
+        for start, read in self._reads(None, stack(top), 0, keep=False):
+            part = slice(start, start + len(read.windows.rows_W))
             numbers_C = np.array(features)[of_W[part]]
-            places_C = np.arange(len(numbers_C))
-            found, active = self._ablate(read, places_C, numbers_C, notes)
-            active_W[part] = active
-            for name in SUMS:
-                sums_W[name][part] = found[name]
-        anywhere = [self._anywhere(f) for f in features] if random else [None] * len(features)
-        lost, gained, places = notes.told(int(sums_W["n"].sum())) if notes else ((), (), ())
+            found, active_W[part] = self._ablate(read, np.arange(len(numbers_C)), numbers_C, None)
+            _put(found, sums_W, part)
         return [
-            Effect(
+            self._effect(
                 feature,
-                figures({name: values[of_W == index] for name, values in sums_W.items()}),
-                anywhere[index],
+                {name: values[of_W == index] for name, values in sums_W.items()},
+                self._anywhere(feature) if random else None,
                 int(active_W[of_W == index].sum()),
-                self._mean(feature) if self._settings.mode == "mean" else None,
-                lost,
-                gained,
-                places,
+                None,
             )
             for index, feature in enumerate(features)
         ]
 
+    def _effect(
+        self,
+        feature: int,
+        sums_W: dict[str, NDArray[np.float64]],
+        anywhere: dict[str, Any] | None,
+        active: int,
+        notes: Notes | None,
+    ) -> Effect:
+        mean = self._mean(feature) if self._settings.mode == "mean" else None
+        lost, gained, places = notes.told(int(sums_W["n"].sum())) if notes else ((), (), ())
+        return Effect(feature, figures(sums_W), anywhere, active, mean, lost, gained, places)
+
     def _anywhere(self, feature: int) -> dict[str, Any]:
         """Figures on windows that are the same for every feature."""
-        if self._any is None:
-            windows = self._reader.any(self._settings.windows, self._settings.seed)
-            self._any = [
-                self._read(windows.take(slice(start, start + self._per_pass)))
-                for start in range(0, len(windows.rows_W), self._per_pass)
-            ]
+        windows = self._reader.any(self._settings.windows, self._settings.seed)
+        key = ("any", self._settings.seed)
         parts = []
-        for read in self._any:
+        for _, read in self._reads(key, windows, 0, keep=True, logits=True):
             places_C = np.arange(len(read.windows.rows_W))
             parts.append(self._ablate(read, places_C, np.full(places_C.shape, feature), None)[0])
         return figures({name: np.concatenate([p[name] for p in parts]) for name in SUMS})
 
-    def _read(self, windows: Windows) -> _Read:
+    def _reads(
+        self, key: Any, windows: Windows, at: int, *, keep: bool, logits: bool = False
+    ) -> list[tuple[int, Read]] | Any:
+        """Clean passes over windows, each with the number of its first one, counted from `at`.
+
+        With `keep`, found again under the key. One after the other, unless they are kept.
+        """
+        starts = range(0, len(windows.rows_W), self._per_pass)
+        parts = (windows.take(slice(start, start + self._per_pass)) for start in starts)
+        if not keep:
+            made = (self._read(part) for part in parts)
+            return ((at + start, read) for start, read in zip(starts, made, strict=True))
+        key = (self._reader.length, len(windows.rows_W), key)
+        found = self._kept.find(key)
+        if found is None:
+            found = [self._read(part) for part in parts]
+            if logits:
+                found = [read.with_logits(self._rerun) for read in found]
+            self._kept.keep(key, found)
+        return [(at + start, read) for start, read in zip(starts, found, strict=True)]
+
+    def _read(self, windows: Windows) -> Read:
         self._check()
         clean = self._rerun.clean(torch.from_numpy(windows.ids_WS))
         keep_BS = counted(clean.x_BSD, clean.y_BSO, windows.mask_WS, self._store)
-        scored_BS = scored_positions(keep_BS, windows.mask_WS)
-        target_BS = clean.ids_BS.roll(-1, dims=1)
-        found = predict(clean.logits_BSV.flatten(0, 1), target_BS.flatten())
-        shaped = Prediction(*(values.view(target_BS.shape) for values in found))
-        return _Read(windows, clean, keep_BS, scored_BS, shaped)
+        return Read(windows, clean, keep_BS, scored_positions(keep_BS, windows.mask_WS))
 
     def _ablate(
         self,
-        read: _Read,
+        read: Read,
         places_C: NDArray[np.int64],
         features_C: NDArray[np.int64],
-        notes: _Notes | None,
+        notes: Notes | None,
     ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
         """Sums per case, a window of `read` with a feature each; and tokens on which it fires."""
         device = read.clean.ids_BS.device
@@ -194,64 +218,56 @@ class Ablator:
         keep_CS, scored_CS = read.keep_BS[rows_C], read.scored_BS[rows_C]
         a_CS = own_values(self._sae, read.clean.x_BSD[rows_C], numbers_C) * keep_CS
         change_CS = self._change(a_CS, keep_CS, read.windows, places_C, features_C)
-        clean_C = Prediction(*(values[rows_C] for values in read.prediction_BS))
+        length = change_CS.shape[1]
         sums = _no_sums(len(places_C))
-        scored = scored_CS.cpu().numpy()
-        sums["n"][:] = scored.sum(1)
-        loss_CS = (clean_C.loss_T.double() * scored_CS).cpu().numpy()
-        sums["ce"][:] = sums["ce_ablated"][:] = loss_CS.sum(1)
+        sums["n"][:] = scored_CS.sum(1).cpu().numpy()
         start_C = _first(change_CS != 0)
-        moved = np.flatnonzero(start_C < change_CS.shape[1])
+        moved = np.flatnonzero(start_C < length)
         moved = moved[np.argsort(start_C[moved], kind="stable")]
-        size = self._group_size()
-        for at in range(0, len(moved), size):
+        columns_S = torch.arange(length, device=device)
+        reached_CS = scored_CS & (columns_S >= torch.from_numpy(start_C).to(device)[:, None])
+        cases, columns, ends = [], [], []
+        for group in self._groups(start_C[moved], length):
             self._check()
-            group = moved[at : at + size]
-            chosen = torch.from_numpy(group).to(device)
-            start = int(start_C[group].min())
+            chosen = torch.from_numpy(moved[group]).to(device)
+            start = int(start_C[moved[group]].min())
             direction_GO = self._sae.W_dec_FO[numbers_C[chosen]].float()
             delta_GSO = change_CS[chosen][:, :, None] * direction_GO[:, None]
-            logits_GQV = self._rerun.again(read.clean, rows_C[chosen], delta_GSO, start)
-            logits_GQV = logits_GQV[:, -(change_CS.shape[1] - start) :]
-            for index, case in enumerate(group.tolist()):
-                self._compare(
-                    read,
-                    int(places_C[case]),
-                    start,
-                    logits_GQV[index],
-                    a_CS[case],
-                    {name: values[case : case + 1] for name, values in sums.items()},
-                    notes,
-                )
+            end_GQE = self._rerun.again(read.clean, rows_C[chosen], delta_GSO, start)
+            which_T, column_T = reached_CS[chosen].nonzero(as_tuple=True)
+            cases.append(chosen[which_T])
+            columns.append(column_T)
+            ends.append(end_GQE[which_T, column_T - length])
+        if ends:
+            places = (torch.cat(cases), rows_C[torch.cat(cases)], torch.cat(columns))
+            self._compare(read, *places, torch.cat(ends), a_CS, sums, notes)
         return sums, (a_CS > 0).sum(1).cpu().numpy()
 
     def _compare(
         self,
-        read: _Read,
-        row: int,
-        start: int,
-        logits_QV: torch.Tensor,
-        a_S: torch.Tensor,
+        read: Read,
+        case_T: torch.Tensor,
+        row_T: torch.Tensor,
+        column_T: torch.Tensor,
+        end_TE: torch.Tensor,
+        a_CS: torch.Tensor,
         sums: dict[str, NDArray[np.float64]],
-        notes: _Notes | None,
+        notes: Notes | None,
     ) -> None:
-        """Add what changed in one window, from `start` on, to its sums."""
-        where = read.scored_BS[row, start:].nonzero()[:, 0]
-        if not len(where):
-            return
-        clean_TV = read.clean.logits_BSV[row, start:][where]
-        other_TV = logits_QV[where]
-        target_T = read.clean.ids_BS[row, start + 1 :][where]
-        clean = Prediction(*(values[row, start:][where] for values in read.prediction_BS))
-        other = predict(other_TV, target_T)
-        gained_V = notes.gained_V if notes else None
-        kl_T = divergence(clean_TV, clean, other_TV, other, gained_V)
-        sums["ce_ablated"] += float((other.loss_T - clean.loss_T).double().sum())
-        sums["kl"] += float(kl_T.double().sum())
-        sums["logit"] += float((other.logit_T - clean.logit_T).double().sum())
-        sums["rank"] += float((other.rank_T - clean.rank_T).double().sum())
-        if notes:
-            notes.add(read.clean.ids_BS[row], start + where, target_T, a_S, kl_T, clean, other)
+        """Add what changed at positions of windows to the sums of their cases."""
+        step = max(1, CHUNK_ENTRIES // self._rerun.loaded.facts.vocab_size)
+        for start in range(0, len(case_T), step):
+            self._check()
+            part = slice(start, start + step)
+            case, row, column = case_T[part], row_T[part], column_T[part]
+            clean_TV = read.logits(self._rerun, row, column)
+            other_TV = self._rerun.logits(end_TE[part])
+            ids_BS = read.clean.ids_BS
+            gained_V = notes.gained_V(clean_TV) if notes else None
+            change = compare(clean_TV, other_TV, ids_BS[row, column + 1], gained_V)
+            _add(sums, case.cpu().numpy(), change)
+            if notes:
+                notes.add(ids_BS[row], column, a_CS[case, column], change)
 
     def _change(
         self,
@@ -281,56 +297,35 @@ class Ablator:
         name = "mean_active" if self._settings.mean_of == "active" else "mean_all"
         return float(self._store.statistics[feature][name])
 
-    def _group_size(self) -> int:
-        """Windows repeated together: few on a CPU, where a pass may begin at each one's change."""
-        if self._rerun.resumes and self._rerun.loaded.device.type == "cpu":
-            return min(2, self._per_pass)
-        return self._per_pass
+    def _groups(self, start_M: NDArray[np.int64], length: int) -> list[slice]:
+        """Which changed windows, by rising start, are repeated in one pass."""
+        count = len(start_M)
+        if self._resumes_cheaply:
+            return cheapest_passes(start_M.tolist(), length, PASS_COST, self._per_pass)
+        return [slice(at, at + self._per_pass) for at in range(0, count, self._per_pass)]
 
 
-class _Notes:
-    """Collects which tokens lost and gained, and the places with the largest divergence."""
+def cheapest_passes(starts: Sequence[int], length: int, cost: int, most: int) -> list[slice]:
+    """Splits windows of `length` tokens, by rising start, into passes of at most `most` of them.
 
-    def __init__(self, rerun: Rerun) -> None:
-        size = rerun.loaded.facts.vocab_size
-        unembedding = getattr(rerun.loaded.blocks.unembedding, "weight", None)
-        size = size if unembedding is None else max(size, len(unembedding))
-        self.gained_V = torch.zeros(size, dtype=torch.float64, device=rerun.loaded.device)
-        self._places: list[Place] = []
-
-    def add(
-        self,
-        ids_S: torch.Tensor,
-        where_T: torch.Tensor,
-        target_T: torch.Tensor,
-        a_S: torch.Tensor,
-        kl_T: torch.Tensor,
-        clean: Prediction,
-        other: Prediction,
-    ) -> None:
-        """Keep the strongest places of one window among those known."""
-        best = kl_T.topk(min(PLACES_SHOWN, len(kl_T))).indices
-        p_T, q_T = (-clean.loss_T).exp(), (-other.loss_T).exp()
-        for index in best.tolist():
-            at = int(where_T[index])
-            ids = ids_S[max(0, at + 1 - CONTEXT_SHOWN) : at + 1].tolist()
-            values = (float(v) for v in (a_S[at], kl_T[index], p_T[index], q_T[index]))
-            self._places.append(Place(ids, int(target_T[index]), *values))
-        self._places = sorted(self._places, key=lambda place: -place.kl)[:PLACES_SHOWN]
-
-    def told(
-        self, n: int
-    ) -> tuple[tuple[TokenChange, ...], tuple[TokenChange, ...], tuple[Place, ...]]:
-        """Tokens that lost most and gained most, per scored token, and the places."""
-        mean_V = self.gained_V / max(n, 1)
-        count = min(TOKENS_SHOWN, len(mean_V))
-
-        def listed(largest: bool) -> tuple[TokenChange, ...]:
-            found = mean_V.topk(count, largest=largest)
-            pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-            return tuple(TokenChange(i, v) for i, v in pairs if (v > 0) == largest and v != 0)
-
-        return listed(False), listed(True), tuple(self._places)
+    A pass runs all its windows from its first start on, so few passes repeat what did not change;
+    each pass costs as much as `cost` tokens. The split with the least sum.
+    """
+    best, begun = [0.0], [0]
+    for end in range(1, len(starts) + 1):
+        options = [
+            (best[at] + cost + (end - at) * (length - starts[at]), at)
+            for at in range(max(0, end - most), end)
+        ]
+        least, at = min(options)
+        best.append(least)
+        begun.append(at)
+    found: list[slice] = []
+    end = len(starts)
+    while end:
+        found.append(slice(begun[end], end))
+        end = begun[end]
+    return found[::-1]
 
 
 def _first(changed_CS: torch.Tensor) -> NDArray[np.int64]:
@@ -341,3 +336,17 @@ def _first(changed_CS: torch.Tensor) -> NDArray[np.int64]:
 
 def _no_sums(windows: int) -> dict[str, NDArray[np.float64]]:
     return {name: np.zeros(windows) for name in SUMS}
+
+
+def _put(
+    found: dict[str, NDArray[np.float64]], sums_W: dict[str, NDArray[np.float64]], part: slice
+) -> None:
+    for name in SUMS:
+        sums_W[name][part] = found[name]
+
+
+def _add(sums: dict[str, NDArray[np.float64]], case_T: NDArray[np.int64], change: Change) -> None:
+    names = ("ce", "ce_ablated", "kl", "logit", "rank")
+    for name, values_T in zip(names, change, strict=True):
+        np.add.at(sums[name], case_T, values_T.cpu().numpy())
+    np.add.at(sums["reached"], case_T, 1.0)

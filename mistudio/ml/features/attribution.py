@@ -206,7 +206,12 @@ def exact_changes(
 ) -> NDArray[np.float64]:
     """The change of the token's loss when each feature is taken out everywhere: whole passes."""
     clean = rerun.clean(torch.from_numpy(fired.tokens.ids_T)[None])
-    loss = -clean.logits_BSV[0, position].float().log_softmax(-1)[token]
+
+    def loss_of(end_SE: torch.Tensor, at: int) -> float:
+        logits_V = rerun.logits(end_SE[at][None])[0]
+        return float(-logits_V.float().log_softmax(-1)[token])
+
+    loss = loss_of(clean.end_BSE[0], position)
     found = []
     for number, feature in enumerate(features):
         check(number / max(len(features), 1))
@@ -217,9 +222,9 @@ def exact_changes(
         if start > position:
             found.append(0.0)
             continue
-        logits_QV = rerun.again(clean, torch.zeros(1, dtype=torch.long), delta_1TO, start)[0]
+        end_QE = rerun.again(clean, torch.zeros(1, dtype=torch.long), delta_1TO, start)[0]
         at = position - len(fired.keep_T)  # counted from the end, whatever was left out before
-        found.append(float(-logits_QV[at].float().log_softmax(-1)[token] - loss))
+        found.append(loss_of(end_QE, at) - loss)
     return np.array(found)
 
 

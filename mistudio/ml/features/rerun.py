@@ -2,8 +2,9 @@
 
 A change at a hook leaves everything before it as it was, so a clean pass is kept and only the rest
 is repeated: the model's own code with the earlier blocks handing on what they gave, and, where the
-model's key-value cache can be cut, only from the first changed token on. That this gives what a
-whole pass gives is checked for each model before it is used.
+model's key-value cache can be cut, only from the first changed token on. Neither pass gives logits:
+`Rerun.logits` makes them of chosen positions. That this gives what a whole pass gives is checked
+for each model before it is used.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mistudio.core.errors import OutOfMemory, Unsupported, means_out_of_memory
 from mistudio.ml.activations.pair_capture import PairCapture
 from mistudio.ml.architecture import text_config
 from mistudio.ml.evaluation.language_model_loss import changed
+from mistudio.ml.features.handing_on import HandingOn
 from mistudio.ml.hooks import first_input, listen
 from mistudio.ml.loading import LoadedModel
 
@@ -37,23 +39,16 @@ class Clean(NamedTuple):
     """One untouched pass over token ids [B, S].
 
     x is what the SAE reads and y what it gives (the same tensor unless it is a transcoder);
-    `stream_BSD` is what enters the first block that runs again; `cache` is the model's, or None.
+    `stream_BSD` is what enters the first block that runs again; `end_BSE` is what `Rerun.logits`
+    takes; `cache` is the model's, or None.
     """
 
     ids_BS: torch.Tensor
     x_BSD: torch.Tensor
     y_BSO: torch.Tensor
     stream_BSD: torch.Tensor
-    logits_BSV: torch.Tensor
+    end_BSE: torch.Tensor
     cache: Any
-
-
-class _Kind(NamedTuple):
-    """How a block gives its output: the container and how many other things are in it."""
-
-    container: type | None
-    others: int
-    flat: bool
 
 
 class Rerun:
@@ -84,11 +79,13 @@ class Rerun:
         self.capture = PairCapture(loaded, layer, hook_in, written)
         self._at_attention = written == "attn_out"
         self._first = layer if self._at_attention else layer + 1
-        self._kinds: list[_Kind] = []
+        self._longest = most_tokens
         parameters = inspect.signature(loaded.model.forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self.resumes = False
         """whether a repetition may begin behind the first token"""
+        self.ends_early = False
+        """whether passes end before the output matrix; else they give what are logits already"""
         self._probe(most_tokens)
 
     @torch.inference_mode()
@@ -107,19 +104,19 @@ class Rerun:
             handles.append(listen(self.capture.written, keep("y")))
         handles.append(self._listen_stream(blocks, keep("stream")))
         try:
-            output = self._run(input_ids=ids_BS, use_cache=self.resumes)
+            output, end_BSE = self._to_end(ids_BS, use_cache=self.resumes)
         finally:
             for handle in handles:
                 handle.remove()
         cache = output[self._cache_name] if self.resumes else None
         x_BSD = found["x"]
-        return Clean(ids_BS, x_BSD, found.get("y", x_BSD), found["stream"], output.logits, cache)
+        return Clean(ids_BS, x_BSD, found.get("y", x_BSD), found["stream"], end_BSE, cache)
 
     @torch.inference_mode()
     def again(
         self, clean: Clean, rows_R: torch.Tensor, delta_RSO: torch.Tensor, start: int = 0
     ) -> torch.Tensor:
-        """Logits [R, S - start, V] of rows of a clean pass with a change added at the hook.
+        """The end [R, S - start, E] of rows of a clean pass with a change added at the hook.
 
         `delta_RSO` covers whole rows; where it is zero before `start`, and the model can resume,
         the positions before it are not computed.
@@ -138,8 +135,27 @@ class Rerun:
             )
             prefix = _prefix(clean.cache, rows_R, start, clean.ids_BS.shape[1])
             extra = {"use_cache": True, "attention_mask": mask_RS, self._cache_name: prefix}
-        with self._handing_on(stream_RSD), self._changing(delta_RSO, ids_RS.shape):
-            return self._run(input_ids=ids_RS, **extra).logits
+        with (
+            self._hands.stream(stream_RSD, self._first),
+            self._changing(delta_RSO, ids_RS.shape),
+        ):
+            return self._to_end(ids_RS, **extra)[1]
+
+    @torch.inference_mode()
+    def logits(self, end_TE: torch.Tensor) -> torch.Tensor:
+        """Logits [T, V] at positions whose end a clean or repeated pass gave."""
+        if not self.ends_early or not len(end_TE):
+            return end_TE
+        return self._hands.logits(end_TE, self._longest)
+
+    def _to_end(self, ids_BS: torch.Tensor, **extra: Any) -> tuple[Any, torch.Tensor]:
+        """A pass: its output, and what `logits` takes [B, S, E]."""
+        if not self.ends_early:
+            output = self._run(input_ids=ids_BS, **extra)
+            return output, output.logits
+        with self._hands.to_the_end(ids_BS.shape) as found:
+            output = self._run(input_ids=ids_BS, **extra)
+        return output, found[-1]
 
     def _run(self, **values: Any) -> Any:
         try:
@@ -167,22 +183,6 @@ class Rerun:
         return blocks[-1].register_forward_hook(after)
 
     @contextmanager
-    def _handing_on(self, stream_RSD: torch.Tensor) -> Iterator[None]:
-        """While active, the blocks before the first one to run give this stream untouched."""
-        blocks = self.loaded.blocks.modules[: self._first]
-        held = [vars(block).get("forward") for block in blocks]
-        for block, kind in zip(blocks, self._kinds, strict=True):
-            vars(block)["forward"] = _hand_on(stream_RSD, kind)
-        try:
-            yield
-        finally:
-            for block, before in zip(blocks, held, strict=True):
-                if before is None:
-                    del vars(block)["forward"]
-                else:
-                    vars(block)["forward"] = before
-
-    @contextmanager
     def _changing(self, delta_RSO: torch.Tensor, shape: torch.Size) -> Iterator[None]:
         if not self._at_attention:
             yield
@@ -193,20 +193,21 @@ class Rerun:
 
     @torch.inference_mode()
     def _probe(self, most_tokens: int) -> None:
-        """Learn how blocks give their output and check repetitions against whole passes."""
-        self._kinds = self._learn_kinds()
+        """Check repetitions and what ends early against whole passes."""
+        self._hands = HandingOn(self.loaded, self._run)
         limit = self.loaded.facts.vocab_size
         ids_BS = (torch.arange(2 * _PROBE_TOKENS).view(2, -1) + 2) % limit
         clean = self.clean(ids_BS)
         rows_R = torch.arange(2)
         zero_RSO = torch.zeros_like(clean.y_BSO, dtype=torch.float32)
         same = self.again(clean, rows_R, zero_RSO)
-        if not self._close(same, clean.logits_BSV):
+        if not self._close(same, clean.end_BSE):
             raise Unsupported(
                 "The blocks behind this hook do not give the model's own output when they run "
                 "alone, so features of this model cannot be ablated here.",
                 code="hook_rerun",
             )
+        self.ends_early = self._can_end_early(clean)
         if not self._forgets(most_tokens):
             self.resumes = self._can_resume(ids_BS, rows_R, zero_RSO)
 
@@ -216,6 +217,21 @@ class Rerun:
         names = ("sliding_window", "attention_chunk_size")
         limits = [getattr(config, name, None) for name in names]
         return any(isinstance(limit, int) and limit <= tokens for limit in limits)
+
+    def _can_end_early(self, clean: Clean) -> bool:
+        """Whether logits made afterwards are those of a whole pass, as `clean` has them."""
+        self.ends_early = True
+        try:
+            end_BSE = self.clean(clean.ids_BS).end_BSE
+            made_TV = self.logits(end_BSE.flatten(0, 1))
+        except OutOfMemory:
+            raise
+        except Exception:  # what lies behind the blocks may take no single positions
+            log.info("%s: passes run to their logits", self.loaded.facts.name, exc_info=True)
+            return False
+        finally:
+            self.ends_early = False
+        return self._close(made_TV, clean.end_BSE.flatten(0, 1))
 
     def _can_resume(
         self, ids_BS: torch.Tensor, rows_R: torch.Tensor, delta_RSO: torch.Tensor
@@ -237,32 +253,10 @@ class Rerun:
             return False
         finally:
             self.resumes = False
-        return self._close(part, whole)
-
-    def _learn_kinds(self) -> list[_Kind]:
-        kinds: list[_Kind] = []
-
-        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            several = isinstance(output, (tuple, list))
-            first = output[0] if several else output
-            container = type(output) if several else None
-            kinds.append(_Kind(container, len(output) - 1 if several else 0, first.ndim == 2))
-
-        blocks = self.loaded.blocks.modules[: self._first]
-        handles = [block.register_forward_hook(note) for block in blocks]
-        try:
-            ids_BS = torch.zeros(1, 2, dtype=torch.long, device=self.loaded.device)
-            self._run(input_ids=ids_BS, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if len(kinds) != len(blocks):
-            raise Unsupported(
-                f"{len(kinds)} of {len(blocks)} blocks ran in one pass, so the rest of this model "
-                "cannot be run on its own.",
-                code="hook_rerun",
-            )
-        return kinds
+        if part.shape != whole.shape:
+            return False
+        part_TV, whole_TV = (self.logits(end.flatten(0, 1)) for end in (part, whole))
+        return self._close(part_TV, whole_TV)
 
     def _close(self, got: torch.Tensor, wanted: torch.Tensor) -> bool:
         tolerance = _TOLERANCE.get(self.loaded.dtype, _HALF_TOLERANCE)
@@ -276,17 +270,6 @@ def _added(x_RSD: torch.Tensor, delta_RSD: torch.Tensor) -> torch.Tensor:
     """x plus the change; x bit for bit where that is zero."""
     touched_RS1 = (delta_RSD != 0).any(-1, keepdim=True)
     return torch.where(touched_RS1, (x_RSD.float() + delta_RSD).to(x_RSD.dtype), x_RSD)
-
-
-def _hand_on(stream_RSD: torch.Tensor, kind: _Kind) -> Any:
-    x = stream_RSD.flatten(0, 1) if kind.flat else stream_RSD
-
-    def forward(*_inputs: Any, **_named: Any) -> Any:
-        if kind.container is None:
-            return x
-        return kind.container((x, *(None,) * kind.others))
-
-    return forward
 
 
 def _prefix(cache: Any, rows_R: torch.Tensor, start: int, length: int) -> Any:
