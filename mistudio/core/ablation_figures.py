@@ -34,9 +34,18 @@ FIGURES = (
         "Mean KL(with‖without) of the next-token distributions, in nats per token; 0 if nothing "
         "changes.",
     ),
-    Figure("perplexity", "Perplexity with", 2, "exp of the mean cross-entropy, model untouched."),
     Figure(
-        "perplexity_ablated", "Perplexity without", 2, "exp of the mean cross-entropy, feature out."
+        "perplexity",
+        "Perplexity with",
+        2,
+        "exp of the mean cross-entropy, model untouched, over the tokens that the change can "
+        "reach: in each window those from the first changed one on.",
+    ),
+    Figure(
+        "perplexity_ablated",
+        "Perplexity without",
+        2,
+        "exp of the mean cross-entropy, feature out, over the same tokens.",
     ),
     Figure(
         "delta_logit",
@@ -69,6 +78,15 @@ def number(figure: Figure, value: float | None) -> str:
     if value and abs(value) < 0.5 * 10**-figure.digits:
         return f"{value:{'+' if figure.signed else ''}.1e}"
     return f"{value:{'+' if figure.signed else ''}.{figure.digits}f}"
+
+
+def counts(effect: Mapping[str, Any]) -> str:
+    """On how many windows and tokens an effect was measured, and how many of them it can reach."""
+    windows = "window" if effect["windows"] == 1 else "windows"
+    return (
+        f"{effect['windows']} {windows} · n = {format_count(effect['n'])} tokens, "
+        f"{format_count(effect['reached'])} within reach"
+    )
 
 
 def interval(figure: Figure, effect: Mapping[str, Any]) -> str:
@@ -108,7 +126,7 @@ def lines(page: Mapping[str, Any]) -> list[str]:
     effect, out = page["effect"], [how(page)]
     for name, key in (("top", "top"), ("random", "random")):
         part = effect[key]
-        out.append(f"On {part['windows']} {name} windows, n = {format_count(part['n'])} tokens:")
+        out.append(f"On {name} windows: {counts(part)}")
         for figure in FIGURES:
             shown, around = number(figure, part[figure.key]), interval(figure, part)
             out.append(f"  {figure.name:<20} {shown:>12}  {around and f'95 % {around}'}".rstrip())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.analysis_configs import AblateConfig
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.jobs import feature_analyses, feature_pages, lookup, sae_library
+from mistudio.jobs import ablation_bench, feature_analyses, feature_pages, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store import analyses, features
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mistudio.ml.features.feature_store import FeatureStore
 
 EFFECT, PAGE = "ablation_effect", "ablation"
-VERSION = 1
+VERSION = 2
 KEPT_AT_ONCE = 16  # features of a batch whose effects are written together
+TOLD_FIRST = 4  # strongest windows of a feature whose effect is told before that of all
 STATISTIC = "delta_ce"
 """the figure, on a feature's top windows, that is compared with its controls'"""
 
@@ -88,27 +89,19 @@ class _Bench:
         self, ctx: JobContext, row: SaeRow, found: FeatureSetRow, config: AblateConfig
     ) -> None:
         from mistudio.ml.features.ablation import AblationSettings, Ablator
-        from mistudio.ml.features.rerun import Rerun
 
         self._ctx, self._row, self._found, self._config = ctx, row, found, config
         ctx.report.progress(0.0, "loading the model")
-        model = lookup.model_of(ctx.studio, row)
-        loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-        self._sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
+        loaded, rerun, sae, kept = ablation_bench.bench(
+            ctx.studio, row, found, config.window_tokens
+        )
         self.store: FeatureStore = feature_pages.open_store(ctx.studio, found)
         self._tokenizer = loaded.tokenizer
         self._format = loaded.format
-        rerun = Rerun(
-            loaded,
-            row.layer or 0,
-            row.hook_in or "",
-            row.hook_out,
-            most_tokens=config.window_tokens,
-        )
         settings = AblationSettings(
             config.mode, config.mean_of, config.windows, config.window_tokens, config.seed
         )
-        self._ablator: Ablator = Ablator(rerun, self._sae, self.store, settings, ctx.control.check)
+        self._ablator: Ablator = Ablator(rerun, sae, self.store, settings, ctx.control.check, kept)
         self._strengths_F = self._ablator.strengths()
         self._counts_F = self.store.statistics["count"]
         self._key = feature_analyses.key_hash(
@@ -124,10 +117,22 @@ class _Bench:
         if not config.anew and (kept := known_page(ctx.studio, self._row, self._found, config)):
             return {**kept.result, "made_at": kept.made_at}
         ctx.report.progress(0.02, "the feature itself")
-        effect = self._ablator.effect(feature, detail=True)
+        first_s: list[float] = []
+
+        def tell(strongest: Effect) -> None:
+            first_s.append(time.monotonic() - begun)
+            page = self._page(strongest)
+            page["seconds"] = {"first": first_s[0], "own": None, "controls": None}
+            ctx.report.partial("ablation", page)
+
+        effect = self._ablator.effect(feature, detail=True, first=TOLD_FIRST, tell=tell)
         own_s = time.monotonic() - begun
         page = self._page(effect)
-        page["seconds"] = {"own": own_s, "controls": None}
+        page["seconds"] = {
+            "first": first_s[0] if first_s else own_s,
+            "own": own_s,
+            "controls": None,
+        }
         ctx.report.partial("ablation", dict(page))
         self._keep([effect])
         chosen = controls.matched(

@@ -38,6 +38,8 @@ class LoadedModels:
         """where models are loaded: auto, cuda or cpu"""
         self.threads: int | None = None
         """processor threads for tensors; 0 takes all cores but one, None leaves torch's choice"""
+        self.beside: dict[str, Any] = {}
+        """what jobs made from the held model and use again; let go with it"""
 
     @property
     def held_bytes(self) -> int:
@@ -118,6 +120,7 @@ class LoadedModels:
         self._loaded = None
         self._place = None
         self._name = self._id = ""
+        self.beside.clear()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -22,6 +22,7 @@ from tests.gui.test_features_tab import settle, shown_tab
 
 FIGURES = {
     "n": 500,
+    "reached": 250,
     "windows": 8,
     "ce": 3.0,
     "ce_ablated": 3.0123,
@@ -109,13 +110,20 @@ def test_the_own_effect_comes_first_then_the_controls(
     monkeypatch.setattr(ablate, "prepare", lambda studio, config: None)
     job_id = services.studio.submit("ablate", AblateConfig(sae=world.sae.id, feature=3))
     page.job.id = job_id
+    strongest = {"top": effect(windows=4, n=252, kl=0.5), "random": None, "active": 20}
+    first = ablated(world.sae.id, 3, controls=None, effect={**strongest, "mean": None})
+    services.lanes.drained.emit(job_id, Drained(partials=[("ablation", first)]))
+    assert page.top.large["kl"].text() == "0.5000"
+    assert page.top.count.text().startswith("4 windows · n = 252 tokens")
+    assert page.top.count.text().endswith("the others are being measured")
+    assert (page.any.count.text(), page.any.large["kl"].text()) == ("Being measured.", "—")
     own = ablated(world.sae.id, 3, controls=None)
     services.lanes.drained.emit(job_id, Drained(partials=[("ablation", own)]))
     assert page.top.large["delta_ce"].text() == "+0.0123"
     assert page.top.large["delta_ce"].property("role") == "figure-red"
     assert page.any.large["delta_ce"].property("role") == "figure-emerald"
     assert page.top.small["perplexity_ablated"].text() == "20.25"
-    assert "n = 500 tokens · fires on 36" in page.top.count.text()
+    assert "n = 500 tokens, 250 within reach · fires on 36" in page.top.count.text()
     assert page.percentile.text() == "…"
     other = ablated(world.sae.id, 4)  # of a feature that is no longer in view
     services.lanes.drained.emit(job_id, Drained(partials=[("ablation", other)]))

@@ -18,6 +18,7 @@ from mistudio.jobs import ablate, feature_pages, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.ml.features import controls
 from mistudio.ml.features.ablation import Ablator
+from mistudio.ml.features.rerun import Rerun
 from mistudio.store import analyses
 from mistudio.store.tables import SAES
 from tests.helpers.studio import run
@@ -40,16 +41,23 @@ def values_of(studio: Studio) -> dict[int, tuple[Any, ...]]:
     return {int(row[0]): tuple(row[1:]) for row in rows.fetchall()}
 
 
-def test_one_feature_tells_its_own_effect_first_and_keeps_the_page(trained: Studio) -> None:
+def test_one_feature_tells_its_own_effect_first_and_keeps_the_page(
+    trained: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablate, "TOLD_FIRST", 1)
     feature = int(counts(trained).argmax())
     reporter = RecordingReporter()
     config = quick(feature=feature)
     page = run(trained, "ablate", config, reporter)
-    (told,) = [event.values for event in reporter.events if event.kind == "partial"]
-    assert told["name"] == "ablation"
-    first = told["value"]
+    told = [event.values for event in reporter.events if event.kind == "partial"]
+    assert [values["name"] for values in told] == ["ablation", "ablation"]
+    strongest, first = (values["value"] for values in told)
     assert first["controls"] is None
     assert first["effect"] == page["effect"]
+    assert strongest["effect"]["random"] is None
+    assert strongest["effect"]["top"]["windows"] == 1
+    assert 0 < strongest["effect"]["top"]["n"] < page["effect"]["top"]["n"]
+    assert 0 < page["seconds"]["first"] <= page["seconds"]["own"]
     assert page["effect"]["top"]["kl"] > 0
     assert page["window_tokens"] == 8
     told = page["controls"]["delta_ce"]
@@ -62,7 +70,7 @@ def test_one_feature_tells_its_own_effect_first_and_keeps_the_page(trained: Stud
     assert kept is not None
     assert kept.result == {k: v for k, v in page.items() if k not in ("made_at", "status", "job")}
     assert ablate.known_page(trained, row, found, quick(feature=feature, mode="mean")) is None
-    assert ablation_figures.lines(page)[1].startswith("On 2 top windows, n = ")
+    assert ablation_figures.lines(page)[1].startswith("On top windows: 2 windows · n = ")
 
 
 def test_a_kept_page_runs_no_model_until_asked_to(
@@ -71,19 +79,48 @@ def test_a_kept_page_runs_no_model_until_asked_to(
     feature = int(counts(trained).argmax())
     first = run(trained, "ablate", quick(feature=feature, controls=2))
     ran: list[int] = []
-    whole = Ablator.effects
+    whole = Ablator.effect
 
-    def effects(self: Ablator, features: Any, **values: Any) -> Any:
-        ran.extend(features)
-        return whole(self, features, **values)
+    def effect(self: Ablator, feature: int, **values: Any) -> Any:
+        ran.append(feature)
+        return whole(self, feature, **values)
 
-    monkeypatch.setattr(Ablator, "effects", effects)
+    monkeypatch.setattr(Ablator, "effect", effect)
     again = run(trained, "ablate", quick(feature=feature, controls=2))
     assert ran == []
     assert again["made_at"] == first["made_at"]
     third = run(trained, "ablate", quick(feature=feature, controls=2, anew=True))
     assert ran[0] == feature
     assert third["effect"] == first["effect"]
+
+
+def test_clean_passes_are_kept_until_the_model_goes(
+    trained: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature = int(counts(trained).argmax())
+    ran: list[int] = []
+    whole = Rerun.clean
+
+    def clean(self: Rerun, ids_BS: Any) -> Any:
+        ran.append(len(ids_BS))
+        return whole(self, ids_BS)
+
+    first = run(trained, "ablate", quick(feature=feature, controls=0))
+    monkeypatch.setattr(Rerun, "clean", clean)
+    other = run(trained, "ablate", quick(feature=feature, controls=0, mode="mean"))
+    again = run(trained, "ablate", quick(feature=feature, controls=0, anew=True))
+    assert ran == []  # neither probes nor passes: only what the change reaches ran
+    assert again["effect"] == first["effect"] != other["effect"]
+    run(trained, "ablate", quick(feature=feature, controls=0, anew=True, window_tokens=10))
+    assert 2 in ran
+    assert trained.models.unload()
+    assert trained.models.beside == {}
+    ran.clear()
+    assert (
+        run(trained, "ablate", quick(feature=feature, controls=0, anew=True))["effect"]
+        == (first["effect"])
+    )
+    assert 2 in ran
 
 
 def test_all_live_features_equal_single_ones_and_go_on_where_they_were(

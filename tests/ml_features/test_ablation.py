@@ -14,7 +14,9 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled
 from mistudio.core.events import SilentReporter
 from mistudio.ml.features import controls, feature_store
-from mistudio.ml.features.ablation import AblationSettings, Ablator
+from mistudio.ml.features.ablation import AblationSettings, Ablator, Effect, cheapest_passes
+from mistudio.ml.features.clean_reads import KeptReads
+from mistudio.ml.features.effects import compare
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.features.harvest import HarvestSettings, harvest
 from mistudio.ml.features.rerun import Rerun
@@ -223,6 +225,80 @@ def test_details_are_the_changes_of_probability(workbench: Workbench, store: Fea
     assert place.next_id == strongest[1]
     got = (place.kl, place.probability, place.probability_ablated)
     np.testing.assert_allclose(got, (strongest[0], *strongest[2:]), rtol=1e-3)
+
+
+def test_the_strongest_windows_are_told_first_and_all_equals_one_pass(
+    workbench: Workbench, store: FeatureStore
+) -> None:
+    feature = int(store.statistics["count"].argmax())
+    told: list[Effect] = []
+    made = ablator(workbench, store)
+    effect = made.effect(feature, detail=True, first=2, tell=told.append)
+    windows = WindowReader(store, SETTINGS.tokens).top(feature, SETTINGS.windows)
+    (strongest,) = told
+    check_figures(
+        strongest.top, naive(workbench, store, feature, windows.take(slice(0, 2)), "zero")
+    )
+    assert strongest.random is None
+    assert strongest.active < effect.active
+    check_figures(effect.top, naive(workbench, store, feature, windows, "zero"))
+    assert [place.kl for place in effect.places] == sorted(
+        (place.kl for place in effect.places), reverse=True
+    )
+    whole = ablator(workbench, store).effects([feature])[0]
+    assert whole.top["delta_ce"] == pytest.approx(effect.top["delta_ce"], rel=1e-4)
+    assert whole.active == effect.active
+
+
+def test_kept_passes_give_way_within_their_budget(
+    workbench: Workbench, store: FeatureStore
+) -> None:
+    rerun = Rerun(workbench.loaded, LAYER, HOOK)
+    kept = KeptReads()
+    made = Ablator(rerun, workbench.sae, store, SETTINGS, kept=kept)
+    first = made.effect(0, detail=True)
+    one = kept.held_bytes
+    read = kept.find((SETTINGS.tokens, SETTINGS.windows, (0, 0, SETTINGS.windows)))
+    assert read is not None
+    x_bytes = read[0].clean.x_BSD.numel() * 4
+    # x, its stream, its end, and keys and values of three blocks at least
+    assert one > 2 * 3 * x_bytes
+    made.effect(1, detail=True)
+    assert kept.held_bytes > one
+    small = KeptReads(one)
+    made = Ablator(rerun, workbench.sae, store, SETTINGS, kept=small)
+    for feature in (0, 1, 2):
+        made.effect(feature, detail=True)
+        assert small.held_bytes <= one
+    assert small.find((SETTINGS.tokens, SETTINGS.windows, (0, 0, SETTINGS.windows))) is None
+    assert made.effect(0, detail=True).top == first.top
+
+
+def test_passes_repeat_least() -> None:
+    assert cheapest_passes([], 64, 32, 8) == []
+    assert cheapest_passes([32, 32, 32], 64, 32, 8) == [slice(0, 3)]
+    # one early window alone costs less than beginning early with the other three
+    assert cheapest_passes([2, 40, 40, 41], 64, 32, 8) == [slice(0, 1), slice(1, 4)]
+    assert cheapest_passes([20, 30], 64, 32, 8) == [slice(0, 2)]
+    assert cheapest_passes([32] * 5, 64, 32, 2) == [slice(0, 1), slice(1, 3), slice(3, 5)]
+
+
+def test_a_comparison_equals_one_in_double_precision() -> None:
+    generator = torch.Generator().manual_seed(3)
+    clean_TV = 20 + 3 * torch.randn(9, 3000, generator=generator)
+    other_TV = clean_TV + 2e-2 * torch.randn(9, 3000, generator=generator)
+    target_T = torch.arange(9)
+    gained_V = torch.zeros(3000, dtype=torch.float64)
+    change = compare(clean_TV, other_TV, target_T, gained_V)
+    log_p, log_q = clean_TV.double().log_softmax(1), other_TV.double().log_softmax(1)
+    kl_T = (log_p.exp() * (log_p - log_q)).sum(1)
+    assert 1e-4 < kl_T.max() < 1e-3
+    torch.testing.assert_close(change.kl_T, kl_T, rtol=1e-3, atol=5e-7)
+    torch.testing.assert_close(change.loss_T, -log_p[target_T, target_T], rtol=1e-6, atol=0)
+    torch.testing.assert_close(gained_V, (log_q.exp() - log_p.exp()).sum(0), rtol=1e-3, atol=1e-9)
+    rank_T = (other_TV > other_TV[target_T, target_T, None]).sum(1).double()
+    rank_T -= (clean_TV > clean_TV[target_T, target_T, None]).sum(1)
+    assert (change.rank_T == rank_T).all()
 
 
 def test_windows_hold_the_peaks_and_the_start_token(store: FeatureStore) -> None:

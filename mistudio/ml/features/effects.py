@@ -56,7 +56,8 @@ def _compare(
     scratch: list[torch.Tensor],
     gained_V: torch.Tensor | None,
 ) -> Change:
-    """KL from sums of exp(logit - largest), so that a small one is not lost among large logits."""
+    """KL from sums of exp(logit - largest), whose rounding is some 1e-7 nats however large logits
+    are; logarithms of the sums in float64."""
     weight_TV, spare_TV = scratch
     logit_T1, logit_other_T1 = clean_TV.gather(1, target_T1), other_TV.gather(1, target_T1)
     higher_T = torch.gt(clean_TV, logit_T1, out=spare_TV).sum(1)

@@ -231,8 +231,10 @@ class AblationPage(QWidget):
         self.page = page
         effect = page["effect"]
         self.top.show_effect(effect["top"], effect["active"])
-        if effect["random"] is None:
+        if effect["random"] is None:  # told of the strongest windows before the rest
+            self.top.say("the others are being measured")
             self.any.clear()
+            self.any.say("Being measured.")
         else:
             self.any.show_effect(effect["random"])
         self._show_standing(page["controls"])
@@ -253,7 +255,7 @@ class AblationPage(QWidget):
     def _show_standing(self, controls: dict[str, Any] | None) -> None:
         if controls is None:
             self.percentile.setText("…")
-            self.verdict.setText("The controls are being measured.")
+            self.verdict.setText("The controls are measured after the feature itself.")
             return
         place = controls["delta_ce"]
         share = place["percentile"]

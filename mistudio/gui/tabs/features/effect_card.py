@@ -7,7 +7,7 @@ from typing import Any
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QLabel, QWidget
 
-from mistudio.core.ablation_figures import BY_KEY, interval, number
+from mistudio.core.ablation_figures import BY_KEY, counts, interval, number
 from mistudio.core.units import EM_DASH, format_count
 from mistudio.gui import style
 from mistudio.gui.theme import appearance
@@ -25,10 +25,14 @@ class EffectCard(Card):
         px = appearance().px
         self.box.setSpacing(px(6))
         self.title = label(title, "label")
-        self.count = label("", "small")
+        self.count = label("", "small", wrap=True)
         self.large: dict[str, QLabel] = {}
         self.around: dict[str, QLabel] = {}
         self.small: dict[str, QLabel] = {}
+        self.count.setToolTip(
+            "n counts the tokens whose next token is predicted. Within reach are those from the "
+            "first changed token of their window on; at the others nothing can change."
+        )
         self.box.addWidget(self.title)
         self.box.addWidget(self.count)
         grid = QGridLayout()
@@ -69,13 +73,15 @@ class EffectCard(Card):
         for key in LARGE:
             style.set_property(self.large[key], "role", "figure-text")
 
+    def say(self, sentence: str) -> None:
+        """Add to the line of counts that more is to come."""
+        before = self.count.text()
+        self.count.setText(f"{before} · {sentence}" if before else sentence)
+
     def show_effect(self, effect: dict[str, Any], active: int | None = None) -> None:
         """Show figures; `active` counts tokens on which the feature fires, if known."""
         fires = "" if active is None else f" · fires on {format_count(active)}"
-        windows = "window" if effect["windows"] == 1 else "windows"
-        self.count.setText(
-            f"{effect['windows']} {windows} · n = {format_count(effect['n'])} tokens{fires}"
-        )
+        self.count.setText(counts(effect) + fires)
         for key in LARGE:
             value = effect[key]
             self.large[key].setText(number(BY_KEY[key], value))
