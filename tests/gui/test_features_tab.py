@@ -216,7 +216,7 @@ def test_detail_pages(services: Services, qtbot: QtBot, monkeypatch: pytest.Monk
     examples.modes.button(1).click()
     settle(tab, qtbot)
     assert [title.split(" · ")[1] for title, _ in examples.shown()] == ["0.100 % of all tokens"] * 4
-    assert sum(card.isVisible() for card in examples._cards) == 4
+    assert sum(card.isVisible() for card in examples.column.cards) == 4
     examples.widths.button(2).click()
     settle(tab, qtbot)
     assert asked[-1] == 200
@@ -333,7 +333,7 @@ def test_the_highlight_has_two_curves_three_scales_and_an_outline(
     detail = tab.detail
     assert detail is not None
     examples = detail.examples
-    last = examples._cards[19].tokens  # its strongest token fires at 4 - 0.1 * 19
+    last = examples.column.cards[19].tokens  # its strongest token fires at 4 - 0.1 * 19
     assert last._current()._shares[2] == pytest.approx(2.1 / 4.0)
     assert len(last._current()._borders) == 1
     examples.scale.setCurrentIndex(2)

@@ -74,6 +74,7 @@ class TokenLayout:
         becomes colour. peak: the piece that is outlined.
         """
         self.pieces = pieces
+        self.width = width
         self.style = style
         self._shares = [_share(piece, maximum, curve) for piece in pieces]
         self._peak = peak
@@ -90,26 +91,35 @@ class TokenLayout:
 
     def _formats(self, colors: Colors) -> list[QTextLayout.FormatRange]:
         table = self.style is TABLE
-        plain = QColor(colors.chip_text_table if table else colors.chip_text_detail)
+        plain = colors.chip_text_table if table else colors.chip_text_detail
         formats: list[QTextLayout.FormatRange] = []
-        start = 0
+        start, before = 0, None
         for piece, share, end in zip(self.pieces, self._shares, self._ends, strict=True):
-            made = QTextLayout.FormatRange()
-            made.start, made.length = start, end - start
-            form = QTextCharFormat()
             if piece.masked:
-                form.setForeground(QColor(colors.muted))
+                look = (colors.muted, share)
             else:
                 strong = share > self.style.strong_above
-                form.setForeground(QColor(colors.chip_text_strong) if strong else plain)
-            if share > 0:
-                fill = QColor(colors.highlight)
-                fill.setAlphaF(self.style.alpha * share)
-                form.setBackground(fill)
-            made.format = form  # type: ignore[assignment]
-            formats.append(made)
-            start = end
+                look = (colors.chip_text_strong if strong else plain, share)
+            if look == before:  # most pieces look like the one before
+                formats[-1].length = end - formats[-1].start
+            else:
+                formats.append(self._format(start, end, *look, colors))
+            start, before = end, look
         return formats
+
+    def _format(
+        self, start: int, end: int, text: str, share: float, colors: Colors
+    ) -> QTextLayout.FormatRange:
+        made = QTextLayout.FormatRange()
+        made.start, made.length = start, end - start
+        form = QTextCharFormat()
+        form.setForeground(QColor(text))
+        if share > 0:
+            fill = QColor(colors.highlight)
+            fill.setAlphaF(self.style.alpha * share)
+            form.setBackground(fill)
+        made.format = form  # type: ignore[assignment]
+        return made
 
     def _find_borders(self) -> list[tuple[QRectF, float]]:
         found: list[tuple[QRectF, float]] = []

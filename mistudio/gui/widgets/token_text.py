@@ -15,7 +15,6 @@ from PySide6.QtGui import (
     QKeySequence,
     QPainter,
     QPaintEvent,
-    QResizeEvent,
 )
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -82,10 +81,20 @@ class TokenText(QWidget):
         self._line_breaks = on
         self._forget()
 
-    def set_view(self, *, line_breaks: bool, marks: bool, curve: str) -> None:
-        """Break lines where the original does; show blanks as signs; how colour is computed."""
+    def show_tokens(
+        self,
+        pieces: Sequence[TokenPiece],
+        maximum: float,
+        peak: int | None,
+        *,
+        line_breaks: bool,
+        marks: bool,
+        curve: str,
+    ) -> None:
+        """As `set_tokens`; break lines where the original does; show blanks as signs; how colour
+        is computed."""
         self._line_breaks, self._marks, self._curve = line_breaks, marks, curve
-        self._forget()
+        self.set_tokens(pieces, maximum, peak)
 
     def text(self) -> str:
         """The original text."""
@@ -102,12 +111,13 @@ class TokenText(QWidget):
         self.updateGeometry()
         self.update()
 
-    def _current(self) -> TokenLayout:
-        if self._layout is None:
+    def lay_out(self, width: int) -> None:
+        """Lay the text out for a width that it will have: what is in view is not measured first."""
+        if self._layout is None or self._layout.width != max(width, 40):
             self._layout = TokenLayout(
                 self._pieces,
                 self._maximum,
-                max(self.width(), 40),
+                max(width, 40),
                 self.font(),
                 appearance().colors,
                 DETAIL,
@@ -116,12 +126,19 @@ class TokenText(QWidget):
                 curve=self._curve,
                 peak=self._peak,
             )
+
+    def _current(self) -> TokenLayout:
+        self.lay_out(self.width())
+        assert self._layout is not None
         return self._layout
 
     def hasHeightForWidth(self) -> bool:
         return True
 
     def heightForWidth(self, width: int) -> int:
+        layout = self._layout
+        if layout is not None and layout.width == max(width, 40):
+            return int(layout.height) + 4
         if self._measure is None:
             self._measure = TokenMeasure(
                 self._pieces, self.font(), line_breaks=self._line_breaks, marks=self._marks
@@ -133,10 +150,6 @@ class TokenText(QWidget):
 
     def minimumSizeHint(self) -> QSize:
         return QSize(80, self.fontMetrics().height() + 4)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        self._layout = None
-        super().resizeEvent(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)

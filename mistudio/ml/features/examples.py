@@ -68,8 +68,14 @@ class ExampleText:
         """Pieces of tokens start..start+W-1 of a tokenisation row; `position` is the peak's."""
         values, kept = values_W.tolist(), kept_W.tolist()
         peak = position - start
+        pieces = self.tokens.pieces_of(self.text, token_row, start, start + len(values))
+        if len(pieces) == len(values):  # no tokens share a piece
+            return tuple(
+                ExamplePiece(p.text, value, on, p.lo == position, p.lo, p.hi, p.special)
+                for p, value, on in zip(pieces, values, kept, strict=True)
+            )
         found = []
-        for piece in self.tokens.pieces_of(self.text, token_row, start, start + len(values)):
+        for piece in pieces:
             lo, hi = piece.lo - start, piece.hi - start
             single = hi - lo == 1  # nearly all are
             found.append(

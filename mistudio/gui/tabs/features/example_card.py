@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from PySide6.QtCore import QRect
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QWidget
 
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.token_layout import LINEAR, MARKS, TokenPiece
 from mistudio.gui.widgets.token_text import TokenText
+
+GAP = 4  # pixels between the head of a card and its text
 
 
 def token_pieces(example: Any) -> tuple[TokenPiece, ...]:
@@ -37,18 +41,24 @@ class View(NamedTuple):
 
 
 class ExampleCard(Card):
-    """Shows a `feature_pages.Example`; cards are reused from page to page."""
+    """Shows a `feature_pages.Example`; cards are reused from page to page.
+
+    The text stands below what the layout holds, where `heightForWidth` found room for it.
+    """
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__("nested", parent, padding=10)
         self._number = label("", "label")
         self._value = label("", "text-emerald", selectable=True)
         self._token = label("", "mono")
-        self.tokens = TokenText()
+        self.tokens = TokenText(self)
         copy = button("", self.tokens.copy, variant="ghost", icon="copy", tip="Copy the text")
-        self.box.setSpacing(4)
-        self.box.addLayout(row(self._number, self._value, self._token, None, copy))
-        self.box.addWidget(self.tokens)
+        self._head = row(self._number, self._value, self._token, None, copy)
+        self.box.addLayout(self._head)
+        self.box.addStretch(1)
+        for one, other in ((self._number, self._value), (self._value, copy)):
+            self.setTabOrder(one, other)
+        self.setTabOrder(copy, self.tokens)
 
     def show_example(self, number: int, example: Any, maximum: float, view: View) -> None:
         """Show an example; `maximum` is the activation at which the highlight is full."""
@@ -58,5 +68,36 @@ class ExampleCard(Card):
         self._value.setText(f"{name} {example.value:.3f}")
         peak = example.pieces[example.peak].text if example.pieces else ""
         self._token.setText(f"at “{marked(peak)}”")
-        self.tokens.set_view(line_breaks=view.breaks, marks=view.marks, curve=view.curve)
-        self.tokens.set_tokens(token_pieces(example), maximum, example.peak)
+        self.tokens.show_tokens(
+            token_pieces(example),
+            maximum,
+            example.peak,
+            line_breaks=view.breaks,
+            marks=view.marks,
+            curve=view.curve,
+        )
+
+    def lay_out(self, width: int) -> None:
+        """Lay the text out for a width that the card will have."""
+        self.tokens.lay_out(self._room(width).width())
+
+    def _room(self, width: int) -> QRect:
+        """Where the text stands on a card of that width; the height is not told."""
+        margins, frame = self.box.contentsMargins(), self.contentsRect().left()
+        top = frame + margins.top() + self._head.sizeHint().height() + GAP
+        left = frame + margins.left()
+        return QRect(left, top, width - 2 * left, 0)
+
+    def heightForWidth(self, width: int) -> int:
+        room = self._room(width)
+        text = self.tokens.heightForWidth(room.width())
+        return room.top() + text + self._below()
+
+    def _below(self) -> int:
+        return self.contentsRect().left() + self.box.contentsMargins().bottom()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        room = self._room(event.size().width())
+        room.setHeight(max(event.size().height() - room.top() - self._below(), 0))
+        self.tokens.setGeometry(room)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Signal
 from PySide6.QtWidgets import (
     QButtonGroup,
     QCheckBox,
     QComboBox,
-    QLabel,
     QVBoxLayout,
     QWidget,
 )
 
 from mistudio.core.units import format_percent
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.features.example_card import ExampleCard, View, strongest
-from mistudio.gui.tabs.features.scrolling import scrolling
+from mistudio.gui.tabs.features.example_card import View, strongest
+from mistudio.gui.tabs.features.example_column import ExampleColumn, Line
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.token_layout import LINEAR, LOGARITHMIC
@@ -44,8 +43,7 @@ class ExamplesPage(QWidget):
         super().__init__(parent)
         self._services = services
         self._page: Any = None
-        self._cards: list[ExampleCard] = []
-        self._titles: list[QLabel] = []
+        self.column = ExampleColumn()
         self.modes = self._group(MODES, MODE_TIPS)
         self.widths = self._group(
             [f"±{width}" for width in WIDTHS],
@@ -92,15 +90,13 @@ class ExamplesPage(QWidget):
             self.marks,
             None,
         )
-        self._scroll, self._list = scrolling()
-        self._scroll.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setFocusProxy(self._scroll)
+        self.setFocusProxy(self.column)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(8))
         box.addLayout(tools)
         box.addWidget(self.legend)
-        box.addWidget(self._scroll, 1)
+        box.addWidget(self.column, 1)
 
     def _restore(self) -> None:
         stored = self._services.settings.recall(REMEMBERED, {})
@@ -129,9 +125,9 @@ class ExamplesPage(QWidget):
         """Show the examples of a feature."""
         other = self._page is None or page.row.index != self._page.row.index
         self._page = page
-        self._draw()
+        self._draw(at_once=not other)
         if other:
-            self._scroll.verticalScrollBar().setValue(0)
+            self.column.verticalScrollBar().setValue(0)
 
     def shown(self) -> list[tuple[str, list[Any]]]:
         """What is listed in the mode in force: a heading ("" for none) and examples, in order."""
@@ -144,7 +140,7 @@ class ExamplesPage(QWidget):
         of = "all tokens" if mode == 1 else "active tokens"
         return [(f"{g.title} · {format_percent(g.share, 3)} of {of}", g.examples) for g in groups]
 
-    def _draw(self) -> None:
+    def _draw(self, *, at_once: bool = True) -> None:
         listed = self.shown()
         every = [example for _, examples in listed for example in examples]
         scale = self.scale.currentIndex()
@@ -156,8 +152,17 @@ class ExamplesPage(QWidget):
         self.legend.setText(
             self._legend(maximum) if every else "This feature never fired on the text read."
         )
-        self._provide(len(every), len(listed))
-        self._place(listed, maximum)
+        lines: list[Line] = []
+        for title, examples in listed:
+            if title:
+                lines.append(Line(title))
+            for example in examples:
+                full = strongest([example]) if maximum is None else maximum
+                lines.append(Line("", example, full))
+        view = View(
+            self.breaks.isChecked(), self.marks.isChecked(), CURVES[self.curve.currentIndex()]
+        )
+        self.column.show_lines(lines, view, at_once=at_once)
 
     def _legend(self, maximum: float | None) -> str:
         """Curve, scale and m of the highlight, and what the outline and grey mean."""
@@ -167,42 +172,6 @@ class ExamplesPage(QWidget):
             f"Highlight: {self.curve.currentText()}, full at {full}{shown} · outlined: the token "
             "that the example is about · grey: left out"
         )
-
-    def _provide(self, cards: int, titles: int) -> None:
-        while len(self._cards) < cards:
-            self._cards.append(ExampleCard(self._scroll.widget()))
-        while len(self._titles) < titles:
-            made = label("", "label")
-            made.setParent(self._scroll.widget())
-            self._titles.append(made)
-        for spare in (*self._cards[cards:], *self._titles[titles:]):
-            spare.hide()
-
-    def _place(self, listed: list[tuple[str, list[Any]]], maximum: float | None) -> None:
-        """Lay cards below each other; without a `maximum` each example has its own."""
-        place, number = 0, 0
-        view = View(
-            self.breaks.isChecked(), self.marks.isChecked(), CURVES[self.curve.currentIndex()]
-        )
-        for group, (title, examples) in enumerate(listed):
-            if title:
-                self._titles[group].setText(title)
-                self._insert(place, self._titles[group])
-                place += 1
-            for example in examples:
-                card = self._cards[number]
-                number += 1
-                full = strongest([example]) if maximum is None else maximum
-                card.show_example(number, example, full, view)
-                self._insert(place, card)
-                place += 1
-
-    def _insert(self, place: int, widget: QWidget) -> None:
-        item = self._list.itemAt(place)
-        if item is None or item.widget() is not widget:
-            self._list.removeWidget(widget)
-            self._list.insertWidget(place, widget)
-        widget.show()
 
     def _remember(self) -> None:
         kept = {

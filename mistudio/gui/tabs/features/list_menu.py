@@ -60,6 +60,8 @@ class ListButton(QPushButton):
         self._services.query.ask(known, self._show, key="lists")
 
     def _show(self, known: _Known) -> None:
+        if known == self._known:
+            return
         self._known = known
         count = len(known.holding)
         self.setText(f"{self._text} ({count:,})" if count else self._text)
@@ -112,6 +114,7 @@ class ListButton(QPushButton):
 
     def _on_error(self, sentence: str, details: str) -> None:
         self.problem.emit(sentence)
+        self._known = _Known([], [])
         self.read()  # the check marks as they are
 
 
