@@ -106,6 +106,7 @@ class FeatureDetail(Dialog):
         self.head.note_edited.connect(self._on_note)
         self.head.star_clicked.connect(self._on_star)
         self.head.hide_clicked.connect(self._on_hide)
+        self.head.colour.painted.connect(self._on_painted)
         self.head.previous.clicked.connect(self.go_previous)
         self.head.next.clicked.connect(self.go_next)
         self.lists.problem.connect(self._on_list_problem)
@@ -336,6 +337,9 @@ class FeatureDetail(Dialog):
 
     def _on_star(self) -> None:
         self._write(edits.turn_favorite)
+
+    def _on_painted(self, colour: str) -> None:
+        self._write(lambda db, sae_id, at: edits.paint(db, sae_id, [at], colour))
 
     def _on_hide(self) -> None:
         self._write(edits.turn_hidden)

@@ -118,9 +118,7 @@ class WhyDialog(Dialog):
         feature, pieces = result.get("feature", -1), result.get("pieces", [])
         full = max((p["value"] or 0.0 for p in pieces), default=0.0)
         self.tokens.set_tokens(token_pieces(pieces), full)
-        fires = (
-            f"fires up to {full:.4f} here. In a token's tooltip: {EFFECT[0].lower()}{EFFECT[1:]}"
-        )
+        fires = f"fires up to {full:.4f} here. A token's tooltip tells the effect. {EFFECT}"
         self.shown.setText(f"Feature #{feature} {fires if full else 'does not fire on this text.'}")
         for part in (self.tokens, self.shown):
             part.setVisible(feature >= 0)
