@@ -19,10 +19,13 @@ from mistudio.jobs.meaning_search import MeaningMatches
 from mistudio.jobs.runner import Studio
 from mistudio.store import feature_lists as lists
 from mistudio.store.feature_conditions import (
+    ANY_COLOUR,
+    COLOURS,
     FLAGS,
     LABEL_STATES,
     TEXTS,
     Condition,
+    HasColour,
     HasFlag,
     InList,
     LabelState,
@@ -30,7 +33,7 @@ from mistudio.store.feature_conditions import (
     NumberRange,
 )
 from mistudio.store.feature_keys import NUMBERS
-from mistudio.store.features import SORT_COLUMNS, FeatureFilter, feature_rows
+from mistudio.store.features import SORT_COLUMNS, FeatureFilter, feature_rows, mark
 from mistudio.store.records import SaeRow
 
 Arguments = argparse.Namespace
@@ -67,6 +70,8 @@ def condition_of(studio: Studio, text: str) -> Condition:
         is_on = sign == "="
         if name == "flag":
             return HasFlag(_one_of(value, FLAGS, "flag"), is_on)
+        if name == "colour":
+            return HasColour(_one_of(value, (ANY_COLOUR, *COLOURS), "colour"), is_on)
         if name == "list":
             return InList(lists.named(studio.db(), value).id, is_on)
         if name == "label" and is_on:
@@ -90,6 +95,27 @@ def _one_of(name: str, known: tuple[str, ...], noun: str) -> str:
             f"There is no {noun} {name!r}; there are {', '.join(known)}.", code="invalid_config"
         )
     return name
+
+
+def mark_features(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Star, hide, colour or note features; what is not named stays as it is."""
+    sae = lookup.sae(studio, arguments.sae)
+    for index in arguments.index:
+        feature_pages.check_feature(sae, index)
+    colour = arguments.colour
+    marks = {
+        "favorite": arguments.star,
+        "hidden": arguments.hidden,
+        "colour": "" if colour == "none" else colour,
+        "note": arguments.note,
+    }
+    if all(value is None for value in marks.values()):
+        raise InvalidInput(
+            "Say what to set: --star, --hidden, --colour or --note.", code="invalid_config"
+        )
+    mark(studio.db(), sae.id, arguments.index, **marks)
+    told = {name: value for name, value in marks.items() if value is not None}
+    console.result({"sae": sae.id, "features": arguments.index, **told})
 
 
 def find_by_text(studio: Studio, console: Console, arguments: Arguments) -> None:

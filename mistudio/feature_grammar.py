@@ -14,6 +14,7 @@ from mistudio.core import (
     health_configs,
     label_configs,
 )
+from mistudio.store.feature_conditions import COLOURS
 
 
 def feature_verbs(command: Any, features: Any, delete: Callable[..., None]) -> None:
@@ -47,6 +48,14 @@ def feature_verbs(command: Any, features: Any, delete: Callable[..., None]) -> N
     shown = command(features, "show", "show_feature", "show one feature")
     shown.add_argument("sae", help="id or name of an SAE, or last")
     shown.add_argument("index", type=int, help="number of the feature")
+    made = command(features, "mark", "mark_features", "star, hide, colour or note features")
+    made.add_argument("sae", help="id or name of an SAE, or last")
+    made.add_argument("index", type=int, nargs="+", help="numbers of features")
+    onoff = argparse.BooleanOptionalAction
+    made.add_argument("--star", action=onoff, help="set the star, or take it away")
+    made.add_argument("--hidden", action=onoff, help="hide, or show again")
+    made.add_argument("--colour", choices=(*COLOURS, "none"), help="a mark to filter by")
+    made.add_argument("--note", help="your note; empty takes it away")
     _partner_verbs(command, features)
     _search_verbs(command, features)
     _list_verbs(command, features)
@@ -81,8 +90,8 @@ def _narrowing(made: argparse.ArgumentParser) -> None:
     made.add_argument("--sort", default="frequency", metavar="COLUMN", help="(default frequency)")
     made.add_argument("--ascending", action="store_true", help="smallest first")
     about = (
-        'such as "max>=2", "skew<0", "flag=dead", "flag!=dense", "label=none", "list=NAME", '
-        '"tokens~king|lord"; repeat to narrow further'
+        'such as "max>=2", "skew<0", "flag=dead", "flag!=dense", "label=none", "colour=red", '
+        '"list=NAME", "tokens~king|lord"; repeat to narrow further'
     )
     made.add_argument("--where", action="append", metavar="CONDITION", help=about)
     made.add_argument("--any", action="store_true", help="one condition is enough")

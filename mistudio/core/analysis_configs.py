@@ -90,6 +90,13 @@ class OwnTextConfig(Config):
     per_token: int = option(
         5, "Per token", "Strongest features told of each token.", minimum=1, maximum=20
     )
+    effects: str = option(
+        "feature",
+        "Direct effects",
+        "Exact direct effects on the log-probability of the token that follows, direct path only: "
+        "of the feature named; of every feature, which orders those of a token by it too; or none.",
+        choices=("none", "feature", "every"),
+    )
 
     def check(self) -> Iterable[Violation]:
         if self.least_density > self.most_density:
@@ -125,3 +132,10 @@ class AttributeConfig(Config):
     )
     limit: int = option(50, "Features", "Most features listed.", minimum=1, maximum=1000)
     seed: int = option(0, "Seed", "Choice of the features checked.", minimum=0, advanced=True)
+    feature: int = option(
+        -1,
+        "Feature",
+        "Feature whose direct effect on the token that follows is told of every token; -1: none.",
+        minimum=-1,
+        advanced=True,
+    )

@@ -9,7 +9,7 @@ from mistudio.core.analysis_configs import MOST_TEXT_TOKENS, AttributeConfig
 from mistudio.core.errors import InvalidInput, Unsupported
 from mistudio.jobs import feature_pages, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
-from mistudio.jobs.own_text import check_sae
+from mistudio.jobs.own_text import check_sae, pieces, told_effects
 from mistudio.jobs.runner import Studio
 from mistudio.store import features
 
@@ -22,7 +22,7 @@ LIKELIEST = 5
 
 def prepare(studio: Studio, config: AttributeConfig) -> None:
     """Refuse an SAE without model or feature set."""
-    check_sae(studio, config.sae, -1)
+    check_sae(studio, config.sae, config.feature)
 
 
 def run(ctx: JobContext, config: AttributeConfig) -> Result:
@@ -33,7 +33,7 @@ def run(ctx: JobContext, config: AttributeConfig) -> Result:
     ablation, of the features checked; `direct` and `lens` are of the position alone, direct path
     only. `no_first_order` and `no_direct` say why those are missing.
     """
-    from mistudio.ml.features import attribution, own_text
+    from mistudio.ml.features import attribution, own_text, text_effects
     from mistudio.ml.features.rerun import Rerun
 
     row = lookup.sae(ctx.studio, config.sae)
@@ -78,6 +78,10 @@ def run(ctx: JobContext, config: AttributeConfig) -> Result:
         _add_direct(ctx, values, fired, position, loaded, sae, end, token)
     except Unsupported as refusal:
         reasons["no_direct"] = refusal.sentence
+    effects: dict[int, tuple[str, float]] = {}
+    if config.feature >= 0 and not reasons["no_direct"]:
+        effects_N = text_effects.effects_on_next(loaded, sae, fired, config.feature)
+        effects = told_effects(store, fired, effects_N, config.feature)
     own_s = time.monotonic() - begun
     checked = attribution.sample(_reaching(fired, position), config.check_on, config.seed)
 
@@ -98,9 +102,8 @@ def run(ctx: JobContext, config: AttributeConfig) -> Result:
         "token": store.vocabulary.text(token),
         "probability": end.probability(token),
         "likeliest": [[store.vocabulary.text(t), p] for t, p in end.likeliest(LIKELIEST)],
-        "pieces": [
-            {"text": text, "tokens": [first_, stop]} for text, first_, stop in tokens.pieces
-        ],
+        "feature": config.feature,
+        "pieces": pieces(fired, config.feature, effects),
         "features": _listed(ctx, found, values, fired, tokens.pieces, config.limit),
         "fired": len(values),
         "r": r,

@@ -49,6 +49,7 @@ COLUMNS = (
     Column("flags", "texts", "dead, ultra-rare, dense, single-token"),
     Column("star", "flag", "favourite"),
     Column("hidden", "flag", "left out of lists"),
+    Column("colour", "text", "the user's mark: red, yellow, green, blue or purple"),
     Column("note", "text", "the user's note"),
     Column("lists", "texts", "lists that hold it"),
 )
@@ -115,6 +116,7 @@ def record(store: FeatureStore, feature: int, written: Written) -> Record:
         "flags": store.flags(feature),
         "star": written.is_favorite,
         "hidden": written.is_hidden,
+        "colour": written.colour,
         "note": written.note or None,
         "lists": list(written.lists),
     }

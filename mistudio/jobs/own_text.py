@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.analysis_configs import MOST_TEXT_TOKENS, OwnTextConfig
-from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.errors import InvalidInput, Mismatch, Unsupported
 from mistudio.jobs import feature_pages, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
@@ -15,6 +15,7 @@ from mistudio.store import features
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
+    from mistudio.ml.features.feature_store import FeatureStore
     from mistudio.ml.features.own_text import FiredText
 
 
@@ -43,7 +44,10 @@ def run(ctx: JobContext, config: OwnTextConfig) -> Result:
 
     `pieces` are slices of the text with `tokens` first and end; `value` is the named feature's,
     None where none is named. `top` lists per token `[feature, activation, quantile]`, by
-    activation and by quantile within the feature.
+    activation and by quantile within the feature, and by "loss" `[…, effect]` if every feature's
+    effect was asked for: those that change the next token's log-probability most, either way.
+    `effects` of a piece are the named feature's, as `[token, what follows, nats]`; `no_effects`
+    says why there are none.
     """
     from mistudio.ml.activations.pair_capture import PairCapture
     from mistudio.ml.features import own_text
@@ -63,6 +67,7 @@ def run(ctx: JobContext, config: OwnTextConfig) -> Result:
     capture = PairCapture(loaded, row.layer or 0, hook, row.hook_out or hook)
     fired = own_text.fire(capture, sae, store, tokens)
     ctx.control.check()
+    effects_N, no_effects = _effects(ctx, loaded, sae, fired, config)
     listed = own_text.firings(
         fired,
         by=config.sort,
@@ -83,8 +88,14 @@ def run(ctx: JobContext, config: OwnTextConfig) -> Result:
         "tokens": len(tokens.ids_T),
         "fired": len(set(fired.features.tolist())),
         "largest": max(value_T, default=0.0) if value_T is not None else None,
-        "pieces": _pieces(fired, value_T),
-        "top": {by: _top(fired, config.per_token, by) for by in ("activation", "quantile")},
+        "pieces": pieces(
+            fired, config.feature, told_effects(store, fired, effects_N, config.feature)
+        ),
+        "top": {
+            **{by: _top(fired, config.per_token, by) for by in ("activation", "quantile")},
+            **_top_by_loss(fired, config.per_token, effects_N, config.effects),
+        },
+        "no_effects": no_effects,
         "features": [
             {
                 "feature": f.feature,
@@ -102,13 +113,83 @@ def run(ctx: JobContext, config: OwnTextConfig) -> Result:
     }
 
 
-def _pieces(fired: FiredText, value_T: list[float] | None) -> list[dict[str, Any]]:
+def _effects(
+    ctx: JobContext, loaded: Any, sae: Any, fired: FiredText, config: OwnTextConfig
+) -> tuple[Any, str]:
+    """Direct effects of the entries asked about, None without any, and why there are none."""
+    from mistudio.ml.features import text_effects
+
+    if config.effects == "none" or (config.effects == "feature" and config.feature < 0):
+        return None, ""
+
+    def check(done: float) -> None:
+        ctx.control.check()
+        ctx.report.progress(0.4 + 0.6 * done, "the direct path of each feature")
+
+    only = config.feature if config.effects == "feature" else None
+    try:
+        return text_effects.effects_on_next(loaded, sae, fired, only, check), ""
+    except Unsupported as refusal:
+        return None, refusal.sentence
+
+
+def told_effects(
+    store: FeatureStore, fired: FiredText, effects_N: Any, feature: int
+) -> dict[int, tuple[str, float]]:
+    """Per token on which a feature fires and that another follows: that one, and the effect."""
+    if effects_N is None or feature < 0:
+        return {}
+    ids_T, token_N = fired.tokens.ids_T, fired.token_of()
+    return {
+        token: (store.vocabulary.text(int(ids_T[token + 1])), effect)
+        for token, number, effect in zip(
+            token_N.tolist(), fired.features.tolist(), effects_N.tolist(), strict=True
+        )
+        if number == feature and not math.isnan(effect)
+    }
+
+
+def pieces(
+    fired: FiredText, feature: int, effects: dict[int, tuple[str, float]]
+) -> list[dict[str, Any]]:
+    """Slices of a text with a feature's value on each (None for -1) and its `told_effects`."""
+    value_T = fired.value_of(feature).tolist() if feature >= 0 else None
     found: list[dict[str, Any]] = []
     for text, first, end in fired.tokens.pieces:
         value = max(value_T[first:end]) if value_T is not None else None
-        masked = not fired.keep_T[first:end].any()
-        found.append({"text": text, "tokens": [first, end], "masked": bool(masked), "value": value})
+        found.append(
+            {
+                "text": text,
+                "tokens": [first, end],
+                "masked": not bool(fired.keep_T[first:end].any()),
+                "value": value,
+                "effects": [[t, *effects[t]] for t in range(first, end) if t in effects],
+            }
+        )
     return found
+
+
+def _top_by_loss(
+    fired: FiredText, count: int, effects_N: Any, asked: str
+) -> dict[str, list[list[list[float | int | None]]]]:
+    """Per token the features whose direct effect is largest, either way; {} if not asked for."""
+    import numpy as np
+
+    if effects_N is None or asked != "every":
+        return {}
+    found: list[list[list[float | int | None]]] = []
+    for token in range(len(fired.keep_T)):
+        part = fired.of(token)
+        sizes = np.abs(effects_N[part])
+        order = np.lexsort((fired.features[part], -sizes))[:count] + part.start
+        found.append(
+            [
+                [int(fired.features[i]), float(fired.values[i]), None, float(effects_N[i])]
+                for i in order
+                if not np.isnan(effects_N[i])
+            ]
+        )
+    return {"loss": found}
 
 
 def _top(fired: FiredText, count: int, by: str) -> list[list[list[float | int | None]]]:
@@ -130,6 +211,18 @@ def lines(found: dict[str, Any]) -> list[str]:
             for p in found["pieces"]
         )
         out += [f"Feature {found['feature']}: {marked}"]
+        out += [
+            f"  after {p['text']!r}: {effect:+.4f} nats to {following!r} (direct path only)"
+            for p in found["pieces"]
+            for _, following, effect in p["effects"]
+        ]
+    if found["no_effects"]:
+        out.append(found["no_effects"])
+    for piece in found["pieces"] if "loss" in found["top"] else ():
+        tops = found["top"]["loss"][piece["tokens"][1] - 1]
+        if tops:
+            told = "  ".join(f"{top[0]} {top[3]:+.4f}" for top in tops)
+            out.append(f"  after {piece['text']!r}, by direct effect on what follows: {told}")
     for line in found["features"]:
         words = line["label"] or line["top_tokens"]
         out.append(

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 FLAGS = ("dead", "ultra-rare", "dense", "duplicate", "single-token")
 LABEL_STATES = ("none", "auto", "model", "user", "imported")
+COLOURS = ("red", "yellow", "green", "blue", "purple")
+ANY_COLOUR = "any"
 DUPLICATE_ABOVE = 0.9  # cosine of two decoder directions
 TEXTS = {
     "label": "label",
@@ -44,6 +46,14 @@ class LabelState:
 
 
 @dataclass(frozen=True)
+class HasColour:
+    """Features marked with a colour of `COLOURS`, or with "any"; or those that are not."""
+
+    colour: str
+    on: bool = True
+
+
+@dataclass(frozen=True)
 class InList:
     """Features of a list, or those that are not in it."""
 
@@ -67,11 +77,12 @@ class Among:
     told: str
 
 
-Condition = NumberRange | HasFlag | LabelState | InList | Matches | Among
+Condition = NumberRange | HasFlag | LabelState | HasColour | InList | Matches | Among
 KINDS: dict[str, type[Condition]] = {
     "range": NumberRange,
     "flag": HasFlag,
     "label": LabelState,
+    "colour": HasColour,
     "list": InList,
     "matches": Matches,
 }

@@ -27,6 +27,7 @@ class Written(NamedTuple):
     is_favorite: bool = False
     is_hidden: bool = False
     lists: tuple[str, ...] = ()
+    colour: str | None = None
 
 
 def written_of(db: Db, sae_id: str, features: Sequence[int]) -> dict[int, Written]:
@@ -42,7 +43,7 @@ def written_of(db: Db, sae_id: str, features: Sequence[int]) -> dict[int, Writte
         lists.setdefault(feature, []).append(name)
     rows = db.execute(
         "SELECT f.feature_index, f.label, l.source, l.method, l.model, l.score, l.score_n, "
-        "f.notes, f.is_favorite, f.is_hidden FROM features f "
+        "f.notes, f.is_favorite, f.is_hidden, f.colour FROM features f "
         "LEFT JOIN feature_labels l ON l.id = f.label_id "
         f"WHERE f.sae_id = ? AND f.feature_index IN ({marks})",
         [sae_id, *features],
@@ -54,9 +55,19 @@ def written_of(db: Db, sae_id: str, features: Sequence[int]) -> dict[int, Writte
 
 
 def _written(row: Sequence[Any], lists: tuple[str, ...]) -> Written:
-    label, source, method, model, score, score_n, note, star, hidden = row[1:]
+    label, source, method, model, score, score_n, note, star, hidden, colour = row[1:]
     return Written(
-        label, source, method, model, score, score_n, note, bool(star), bool(hidden), lists
+        label,
+        source,
+        method,
+        model,
+        score,
+        score_n,
+        note,
+        bool(star),
+        bool(hidden),
+        lists,
+        colour,
     )
 
 

@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from mistudio.core.errors import InvalidInput
 from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import (
+    ANY_COLOUR,
+    COLOURS,
     DUPLICATE_ABOVE,
     FLAGS,
     Among,
     Condition,
+    HasColour,
     HasFlag,
     InList,
     LabelState,
@@ -60,7 +63,12 @@ WRITTEN = {
     "hidden": "f.is_hidden",
     "score": "l.score",
 }
-WRITTEN_TEXTS = {"label": "f.label", "note": "f.notes", "source": "l.source"}
+WRITTEN_TEXTS = {
+    "label": "f.label",
+    "note": "f.notes",
+    "source": "l.source",
+    "colour": "f.colour",
+}
 SORTABLE = ("index", *STATISTICS, *STATISTIC_TEXTS, *WRITTEN, *WRITTEN_TEXTS, "lists")
 NUMBERS = ("index", *STATISTICS, "score", "lists")
 _KEPT_SETS = 2
@@ -261,6 +269,8 @@ class FeatureKeys:
             return flags[condition.flag] == condition.on
         if isinstance(condition, LabelState):
             return self._label_state(condition.state)
+        if isinstance(condition, HasColour):
+            return self._has_colour(condition.colour) == condition.on
         if isinstance(condition, InList):
             return self._in_list(condition.list_id) == condition.on
         if isinstance(condition, Among):
@@ -295,6 +305,17 @@ class FeatureKeys:
             masks["none"] = ~self.mask_of([row[0] for row in rows])
             self._written["states"] = masks
         return self._written["states"].get(state, np.zeros(len(self), bool))
+
+    def _has_colour(self, colour: str) -> Mask:
+        if colour not in (ANY_COLOUR, *COLOURS):
+            raise InvalidInput(f"There is no colour {colour!r}; there are {', '.join(COLOURS)}.")
+        sql = "SELECT feature_index FROM features WHERE sae_id = ? AND colour"
+        rows = (
+            self._db.execute(f"{sql} IS NOT NULL", [self._set.sae_id]).fetchall()
+            if colour == ANY_COLOUR
+            else self._db.execute(f"{sql} = ?", [self._set.sae_id, colour]).fetchall()
+        )
+        return self.mask_of([row[0] for row in rows])
 
     def _in_list(self, list_id: str) -> Mask:
         rows = self._db.execute(

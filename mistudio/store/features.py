@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id, now
 from mistudio.store.connection import Db
-from mistudio.store.feature_conditions import Condition
+from mistudio.store.feature_conditions import COLOURS, Condition
 from mistudio.store.feature_keys import SORTABLE, FeatureKeys, Mask, columns_of, combined, keys_of
 from mistudio.store.records import FeatureSetRow
 
@@ -71,6 +72,8 @@ class FeatureRow:
     nearest: int | None = None
     nearest_cosine: float | None = None
     ablation_ce: float | None = None
+    colour: str | None = None
+    """what the user marked it with"""
 
 
 def add_statistics(db: Db, feature_set_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -238,7 +241,7 @@ def feature_rows(db: Db, feature_set: FeatureSetRow, indices: Sequence[int]) -> 
             "COALESCE((SELECT group_concat(n.name, ', ') "
             "FROM feature_list_items i JOIN feature_lists n ON n.id = i.list_id "
             "WHERE i.sae_id = ? AND i.feature_index = s.feature_index), ''), "
-            f"{later} FROM feature_statistics s "
+            f"{later}, f.colour FROM feature_statistics s "
             "LEFT JOIN features f ON f.sae_id = ? AND f.feature_index = s.feature_index "
             "LEFT JOIN feature_labels l ON l.id = f.label_id "
             f"WHERE s.feature_set_id = ? AND s.feature_index IN ({marks})",
@@ -309,18 +312,32 @@ def mark(
     *,
     favorite: bool | None = None,
     hidden: bool | None = None,
+    colour: str | None = None,
+    note: str | None = None,
 ) -> None:
-    """Star or hide several features, or take it back; None leaves a mark as it is."""
+    """Star, hide, colour or note several features, or take it back; None leaves a mark as it is.
+
+    An empty colour or note takes it away. Raises `InvalidInput` for a colour there is not.
+    """
+    if colour and colour not in COLOURS:
+        raise InvalidInput(f"There is no colour {colour!r}; there are {', '.join(COLOURS)}.")
+    marks = {
+        "is_favorite": None if favorite is None else int(favorite),
+        "is_hidden": None if hidden is None else int(hidden),
+        "colour": colour,
+        "notes": note,
+    }
     stamp = now()
     with db.atomic():
-        for column, on in (("is_favorite", favorite), ("is_hidden", hidden)):
-            if on is None:
+        for column, value in marks.items():
+            if value is None:
                 continue
+            kept = value if value != "" else None
             db.conn.executemany(
                 f"INSERT INTO features (sae_id, feature_index, {column}, created_at, updated_at) "
                 "VALUES (?, ?, ?, ?, ?) ON CONFLICT (sae_id, feature_index) DO UPDATE SET "
                 f"{column} = excluded.{column}, updated_at = excluded.updated_at",
-                ([sae_id, int(feature), int(on), stamp, stamp] for feature in features),
+                [[sae_id, int(feature), kept, stamp, stamp] for feature in features],
             )
 
 

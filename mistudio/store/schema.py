@@ -307,3 +307,9 @@ def scores_of_labels(db: Database) -> None:
 def chosen_feature_sets(db: Database) -> None:
     """When a user last chose a feature set among those of an SAE; none is chosen yet."""
     db.conn.execute("ALTER TABLE feature_sets ADD COLUMN chosen_at TEXT")
+
+
+@migrations()
+def colours_of_features(db: Database) -> None:
+    """The colour that the user marked a feature with; none is marked yet."""
+    db.conn.execute("ALTER TABLE features ADD COLUMN colour TEXT")

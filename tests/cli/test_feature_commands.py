@@ -61,15 +61,35 @@ def test_conditions_and_order(shell: Shell) -> None:
         (["--where", "max"], "is no condition"),
         (["--where", "max>=x"], "is no number"),
         (["--where", "max>2"], "bounds are included"),
-        (["--where", "colour>=2"], "no column of numbers 'colour'"),
+        (["--where", "taste>=2"], "no column of numbers 'taste'"),
+        (["--where", "colour=pink"], "no colour 'pink'"),
         (["--where", "flag=red"], "no flag 'red'"),
         (["--where", "tokens~("], "no regular expression"),
-        (["--sort", "colour"], "no column 'colour'"),
+        (["--sort", "taste"], "no column 'taste'"),
     ],
 )
 def test_what_makes_no_sense_is_a_sentence(shell: Shell, words: list[str], said: str) -> None:
     answer = shell("list", *words, status=1 if "~" in words[1] else 2)
     assert said in answer["message"]
+
+
+def test_marks_from_the_command_line(shell: Shell) -> None:
+    told = shell("mark", "last", "3", "5", "--colour", "red", "--star", "--note", "cold")
+    assert told["features"] == [3, 5]
+    assert sorted(indices(shell("list", "--where", "colour=red"))) == [3, 5]
+    assert indices(shell("list", "--where", "colour=any", "--where", "note~COLD"))
+    shell("mark", "last", "5", "--colour", "blue", "--no-star")
+    rows = {row["index"]: row for row in shell("list", "--where", "colour=any")["features"]}
+    assert {i: (r["colour"], r["is_favorite"], r["notes"]) for i, r in rows.items()} == {
+        3: ("red", True, "cold"),
+        5: ("blue", False, "cold"),
+    }
+    assert 3 not in indices(shell("list", "--where", "colour!=red", "--limit", "99"))
+    shell("mark", "last", "3", "--colour", "none", "--note", "", "--hidden")
+    assert indices(shell("list", "--where", "colour=any")) == [5]
+    assert 3 not in indices(shell("list", "--limit", "99"))
+    assert "Say what to set" in shell("mark", "last", "3", status=2)["message"]
+    assert "does not exist" in shell("mark", "last", "64", "--star", status=1)["message"]
 
 
 def test_lists_from_the_command_line(shell: Shell) -> None:

@@ -11,7 +11,7 @@ from mistudio.core.ages import age
 from mistudio.core.analysis_configs import AblateConfig
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.features.detail import ABLATION, EXAMPLES, TRY_TEXT
+from mistudio.gui.tabs.features.detail import ABLATION, EXAMPLES, STATISTICS, TRY_TEXT
 from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import ablate, feature_analyses, feature_pages
 from mistudio.store import jobs
@@ -202,8 +202,15 @@ def read(sae_id: str, feature: int) -> dict[str, Any]:
         "pieces": [
             {"text": "", "tokens": [0, 1], "masked": True, "value": 0.0},
             {"text": "the", "tokens": [1, 2], "masked": False, "value": 0.0},
-            {"text": " fox", "tokens": [2, 3], "masked": False, "value": 2.5},
+            {
+                "text": " fox",
+                "tokens": [2, 3],
+                "masked": False,
+                "value": 2.5,
+                "effects": [[2, " ran", -0.125]],
+            },
         ],
+        "no_effects": "",
         "top": {
             "activation": [[], [[5, 9.0, 0.5]], [[3, 2.5, 0.9], [8, 1.0, 0.99]]],
             "quantile": [[], [[5, 9.0, 0.5]], [[8, 1.0, 0.99], [3, 2.5, 0.9]]],
@@ -243,12 +250,30 @@ def test_own_text_shows_values_and_opens_another_feature(
     settle(tab, qtbot)
     assert page.tokens.text() == "the fox"
     assert page.table.texts()[0][:2] == ["start token", "left out"]
-    assert page.table.texts()[2] == ["·fox", "2.5000", "#3  2.500", "#8  1.000", "", "", ""]
+    assert page.table.texts()[2][:5] == ["·fox", "2.5000", "-0.1250", "#3  2.500", "#8  1.000"]
+    described = page.tokens._current().describe(2)
+    assert described == " fox: 2.5000\n-0.1250 nats on the next token “·ran” (direct path only)"
     page.order.setCurrentIndex(1)
-    assert page.table.texts()[2][2] == "#8  99.0 %"
+    assert page.table.texts()[2][3] == "#8  99.0 %"
     page._on_piece(2)
     assert page.table.currentRow() == 2
-    page._on_cell(2, 2)
+    detail.pages.setCurrentIndex(STATISTICS)
+    assert detail.statistics is not None
+    assert detail.statistics.histogram.marker() == 2.5
+    assert "2.5000" in detail.statistics.histogram.plot.toolTip()
+    assert detail.statistics.log_histogram.marker() == pytest.approx(1.3219, abs=1e-4)
+    detail.pages.setCurrentIndex(TRY_TEXT)
+    settle(tab, qtbot)
+    page.order.setCurrentIndex(2)  # was not computed: the text is read once more
+    by_effect = JOBS.select(services.studio.db(), "kind = 'own_text' AND status = 'queued'")
+    assert [job.config["effects"] for job in by_effect] == ["every"]
+    told = read(world.sae.id, 3)
+    told["top"]["loss"] = [[], [[5, 9.0, None, 0.5]], []]
+    finish(services, by_effect[0].id, told)
+    settle(tab, qtbot)
+    assert page.table.texts()[1][3] == "#5  +0.5000"
+    page.order.setCurrentIndex(1)
+    page._on_cell(2, 3)
     settle(tab, qtbot)
     assert detail.index == 8
     assert services.settings.recall("features.own_text") == "the fox"
@@ -316,13 +341,19 @@ def test_why_a_next_token_lists_what_each_feature_adds(
         "checked": 20,
         "no_first_order": "",
         "no_direct": "",
+        "feature": 3,
+        "pieces": read(world.sae.id, 3)["pieces"],
     }
+    assert job.config["feature"] == 3
     finish(services, job.id, told)
     settle(tab, qtbot)
     assert dialog.head.text() == "“·ran” after token 2: 12.50 %"
     assert "r = 0.970 on 20 features" in dialog.facts.text()
     wanted = ["#8", "+0.5000", "—", "-0.2500", "+1.0000", "·fox", "foxes"]
     assert dialog.table.texts() == [wanted]
+    assert dialog.tokens.text() == "the fox"
+    assert dialog.tokens._current().describe(2).startswith(" fox: 2.5000\n-0.1250 nats on")
+    assert "Feature #3 fires up to 2.5000" in dialog.shown.text()
     dialog._on_row(0, 0)
     settle(tab, qtbot)
     assert tab.detail.index == 8

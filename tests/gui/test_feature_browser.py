@@ -17,7 +17,14 @@ from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import context_search, encoders, feature_pages
 from mistudio.jobs.context_search import TextMatches
 from mistudio.store import feature_lists, features
-from mistudio.store.feature_conditions import HasFlag, InList, LabelState, Matches, NumberRange
+from mistudio.store.feature_conditions import (
+    HasColour,
+    HasFlag,
+    InList,
+    LabelState,
+    Matches,
+    NumberRange,
+)
 from mistudio.store.tables import JOBS
 from tests.gui import feature_world
 from tests.gui.test_features_tab import listed, settle, shown_tab
@@ -100,6 +107,40 @@ def test_conditions_narrow_and_combine(services: Services, qtbot: QtBot) -> None
     assert not tab.table.problem.isVisible()
     again = shown_tab(services, qtbot)
     assert listed(again) == listed(tab), "remembered"
+
+
+def test_colours_mark_filter_and_are_named(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    world = feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    select(tab, 1, 4)
+    tab.table.paint_rows("green")
+    settle(tab, qtbot)
+    model = tab.table.model
+    cell = model.index(model.position(4), 1)
+    qtbot.waitUntil(lambda: model.data(cell) == "● #4", timeout=4000)
+    assert model.data(cell, Qt.ItemDataRole.ToolTipRole) == "Marked green"
+    assert model.data(cell, Qt.ItemDataRole.ForegroundRole).name() == "#34d399"
+    tab.table.filters.chips.add(HasColour("any"))
+    settle(tab, qtbot)
+    assert listed(tab) == [1, 4]
+    tab.open_feature(1)
+    settle(tab, qtbot)
+    assert tab.detail is not None
+    button = tab.detail.head.colour
+    assert button.text() == "Green"
+    button.colour_menu.aboutToShow.emit()
+    names = [action.text() for action in button.colour_menu.actions()]
+    assert names == ["Red", "Yellow", "Green", "Blue", "Purple", "No colour"]
+    assert [action.isChecked() for action in button.colour_menu.actions()].index(True) == 2
+    button.colour_menu.actions()[-1].trigger()
+    settle(tab, qtbot)
+    assert button.text() == "Colour"
+    row = features.feature_rows(services.studio.db(), world.feature_set, [1])[0]
+    assert row.colour is None
+    tab.detail.close()
 
 
 def test_percentages_are_bounded_as_such(services: Services, qtbot: QtBot) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from mistudio.core.errors import Unsupported
 from mistudio.ml.activations.capture import Capture
-from mistudio.ml.features import attribution
+from mistudio.ml.features import attribution, text_effects
 from mistudio.ml.features.own_text import FiredText, TextTokens
 from mistudio.ml.features.rerun import Rerun
 from mistudio.ml.hooks import hook_place
@@ -72,6 +72,36 @@ def test_direct_effects_go_through_norm_and_matrix_again(family: str) -> None:
         without_D = end.stream_D - float(value) * sae.W_dec_FO[feature]
         wanted = end.log_p_V[TOKEN] - by_hand(loaded, without_D)[TOKEN]
         assert effect == pytest.approx(float(wanted), rel=1e-3, abs=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "neox"])
+@torch.no_grad()
+def test_effects_on_the_true_next_token_of_every_entry(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, sae = loaded_model(family), random_sae()
+    fired = fired_by(loaded, sae)
+    monkeypatch.setattr(text_effects, "CHUNK_LOGITS", 3 * sae.n_latents * 9)  # several chunks
+    asked: list[float] = []
+    got_N = text_effects.effects_on_next(loaded, sae, fired, check=asked.append)
+    token_N = fired.token_of()
+    assert np.isnan(got_N[token_N == len(IDS) - 1]).all()  # nothing follows it
+    assert np.isfinite(got_N[token_N < len(IDS) - 1]).all()
+    assert len(asked) > 1
+    assert asked == sorted(asked)
+    for entry in range(0, len(token_N), 7):
+        token = int(token_N[entry])
+        if token == len(IDS) - 1:
+            continue
+        end, following = attribution.ending(loaded, IDS, token), int(IDS[token + 1])
+        without_D = end.stream_D - float(fired.values[entry]) * sae.W_dec_FO[fired.features[entry]]
+        wanted = end.log_p_V[following] - by_hand(loaded, without_D)[following]
+        assert got_N[entry] == pytest.approx(float(wanted), rel=2e-3, abs=3e-5)
+    chosen = int(fired.features[0])
+    alone_N = text_effects.effects_on_next(loaded, sae, fired, chosen)
+    assert (np.isfinite(alone_N) == (np.isfinite(got_N) & (fired.features == chosen))).all()
+    at = np.isfinite(alone_N)
+    np.testing.assert_allclose(alone_N[at], got_N[at], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "neox"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import Signal, Slot
+from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QWidget
 
@@ -279,6 +279,8 @@ class HistogramPlot(Chart):
         self._bars: pg.BarGraphItem | None = None
         self._written: list[pg.TextItem] = []  # the counts, where there are few bars
         self._writes, self._named = write_counts, "count"
+        self._marker: tuple[float, str, str] | None = None
+        self._line: pg.InfiniteLine | None = None
         self._recolor()
 
     def set_counts(
@@ -289,8 +291,7 @@ class HistogramPlot(Chart):
         self._counts = np.asarray(counts, dtype=np.float64)
         if len(self._edges) != len(self._counts) + 1 and len(self._counts):
             raise ValueError("a histogram needs one edge more than counts")
-        total = f"{self._counts.sum():,.0f}" if len(self._counts) else EM_DASH
-        self._legend.setText(f"n = {total}")
+        self._tell()
         self._draw()
         if self._is_table():
             self._fill_table()
@@ -299,7 +300,28 @@ class HistogramPlot(Chart):
         """Show a value per bin that is no count, so that their sum means nothing."""
         self._named = "value"
         self.set_counts(edges, values)
-        self._legend.setText("")
+
+    def set_marker(self, value: float | None, name: str = "", tip: str = "") -> None:
+        """A dashed line at a value, named beside the title and told in its tooltip; None: none."""
+        self._marker = None if value is None else (value, name, tip)
+        self.plot.setToolTip("" if value is None else tip)
+        self._tell()
+        self._draw()
+
+    def marker(self) -> float | None:
+        """Where the marker stands, if there is one."""
+        return None if self._marker is None else self._marker[0]
+
+    def _tell(self) -> None:
+        """Beside the title: how many were counted, and what the marker is."""
+        parts: list[str] = []
+        if self._named == "count":
+            total = f"{self._counts.sum():,.0f}" if len(self._counts) else EM_DASH
+            parts.append(f"n = {total}")
+        if self._marker is not None:
+            text = self._marker[1].replace("&", "&amp;").replace("<", "&lt;")
+            parts.append(f'<span style="color:{appearance().colors.yellow}">┆ {text}</span>')
+        self._legend.setText(" · ".join(parts))
 
     def _draw(self) -> None:
         if self._bars is not None:
@@ -308,6 +330,7 @@ class HistogramPlot(Chart):
         for text in self._written:
             self.plot.removeItem(text)
         self._written = []
+        self._draw_marker()
         if len(self._counts):
             colors = appearance().colors
             fill = QColor(colors.fill(self._color))
@@ -325,6 +348,18 @@ class HistogramPlot(Chart):
             self._plot_item.getViewBox().setYRange(
                 0, 1.25 * max(1.0, float(self._counts.max())), padding=0
             )
+
+    def _draw_marker(self) -> None:
+        if self._line is not None:
+            self.plot.removeItem(self._line)
+            self._line = None
+        if self._marker is not None:
+            colors = appearance().colors
+            pen = pg.mkPen(colors.yellow, width=1, style=Qt.PenStyle.DashLine)
+            self._line = pg.InfiniteLine(self._marker[0], angle=90, pen=pen)
+            self._line.setZValue(10)
+            self._line.setToolTip(self._marker[2])
+            self.plot.addItem(self._line)
 
     def _write_counts(self) -> None:
         """Put each count on top of its bar."""
@@ -344,4 +379,5 @@ class HistogramPlot(Chart):
 
     def _recolor(self) -> None:
         super()._recolor()
+        self._tell()
         self._draw()

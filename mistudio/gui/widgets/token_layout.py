@@ -31,6 +31,8 @@ class TokenPiece(NamedTuple):
     text: str
     value: float = 0.0
     masked: bool = False
+    note: str = ""
+    """what else the tooltip says of it"""
 
 
 class Highlight(NamedTuple):
@@ -170,7 +172,8 @@ class TokenLayout:
         shown = piece.text.translate(MARKS)
         if piece.masked:
             return f"{shown}: left out (special or masked token)"
-        return f"{shown}: {piece.value:.{self.style.digits}f}"
+        value = f"{shown}: {piece.value:.{self.style.digits}f}"
+        return f"{value}\n{piece.note}" if piece.note else value
 
     def natural_width(self) -> float:
         """Width of the widest line in pixels."""

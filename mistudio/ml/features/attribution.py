@@ -21,8 +21,9 @@ from mistudio.ml.features.logit_lens import norm_gain
 from mistudio.ml.features.own_text import FiredText
 from mistudio.ml.features.rerun import Rerun
 from mistudio.ml.features.sampling import hash_tokens
+from mistudio.ml.features.text_effects import direct_changes
 from mistudio.ml.hooks import Place, first_tensor
-from mistudio.ml.lens import CHUNK_LOGITS, Unembed
+from mistudio.ml.lens import Unembed
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -91,21 +92,22 @@ def direct_effects(
     a_A = torch.as_tensor(values_A, dtype=torch.float32, device=device)
     rows_A = torch.from_numpy(features_A).to(sae.device)
     part_AD = a_A[:, None] * sae.W_dec_FO[rows_A].float().to(device)
-    whole = unembed.logits(end.stream_D[None]).log_softmax(-1)[0, token]
-    step = max(1, CHUNK_LOGITS // unembed.vocabulary)
-    effects = []
-    for start in range(0, len(features_A), step):
-        check()
-        without_AD = end.stream_D - part_AD[start : start + step]
-        log_p_A = unembed.logits(without_AD).log_softmax(-1)[:, token]
-        effects.append((whole - log_p_A).double().cpu().numpy())
+    effect_A = direct_changes(
+        unembed,
+        end.stream_D[None],
+        sae,
+        np.zeros(len(features_A), np.int64),
+        features_A,
+        values_A,
+        np.full(len(features_A), token, np.int64),
+        lambda _done: check(),
+    )
     column_D = unembed.column(token)
     gain = norm_gain(loaded.blocks, loaded.hidden_dim, device)
     if gain.centres:
         part_AD = part_AD - part_AD.mean(1, keepdim=True)
     sigma = norm_scale(loaded.blocks.final_norm, end.stream_D, gain.gain_D, gain.centres)
     logit_A = (part_AD * gain.gain_D) @ column_D / sigma
-    effect_A = np.concatenate(effects) if effects else np.empty(0)
     return Direct(features_A, effect_A, logit_A.double().cpu().numpy())
 
 

@@ -62,12 +62,16 @@ class FiredText(NamedTuple):
 
         Ties go to the larger activation, then to the smaller index.
         """
-        part = slice(int(self.splits[token]), int(self.splits[token + 1]))
+        part = self.of(token)
         features, values = self.features[part], self.values[part]
         quantiles = self.quantiles[part]
         first = np.nan_to_num(quantiles, nan=-1.0) if by == "quantile" else values
         order = np.lexsort((features, -values, -first))[:count]
         return [(int(features[i]), float(values[i]), float(quantiles[i])) for i in order]
+
+    def of(self, token: int) -> slice:
+        """The entries of a token."""
+        return slice(int(self.splits[token]), int(self.splits[token + 1]))
 
 
 class Firing(NamedTuple):

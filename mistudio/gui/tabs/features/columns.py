@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mistudio.core.label_methods import MARKS, METHODS, RULE_SCORE, SOURCES
 from mistudio.core.units import EM_DASH, format_decimal, format_percent
+from mistudio.gui.tabs.features.colours import colour_dot, role_of
 from mistudio.gui.widgets.row_table import Column
 from mistudio.gui.widgets.token_layout import TokenPiece
 from mistudio.gui.widgets.token_text import TokenLine
@@ -106,7 +107,16 @@ def _main_columns() -> tuple[Column, ...]:
             tip=lambda f: "Favourite (S)" if f.row.is_favorite else "Make it a favourite (S)",
             help="Favourites; a click or S sets the star.",
         ),
-        Column("ID", lambda f: f"#{f.row.index}", "index", 88, numeric=True),
+        Column(
+            "ID",
+            lambda f: f"{colour_dot(f.row.colour)}#{f.row.index}",
+            "index",
+            104,
+            numeric=True,
+            role=lambda f: role_of(f.row.colour),
+            tip=lambda f: f"Marked {f.row.colour}" if f.row.colour else "",
+            help="Number of the latent; a dot has the colour that you marked it with.",
+        ),
         Column(
             "Match",
             lambda f: format_decimal(f.match, 3),
@@ -297,6 +307,14 @@ def _word_columns() -> tuple[Column, ...]:
             "than 10 %; duplicate: a decoder cosine above 0.9; single-token: its strongest tokens "
             "are all one.",
             140,
+        ),
+        Column(
+            "Colour",
+            lambda f: f"{colour_dot(f.row.colour)}{f.row.colour or EM_DASH}",
+            "colour",
+            104,
+            role=lambda f: role_of(f.row.colour),
+            help="Your mark; set it by a right click, or in the feature's window.",
         ),
         words("Note", "note", lambda r: r.notes, "Your note.", 200),
         words("Lists", "lists", lambda r: r.lists, "Lists that hold it.", 160),

@@ -8,16 +8,20 @@ from typing import Any
 from PySide6.QtCore import QTimer, Signal
 from PySide6.QtWidgets import QComboBox, QLineEdit, QMenu, QWidget
 
+from mistudio.gui.tabs.features.colours import colour_icon
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.gui.widgets.editors import NumberBox
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.store.feature_conditions import (
+    ANY_COLOUR,
+    COLOURS,
     FLAGS,
     TEXTS,
     Among,
     Condition,
+    HasColour,
     HasFlag,
     InList,
     LabelState,
@@ -51,6 +55,7 @@ NUMBERS = {
     "lists": "Number of lists",
     "index": "ID",
 }
+COLOUR_NAMES = {**{colour: colour for colour in COLOURS}, ANY_COLOUR: "any colour"}
 _ENDS = ("least", "most")
 
 
@@ -279,6 +284,15 @@ class ConditionChips(QWidget):
                 ("Flag", {flag: flag for flag in FLAGS}, condition.flag),
             ]
             return ChoiceChip(combos, lambda on, flag: HasFlag(flag, bool(on)), self)
+        if isinstance(condition, HasColour):
+            combos = [
+                ("Has the colour or not", {"1": "marked", "": "not marked"}, is_on),
+                ("Colour", COLOUR_NAMES, condition.colour),
+            ]
+            chip = ChoiceChip(combos, lambda on, colour: HasColour(colour, bool(on)), self)
+            for place, colour in enumerate(COLOURS):
+                chip.combos[1].setItemIcon(place, colour_icon(colour))
+            return chip
         known = self._lists or {condition.list_id: "a list"}
         combos = [
             ("In the list or not", {"1": "in", "": "not in"}, is_on),
@@ -316,6 +330,9 @@ class ConditionChips(QWidget):
         texts = self.menu.addMenu("Text matches")
         for column, text in TEXTS.items():
             self._offer(texts, text[0].upper() + text[1:], Matches(column, ""))
+        colours = self.menu.addMenu("Colour")
+        for colour, text in COLOUR_NAMES.items():
+            self._offer(colours, text[0].upper() + text[1:], HasColour(colour))
         lists = self.menu.addMenu("List")
         lists.setEnabled(bool(self._lists))
         for list_id, name in self._lists.items():

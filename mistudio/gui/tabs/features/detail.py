@@ -57,6 +57,7 @@ class FeatureDetail(Dialog):
         self._came_from: list[int] = []  # features that led to this one by its partners
         self.ablation: AblationPage | None = None
         self.try_text: TryPage | None = None
+        self._own: tuple[int, float] | None = None  # feature, and its largest on one's own text
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
             "interpretability": MetricTile("Interpretability", color="blue"),
@@ -105,6 +106,7 @@ class FeatureDetail(Dialog):
         self.head.note_edited.connect(self._on_note)
         self.head.star_clicked.connect(self._on_star)
         self.head.hide_clicked.connect(self._on_hide)
+        self.head.colour.painted.connect(self._on_painted)
         self.head.previous.clicked.connect(self.go_previous)
         self.head.next.clicked.connect(self.go_next)
         self.lists.problem.connect(self._on_list_problem)
@@ -251,6 +253,7 @@ class FeatureDetail(Dialog):
 
             self.try_text = TryPage(self._services)
             self.try_text.opened.connect(self._go)
+            self.try_text.read.connect(self._on_own_text)
             self._fill(number, self.try_text)
         if number == CORRELATIONS and self.correlations is not None and self._sae is not None:
             self.correlations.show_feature(self._sae, self.index)
@@ -266,6 +269,11 @@ class FeatureDetail(Dialog):
             shown.show_page(self.page)
         if number == STATISTICS and self.statistics is not None and self._sae is not None:
             self.statistics.ask(self._sae, self.index)
+            own = self._own
+            self.statistics.mark_own(own[1] if own and own[0] == self.index else None)
+
+    def _on_own_text(self, largest: float | None) -> None:
+        self._own = None if largest is None else (self.index, largest)
 
     def _fill(self, number: int, page: QWidget) -> None:
         title = self.pages.tabText(number)
@@ -329,6 +337,9 @@ class FeatureDetail(Dialog):
 
     def _on_star(self) -> None:
         self._write(edits.turn_favorite)
+
+    def _on_painted(self, colour: str) -> None:
+        self._write(lambda db, sae_id, at: edits.paint(db, sae_id, [at], colour))
 
     def _on_hide(self) -> None:
         self._write(edits.turn_hidden)

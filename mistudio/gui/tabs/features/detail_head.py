@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
 from mistudio.core.label_methods import SOURCES
 from mistudio.core.units import format_percent
+from mistudio.gui.tabs.features.colours import ColourButton
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row, set_icon
 from mistudio.store.features import FeatureRow
@@ -26,6 +27,7 @@ class DetailHead(QWidget):
         self.title = label("Feature", "title")
         self.star = button("Favourite", self.star_clicked.emit, icon="star")
         self.hider = button("Hide", self.hide_clicked.emit, icon="eye_off")
+        self.colour = ColourButton()
         self.previous = button("Previous (K)", icon="chevron_left")
         self.next = button("Next (J)", icon="chevron_right")
         self.label_edit = self._line("Label", "What does it fire on?", 512)
@@ -36,7 +38,9 @@ class DetailHead(QWidget):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(8))
-        self._tools = row(self.title, None, self.star, self.hider, self.previous, self.next)
+        self._tools = row(self.title, None, self.star, self.colour, self.hider)
+        for way in (self.previous, self.next):
+            self._tools.addWidget(way)
         box.addLayout(self._tools)
         line = row(label("Label", "label"), self.label_edit, self.source)
         line.addWidget(label("Note", "label"))
@@ -66,6 +70,7 @@ class DetailHead(QWidget):
         self.source.setText(_told(row))
         set_icon(self.star, "star_on" if row.is_favorite else "star")
         self.star.setText("Favourite" if row.is_favorite else "Add star")
+        self.colour.show_colour(row.colour)
         set_icon(self.hider, "eye" if row.is_hidden else "eye_off")
         self.hider.setText("Show in lists" if row.is_hidden else "Hide")
 

@@ -43,6 +43,12 @@ def turn_several(db: Any, sae_id: str, indices: list[int], mark: str) -> str:
     return f"{sae_id}/"
 
 
+def paint(db: Any, sae_id: str, indices: list[int], colour: str) -> str:
+    """Mark features with a colour; "" takes the mark away."""
+    features.mark(db, sae_id, indices, colour=colour)
+    return published(sae_id, indices[0]) if len(indices) == 1 else f"{sae_id}/"
+
+
 def write_label(db: Any, sae_id: str, index: int, text: str) -> str:
     """Choose the user's label; an empty one takes it away."""
     features.set_label(db, sae_id, index, text)

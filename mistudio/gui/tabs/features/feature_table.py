@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QAbstractItemView, QMenu, QStackedWidget, QVBoxLay
 from mistudio.core.units import format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import columns, edits
+from mistudio.gui.tabs.features.colours import fill_colours
 from mistudio.gui.tabs.features.column_chooser import ColumnChooser
 from mistudio.gui.tabs.features.filters import FilterBar
 from mistudio.gui.tabs.features.finder import Finder, Ranking
@@ -346,8 +347,24 @@ class FeatureTable(QWidget):
             menu.addAction("Open").triggered.connect(self._open_current)
         menu.addAction("Star, or take the star away").triggered.connect(self.star)
         menu.addAction("Hide, or show again").triggered.connect(self.hide_row)
+        colours = menu.addMenu("Colour")
+        alone = self.model.row(self.model.position(subject[1][0])) if len(subject[1]) == 1 else None
+        fill_colours(colours, alone.row.colour if alone else "?", self._on_colour)
         menu.addAction("Add to list…").triggered.connect(self.lists.click)
         menu.popup(self.view.viewport().mapToGlobal(at))
+
+    def _on_colour(self) -> None:
+        action: Any = self.sender()
+        self.paint_rows(action.data())
+
+    def paint_rows(self, colour: str) -> None:
+        """Mark the selected features with a colour; "" takes their mark away."""
+        subject = self.selected()
+        if subject is not None:
+            sae_id, indices = subject
+            self._services.query.ask(
+                lambda db: edits.paint(db, sae_id, indices, colour), self._on_edited
+            )
 
     def _open_current(self) -> None:
         index = self.view.current_id()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from PySide6.QtCore import Qt, Slot
@@ -114,6 +115,18 @@ class StatisticsPage(QWidget):
         for name, value in described(page).items():
             self.values[name].setText(value)
         self.histogram.set_counts(page.activations.edges, page.activations.counts)
+
+    def mark_own(self, largest: float | None) -> None:
+        """Where the largest activation on one's own text lies; None: no text was read."""
+        self.log_histogram.set_marker(None)
+        if largest is None:
+            self.histogram.set_marker(None)
+        elif largest > 0:
+            tip = f"Largest activation on the text of Try text: {largest:.4f}"
+            self.histogram.set_marker(largest, f"your text: {largest:.4f}", tip)
+            self.log_histogram.set_marker(math.log2(largest), "your text", tip)
+        else:
+            self.histogram.set_marker(0.0, "your text: 0", "It does not fire on your text.")
 
     def ask(self, sae: SaeRow, index: int) -> None:
         """Read what is not on the page."""

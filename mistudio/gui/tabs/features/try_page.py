@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Signal
@@ -10,6 +11,8 @@ from PySide6.QtWidgets import QComboBox, QTableWidgetItem, QVBoxLayout, QWidget
 from mistudio.core.analysis_configs import OwnTextConfig
 from mistudio.core.config import violations
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.features import effect_notes
+from mistudio.gui.tabs.features.effect_notes import token_pieces
 from mistudio.gui.tabs.features.example_card import marked
 from mistudio.gui.tabs.features.text_box import ClickedTokens, OwnText
 from mistudio.gui.tabs.library.one_job import OneJob
@@ -17,12 +20,12 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.layout import guard_wheel
-from mistudio.gui.widgets.token_layout import TokenPiece
 
 if TYPE_CHECKING:
     from mistudio.gui.tabs.features.why_dialog import WhyDialog
 
 SHOWN = 5
+TITLES = ("Token", "This feature", "On what follows", *(f"{n}." for n in range(1, SHOWN + 1)))
 REMEMBERED = "features.own_text"
 MEANING = (
     "The model reads the text with its start token before it. Grey tokens are left out: special "
@@ -31,6 +34,7 @@ MEANING = (
 ORDERS = {
     "activation": "by activation",
     "quantile": "by quantile within the feature",
+    "loss": "by direct effect on what follows",
 }
 
 
@@ -38,6 +42,7 @@ class TryPage(QWidget):
     """Reads a text with the SAE of the feature shown; `opened` asks for another feature."""
 
     opened = Signal(int)
+    read = Signal(object)  # the largest activation on the text that was read; None: no text
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -60,14 +65,18 @@ class TryPage(QWidget):
         for value, text in ORDERS.items():
             self.order.addItem(text, value)
         self.order.setAccessibleName("Order of the features of a token")
+        self.order.setToolTip(
+            "The strongest features of each token. By effect: those that change the "
+            "log-probability of the token that follows most, either way, direct path only."
+        )
         for combo in (self.scale, self.order):
             guard_wheel(combo)
-            combo.currentIndexChanged.connect(self._draw)
+        self.scale.currentIndexChanged.connect(self._draw)
+        self.order.currentIndexChanged.connect(self._on_order)
         self.legend = label("", "small", wrap=True)
         self.tokens = ClickedTokens()
         self.tokens.piece_clicked.connect(self._on_piece)
-        titles = ["Token", "This feature", *(f"{n}." for n in range(1, SHOWN + 1))]
-        self.table = FactsTable(titles, "Strongest features of each token", most=1000)
+        self.table = FactsTable(TITLES, "Strongest features of each token", most=1000)
         self.table.cellDoubleClicked.connect(self._on_cell)
         self.table.cellActivated.connect(self._on_cell)
         self._lay_out()
@@ -111,6 +120,7 @@ class TryPage(QWidget):
         again = page.sae_id == self._sae_id and self.result is not None
         self._sae_id, self.index, self._maximum = page.sae_id, page.row.index, page.row.max
         self.result = None
+        self.read.emit(None)
         for part in (self.shown, self.tools, self.table):
             part.hide()
         self.legend.setText(MEANING)
@@ -125,6 +135,7 @@ class TryPage(QWidget):
             feature=self.index,
             limit=1,
             per_token=SHOWN,
+            effects="every" if self.order.currentData() == "loss" else "feature",
         )
 
     def run(self) -> None:
@@ -145,7 +156,9 @@ class TryPage(QWidget):
             return
         if self.attribution is not None:
             self.attribution.close()
-        made = WhyDialog(self._services, self._sae_id, self.text.toPlainText(), self)
+        made = WhyDialog(
+            self._services, self._sae_id, self.text.toPlainText(), self, feature=self.index
+        )
         made.opened.connect(self.opened)
         made.finished.connect(self._on_why_closed)
         self.attribution = made
@@ -159,6 +172,22 @@ class TryPage(QWidget):
         if (result["sae"], result["feature"]) == (self._sae_id, self.index):
             self.result = result
             self._draw()
+            self.read.emit(float(result["largest"] or 0.0))
+
+    def _on_order(self) -> None:
+        """Effects of every feature take longer, so they are computed when they are asked for."""
+        if self.result is not None and self._missing() and self.run_button.isEnabled():
+            self.run()
+        self._draw()
+
+    def _missing(self) -> bool:
+        """Whether the text was read without what the order needs, and reading it again helps."""
+        found = self.result
+        return (
+            found is not None
+            and self.order.currentData() not in found["top"]
+            and not found.get("no_effects")
+        )
 
     def _draw(self) -> None:
         found = self.result
@@ -166,9 +195,7 @@ class TryPage(QWidget):
             return
         whole = self.scale.currentIndex() == 1
         full = self._maximum if whole else found["largest"]
-        self.tokens.set_tokens(
-            [TokenPiece(p["text"], p["value"], p["masked"]) for p in found["pieces"]], full
-        )
+        self.tokens.set_tokens(token_pieces(found["pieces"]), full)
         fires = (
             "does not fire on this text"
             if not found["largest"]
@@ -176,7 +203,8 @@ class TryPage(QWidget):
         )
         self.legend.setText(
             f"Feature #{self.index} {fires}; its largest in the feature set is "
-            f"{self._maximum:.4f}. {found['fired']:,} features fire here. {MEANING}"
+            f"{self._maximum:.4f}. {found['fired']:,} features fire here. {MEANING} "
+            f"{found.get('no_effects') or effect_notes.MEANING}"
         )
         self._fill(found)
         for part in (self.shown, self.tools, self.table):
@@ -184,14 +212,16 @@ class TryPage(QWidget):
 
     def _fill(self, found: dict[str, Any]) -> None:
         by = str(self.order.currentData())
+        each_token = found["top"].get(by, [])
         lines: list[list[str]] = []
         for piece in found["pieces"]:
             first = piece["tokens"][1] - 1
-            tops = [] if piece["masked"] else found["top"][by][first]
-            cells = [top_cell(top[0], top[1], top[2], by) for top in tops]
+            tops = each_token[first] if each_token and not piece["masked"] else []
+            cells = [top_cell(top, by) for top in tops]
             name = marked(piece["text"]) or "start token"
             value = "left out" if piece["masked"] else f"{piece['value']:.4f}"
-            lines.append([name, value, *cells, *[""] * (SHOWN - len(cells))])
+            effect = effect_notes.cell(piece)
+            lines.append([name, value, effect, *cells, *[""] * (SHOWN - len(cells))])
         self.table.set_rows(lines)
         self.table.setMinimumHeight(0)
         self.table.setMaximumHeight(16_777_215)
@@ -206,9 +236,12 @@ class TryPage(QWidget):
             self.opened.emit(int(item.text().split()[0].removeprefix("#")))
 
 
-def top_cell(feature: int, value: float, quantile: float | None, by: str) -> str:
+def top_cell(top: Sequence[Any], by: str) -> str:
     """A feature of a token as a cell: its number and what it is ordered by."""
+    feature, value, quantile = top[:3]
     if by == "activation":
         return f"#{feature}  {value:.3f}"
+    if by == "loss":
+        return f"#{feature}  {top[3]:+.4f}"
     share = "—" if quantile is None else f"{100 * quantile:.1f} %"
     return f"#{feature}  {share}"

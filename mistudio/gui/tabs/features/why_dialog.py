@@ -12,12 +12,15 @@ from mistudio.core.analysis_configs import AttributeConfig
 from mistudio.core.units import EM_DASH
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.effect_notes import MEANING as EFFECT
+from mistudio.gui.tabs.features.effect_notes import token_pieces
 from mistudio.gui.tabs.features.example_card import marked
 from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.facts_table import FactsTable
+from mistudio.gui.widgets.token_text import TokenText
 
 COLUMNS = (
     "Feature",
@@ -43,20 +46,29 @@ class WhyDialog(Dialog):
     opened = Signal(int)
 
     def __init__(
-        self, services: Services, sae_id: str, text: str, parent: QWidget | None = None
+        self,
+        services: Services,
+        sae_id: str,
+        text: str,
+        parent: QWidget | None = None,
+        *,
+        feature: int = -1,
     ) -> None:
+        """`feature`: the one whose activation and effect the tokens of the text show; -1: none."""
         super().__init__("Why this next token?", parent, width=1100, height_share=0.9, scroll=False)
         self.found: dict[str, Any] | None = None
         self.form = ConfigForm(
             AttributeConfig, ("token", "position", "check_on", "limit"), columns=4
         )
-        self.form.set_values({"sae": sae_id, "text": text})
+        self.form.set_values({"sae": sae_id, "text": text, "feature": feature})
         self.run_button = button("Compute", self.run, variant="primary", icon="play")
         self.form.action_row.addWidget(self.run_button)
         self.job = OneJob(services, self.run_button, self, failure="The attribution failed.")
         self.job.done.connect(self._on_done)
         self.head = label("", "section", wrap=True, selectable=True)
         self.facts = label("", "muted", wrap=True, selectable=True)
+        self.shown = label("", "small", wrap=True)
+        self.tokens = TokenText()
         self.table = FactsTable(COLUMNS, "What each feature adds", most=1000, stretch=6)
         self.table.setToolTip(MEANING)
         self.table.cellDoubleClicked.connect(self._on_row)
@@ -68,6 +80,9 @@ class WhyDialog(Dialog):
         self.box.addWidget(label(MEANING, "small", wrap=True))
         for part in (self.form, self.job.state, self.job.problem, self.head, self.facts):
             self.box.addWidget(part)
+        for part in (self.tokens, self.shown):
+            self.box.addWidget(part)
+            part.hide()
         self.box.addWidget(self.table, 1)
         self.box.addStretch(0)
         self.table.hide()
@@ -91,11 +106,22 @@ class WhyDialog(Dialog):
             f"{100 * result['probability']:.2f} %"
         )
         self.facts.setText(f"Likeliest: {likeliest}. {agreement(result)}")
+        self._show_tokens(result)
         self.table.set_rows([cells(line) for line in result["features"]])
         self.table.setMinimumHeight(0)
         self.table.setMaximumHeight(16_777_215)
         self.table.setVisible(bool(result["features"]))
         self.copy_button.setEnabled(bool(result["features"]))
+
+    def _show_tokens(self, result: dict[str, Any]) -> None:
+        """The text with the feature that the window was opened from, if it was from one."""
+        feature, pieces = result.get("feature", -1), result.get("pieces", [])
+        full = max((p["value"] or 0.0 for p in pieces), default=0.0)
+        self.tokens.set_tokens(token_pieces(pieces), full)
+        fires = f"fires up to {full:.4f} here. A token's tooltip tells the effect. {EFFECT}"
+        self.shown.setText(f"Feature #{feature} {fires if full else 'does not fire on this text.'}")
+        for part in (self.tokens, self.shown):
+            part.setVisible(feature >= 0)
 
     def _on_row(self, line: int, _column: int) -> None:
         if self.found is not None:
