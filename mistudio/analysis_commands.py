@@ -23,16 +23,7 @@ def ablate_features(studio: Studio, console: Console, arguments: Arguments) -> N
     if config.feature >= 0:
         console.result(found, ablation_figures.lines(found))
         return
-    strongest = ", ".join(f"{f['feature']} ({f['delta_ce']:+.4f})" for f in found["strongest"])
-    console.result(
-        found,
-        [
-            f"{found['features']:,} features measured ({found['mode']}).",
-            f"{found['selective']:,} of {found['judged']:,} with at least 19 like ones are "
-            "selective; among equals 5 % would be.",
-            f"Largest ΔCE: {strongest}",
-        ],
-    )
+    console.result(found, ablation_figures.batch_lines(found))
 
 
 def test_text(studio: Studio, console: Console, arguments: Arguments) -> None:

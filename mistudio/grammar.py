@@ -289,7 +289,8 @@ def _more_benches(command: Any, bench: Any) -> None:
     made.add_argument("--hooks", action="append", help="repeat for several (default resid_post)")
     made.add_argument("--rows", type=int, default=200, help="(default 200)")
     made = command(bench, "features", "bench_features", "finding and reading features")
-    about = "harvest, memory, page, partners, neighbours, table, phrases, labels or exports; repeat"
+    about = "harvest, memory, page, partners, neighbours, table, phrases, labels, exports or "
+    about += "ablation (of the newest SAE); repeat"
     made.add_argument("--only", action="append", help=about)
     for flag, value, about in (
         ("--features", 32_768, "features of the made-up set"),

@@ -136,3 +136,14 @@ def lines(page: Mapping[str, Any]) -> list[str]:
         shown = "  ".join(f"{t['text']!r} {t['change']:+.4f}" for t in found)
         out.append(f"Probability {title} on average: {shown}")
     return out
+
+
+def batch_lines(found: Mapping[str, Any]) -> list[str]:
+    """The summary of a measurement of every live feature."""
+    strongest = ", ".join(f"{f['feature']} ({f['delta_ce']:+.4f})" for f in found["strongest"])
+    return [
+        f"{found['features']:,} features measured ({found['mode']}).",
+        f"{found['selective']:,} of {found['judged']:,} with at least 19 like ones are "
+        "selective; among equals 5 % would be.",
+        f"Largest ΔCE: {strongest}",
+    ]

@@ -166,8 +166,10 @@ class _Bench:
         missing = [feature for feature in live if feature not in known]
         if known:
             ctx.report.note(f"{len(live) - len(missing):,} of {len(live):,} are known already.")
+        begun = time.monotonic()
         self._measure(missing, (0.02, 0.95))
-        told = self._write_values(live)
+        told = {"measured": len(missing), "measured_s": time.monotonic() - begun}
+        told |= self._write_values(live)
         return {"sae": self._row.id, "feature_set": self._found.id, **told}
 
     def _write_values(self, live: Sequence[int]) -> Result:

@@ -39,6 +39,7 @@ BENCHES = {
     "phrases": "mistudio.jobs.bench_feature_parts:phrases",
     "labels": "mistudio.jobs.bench_feature_parts:labels",
     "exports": "mistudio.jobs.bench_feature_parts:exports",
+    "ablation": "mistudio.jobs.bench_ablation:measure",
 }
 
 

@@ -52,6 +52,15 @@ def find_all(db: Db, sae_id: str, kind: str, key_hash: str) -> dict[int, Any]:
     return {int(feature): json.loads(written) for feature, written in rows}
 
 
+def features_of(db: Db, sae_id: str, kind: str, key_hash: str) -> set[int]:
+    """The features of which such results are kept."""
+    rows = db.execute(
+        "SELECT feature_index FROM feature_analyses WHERE sae_id = ? AND kind = ? AND key_hash = ?",
+        [sae_id, kind, key_hash],
+    ).fetchall()
+    return {int(row[0]) for row in rows}
+
+
 def keep_all(db: Db, sae_id: str, kind: str, key_hash: str, results: Mapping[int, Any]) -> None:
     """Keep results of several features in one transaction."""
     stamp = now()

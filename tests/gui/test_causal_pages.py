@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from pytestqt.qtbot import QtBot
 
 from mistudio.core.ages import age
 from mistudio.core.analysis_configs import AblateConfig
-from mistudio.gui.reporting import Drained
+from mistudio.gui.reporting import Drained, Progress
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.ablate_dialog import AblateDialog
 from mistudio.gui.tabs.features.detail import ABLATION, EXAMPLES, STATISTICS, TRY_TEXT
 from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import ablate, feature_analyses, feature_pages
-from mistudio.store import jobs
+from mistudio.jobs.registry import JOB_KINDS
+from mistudio.store import analyses, jobs
 from mistudio.store.jobs import JobState
 from mistudio.store.tables import JOBS
 from tests.gui import feature_world
@@ -107,7 +110,7 @@ def test_the_own_effect_comes_first_then_the_controls(
     assert page.page is None
     assert "Not measured" in page.age.text()
     assert not page.figures.isVisible()
-    monkeypatch.setattr(ablate, "prepare", lambda studio, config: None)
+    monkeypatch.setitem(JOB_KINDS, "ablate", replace(JOB_KINDS["ablate"], prepare=None))
     job_id = services.studio.submit("ablate", AblateConfig(sae=world.sae.id, feature=3))
     page.job.id = job_id
     strongest = {"top": effect(windows=4, n=252, kl=0.5), "random": None, "active": 20}
@@ -369,3 +372,76 @@ def test_ages() -> None:
     assert age("2026-03-05T11:59:30+00:00", now) == "just now"
     assert age("2026-03-05T11:57:00Z", now) == "3 min 0 s ago"
     assert age("2026-03-01T12:00:00", now) == "4 days ago"
+
+
+def test_all_features_are_ablated_from_the_tab(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = services.studio.db()
+    world = feature_world.add_world(db)
+    monkeypatch.setitem(JOB_KINDS, "ablate", replace(JOB_KINDS["ablate"], prepare=None))
+    tab = shown_tab(services, qtbot)
+    tab.ablate_button.click()
+    dialog = tab.findChild(AblateDialog)
+    assert dialog is not None
+    settle(tab, qtbot)
+    assert dialog.plan.text() == "56 live features. How long it takes is unknown until it runs."
+    dialog.start()
+    (job,) = JOBS.select(db)
+    assert (job.kind, job.config["sae"], job.config["feature"]) == ("ablate", world.sae.id, -1)
+    assert dialog.job.cancel_button.isVisible()
+    progress = Progress(0.5, "8 of 56 features", "0.50 features/s", 96.0)
+    services.lanes.drained.emit(job.id, Drained(progress=progress))
+    assert "8 of 56 features · 0.50 features/s" in dialog.job.state.text()
+    # cancelled after eight features: they are kept, and the job had a rate
+    key = feature_analyses.key_hash(
+        world.sae,
+        world.feature_set,
+        ablate.EFFECT,
+        ablate.VERSION,
+        ablate.effect_parameters(AblateConfig()),
+    )
+    live = [f for f in range(60) if f in live_features(services)]
+    kept = {f: {"top": effect()} for f in live[:8]}
+    analyses.keep_all(db, world.sae.id, ablate.EFFECT, key, kept)
+    JOBS.update(db, job.id, rate="0.50 features/s")
+    assert jobs.claim(db, job.id, 1)
+    jobs.move(db, job.id, JobState.RUNNING, JobState.CANCELLED)
+    services.lanes.finished.emit(job.id, "cancelled")
+    settle(tab, qtbot)
+    assert dialog.plan.text() == (
+        "56 live features, 8 measured already with these settings. "
+        "About 1 min 36 s at the rate of the last such job."
+    )
+    assert dialog.start_button.text() == "Go on"
+    dialog.form.set_values({"windows": 4})
+    settle(tab, qtbot)
+    assert dialog.plan.text().endswith("unknown until it runs.")
+    dialog.form.set_values({"windows": 8})
+    dialog.start()
+    other = dialog.job.id
+    told: list[bool] = []
+    dialog.measured.connect(lambda: told.append(True))
+    finish(
+        services,
+        other,
+        {
+            "features": 56,
+            "mode": "zero",
+            "judged": 40,
+            "selective": 10,
+            "selective_share": 0.25,
+            "strongest": [{"feature": 3, "delta_ce": 0.5}],
+        },
+    )
+    settle(tab, qtbot)
+    assert told == [True]
+    assert "10 of 40 with at least 19 like ones" in dialog.result.text()
+    dialog.close()
+
+
+def live_features(services: Services) -> set[int]:
+    rows = services.studio.db().execute(
+        "SELECT feature_index FROM feature_statistics WHERE count > 0"
+    )
+    return {int(row[0]) for row in rows.fetchall()}

@@ -14,7 +14,7 @@ from mistudio.core.analysis_configs import AblateConfig
 from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, StudioError
 from mistudio.core.events import RecordingReporter
-from mistudio.jobs import ablate, feature_pages, lookup
+from mistudio.jobs import ablate, ablation_plan, feature_pages, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.ml.features import controls
 from mistudio.ml.features.ablation import Ablator
@@ -183,6 +183,40 @@ def test_what_cannot_be_ablated_is_a_sentence(trained: Studio) -> None:
     SAES.update(trained.db(), row.id, layer=None)
     with pytest.raises(StudioError, match="does not say which layer"):
         trained.submit("ablate", quick(feature=0))
+
+
+def test_the_plan_of_all_tells_what_is_left_and_a_measured_time(trained: Studio) -> None:
+    live = int((counts(trained) > 0).sum())
+    before = ablation_plan.plan(trained, quick())
+    assert before[:4] == (live, live, None, None)
+    assert before.sentence.endswith("unknown until it runs.")
+    run(trained, "ablate", quick())
+    after = ablation_plan.plan(trained, quick())
+    assert (after.live, after.missing, after.seconds) == (live, 0, 0.0)
+    assert after.rate is not None
+    again = ablation_plan.plan(trained, quick(anew=True))
+    assert again.missing == live
+    assert again.seconds == pytest.approx(live / after.rate)
+    assert ablation_plan.plan(trained, quick(windows=3)).seconds is None
+
+
+def test_the_measurement_tells_time_and_floor(
+    trained: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--home", str(trained.paths.home), "--json", "bench", "features"]
+    assert main([*words, "--only", "ablation", "--rounds", "2"]) == 0
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["measurements"]
+    assert row["features"] == 2
+    assert 0 < row["strongest_4_windows_ms"] <= row["own_ms"]
+    model = lookup.model_of(trained, lookup.sae(trained, "last"))
+    loaded = trained.models.get(model, trained.paths.absolute(model.path))
+    blocks = [p for b in loaded.blocks.modules for p in b.parameters() if p.ndim == 2]
+    clean = 8 * row["window_tokens"] * 2 * sum(p.numel() for p in blocks)
+    most = 3 * clean + 3 * 8 * row["window_tokens"] * 2 * loaded.facts.vocab_size * (
+        loaded.hidden_dim
+    )
+    assert clean < row["gflop"] * 1e9 < most
+    assert row["own_over_floor"] > 0
 
 
 def test_the_command(trained: Studio, capsys: pytest.CaptureFixture[str]) -> None:

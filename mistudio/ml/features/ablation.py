@@ -11,6 +11,7 @@ computed again and no prediction is made.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,7 @@ class Ablator:
         cuts = sorted({0, min(first, len(whole.rows_W)), len(whole.rows_W)})
         sums_W, notes = _no_sums(len(whole.rows_W)), Notes() if detail else None
         active = 0
-        for low, high in zip(cuts, cuts[1:], strict=False):
+        for low, high in itertools.pairwise(cuts):
             part = slice(low, high)
             key = (feature, low, high)
             for start, read in self._reads(key, whole.take(part), low, keep=detail):

@@ -66,6 +66,12 @@ class FeaturesTab(Tab):
         self.labels_button = button(
             "Labels…", self._on_labels, icon="tag", tip="Label features, and see how labels score"
         )
+        self.ablate_button = button(
+            "Ablate all…",
+            self.ablate_all,
+            icon="minus_circle",
+            tip="Take each live feature out of the model and measure what changes",
+        )
         self.own_text = button(
             "Own text", self.test_text, icon="text", tip="Which features fire on a text of yours"
         )
@@ -114,6 +120,7 @@ class FeaturesTab(Tab):
         self.tools = (
             self.health_button,
             self.labels_button,
+            self.ablate_button,
             self.own_text,
             self.import_button,
             self.export_button,
@@ -178,6 +185,15 @@ class FeaturesTab(Tab):
             from mistudio.gui.tabs.features.health_dialog import HealthDialog
 
             HealthDialog(self.services, self.overview.sae, self).show()
+
+    def ablate_all(self) -> None:
+        """Offer to measure the ablation of every live feature."""
+        if self.overview is not None and self.overview.feature_set is not None:
+            from mistudio.gui.tabs.features.ablate_dialog import AblateDialog
+
+            dialog = AblateDialog(self.services, self.overview.sae, self)
+            dialog.measured.connect(self._on_labelled)
+            dialog.show()
 
     def show_lists(self) -> None:
         """Open the window of all lists."""
