@@ -103,20 +103,24 @@ class FeatureKeys:
 
     def _read_indices(self) -> None:
         """Read places and, in the same pass, what every first question asks for."""
+        # numbers joined to a text are taken over much faster than rows; a frequency, which would be
+        # rounded, is made again from its count where that is what was written
         found = self._db.execute(
-            "SELECT MIN(id), MAX(id) FROM feature_statistics WHERE feature_set_id = ?",
-            [self._set.id],
+            "SELECT group_concat(id), group_concat(feature_index), group_concat(count), "
+            "SUM(frequency IS NOT count * 1.0 / ?) "
+            "FROM feature_statistics NOT INDEXED WHERE feature_set_id = ?",
+            [self._set.n_tokens, self._set.id],
         ).fetchone()
-        self._id_range = (0, -1) if found is None or found[0] is None else (found[0], found[1])
-        rows = self._scan(
-            "feature_index, id, count, COALESCE(frequency, 9e999)",
-            [("index", "<i8"), ("id", "<i8"), ("count", "<f8"), ("frequency", "<f8")],
-        )
-        self._order = np.argsort(rows["index"], kind="stable")
-        self.indices = np.array(rows["index"][self._order], np.int64)
-        self._rowids = np.array(rows["id"][self._order], np.int64)
-        for name in ("count", "frequency"):
-            self._statistics[name] = self._known(rows[name])
+        ids, indices, counts = (np.fromstring(text or "", np.int64, sep=",") for text in found[:3])
+        by_id = np.argsort(ids, kind="stable")
+        self._id_range = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
+        self._order = np.argsort(indices[by_id], kind="stable")
+        every = by_id[self._order]
+        self.indices, self._rowids = indices[every], ids[every]
+        if len(counts) == len(ids):
+            self._statistics["count"] = counts[every].astype(np.float64)
+            if found[3] == 0 and self._set.n_tokens:
+                self._statistics["frequency"] = self._statistics["count"] / self._set.n_tokens
 
     def _scan(self, columns: str, fields: list[tuple[str, str]], count: int = -1) -> Any:
         """Columns of the set's rows in the order of their ids: by index each row is a search."""

@@ -114,6 +114,10 @@ class BlockTableModel(QAbstractTableModel):
         found = np.flatnonzero(self._ids == object_id)
         return int(found[0]) if len(found) else -1
 
+    def has(self, position: int) -> bool:
+        """Whether the row at a position is loaded; asks for nothing."""
+        return position // self._block in self._blocks
+
     def row(self, position: int) -> Any | None:
         """The row object at a position; None while it is not loaded, which this call starts."""
         number = position // self._block
