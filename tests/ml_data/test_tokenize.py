@@ -17,7 +17,7 @@ from mistudio.core.events import RecordingReporter, SilentReporter
 from mistudio.ml.data.offsets import Encoder
 from mistudio.ml.data.parts import assign_parts, document_hash
 from mistudio.ml.data.text import TextStore
-from mistudio.ml.data.token_store import Piece, TokenStore, joins
+from mistudio.ml.data.token_store import CONTENT, Piece, TokenStore, joins
 from mistudio.ml.data.tokenize import (
     TokenizeSettings,
     adds_bos,
@@ -323,7 +323,7 @@ def test_missing_and_damaged_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["plain words é here", "a\tb\nc", "cafe\u0301 x", "a\r\nb", "🇦🇹 ok"]
 )
-def test_plain_text_is_cut_as_any_other(tmp_path: Path, text: str) -> None:
+def test_plain_text_is_cut_as_any_other(text: str) -> None:
     """The quick way gives what the careful one gives, and is not taken where tokens may join."""
     size = len(text)
     arrays = {
