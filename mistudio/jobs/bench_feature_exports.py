@@ -66,6 +66,9 @@ def _bulk(store: Any, place: Path, features: int, width: int) -> dict[str, Any]:
 
     W_dec_FO = torch.randn(features, width, generator=torch.Generator().manual_seed(0))
     source = Source("m", 3, "res-x", "me", "resid_post", "text", 1, store.row_length, now())
+    # what the first use of it loads is no part of what a feature takes
+    few, none = torch.eye(2), torch.zeros(2)
+    measure_geometry(SparseAutoencoder(few, none, few, none, "standard"))
     started, cpu = time.perf_counter(), time.process_time()
     zeros_F, zeros_O = torch.zeros(features), torch.zeros(width)
     sae = SparseAutoencoder(W_dec_FO.T, zeros_F, W_dec_FO, zeros_O, "standard")

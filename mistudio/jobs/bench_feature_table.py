@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.search_words import SearchTerm
 from mistudio.store import features
+from mistudio.store.connection import Db
 from mistudio.store.database import Store
 from mistudio.store.feature_conditions import HasFlag, NumberRange
 from mistudio.store.features import FeatureFilter, feature_index_array
@@ -33,7 +34,12 @@ class Table(NamedTuple):
 def made_up_table(folder: Path, n_features: int, *, labelled: float = 0.5, seed: int = 0) -> Table:
     """`n_features` rows with words and figures as real ones have them; a share has labels."""
     store = Store(folder / "bench.db", folder / "backups")
-    db, draw = store.db(), random.Random(seed)
+    return Table(store, add_made_up(store.db(), n_features, labelled=labelled, seed=seed))
+
+
+def add_made_up(db: Db, n_features: int, *, labelled: float = 0.5, seed: int = 0) -> FeatureSetRow:
+    """The rows of `made_up_table` in a database that is there already."""
+    draw = random.Random(seed)
     sae = SAES.insert(
         db, name="bench", origin="imported", encoder_type="sae", architecture="topk",
         d_in=1, d_out=1, n_latents=n_features, path="saes/none", status="ready",
@@ -51,7 +57,7 @@ def made_up_table(folder: Path, n_features: int, *, labelled: float = 0.5, seed:
                 if draw.random() < labelled
             ),
         )
-    return Table(store, found)
+    return found
 
 
 def _words(draw: random.Random) -> list[str]:

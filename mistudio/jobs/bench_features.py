@@ -36,6 +36,7 @@ BENCHES = {
     "partners": "mistudio.jobs.bench_feature_parts:partners",
     "neighbours": "mistudio.jobs.bench_feature_parts:neighbours",
     "table": "mistudio.jobs.bench_feature_parts:table",
+    "scroll": "mistudio.gui.tabs.features.bench_scroll:measure",
     "phrases": "mistudio.jobs.bench_feature_parts:phrases",
     "labels": "mistudio.jobs.bench_feature_parts:labels",
     "exports": "mistudio.jobs.bench_feature_parts:exports",

@@ -90,6 +90,8 @@ class FeatureKeys:
         self._revisions = (-1, -1)
         self.indices: NDArray[np.int64] = np.empty(0, np.int64)
         self._rowids: NDArray[np.int64] = np.empty(0, np.int64)
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._id_range = (0, -1)
 
     def bring_up_to_date(self) -> None:
         """Drop what was read before something was written."""
@@ -108,14 +110,40 @@ class FeatureKeys:
         self._revisions = revisions
 
     def _read_indices(self) -> None:
+        """Read places and, in the same pass, what every first question asks for."""
+        # numbers joined to a text are taken over much faster than rows; a frequency, which would be
+        # rounded, is made again from its count where that is what was written
+        found = self._db.execute(
+            "SELECT group_concat(id), group_concat(feature_index), group_concat(count), "
+            "SUM(frequency IS NOT count * 1.0 / ?) "
+            "FROM feature_statistics NOT INDEXED WHERE feature_set_id = ?",
+            [self._set.n_tokens, self._set.id],
+        ).fetchone()
+        ids, indices, counts = (np.fromstring(text or "", np.int64, sep=",") for text in found[:3])
+        by_id = np.argsort(ids, kind="stable")
+        self._id_range = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
+        self._order = np.argsort(indices[by_id], kind="stable")
+        every = by_id[self._order]
+        self.indices, self._rowids = indices[every], ids[every]
+        if len(counts) == len(ids):
+            self._statistics["count"] = counts[every].astype(np.float64)
+            if found[3] == 0 and self._set.n_tokens:
+                self._statistics["frequency"] = self._statistics["count"] / self._set.n_tokens
+
+    def _scan(self, columns: str, fields: list[tuple[str, str]], count: int = -1) -> Any:
+        """Columns of the set's rows in the order of their ids: by index each row is a search."""
         cursor = self._db.execute(
-            "SELECT feature_index, id FROM feature_statistics WHERE feature_set_id = ? "
-            "ORDER BY feature_index",
-            [self._set.id],
+            f"SELECT {columns} FROM feature_statistics NOT INDEXED "
+            "WHERE id BETWEEN ? AND ? AND feature_set_id = ? ORDER BY id",
+            [*self._id_range, self._set.id],
         )
-        pairs = np.fromiter(cursor, np.dtype([("index", "<i8"), ("id", "<i8")]))
-        self.indices = np.array(pairs["index"], np.int64)
-        self._rowids = np.array(pairs["id"], np.int64)
+        return np.fromiter(cursor, np.dtype(fields), count)
+
+    def _known(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scanned numbers at their places, infinity as unknown."""
+        found = np.array(values[self._order], np.float64)
+        found[np.isinf(found)] = np.nan
+        return found
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -158,16 +186,9 @@ class FeatureKeys:
     def _numbers(self, column: str) -> NDArray[np.float64]:
         if column not in columns_of(self._db):
             return np.full(len(self), np.nan)
-        cursor = self._db.execute(
-            # a number stands for the unknown, which numpy could not take; infinity is no figure
-            f"SELECT COALESCE({column}, 9e999) FROM feature_statistics WHERE feature_set_id = ? "
-            "ORDER BY feature_index",
-            [self._set.id],
-        )
-        rows = np.fromiter(cursor, np.dtype([("value", "<f8")]), len(self))
-        found = np.array(rows["value"], np.float64)
-        found[np.isinf(found)] = np.nan
-        return found
+        # a number stands for the unknown, which numpy could not take; infinity is no figure
+        rows = self._scan(f"COALESCE({column}, 9e999)", [("value", "<f8")], len(self))
+        return self._known(rows["value"])
 
     def _placed(self, sql: str, scope: str) -> NDArray[np.float64]:
         """Values of (feature, value) rows at their features' places; the unknown stays NaN."""
@@ -217,7 +238,29 @@ class FeatureKeys:
         mask[self.places_of(features)] = True
         return mask
 
-    def mask_of_rows(self, rowids: Sequence[int]) -> Mask:
+    def hidden(self) -> Mask:
+        """Which features are hidden: few, so that no others are read."""
+        if "hidden mask" not in self._written:
+            rows = self._db.execute(
+                "SELECT feature_index FROM features WHERE sae_id = ? AND is_hidden = 1",
+                [self._set.sae_id],
+            ).fetchall()
+            self._written["hidden mask"] = self.mask_of([row[0] for row in rows])
+        return self._written["hidden mask"]
+
+    def mask_of_written(self, rowids: Sequence[int] | NDArray[np.int64]) -> Mask:
+        """True at the places of the given row ids of `features`."""
+        if "rows" not in self._written:
+            cursor = self._db.execute(
+                "SELECT id, feature_index FROM features WHERE sae_id = ?", [self._set.sae_id]
+            )
+            pairs = np.fromiter(cursor, np.dtype([("id", "<i8"), ("index", "<i8")]))
+            pairs.sort(order="id")
+            self._written["rows"] = np.array(pairs["id"]), np.array(pairs["index"])
+        ids, indices = self._written["rows"]
+        return self.mask_of(indices[_found_in(ids, np.asarray(rowids, np.int64))[0]])
+
+    def mask_of_rows(self, rowids: Sequence[int] | NDArray[np.int64]) -> Mask:
         """True at the places of the given row ids of `feature_statistics`."""
         mask = np.zeros(len(self), bool)
         order = self._cached_order_of_rowids()

@@ -171,7 +171,7 @@ def _mask(db: Db, keys: FeatureKeys, feature_set: FeatureSetRow, wanted: Feature
     if wanted.favorites_only:
         holds &= keys.values("favorite") == 1
     if not wanted.show_hidden:
-        holds &= keys.values("hidden") != 1
+        holds &= ~keys.hidden()
     if wanted.min_frequency is not None:
         holds &= keys.values("frequency") >= wanted.min_frequency
     if wanted.max_frequency is not None:
@@ -194,20 +194,28 @@ def _holding(db: Db, keys: FeatureKeys, feature_set: FeatureSetRow, text: str) -
         found |= keys.indices == int(number[1])
     query = _prefix_query(db, text)
     if query:
-        rows = db.execute(
-            "SELECT rowid FROM feature_statistics_fts "
-            "WHERE feature_statistics_fts MATCH ? AND rowid BETWEEN ? AND ?",
-            [query, *keys.rowid_range()],
-        ).fetchall()
-        found |= keys.mask_of_rows([row[0] for row in rows])
-        rows = db.execute(
-            # CROSS: words first, else they are looked up for each feature
-            "SELECT f.feature_index FROM features_fts w CROSS JOIN features f ON f.id = w.rowid "
-            "WHERE features_fts MATCH ? AND f.sae_id = ?",
-            [query, feature_set.sae_id],
-        ).fetchall()
-        found |= keys.mask_of([row[0] for row in rows])
+        found |= keys.mask_of_rows(
+            _numbers(
+                db,
+                "SELECT group_concat(rowid) FROM feature_statistics_fts "
+                "WHERE feature_statistics_fts MATCH ? AND rowid BETWEEN ? AND ?",
+                [query, *keys.rowid_range()],
+            )
+        )
+        found |= keys.mask_of_written(
+            _numbers(
+                db,
+                "SELECT group_concat(rowid) FROM features_fts WHERE features_fts MATCH ?",
+                [query],
+            )
+        )
     return found
+
+
+def _numbers(db: Db, sql: str, values: Sequence[Any]) -> NDArray[np.int64]:
+    """Whole numbers that a statement joins by commas: much faster to take over than rows."""
+    joined = db.execute(sql, values).fetchone()[0]
+    return np.fromstring(joined, np.int64, sep=",") if joined else np.empty(0, np.int64)
 
 
 def _prefix_query(db: Db, text: str) -> str:

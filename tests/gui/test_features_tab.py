@@ -14,6 +14,8 @@ from pytestqt.qtbot import QtBot
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.columns import example_line
 from mistudio.gui.tabs.features.detail import LENS, STATISTICS
+from mistudio.gui.tabs.features.example_card import View
+from mistudio.gui.tabs.features.example_column import Line
 from mistudio.gui.tabs.features.statistics_page import density
 from mistudio.gui.tabs.features.tab import FIND, NO_SAE, TABLE, FeaturesTab
 from mistudio.jobs import feature_pages
@@ -349,4 +351,33 @@ def test_the_highlight_has_two_curves_three_scales_and_an_outline(
     assert last._current()._layout.text().startswith("It was an")
     examples.marks.setChecked(True)
     assert last._current()._layout.text().startswith("It was↵")
+    detail.close()
+
+
+def test_examples_out_of_view_come_right_after_those_in_view(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(0)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    assert detail.page is not None
+    column = detail.examples.column
+    qtbot.waitUntil(lambda: not column.is_filling())
+    before = [card.geometry() for card in column.cards]
+    lines = [Line("", example, 4.0) for example in detail.page.examples]
+    column.show_lines(lines, View(), at_once=False)
+    first = len(column._placed)
+    assert 0 < first < 20
+    assert column.is_filling()
+    bottom = column._placed[-1].geometry().bottom()
+    assert bottom > column.viewport().height()
+    assert all(card.y() > bottom for card in column.cards[first:])
+    qtbot.waitUntil(lambda: not column.is_filling())
+    assert [card.geometry() for card in column.cards] == before
+    for card in column.cards:  # as high as its text needs
+        assert card.tokens.height() == card.tokens.heightForWidth(card.tokens.width())
     detail.close()

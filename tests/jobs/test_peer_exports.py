@@ -297,3 +297,25 @@ def test_several_sources_and_broken_files_are_told(trained: Studio, tmp_path: Pa
         run(trained, "import_explanations", ImportExplanationsConfig(path=str(cut)))
     with pytest.raises(NotFound):
         trained.submit("import_explanations", ImportExplanationsConfig(path=str(tmp_path / "no")))
+
+
+def test_rows_checked_together_name_the_row_that_is_wrong() -> None:
+    schema = {
+        "name": row_schema.text,
+        "values": row_schema.many(row_schema.real, 1),
+        "note": row_schema.maybe(row_schema.text),
+    }
+    good = {"name": "a", "values": [1.0, 2], "note": None}
+    row_schema.require_all(schema, [good, {**good, "note": "b"}], "file")
+    for field, value in (
+        ("name", "a\0"),
+        ("values", []),
+        ("values", [float("nan")]),
+        ("values", [True]),
+        ("values", "no list"),
+        ("note", 3),
+    ):
+        with pytest.raises(Damaged, match=f"file, row 12: {field} is"):
+            row_schema.require_all(schema, [good, {**good, field: value}], "file", 11)
+    with pytest.raises(Damaged, match="row 2 has other fields"):
+        row_schema.require_all(schema, [good, {"name": "a"}], "file")

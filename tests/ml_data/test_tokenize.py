@@ -17,7 +17,7 @@ from mistudio.core.events import RecordingReporter, SilentReporter
 from mistudio.ml.data.offsets import Encoder
 from mistudio.ml.data.parts import assign_parts, document_hash
 from mistudio.ml.data.text import TextStore
-from mistudio.ml.data.token_store import Piece, TokenStore, joins
+from mistudio.ml.data.token_store import CONTENT, Piece, TokenStore, joins
 from mistudio.ml.data.tokenize import (
     TokenizeSettings,
     adds_bos,
@@ -318,3 +318,25 @@ def test_missing_and_damaged_tokens(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(Damaged, match="tokenise the dataset again"):
         TokenStore(store.folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["plain words é here", "a\tb\nc", "cafe\u0301 x", "a\r\nb", "🇦🇹 ok"]
+)
+def test_plain_text_is_cut_as_any_other(text: str) -> None:
+    """The quick way gives what the careful one gives, and is not taken where tokens may join."""
+    size = len(text)
+    arrays = {
+        "ids": np.arange(size, dtype=np.int32)[None],
+        "offsets": np.array([[i, i + 1] for i in range(size)], np.int32)[None],
+        "mask": np.full((1, size), CONTENT, np.uint8),
+        "docs": np.zeros((1, size), np.int32),
+    }
+    store = object.__new__(TokenStore)
+    store.__dict__.update(arrays, meta={"context": size})
+    quick = store.pieces_of(lambda _doc: text, 0, 0, size)
+    store._is_plain = lambda *_: False  # type: ignore[method-assign]
+    assert quick == store.pieces_of(lambda _doc: text, 0, 0, size)
+    assert "".join(piece.text for piece in quick) == text
+    joined = any(c in text for c in "\u0301\r🇦")
+    assert (len(quick) < size) == joined

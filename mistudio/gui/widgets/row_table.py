@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from PySide6.QtCore import (
     Signal,
     Slot,
 )
-from PySide6.QtGui import QKeyEvent
+from PySide6.QtGui import QColor, QKeyEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from mistudio.gui.query_lane import QueryLane
@@ -27,6 +28,20 @@ from mistudio.gui.widgets.token_text import TOKENS_ROLE, TokenTextDelegate
 Index = QModelIndex | QPersistentModelIndex
 ROW_ROLE = Qt.ItemDataRole.UserRole + 11
 LATE = "…"
+# made once: a view asks for thousands of these while it scrolls
+_SIDES = {
+    False: Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter,
+    True: Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter,
+}
+_ROLES = frozenset(
+    (
+        Qt.ItemDataRole.DisplayRole,
+        Qt.ItemDataRole.ForegroundRole,
+        Qt.ItemDataRole.ToolTipRole,
+        TOKENS_ROLE,
+        ROW_ROLE,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,10 @@ class BlockTableModel(QAbstractTableModel):
         found = np.flatnonzero(self._ids == object_id)
         return int(found[0]) if len(found) else -1
 
+    def has(self, position: int) -> bool:
+        """Whether the row at a position is loaded; asks for nothing."""
+        return position // self._block in self._blocks
+
     def row(self, position: int) -> Any | None:
         """The row object at a position; None while it is not loaded, which this call starts."""
         number = position // self._block
@@ -154,17 +173,10 @@ class BlockTableModel(QAbstractTableModel):
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         column = self.columns[index.column()]
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            side = Qt.AlignmentFlag.AlignRight if column.numeric else Qt.AlignmentFlag.AlignLeft
-            return side | Qt.AlignmentFlag.AlignVCenter
+            return _SIDES[column.numeric]
         if role == Qt.ItemDataRole.FontRole:
             return self._fonts[True] if column.numeric else None
-        if role not in (
-            Qt.ItemDataRole.DisplayRole,
-            Qt.ItemDataRole.ForegroundRole,
-            Qt.ItemDataRole.ToolTipRole,
-            TOKENS_ROLE,
-            ROW_ROLE,
-        ):
+        if role not in _ROLES:
             return None
         return self._content(column, self.row(index.row()), role)
 
@@ -193,8 +205,7 @@ class BlockTableModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             return column.help or None
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            side = Qt.AlignmentFlag.AlignRight if column.numeric else Qt.AlignmentFlag.AlignLeft
-            return side | Qt.AlignmentFlag.AlignVCenter
+            return _SIDES[column.numeric]
         return None
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
@@ -203,10 +214,13 @@ class BlockTableModel(QAbstractTableModel):
             self.sort_requested.emit(self.columns[column].sort_key, descending)
 
 
-def _color(role: str) -> Any:
-    from PySide6.QtGui import QColor
+def _color(role: str) -> QColor:
+    return _made(appearance().colors.role(role))
 
-    return QColor(appearance().colors.role(role))
+
+@lru_cache(maxsize=64)
+def _made(color: str) -> QColor:
+    return QColor(color)
 
 
 class RowTable(QTableView):

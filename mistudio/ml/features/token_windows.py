@@ -78,32 +78,41 @@ class TokenWindows:
             return []
         rows = self._top_rows[feature][:top]
         positions = self._top_positions[feature]
-        strongest = [
-            self._window(tokens, values, int(row), int(position))
-            for row, position in zip(rows, positions, strict=False)
+        places = [
+            row * self._length + position
+            for row, position in zip(rows.tolist(), positions.tolist(), strict=False)
             if row >= 0
         ]
-        found = [WindowGroup(TOP_GROUP, float(values.max()), TOP_GROUP, strongest)]
         hashes = sampling.hash_tokens(self._seed, tokens, feature)
-        for part in sampling.intervals(values, hashes, self._store.kept_tokens):
-            cut = []
-            for token in tokens[part.picks].tolist():
-                row, position = divmod(token, self._length)
-                cut.append(self._window(tokens, values, row, position))
-            found.append(WindowGroup(part.low, part.high, part.share, cut))
+        bins = sampling.intervals(values, hashes, self._store.kept_tokens)
+        several = [places, *(tokens[part.picks].tolist() for part in bins)]
+        cut = iter(self._windows(tokens, values, [place for some in several for place in some]))
+        groups = [[next(cut) for _ in some] for some in several]
+        found = [WindowGroup(TOP_GROUP, float(values.max()), TOP_GROUP, groups[0])]
+        for part, windows in zip(bins, groups[1:], strict=True):
+            found.append(WindowGroup(part.low, part.high, part.share, windows))
         return found
 
-    def _window(
-        self, tokens: NDArray[np.uint32], values: NDArray[np.float64], row: int, position: int
-    ) -> Window:
-        low = max(0, position - self._context)
-        high = min(int(self._filled[row]), position + self._context + 1)
+    def _windows(
+        self, tokens: NDArray[np.uint32], values: NDArray[np.float64], places: list[int]
+    ) -> list[Window]:
+        """The windows around tokens of the harvest."""
+        place = np.array(places, np.int64)
+        row, position = np.divmod(place, self._length)
         first = row * self._length
-        ends = np.array([first + low, first + high], tokens.dtype)
-        a, b = np.searchsorted(tokens, ends)
-        return Window(
-            self._ids[row, low:high].tolist(),
-            (tokens[a:b].astype(np.int64) - (first + low)).tolist(),
-            values[a:b].tolist(),
-            position - low,
-        )
+        low = first + np.maximum(position - self._context, 0)
+        high = first + np.minimum(self._filled[row], position + self._context + 1)
+        starts = np.searchsorted(tokens, low.astype(tokens.dtype)).tolist()
+        stops = np.searchsorted(tokens, high.astype(tokens.dtype)).tolist()
+        ids_T = self._ids.reshape(-1)
+        return [
+            Window(
+                ids_T[lo:hi].tolist(),
+                [token - lo for token in tokens[a:b].tolist()],
+                values[a:b].tolist(),
+                at - lo,
+            )
+            for at, lo, hi, a, b in zip(
+                places, low.tolist(), high.tolist(), starts, stops, strict=True
+            )
+        ]

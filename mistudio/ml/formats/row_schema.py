@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +11,9 @@ from mistudio.core.errors import Damaged
 
 Check = Callable[[Any], bool]
 Schema = Mapping[str, Check]
+
+# a check for a whole list at once: there are millions of tokens in an export
+_EVERY: dict[Check, Callable[[list[Any]], bool]] = {}
 
 
 def text(value: Any) -> bool:
@@ -39,18 +43,33 @@ def share(value: Any) -> bool:
 
 def maybe(check: Check) -> Check:
     """What passes `check`, or null."""
-    return lambda value: value is None or check(value)
+
+    def passes(value: Any) -> bool:
+        return value is None or check(value)
+
+    def all_pass(values: list[Any]) -> bool:
+        return _all(check, [value for value in values if value is not None])
+
+    _EVERY[passes] = all_pass
+    return passes
 
 
 def many(check: Check, least: int = 0, most: int | None = None) -> Check:
     """A list of `least` to `most` things that pass `check`."""
 
-    every = _EVERY.get(check, lambda values: all(map(check, values)))
-
     def passes(value: Any) -> bool:
         fits = type(value) is list and len(value) >= least
-        return fits and (most is None or len(value) <= most) and every(value)
+        return fits and (most is None or len(value) <= most) and _all(check, value)
 
+    def all_pass(values: list[Any]) -> bool:
+        if not set(map(type, values)) <= {list}:
+            return False
+        sizes = list(map(len, values))
+        fits = min(sizes, default=least) >= least
+        fits = fits and (most is None or max(sizes, default=0) <= most)
+        return fits and _all(check, list(itertools.chain.from_iterable(values)))
+
+    _EVERY[passes] = all_pass
     return passes
 
 
@@ -67,8 +86,13 @@ def _wholes(values: list[Any]) -> bool:
     return set(map(type, values)) <= {int}
 
 
-# the same for a whole list at once: there are millions of tokens in an export
-_EVERY: dict[Check, Callable[[list[Any]], bool]] = {text: _texts, real: _reals, whole: _wholes}
+_EVERY.update({text: _texts, real: _reals, whole: _wholes})
+
+
+def _all(check: Check, values: list[Any]) -> bool:
+    """Whether all values pass."""
+    every = _EVERY.get(check)
+    return all(map(check, values)) if every is None else every(values)
 
 
 def row(schema: Schema) -> Check:
@@ -94,3 +118,14 @@ def require(schema: Schema, value: Any, where: str) -> None:
     for name, check in schema.items():
         if not check(value[name]):
             raise Damaged(f"{where}: {name} is {str(value[name])[:80]!r}.")
+
+
+def require_all(schema: Schema, values: list[Any], where: str, first: int = 1) -> None:
+    """As `require` for each of many rows, which are named by their numbers from `first` on."""
+    fields = schema.keys()
+    if all(isinstance(value, dict) and value.keys() == fields for value in values) and all(
+        _all(check, [value[name] for value in values]) for name, check in schema.items()
+    ):
+        return
+    for number, value in enumerate(values, first):  # says which row and field it is
+        require(schema, value, f"{where}, row {number}")

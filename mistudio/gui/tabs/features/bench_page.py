@@ -51,7 +51,7 @@ def bench_page(
     chosen = chance.permutation(sae.n_latents)[:pages].tolist()
     for folder in (found.path or "", "datasets"):
         put_out_of_cache(studio.paths.home / folder)
-    with _services(studio) as services:
+    with bench_services(studio) as services:
         detail = _Timed(services)
         detail.show()
         _show(app, detail, sae, chosen[0], order_N)
@@ -131,7 +131,7 @@ def _silent(sentence: str, **_options: Any) -> None:
 
 
 @contextmanager
-def _services(studio: Any) -> Generator[Services]:
+def bench_services(studio: Any) -> Generator[Services]:
     query, network, lanes = QueryLane(studio.db), QueryLane(studio.db), Lanes(studio)
     try:
         yield Services(

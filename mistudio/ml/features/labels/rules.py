@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mistudio.ml.features.labels.corpus import FIT, Corpus
 from mistudio.ml.features.labels.draw import NOTHING, Active
-from mistudio.ml.features.labels.strings import CLASSES, NO_STRING
+from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, START_OF_ROW
 from mistudio.ml.features.order import group_starts, rank_within
 
 TOKEN, PREVIOUS, NEXT = range(3)
@@ -90,11 +90,20 @@ class Stands(NamedTuple):
 def look(corpus: Corpus, token: NDArray[np.int64]) -> Stands:
     """What stands at tokens, `NOTHING` where there is none."""
     safe = np.maximum(token, 0)
+    position = safe % corpus.row_length  # once: dividing is most of the work here
+    after = np.minimum(safe + 1, corpus.string_T.size - 1)
+    at_start, at_end = position == 0, position == corpus.row_length - 1
+    following = corpus.string_T[after]
+    following[at_end] = NO_STRING
+    previous = corpus.string_T[np.maximum(safe - 1, 0)]
+    previous[at_start] = NO_STRING
+    next_classes = corpus.classes_T[after] & ~np.uint32(1 << START_OF_ROW)
+    next_classes[at_end] = 0
     return Stands(
-        (corpus.string_T[safe], corpus.previous(safe), corpus.following(safe)),
+        (corpus.string_T[safe], previous, following),
         corpus.classes_T[safe],
-        corpus.following_classes(safe),
-        safe % corpus.row_length,
+        next_classes,
+        position,
         token == NOTHING,
     )
 
@@ -134,18 +143,21 @@ class Groups(NamedTuple):
 
 def group(active: Active, stands: Stands, slot: int) -> Groups:
     """Group active tokens by the string in a slot."""
-    string, value = stands.strings[slot], active.value
+    string = stands.strings[slot]
     inside = string != NO_STRING
-    total_F = np.bincount(active.feature, value, len(active.count_F)).astype(np.float64)
-    key = active.feature[inside] << 32 | string[inside].astype(np.int64)
+    total_F = np.bincount(active.feature, active.value, len(active.count_F)).astype(np.float64)
+    # the value goes along in the key: sorting numbers is much faster than sorting places
+    key = active.feature[inside] << 48 | string[inside].astype(np.int64) << 16
+    key |= active.bits[inside]
     if not key.size:
         empty = np.empty(0, np.int64)
         return Groups(empty, empty.astype(np.int32), np.empty(0), empty, total_F)
-    order = np.argsort(key)
-    key = key[order]
+    key.sort()
+    value = (key & 0xFFFF).astype(np.uint16).view(np.float16).astype(np.float64)
+    key >>= 16
     starts = group_starts(key)
     # the sum of fp16 values is exact in double precision, whatever their order
-    weight = np.add.reduceat(value[inside][order], starts)
+    weight = np.add.reduceat(value, starts)
     count = np.diff(np.append(starts, key.size))
     return Groups(key[starts] >> 32, key[starts].astype(np.int32), weight, count, total_F)
 
@@ -193,6 +205,16 @@ def predicate(slot: int, top: Heavy, many_F: NDArray[np.int64]) -> Rules:
     return rules
 
 
+def _patterns(bits: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """The different sets of classes, rising, and which one each is, through a table of all."""
+    seen = np.zeros(1 << len(CLASSES), bool)
+    seen[bits] = True
+    patterns = np.flatnonzero(seen)
+    code = np.empty(seen.size, np.int64)
+    code[patterns] = np.arange(patterns.size)
+    return patterns.astype(np.uint32), code[bits]
+
+
 def class_rule(active: Active, stands: Stands, base_C: NDArray[np.float64]) -> Rules:
     """The class that holds `CONCENTRATED` of the activation and exceeds its share of the text by
     most, and at least `LIFT`-fold; else none."""
@@ -201,7 +223,7 @@ def class_rule(active: Active, stands: Stands, base_C: NDArray[np.float64]) -> R
     best = np.full(features, -np.inf)
     rules = no_rules(features)
     for slot, bits in ((TOKEN, stands.classes), (NEXT, stands.next_classes)):
-        patterns_P, code = np.unique(bits, return_inverse=True)
+        patterns_P, code = _patterns(bits)
         key = active.feature * len(patterns_P) + code
         weight_FP = np.bincount(key, active.value, features * len(patterns_P))
         member_PC = (patterns_P[:, None] >> np.arange(len(CLASSES), dtype=np.uint32)) & np.uint32(1)
