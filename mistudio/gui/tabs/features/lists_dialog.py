@@ -24,7 +24,7 @@ from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
-from mistudio.store import feature_lists
+from mistudio.store import feature_lists, feature_views
 from mistudio.store.feature_lists import FeatureList, ListItem
 
 MOST_SHOWN = 1000
@@ -191,7 +191,15 @@ class ListsDialog(Dialog):
         chosen = self.current()
         if chosen is None:
             return
+        self._services.query.ask(
+            lambda db: (chosen, feature_views.using_list(db, chosen.id)), self._ask_delete
+        )
+
+    def _ask_delete(self, found: tuple[FeatureList, list[str]]) -> None:
+        chosen, used = found
         said = f"Its {chosen.count:,} features stay; the notes of the list are lost."
+        if used:
+            said += f" Views that narrow by it will leave that out: {', '.join(used)}."
         if confirm(self, f"Delete list “{chosen.name}”?", said):
             self._write(lambda db: feature_lists.delete(db, chosen.id))
 

@@ -73,7 +73,16 @@ class ViewsButton(QPushButton):
         self.usual.emit()
 
     def _on_chosen(self) -> None:
-        self.chosen.emit(self._view().config)
+        view = self._view()
+        self._services.query.ask(
+            lambda db: (view.name, *feature_views.without_gone(db, view.config)), self._on_read
+        )
+
+    def _on_read(self, found: tuple[str, dict[str, Any], list[str]]) -> None:
+        name, config, gone = found
+        self.chosen.emit(config)
+        if gone:
+            self._services.banner(feature_views.gone_sentence(name, gone), level="warning")
 
     def _on_save(self) -> None:
         name, given = QInputDialog.getText(self, "Save this view", "Name of the view")
