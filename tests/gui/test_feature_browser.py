@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pyarrow.compute  # noqa: F401 - loaded before, as a test waits for five seconds only
@@ -199,10 +200,11 @@ def test_views_hold_columns_order_and_filters(
 
 
 def test_a_list_that_is_deleted_takes_its_filters_along_and_says_so(
-    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+    services: Services, qtbot: QtBot
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(services, "banner", lambda sentence, **_: said.append(sentence))
+    banner = lambda sentence, **_: said.append(sentence)  # noqa: E731
+    services = dataclasses.replace(services, banner=banner)
     world = feature_world.add_world(services.studio.db())
     db = services.studio.db()
     held, other = feature_lists.create(db, "places"), feature_lists.create(db, "people")
