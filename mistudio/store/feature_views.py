@@ -13,6 +13,7 @@ from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import InList, from_json, to_json
 from mistudio.store.feature_keys import SORTABLE
 from mistudio.store.features import FeatureFilter
+from mistudio.store.removed import Removed, remove
 
 _LONGEST_NAME = 255
 
@@ -161,10 +162,9 @@ def rename(db: Db, view_id: str, name: str) -> None:
         )
 
 
-def delete(db: Db, view_id: str) -> None:
-    """Forget a view."""
-    with db.atomic():
-        db.execute("DELETE FROM feature_views WHERE id = ?", [view_id])
+def delete(db: Db, view_id: str) -> Removed:
+    """Forget a view. What is returned can be put back."""
+    return remove(db, [("feature_views", "id", view_id)])
 
 
 def _checked(name: str) -> str:
