@@ -10,7 +10,7 @@ from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.core.ids import new_id, now
 from mistudio.store import feature_lists
 from mistudio.store.connection import Db
-from mistudio.store.feature_conditions import InList, from_json, to_json
+from mistudio.store.feature_conditions import Condition, InList, from_json, to_json
 from mistudio.store.feature_keys import SORTABLE
 from mistudio.store.features import FeatureFilter
 from mistudio.store.removed import Removed, remove
@@ -64,7 +64,7 @@ def without_gone(db: Db, config: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     """A view without conditions on lists that were deleted, and what those lists were called."""
     there = {found.id for found in feature_lists.lists(db)}
     called = _mapping(config.get("lists"))
-    kept = []
+    kept: list[Condition] = []
     gone: list[str] = []
     for condition in _conditions(config):
         if isinstance(condition, InList) and condition.list_id not in there:
@@ -119,7 +119,7 @@ def config_of(wanted: FeatureFilter, sort: str, descending: bool) -> dict[str, A
     return {"sort": sort, "descending": descending, "filters": filters}
 
 
-def _conditions(config: Mapping[str, Any]) -> tuple[Any, ...]:
+def _conditions(config: Mapping[str, Any]) -> tuple[Condition, ...]:
     return from_json(_mapping(_mapping(config.get("filters")).get("chips")).get("conditions"))
 
 
@@ -139,7 +139,8 @@ def save(db: Db, name: str, config: dict[str, Any]) -> str:
     name, stamp = _checked(name), now()
     used = {c.list_id for c in _conditions(config) if isinstance(c, InList)}
     names = {found.id: found.name for found in feature_lists.lists(db) if found.id in used}
-    config = {**config, "lists": names}  # a list that is deleted later can still be named
+    if names:  # so that a list that is deleted later can still be named
+        config = {**config, "lists": names}
     with db.atomic():
         db.execute(
             "INSERT INTO feature_views (id, name, config, created_at, updated_at) "

@@ -43,9 +43,7 @@ class Window(QObject):
         super().__init__()
         self.opened: list[tuple[str, dict[str, Any]]] = []
         self.banners: list[str] = []
-        self.undone: dict[
-            str, tuple[Any, Any]
-        ] = {}  # by sentence: click, end
+        self.undone: dict[str, tuple[Any, Any]] = {}  # by sentence: click, end
 
     def open_tab(self, name: str, **selection: Any) -> None:
         self.opened.append((name, selection))

@@ -55,8 +55,13 @@ class ListsDialog(Dialog):
         self.table.verticalHeader().hide()
         self.table.setShowGrid(False)
         header = self.table.horizontalHeader()
-        for column in (2, NOTE):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
+        header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        for column in range(len(TITLES)):
+            stretches = column in (2, NOTE)
+            mode = QHeaderView.ResizeMode
+            header.setSectionResizeMode(
+                column, mode.Stretch if stretches else mode.ResizeToContents
+            )
         self.about = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
