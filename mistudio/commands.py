@@ -17,7 +17,7 @@ from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
 from mistudio.core.launch import launch_of
-from mistudio.feature_commands import narrowed
+from mistudio.feature_commands import in_view, narrowed
 from mistudio.jobs import feature_pages, lookup, probe_training, sample, training_plan
 from mistudio.jobs.runner import Studio
 from mistudio.store import features, labels, trainings
@@ -255,12 +255,19 @@ def _print_features(studio: Studio, console: Console, arguments: Arguments, *, t
     if arguments.limit < 1:
         raise InvalidInput("--limit must be at least 1.", code="invalid_config")
     sae = lookup.sae(studio, arguments.sae)
+    wanted, sort, descending = (
+        narrowed(studio, arguments),
+        arguments.sort,
+        not arguments.ascending,
+    )
+    if arguments.view:
+        wanted, sort, descending = in_view(studio, console, arguments, wanted)
     rows = feature_pages.find(
         studio,
         sae,
-        narrowed(studio, arguments)._replace(text=text),
-        sort=arguments.sort,
-        descending=not arguments.ascending,
+        wanted._replace(text=text),
+        sort=sort,
+        descending=descending,
         limit=arguments.limit,
     )
     shown = [dataclasses.asdict(row) for row in rows]

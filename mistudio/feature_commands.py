@@ -18,6 +18,7 @@ from mistudio.jobs import context_search, feature_pages, lookup, meaning_search
 from mistudio.jobs.meaning_search import MeaningMatches
 from mistudio.jobs.runner import Studio
 from mistudio.store import feature_lists as lists
+from mistudio.store import feature_views
 from mistudio.store.feature_conditions import (
     ANY_COLOUR,
     COLOURS,
@@ -53,6 +54,32 @@ def narrowed(studio: Studio, arguments: Arguments) -> FeatureFilter:
         conditions=tuple(condition_of(studio, text) for text in arguments.where or ()),
         any_of=arguments.any,
     )
+
+
+def in_view(
+    studio: Studio, console: Console, arguments: Arguments, narrower: FeatureFilter
+) -> tuple[FeatureFilter, str, bool]:
+    """Filter, order and direction of the view that is named; flags beside it narrow it further."""
+    view = feature_views.named(studio.db(), arguments.view)
+    found = feature_views.viewed(studio.db(), view)
+    if found.gone:
+        console.note(feature_views.gone_sentence(view.name, found.gone))
+    if narrower.conditions and found.wanted.any_of and found.wanted.conditions:
+        raise InvalidInput(
+            f"The view {view.name!r} takes any of its filters; --where beside it would be one more "
+            "of them. Save another view instead.",
+            code="invalid_config",
+        )
+    wanted = found.wanted._replace(
+        conditions=(*found.wanted.conditions, *narrower.conditions),
+        any_of=found.wanted.any_of or (narrower.any_of and not found.wanted.conditions),
+        favorites_only=found.wanted.favorites_only or narrower.favorites_only,
+        live_only=found.wanted.live_only and narrower.live_only,
+    )
+    chosen = arguments.sort != "frequency" or arguments.ascending
+    if chosen:
+        return wanted, arguments.sort, not arguments.ascending
+    return wanted, found.sort, found.descending
 
 
 def condition_of(studio: Studio, text: str) -> Condition:
@@ -215,8 +242,46 @@ def rename_feature_list(studio: Studio, console: Console, arguments: Arguments) 
 def forget_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Forget a list."""
     found = lists.named(studio.db(), arguments.list)
+    used = feature_views.using_list(studio.db(), found.id)
     lists.delete(studio.db(), found.id)
-    console.result({"deleted": found.id, "name": found.name, "features": found.count})
+    if used:
+        console.note(f"Views that narrow by it leave that out from now on: {', '.join(used)}.")
+    console.result(
+        {"deleted": found.id, "name": found.name, "features": found.count, "views": used}
+    )
+
+
+def list_feature_views(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """The saved views of the feature table."""
+    rows = []
+    for view in feature_views.views(studio.db()):
+        found = feature_views.viewed(studio.db(), view)
+        rows.append(
+            {
+                "id": view.id,
+                "name": view.name,
+                "sort": found.sort,
+                "filters": len(found.wanted.conditions),
+                "gone": ", ".join(found.gone),
+            }
+        )
+    console.table("views", rows, ("id", "name", "sort", "filters", "gone"))
+
+
+def save_feature_view(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Keep a filter and an order under a name."""
+    config = feature_views.config_of(
+        narrowed(studio, arguments), arguments.sort, not arguments.ascending
+    )
+    made = feature_views.save(studio.db(), arguments.name, config)
+    console.result({"view": made, "name": arguments.name})
+
+
+def forget_feature_view(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Forget a view; the features stay."""
+    view = feature_views.named(studio.db(), arguments.view)
+    feature_views.delete(studio.db(), view.id)
+    console.result({"deleted": view.id, "name": view.name})
 
 
 def add_to_feature_list(studio: Studio, console: Console, arguments: Arguments) -> None:

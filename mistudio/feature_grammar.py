@@ -40,6 +40,7 @@ def feature_verbs(command: Any, features: Any, delete: Callable[..., None]) -> N
             made.add_argument("text", help="words; the last one may be unfinished")
         made.add_argument("--limit", type=int, default=50, help="most rows (default 50)")
         _narrowing(made)
+        made.add_argument("--view", metavar="NAME", help="filters and order of a saved view")
     made = command(features, "sets", "list_feature_sets", "feature sets, the one in use first")
     made.add_argument("sae", nargs="?", default="last")
     made = command(features, "use", "use_feature_set", "show and steer with this feature set")
@@ -59,6 +60,7 @@ def feature_verbs(command: Any, features: Any, delete: Callable[..., None]) -> N
     _partner_verbs(command, features)
     _search_verbs(command, features)
     _list_verbs(command, features)
+    _view_verbs(command, features)
 
     about = "take one feature, or every live one, out of the model and measure what changes"
     command(features, "ablate", "ablate_features", about, analysis_configs.AblateConfig, "sae")
@@ -150,6 +152,18 @@ def _list_verbs(command: Any, features: Any) -> None:
             made.add_argument("index", type=int, nargs=many, help="numbers of features")
         if name == "note":
             made.add_argument("text", help="the note; empty takes it away")
+
+
+def _view_verbs(command: Any, features: Any) -> None:
+    about = "saved views of the feature table"
+    views = features.add_parser("views", help=about, description=about)
+    verbs = views.add_subparsers(metavar="VERB", dest="view_verb", required=True)
+    command(verbs, "list", "list_feature_views", "all views")
+    made = command(verbs, "save", "save_feature_view", "keep filters and an order under a name")
+    made.add_argument("name", help="name of the view; one of this name is replaced")
+    _narrowing(made)
+    made = command(verbs, "delete", "forget_feature_view", "forget a view; the features stay")
+    made.add_argument("view", help="id or name of a view")
 
 
 def _feature_exchange(command: Any, features: Any) -> None:

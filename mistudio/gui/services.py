@@ -26,6 +26,8 @@ class ShowBanner(Protocol):
         action: str = "",
         clicked: Callable[[], object] | None = None,
         details: str = "",
+        seconds: float = 0.0,
+        ended: Callable[[], object] | None = None,
     ) -> None: ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from mistudio.core.errors import InUse
@@ -22,6 +23,8 @@ from mistudio.store.tables import (
     TRAININGS,
 )
 
+DELETING = "deleting"  # hidden, and to be deleted unless the user takes it back
+UNDONE_WITHIN_S = 60  # longer than any window offers to undo
 log = logging.getLogger(__name__)
 
 
@@ -104,6 +107,42 @@ def delete_feature_set(studio: Studio, feature_set_id: str) -> None:
     _refuse(dependants.of_feature_set(studio, feature_set_id))
     FEATURE_SETS.delete(studio.db(), feature_set_id)
     _remove(studio.paths.feature_set(feature_set_id))
+
+
+def set_aside_feature_set(studio: Studio, feature_set_id: str) -> None:
+    """Hide a feature set as if it were deleted, until `finish_feature_set` or `take_back`.
+
+    Its files stay. If the program ends before, a later start deletes it. Raises as
+    `delete_dataset`.
+    """
+    _refuse(dependants.of_feature_set(studio, feature_set_id))
+    FEATURE_SETS.update(studio.db(), feature_set_id, status=DELETING)
+
+
+def take_back_feature_set(studio: Studio, feature_set_id: str) -> None:
+    """Show a feature set that was set aside again; raises `InUse` if it is gone for good."""
+    row = FEATURE_SETS.find(studio.db(), feature_set_id)
+    if row is None or row.status != DELETING:
+        raise InUse("The feature set is deleted; this cannot be undone any more.")
+    FEATURE_SETS.update(studio.db(), feature_set_id, status="ready")
+
+
+def finish_feature_set(studio: Studio, feature_set_id: str) -> None:
+    """Delete a feature set that was set aside; one that was taken back stays."""
+    row = FEATURE_SETS.find(studio.db(), feature_set_id)
+    if row is not None and row.status == DELETING:
+        delete_feature_set(studio, feature_set_id)
+
+
+def finish_what_was_set_aside(studio: Studio) -> None:
+    """Delete the feature sets that a process which ended had set aside.
+
+    Those of the last minute may still be taken back in a window that is open.
+    """
+    before = datetime.now(timezone.utc) - timedelta(seconds=UNDONE_WITHIN_S)
+    for row in FEATURE_SETS.select(studio.db(), "status = ?", [DELETING]):
+        if datetime.fromisoformat(row.updated_at) < before:
+            finish_feature_set(studio, row.id)
 
 
 def _refuse(found: Dependants) -> None:

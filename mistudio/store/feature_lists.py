@@ -9,6 +9,8 @@ from typing import NamedTuple
 from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.core.ids import new_id, now
 from mistudio.store.connection import Db
+from mistudio.store.removed import Removed
+from mistudio.store.removed import remove as remove_rows
 
 _LONGEST_NAME = 255
 _AT_ONCE = 500
@@ -76,12 +78,11 @@ def rename(db: Db, list_id: str, name: str, description: str | None = None) -> N
         )
 
 
-def delete(db: Db, list_id: str) -> None:
-    """Forget a list; its features stay as they are."""
-    with db.atomic():
-        # one by one, so that what is kept of each SAE hears of it
-        db.execute("DELETE FROM feature_list_items WHERE list_id = ?", [list_id])
-        db.execute("DELETE FROM feature_lists WHERE id = ?", [list_id])
+def delete(db: Db, list_id: str) -> Removed:
+    """Forget a list; its features stay as they are. What is returned can be put back."""
+    # its items by themselves, so that what is kept of each SAE hears of it
+    parts = [("feature_lists", "id", list_id), ("feature_list_items", "list_id", list_id)]
+    return remove_rows(db, parts)
 
 
 def add(db: Db, list_id: str, sae_id: str, features: Sequence[int]) -> int:

@@ -92,6 +92,23 @@ def test_marks_from_the_command_line(shell: Shell) -> None:
     assert "does not exist" in shell("mark", "last", "64", "--star", status=1)["message"]
 
 
+def test_views_from_the_command_line(shell: Shell) -> None:
+    shell("lists", "create", "places")
+    shell("lists", "add", "places", "last", "3", "5")
+    shell("views", "save", "map", "--where", "list=places", "--sort", "index", "--ascending")
+    assert indices(shell("list", "--view", "map")) == [3, 5]
+    assert indices(shell("list", "--view", "map", "--where", "label=user")) == [3]
+    (view,) = shell("views", "list")["views"]
+    assert (view["name"], view["sort"], view["filters"], view["gone"]) == ("map", "index", 1, "")
+    assert shell("lists", "delete", "places")["views"] == ["map"]
+    live = [i for i in range(64) if i % 8 != 7]
+    assert indices(shell("list", "--view", "map", "--limit", "99")) == live
+    (view,) = shell("views", "list")["views"]
+    assert (view["filters"], view["gone"]) == (0, "places")
+    assert shell("views", "delete", "map")["name"] == "map"
+    assert "There is no view" in shell("list", "--view", "map", status=1)["message"]
+
+
 def test_lists_from_the_command_line(shell: Shell) -> None:
     shell("lists", "create", "places", "--description", "of the map")
     assert shell("lists", "add", "places", "last", "3", "5", "3")["count"] == 2

@@ -43,13 +43,16 @@ class Window(QObject):
         super().__init__()
         self.opened: list[tuple[str, dict[str, Any]]] = []
         self.banners: list[str] = []
+        self.undone: dict[str, tuple[Any, Any]] = {}  # by sentence: click, end
 
     def open_tab(self, name: str, **selection: Any) -> None:
         self.opened.append((name, selection))
 
     @Slot()
-    def banner(self, sentence: str, **_: Any) -> None:
+    def banner(self, sentence: str, **how: Any) -> None:
         self.banners.append(sentence)
+        if how.get("ended"):
+            self.undone[sentence] = how["clicked"], how["ended"]
 
 
 @pytest.fixture

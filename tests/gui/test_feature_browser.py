@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pyarrow.compute  # noqa: F401 - loaded before, as a test waits for five seconds only
@@ -196,6 +197,36 @@ def test_views_hold_columns_order_and_filters(
     tab.table.views._on_save()
     settle(tab, qtbot)
     assert "1 to 255" in tab.table.problem.text()
+
+
+def test_a_list_that_is_deleted_takes_its_filters_along_and_says_so(
+    services: Services, qtbot: QtBot
+) -> None:
+    said: list[str] = []
+    banner = lambda sentence, **_: said.append(sentence)  # noqa: E731
+    services = dataclasses.replace(services, banner=banner)
+    world = feature_world.add_world(services.studio.db())
+    db = services.studio.db()
+    held, other = feature_lists.create(db, "places"), feature_lists.create(db, "people")
+    feature_lists.add(db, held.id, world.sae.id, [3, 5])
+    feature_lists.add(db, other.id, world.sae.id, [9])
+    tab = shown_tab(services, qtbot)
+    tab.table.filters.chips.add(InList(held.id))
+    settle(tab, qtbot)
+    assert listed(tab) == [3, 5]
+    tab.table.views.save("map")
+    settle(tab, qtbot)
+    feature_lists.delete(db, held.id)
+    services.publisher.publish("feature_lists", "")
+    settle(tab, qtbot)
+    qtbot.waitUntil(lambda: listed(tab) == LIVE, timeout=4000)
+    assert tab.table.filters.chips.conditions() == ()
+    assert said == ["The list “places” is gone; the filter by it was left out."]
+    view = next(a for a in tab.table.views.views_menu.actions() if a.text() == "map")
+    view.trigger()
+    settle(tab, qtbot)
+    assert listed(tab) == LIVE
+    assert "“map” narrows by “places”" in said[-1]
 
 
 def test_several_rows_are_starred_hidden_and_listed_at_once(

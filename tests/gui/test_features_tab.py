@@ -23,6 +23,7 @@ from mistudio.store import features, jobs
 from mistudio.store.jobs import JobState
 from mistudio.store.tables import FEATURE_SETS, JOBS
 from tests.gui import feature_world
+from tests.gui.conftest import Window
 
 
 def shown_tab(services: Services, qtbot: QtBot) -> FeaturesTab:
@@ -294,7 +295,7 @@ def test_density_of_a_feature_that_never_fired_is_a_bound() -> None:
 
 
 def test_sets_are_chosen_and_deleted(
-    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+    services: Services, qtbot: QtBot, window_stub: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = feature_world.add_world(services.studio.db())
     db = services.studio.db()
@@ -318,6 +319,8 @@ def test_sets_are_chosen_and_deleted(
     assert tab.doubt.text() == "It does not fit."
     monkeypatch.setattr("mistudio.gui.tabs.features.feature_sets.confirm", lambda *_: True)
     tab.sets._on_delete()
+    qtbot.waitUntil(lambda: "The feature set is deleted." in window_stub.undone)
+    window_stub.undone["The feature set is deleted."][1]()  # nobody takes it back
     qtbot.waitUntil(lambda: FEATURE_SETS.find(db, older.id) is None)
     settle(tab, qtbot)
     qtbot.waitUntil(lambda: tab.sets.combo.count() == 1)

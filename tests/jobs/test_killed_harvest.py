@@ -19,6 +19,11 @@ PATCHES = (
     "h.HarvestSettings = lambda **values: made(**values, checkpoint_s=0.0)\n"
     "h.TILE_TOKENS['cpu'] = 256\n",
 )
+# the process dies when the folder has its name and no row is written
+DIES = (
+    "import os, signal\nfrom mistudio.store import features\n"
+    "features.add_statistics = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+)
 
 
 @pytest.fixture
@@ -48,6 +53,38 @@ def test_a_killed_harvest_goes_on_to_the_same_store(nursery: Nursery, homes: lis
     assert not list((struck / "features").glob(".*"))
     sets = done(nursery.run(struck, "features", "sets", "last")).result["feature_sets"]
     assert len(sets) == 2  # the first one and this; nothing of the cut-off attempts
+
+
+def test_a_kill_between_the_folder_and_its_rows_is_made_good(
+    nursery: Nursery, homes: list[Path]
+) -> None:
+    quiet, struck = homes
+    expected = done(nursery.run(quiet, *WORDS, patches=PATCHES)).result["store_hash"]
+    killed = nursery.run(struck, *WORDS, patches=(*PATCHES, DIES))
+    assert killed.status == -9, killed.out + killed.err
+    assert len(list((struck / "features").iterdir())) == 2  # whole, and no row knows it
+    sets = done(nursery.run(struck, "features", "sets", "last")).result["feature_sets"]
+    assert len(sets) == 1
+    unread = "import mistudio.ml.features.harvest as h\nh._read = None\n"
+    again = done(nursery.run(struck, *WORDS, patches=(*PATCHES, unread)))
+    assert again.result["store_hash"] == expected
+    sets = done(nursery.run(struck, "features", "sets", "last")).result["feature_sets"]
+    assert len(sets) == 2
+    assert len(list((struck / "features").iterdir())) == 2
+    shown = done(nursery.run(struck, "features", "list", "last")).result["features"]
+    assert shown
+
+
+def test_a_finished_store_of_other_settings_is_in_nobodys_way(
+    nursery: Nursery, homes: list[Path]
+) -> None:
+    home = homes[1]
+    assert nursery.run(home, *WORDS, patches=(*PATCHES, DIES)).status == -9
+    manifests = (home / "features").glob("*/manifest.json")
+    newest = max(manifests, key=lambda path: path.stat().st_mtime)
+    newest.write_text(newest.read_text().replace('"key": "', '"key": "other'))
+    done(nursery.run(home, *WORDS, patches=PATCHES))
+    assert len(list((home / "features").iterdir())) == 2
 
 
 def test_a_full_disk_leaves_nothing_of_a_harvest(nursery: Nursery, homes: list[Path]) -> None:

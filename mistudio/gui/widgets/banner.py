@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from PySide6.QtCore import QTimer
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
@@ -24,10 +25,20 @@ class Banner(Card):
         action: str = "",
         clicked: Callable[[], object] | None = None,
         details: str = "",
+        seconds: float = 0.0,
+        ended: Callable[[], object] | None = None,
         parent: QWidget | None = None,
     ) -> None:
+        """After `seconds`, if any, it goes by itself; `ended` is called once when it goes."""
         super().__init__("info", parent, horizontal=True, padding=10)
         self.level, self.sentence, self.details = level, sentence, details
+        self._ended = ended
+        self.stays = seconds > 0  # for its time, whatever other news there is
+        if self.stays:
+            timer = QTimer(self)
+            timer.setSingleShot(True)
+            timer.timeout.connect(self.dismiss)
+            timer.start(round(1000 * seconds))
         icon, role = LEVELS[level]
         self.box.addWidget(IconLabel(icon, role))
         self.box.addWidget(label(sentence, wrap=True, selectable=True), 1)
@@ -46,6 +57,9 @@ class Banner(Card):
 
     def dismiss(self) -> None:
         """Take it away."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()
         self.hide()
         self.setParent(None)
         self.deleteLater()
@@ -75,14 +89,28 @@ class BannerArea(QWidget):
         action: str = "",
         clicked: Callable[[], object] | None = None,
         details: str = "",
+        seconds: float = 0.0,
+        ended: Callable[[], object] | None = None,
     ) -> None:
-        """Add a banner; the oldest goes if there are too many, and one news replaces another."""
+        """Add a banner; the oldest goes if there are too many, and one news replaces another.
+
+        With `seconds` it goes by itself, and no other news replaces it; `ended` tells that it went.
+        """
         for old in self.banners():
-            if old.sentence == sentence or level == old.level == "info":
+            replaced = level == old.level == "info" and not old.stays
+            if old.sentence == sentence or replaced:
                 old.dismiss()
         while len(self.banners()) >= self.LIMIT:
             self.banners()[0].dismiss()
-        made = Banner(sentence, level, action=action, clicked=clicked, details=details)
+        made = Banner(
+            sentence,
+            level,
+            action=action,
+            clicked=clicked,
+            details=details,
+            seconds=seconds,
+            ended=ended,
+        )
         made.destroyed.connect(self._on_gone)
         self._box.addWidget(made)
         self.show()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -198,6 +200,23 @@ def _write_lens(
         size = max(size, len(loaded.blocks.unembedding.weight))  # type: ignore[union-attr, arg-type]
     write_vocabulary(made / "vocabulary.arrow", token_texts(loaded.tokenizer, size))
     return outcome
+
+
+def published(folder: Path, key: str) -> HarvestFacts | None:
+    """The facts of a finished store that an earlier attempt with this key left, if there is one.
+
+    The folder got its name when all of it was on the disk, so a manifest stands for a whole store.
+    A store of another key is in the way of the new one, and goes.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if manifest.get("key") != key:
+        shutil.rmtree(folder)
+        return None
+    names = [name for name in HarvestFacts._fields if name not in ("seconds", "whole")]
+    return HarvestFacts(**{name: manifest[name] for name in names}, seconds=0.0, whole=False)
 
 
 def _publish(made: Path, folder: Path) -> None:

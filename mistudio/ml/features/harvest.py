@@ -27,7 +27,7 @@ from mistudio.ml.activations.shards import ActivationSet
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features.feature_store import EXTREME, KEPT, NOT_FINITE, SPECIAL
-from mistudio.ml.features.finish import HarvestFacts, finish
+from mistudio.ml.features.finish import HarvestFacts, finish, published
 from mistudio.ml.features.fit_check import measure_fit
 from mistudio.ml.features.harvest_masks import REFERENCE_TOKENS, median_norms, store_mask
 from mistudio.ml.features.partial import PartialStore, partial_folder
@@ -91,7 +91,8 @@ def harvest(
 
     Of a transcoder `hook_out` is what it gives: a token counts if it did in training, by both.
     An attempt that a kill or a crash of the machine cut off goes on from its last checkpoint and
-    ends with the same bytes. Raises `Mismatch` if model, SAE and tokens do not belong together,
+    ends with the same bytes; one that was cut off after `folder` appeared is taken as it is.
+    Raises `Mismatch` if model, SAE and tokens do not belong together,
     `DiskFull` and `Cancelled`; after any error nothing is left behind.
     """
     partial = partial_folder(folder)
@@ -135,6 +136,10 @@ def harvest_from(
     _check(source, loaded, sae, tokens, plan)
     height = tile_height(loaded.device, plan.length, sae.n_latents)
     key = _key(source, loaded, sae, tokens, settings, plan, height)
+    before = published(folder, key)
+    if before is not None:
+        report.progress(1.0, "Ready")
+        return before
     exact = sae.architecture != "topk" or (sae.k or 0) > settings.most_entries
     store = PartialStore(
         partial_folder(folder),

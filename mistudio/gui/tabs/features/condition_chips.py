@@ -174,6 +174,7 @@ class ConditionChips(QWidget):
     """The chips, the menu that adds one, and whether all or any must hold."""
 
     changed = Signal()
+    dropped = Signal(str)  # name of a list that was deleted, whose filter went with it
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -200,8 +201,14 @@ class ConditionChips(QWidget):
     def set_lists(self, lists: Mapping[str, str]) -> None:
         """The user's lists, names by id, which conditions may name."""
         if lists != self._lists:
-            self._lists = dict(lists)
-            self.set_conditions(self.conditions(), any_of=self.any_of())
+            before, self._lists = self._lists, dict(lists)
+            every = self.conditions()
+            gone = [c for c in every if isinstance(c, InList) and c.list_id not in lists]
+            self.set_conditions([c for c in every if c not in gone], any_of=self.any_of())
+            for condition in gone:
+                self.dropped.emit(before.get(condition.list_id, "a list"))
+            if gone:
+                self.changed.emit()
 
     def set_absent(self, columns: frozenset[str]) -> None:
         """Columns that no analysis has filled yet are not offered."""
@@ -293,7 +300,8 @@ class ConditionChips(QWidget):
             for place, colour in enumerate(COLOURS):
                 chip.combos[1].setItemIcon(place, colour_icon(colour))
             return chip
-        known = self._lists or {condition.list_id: "a list"}
+        # a filter that is restored before the lists are read keeps its list's id
+        known = {condition.list_id: "a list", **self._lists}
         combos = [
             ("In the list or not", {"1": "in", "": "not in"}, is_on),
             ("List", known, condition.list_id),

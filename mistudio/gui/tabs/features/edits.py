@@ -39,7 +39,11 @@ def turn_several(db: Any, sae_id: str, indices: list[int], mark: str) -> str:
         f"SELECT feature_index FROM features WHERE sae_id = ? AND is_{mark} = 1", [sae_id]
     ).fetchall()
     marked = {row[0] for row in rows}
-    features.mark(db, sae_id, indices, **{mark: not marked.issuperset(indices)})
+    on = not marked.issuperset(indices)
+    if mark == "favorite":
+        features.mark(db, sae_id, indices, favorite=on)
+    else:
+        features.mark(db, sae_id, indices, hidden=on)
     return f"{sae_id}/"
 
 

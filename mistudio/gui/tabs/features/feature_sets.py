@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
@@ -10,6 +11,7 @@ from mistudio.core.units import format_bytes
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.overview import Overview
+from mistudio.gui.undo import Undo
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.jobs import deletion, dependants
@@ -78,8 +80,24 @@ class SetChooser(QWidget):
         size = format_bytes(what.size_bytes)
         sentence = f"{self.combo.currentText()}. {size} are freed; labels and notes stay."
         if confirm(self.window(), "Delete this feature set?", sentence):
-            self._services.query.ask(lambda _db: self._delete(chosen), self._on_changed)
+            self._services.query.ask(
+                lambda _db: self._set_aside(chosen), self._on_set_aside, on_error=self._on_error
+            )
 
-    def _delete(self, feature_set_id: str) -> str:
-        deletion.delete_feature_set(self._services.studio, feature_set_id)
+    def _set_aside(self, feature_set_id: str) -> str:
+        deletion.set_aside_feature_set(self._services.studio, feature_set_id)
         return feature_set_id
+
+    def _on_set_aside(self, feature_set_id: str) -> None:
+        self._on_changed(feature_set_id)
+        studio = self._services.studio
+        Undo(
+            self._services,
+            "The feature set is deleted.",
+            lambda _db: deletion.take_back_feature_set(studio, feature_set_id),
+            partial(self._services.publisher.publish, "feature_sets", feature_set_id),
+            lambda _db: deletion.finish_feature_set(studio, feature_set_id),
+        )
+
+    def _on_error(self, sentence: str, details: str) -> None:
+        self._services.banner(sentence, level="warning")

@@ -62,6 +62,7 @@ class FeatureTable(QWidget):
         self._descending = bool(stored.get("descending", True))
         self.filters = FilterBar(stored.get("filters"))
         self.filters.changed.connect(self._on_changed)
+        self.filters.chips.dropped.connect(self._on_dropped)
         self.model = BlockTableModel(columns.columns(), self._load, services.query, self, block=64)
         self.model.sort_requested.connect(self._on_sort)
         self.view = RowTable(self.model, sorted_by=self._sorted_column())
@@ -252,6 +253,10 @@ class FeatureTable(QWidget):
         header.setSortIndicator(self._sorted_column(), order)
         header.blockSignals(False)
         self.filters.restore(stored.get("filters"))
+
+    def _on_dropped(self, name: str) -> None:
+        said = f"The list “{name}” is gone; the filter by it was left out."
+        self._services.banner(said, level="warning")
 
     def _on_usual(self) -> None:
         self.apply_state({})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import Qt, Signal
@@ -23,9 +24,11 @@ from mistudio.core.units import EM_DASH
 from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
+from mistudio.gui.undo import Undo
 from mistudio.gui.widgets.cards import button, label, row
-from mistudio.store import feature_lists
+from mistudio.store import feature_lists, feature_views
 from mistudio.store.feature_lists import FeatureList, ListItem
+from mistudio.store.removed import Removed, put_back
 
 MOST_SHOWN = 1000
 TITLES = ("Feature", "SAE", "Label", "Note in this list")
@@ -52,8 +55,13 @@ class ListsDialog(Dialog):
         self.table.verticalHeader().hide()
         self.table.setShowGrid(False)
         header = self.table.horizontalHeader()
-        for column in (2, NOTE):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
+        header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        for column in range(len(TITLES)):
+            stretches = column in (2, NOTE)
+            mode = QHeaderView.ResizeMode
+            header.setSectionResizeMode(
+                column, mode.Stretch if stretches else mode.ResizeToContents
+            )
         self.about = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
@@ -191,9 +199,28 @@ class ListsDialog(Dialog):
         chosen = self.current()
         if chosen is None:
             return
+        self._services.query.ask(
+            lambda db: (chosen, feature_views.using_list(db, chosen.id)), self._ask_delete
+        )
+
+    def _ask_delete(self, found: tuple[FeatureList, list[str]]) -> None:
+        chosen, used = found
         said = f"Its {chosen.count:,} features stay; the notes of the list are lost."
+        if used:
+            said += f" Views that narrow by it will leave that out: {', '.join(used)}."
         if confirm(self, f"Delete list “{chosen.name}”?", said):
-            self._write(lambda db: feature_lists.delete(db, chosen.id))
+            self._services.query.ask(
+                lambda db: (chosen.name, feature_lists.delete(db, chosen.id)),
+                self._on_deleted,
+                on_error=self._on_error,
+            )
+
+    def _on_deleted(self, found: tuple[str, Removed]) -> None:
+        name, removed = found
+        publish = partial(self._services.publisher.publish, "feature_lists", "")
+        publish()
+        said = f"The list “{name}” is deleted."
+        Undo(self._services, said, lambda db: put_back(db, removed), publish)
 
     def _write(self, change: Callable[[Any], Any]) -> None:
         self.problem.hide()

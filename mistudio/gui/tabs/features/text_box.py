@@ -21,7 +21,7 @@ class OwnText(QPlainTextEdit):
         self.setTabChangesFocus(True)
         self.setAccessibleName("Your text")
         self.setPlaceholderText("Write or paste a text; Ctrl+Return reads it.")
-        self.setFixedHeight(appearance().px(64))
+        self.setFixedHeight(appearance().px(76))
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         control = event.modifiers() & Qt.KeyboardModifier.ControlModifier

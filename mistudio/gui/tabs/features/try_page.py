@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QComboBox, QTableWidgetItem, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QSizePolicy, QTableWidgetItem, QVBoxLayout, QWidget
 
 from mistudio.core.analysis_configs import OwnTextConfig
 from mistudio.core.config import violations
@@ -14,6 +14,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import effect_notes
 from mistudio.gui.tabs.features.effect_notes import token_pieces
 from mistudio.gui.tabs.features.example_card import marked
+from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.tabs.features.text_box import ClickedTokens, OwnText
 from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.theme import appearance
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mistudio.gui.tabs.features.why_dialog import WhyDialog
 
 SHOWN = 5
-TITLES = ("Token", "This feature", "On what follows", *(f"{n}." for n in range(1, SHOWN + 1)))
+TITLES = ("Token", "This feature", "On the next", *(f"{n}." for n in range(1, SHOWN + 1)))
 REMEMBERED = "features.own_text"
 MEANING = (
     "The model reads the text with its start token before it. Grey tokens are left out: special "
@@ -84,7 +85,11 @@ class TryPage(QWidget):
     def _lay_out(self) -> None:
         px = appearance().px
         self.shown = Card("nested", padding=12)
-        self.shown.box.addWidget(self.tokens)
+        # a long text scrolls by itself, so that the table keeps room
+        area = scrolling(self.tokens).area
+        area.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Maximum)
+        self.shown.box.addWidget(area)
+        self.shown.setMaximumHeight(px(136))
         self.tools = QWidget()
         tools = row(
             label("Highlight full at", "label"),
@@ -203,9 +208,10 @@ class TryPage(QWidget):
         )
         self.legend.setText(
             f"Feature #{self.index} {fires}; its largest in the feature set is "
-            f"{self._maximum:.4f}. {found['fired']:,} features fire here. {MEANING} "
-            f"{found.get('no_effects') or effect_notes.MEANING}"
+            f"{self._maximum:.4f}. {found['fired']:,} features fire here. "
+            f"{found.get('no_effects') or 'A tooltip tells what it adds to the next token.'}"
         )
+        self.legend.setToolTip(f"{MEANING}\n{effect_notes.MEANING}")
         self._fill(found)
         for part in (self.shown, self.tools, self.table):
             part.show()

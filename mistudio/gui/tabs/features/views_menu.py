@@ -10,9 +10,11 @@ from PySide6.QtWidgets import QInputDialog, QMenu, QPushButton, QWidget
 
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
+from mistudio.gui.undo import Undo
 from mistudio.gui.widgets.cards import set_icon
 from mistudio.store import feature_views
 from mistudio.store.feature_views import FeatureView
+from mistudio.store.removed import Removed, put_back
 
 
 class ViewsButton(QPushButton):
@@ -73,7 +75,16 @@ class ViewsButton(QPushButton):
         self.usual.emit()
 
     def _on_chosen(self) -> None:
-        self.chosen.emit(self._view().config)
+        view = self._view()
+        self._services.query.ask(
+            lambda db: (view.name, *feature_views.without_gone(db, view.config)), self._on_read
+        )
+
+    def _on_read(self, found: tuple[str, dict[str, Any], list[str]]) -> None:
+        name, config, gone = found
+        self.chosen.emit(config)
+        if gone:
+            self._services.banner(feature_views.gone_sentence(name, gone), level="warning")
 
     def _on_save(self) -> None:
         name, given = QInputDialog.getText(self, "Save this view", "Name of the view")
@@ -94,7 +105,21 @@ class ViewsButton(QPushButton):
     def _on_delete(self) -> None:
         view = self._view()
         if confirm(self, f"Delete view “{view.name}”?", "The features stay as they are."):
-            self._write(lambda db: feature_views.delete(db, view.id))
+            self._services.query.ask(
+                lambda db: (view.name, feature_views.delete(db, view.id)),
+                self._on_deleted,
+                on_error=self._on_error,
+            )
+
+    def _on_deleted(self, found: tuple[str, Removed]) -> None:
+        name, removed = found
+        self.read()
+        Undo(
+            self._services,
+            f"The view “{name}” is deleted.",
+            lambda db: put_back(db, removed),
+            self.read,
+        )
 
     def _write(self, change: Callable[[Any], Any]) -> None:
         self._services.query.ask(change, self._on_written, on_error=self._on_error)
