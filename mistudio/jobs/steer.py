@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mistudio.core.atomic import write_json
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
+from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
@@ -22,9 +26,12 @@ from mistudio.store.tables import STEERING_RUNS
 
 if TYPE_CHECKING:
     from mistudio.ml.loading import LoadedModel
+    from mistudio.ml.sae.base import SparseAutoencoder
     from mistudio.ml.steering.compare import SteerResult
     from mistudio.ml.steering.sources import Library, PlacedSae
     from mistudio.ml.steering.variants import Text
+
+NORM_FILE = "median_norm.json"  # beside the files of an SAE that came without
 
 
 def prepare(studio: Studio, config: SteerConfig) -> None:
@@ -106,24 +113,55 @@ def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) ->
     for name, largest in maxima.items():
         other = lookup.sae(ctx.studio, name) if name else row
         hook = other.hook_out or other.hook_in or ""
+        sae = sae_library.read_sae(ctx.studio, other).to(loaded.device)
         saes[name] = placed(
-            sae_library.read_sae(ctx.studio, other).to(loaded.device),
+            sae,
             other.layer or 0,
             hook,
             other.hook_in,
             largest,
-            median_norm(ctx.studio, other),
+            median_norm(ctx, other, sae, loaded),
         )
     return Library(saes)
 
 
-def median_norm(studio: Studio, row: SaeRow) -> float | None:
-    """The median norm at the place an SAE writes to, of its newest feature set; None without."""
-    found = features.newest_set(studio.db(), row.id)
+def median_norm(
+    ctx: JobContext, row: SaeRow, sae: SparseAutoencoder, loaded: LoadedModel
+) -> float | None:
+    """The median norm at the place an SAE writes to.
+
+    That of its newest feature set, else of its training, else measured once on the bundled text
+    and kept beside its files.
+    """
+    from mistudio.ml.steering.reference_norm import TOKENS, measure_median_norm
+
+    found = features.newest_set(ctx.db, row.id)
     summary: Mapping[str, Any] = (found.summary if found else None) or {}
-    is_transcoder = row.hook_out not in (None, row.hook_in)
-    known = summary.get("median_norm_out" if is_transcoder else "median_norm")
-    return float(known) if known else None
+    name = "median_norm_out" if sae.is_transcoder else "median_norm"
+    known = summary.get(name) or sae_library.training_norm(sae, name)
+    if known:
+        return float(known)
+    kept = ctx.paths.absolute(row.path) / NORM_FILE
+    if kept.is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return float(json.loads(kept.read_text(encoding="utf-8"))[name])
+    ctx.report.progress(0.0, "measuring the norm of the stream")
+    hook = row.hook_out or row.hook_in or ""
+    measured = measure_median_norm(loaded, row.layer or 0, hook, _sample_texts(), ctx.control)
+    ctx.report.note(
+        f"The median norm at layer {row.layer} {hook} is {measured:.4g}, measured on "
+        f"{TOKENS:,} tokens of the bundled text."
+    )
+    write_json(kept, {name: measured})
+    return measured
+
+
+def _sample_texts() -> Iterator[str]:
+    """The documents of the bundled sample, in order."""
+    file = resources() / "sample" / "text" / "corpus.jsonl"
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield str(json.loads(line)["text"])
 
 
 def run(ctx: JobContext, config: SteerConfig) -> Result:
