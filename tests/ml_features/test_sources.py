@@ -15,6 +15,7 @@ from mistudio.ml.activations.shards import ActivationSet
 from mistudio.ml.features import harvest as pass_
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.features.harvest import HarvestSettings, harvest
+from mistudio.ml.features.rows import RowBlock
 from tests.ml_features.conftest import HOOK, LATENTS, LAYER, Workbench
 
 CONTEXT, HEIGHT = 40, 4
@@ -47,6 +48,30 @@ def test_a_set_in_full_precision_gives_the_same_store(workbench: Workbench, tmp_
     live = harvested(workbench, tmp_path / "live")
     stored = stored_set(workbench, tmp_path / "fp32", dtype="fp32")
     assert harvested(workbench, tmp_path / "from32", stored).store_hash == live.store_hash
+
+
+def test_the_store_is_the_same_for_8_32_and_128_rows_read_together(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live and stored; values are kept as fp16, and these products round alike in fp32."""
+    stored = stored_set(workbench, tmp_path / "fp32", dtype="fp32")
+    hashes: set[str] = set()
+    heights: list[int] = []
+    encode = pass_._encode
+
+    def counted(source: object, sae: object, block: RowBlock, *rest: object) -> object:
+        heights.append(len(block.ids_RS))
+        return encode(source, sae, block, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pass_, "_encode", counted)
+    for rows in (8, 32, 128):
+        monkeypatch.setitem(pass_.TILE_TOKENS, "cpu", rows * CONTEXT)
+        for name, activations in (("live", None), ("stored", stored)):
+            heights.clear()
+            store = harvested(workbench, tmp_path / f"{name}{rows}", activations)
+            assert set(heights) == {rows}
+            hashes.add(store.store_hash)
+    assert len(hashes) == 1
 
 
 def test_a_set_in_half_precision_differs_by_its_rounding(
