@@ -22,8 +22,8 @@ from mistudio.store.records import SaeRow
 FIELDS = ("mode", "mean_of", "windows", "window_tokens", "controls", "seed", "anew")
 ABOUT = (
     "Each feature is taken out on its strongest windows and on random ones, and placed among "
-    "random features of like density and strength. ΔCE, KL, percentile and p become columns of the "
-    "table. What is measured is kept, so that a run that ended early goes on where it was."
+    "random features of like density and strength. Their ΔCE becomes a column of the table. "
+    "What is measured is kept, so that a run that ended early goes on where it was."
 )
 
 
