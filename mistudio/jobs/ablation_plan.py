@@ -37,7 +37,7 @@ def plan(studio: Studio, config: AblateConfig) -> AblationPlan:
     key = feature_analyses.key_hash(
         row, found, ablate.EFFECT, ablate.VERSION, ablate.effect_parameters(config)
     )
-    known = set() if config.anew else analyses.features_of(db, row.id, ablate.EFFECT, key)
+    known: set[int] = set() if config.anew else analyses.features_of(db, row.id, ablate.EFFECT, key)
     missing = sum(index not in known for index in live)
     rate = _measured_rate(studio, row, config)
     seconds = missing / rate if rate else None

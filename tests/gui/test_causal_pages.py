@@ -436,7 +436,7 @@ def test_all_features_are_ablated_from_the_tab(
     )
     settle(tab, qtbot)
     assert told == [True]
-    assert "10 of 40 with at least 19 like ones" in dialog.result.text()
+    assert "10 of 40 with at least 19 like ones" in dialog.summary.text()
     dialog.close()
 
 

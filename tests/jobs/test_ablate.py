@@ -51,7 +51,8 @@ def test_one_feature_tells_its_own_effect_first_and_keeps_the_page(
     page = run(trained, "ablate", config, reporter)
     told = [event.values for event in reporter.events if event.kind == "partial"]
     assert [values["name"] for values in told] == ["ablation", "ablation"]
-    strongest, first = (values["value"] for values in told)
+    pages: list[Any] = [values["value"] for values in told]
+    strongest, first = pages
     assert first["controls"] is None
     assert first["effect"] == page["effect"]
     assert strongest["effect"]["random"] is None

@@ -15,6 +15,7 @@ from mistudio.ml.activations.shards import ActivationSet
 from mistudio.ml.features import harvest as pass_
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.features.harvest import HarvestSettings, harvest
+from mistudio.ml.features.rows import RowBlock
 from tests.ml_features.conftest import HOOK, LATENTS, LAYER, Workbench
 
 CONTEXT, HEIGHT = 40, 4
@@ -47,6 +48,42 @@ def test_a_set_in_full_precision_gives_the_same_store(workbench: Workbench, tmp_
     live = harvested(workbench, tmp_path / "live")
     stored = stored_set(workbench, tmp_path / "fp32", dtype="fp32")
     assert harvested(workbench, tmp_path / "from32", stored).store_hash == live.store_hash
+
+
+def test_8_32_and_128_rows_read_together_differ_by_rounding_at_most(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bits of a product depend on its shape, which is why a harvest's tile is fixed; from
+    stored activations the store is the live one to the bit at each."""
+    stored = stored_set(workbench, tmp_path / "fp32", dtype="fp32")
+    stores: list[FeatureStore] = []
+    heights: list[int] = []
+    encode = pass_._encode
+
+    def counted(source: object, sae: object, block: RowBlock, *rest: object) -> object:
+        heights.append(len(block.ids_RS))
+        return encode(source, sae, block, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pass_, "_encode", counted)
+    for rows in (8, 32, 128):
+        monkeypatch.setitem(pass_.TILE_TOKENS, "cpu", rows * CONTEXT)
+        pair: list[FeatureStore] = []
+        for name, activations in (("live", None), ("stored", stored)):
+            heights.clear()
+            pair.append(harvested(workbench, tmp_path / f"{name}{rows}", activations))
+            assert set(heights) == {rows}
+        assert pair[0].store_hash == pair[1].store_hash
+        stores.append(pair[0])
+    first = stores[0]
+    for other in stores[1:]:
+        for name in ("ids.npy", "mask.npy", "csr_splits.npy", "csr_features.npy"):
+            assert (np.load(other.folder / name) == np.load(first.folder / name)).all(), name
+        for feature in range(LATENTS):
+            np.testing.assert_allclose(
+                other.entries(feature)[1], first.entries(feature)[1], rtol=2e-3
+            )
+        assert other.statistics["count"].tolist() == first.statistics["count"].tolist()
+        np.testing.assert_allclose(other.statistics["sum"], first.statistics["sum"], rtol=1e-4)
 
 
 def test_a_set_in_half_precision_differs_by_its_rounding(

@@ -22,8 +22,8 @@ from mistudio.store.records import SaeRow
 FIELDS = ("mode", "mean_of", "windows", "window_tokens", "controls", "seed", "anew")
 ABOUT = (
     "Each feature is taken out on its strongest windows and on random ones, and placed among "
-    "random features of like density and strength. ΔCE, KL, percentile and p become columns of the "
-    "table. What is measured is kept, so that a run that ended early goes on where it was."
+    "random features of like density and strength. Their ΔCE becomes a column of the table. "
+    "What is measured is kept, so that a run that ended early goes on where it was."
 )
 
 
@@ -57,13 +57,13 @@ class AblateDialog(Dialog):
         )
         self.job.done.connect(self._on_done)
         services.lanes.finished.connect(self._on_finished)
-        self.result = label("", wrap=True, selectable=True)
+        self.summary = label("", wrap=True, selectable=True)
         for part in (label(sae.name, "card", wrap=True), label(ABOUT, "muted", wrap=True)):
             self.box.addWidget(part)
         self.box.addWidget(self.form)
         self.box.addWidget(self.plan)
         self.box.addLayout(row(self.start_button, self.job.cancel_button, self.job.state, None))
-        for part in (self.bar, self.job.problem, self.result):
+        for part in (self.bar, self.job.problem, self.summary):
             self.box.addWidget(part)
         self.box.addStretch(1)
         self.add_close()
@@ -74,7 +74,7 @@ class AblateDialog(Dialog):
         """Queue the job, or show what is wrong."""
         config = self.form.checked()
         if config is not None:
-            self.result.setText("")
+            self.summary.setText("")
             self.job.submit("ablate", config)
 
     @Slot()
@@ -106,5 +106,5 @@ class AblateDialog(Dialog):
 
     @Slot(object)
     def _on_done(self, found: dict[str, Any]) -> None:
-        self.result.setText("\n".join(batch_lines(found)))
+        self.summary.setText("\n".join(batch_lines(found)))
         self.measured.emit()
