@@ -14,7 +14,7 @@ from mistudio.core.feature_search_configs import (
     IndexContextsConfig,
     MapFeaturesConfig,
 )
-from mistudio.jobs import context_search, feature_pages, lookup, meaning_search
+from mistudio.jobs import context_search, feature_hits, feature_pages, lookup, meaning_search
 from mistudio.jobs.meaning_search import MeaningMatches
 from mistudio.jobs.runner import Studio
 from mistudio.store import feature_lists as lists
@@ -164,6 +164,10 @@ def find_by_meaning(studio: Studio, console: Console, arguments: Arguments) -> N
     """Features by the meaning of their labels, which are embedded when first searched."""
     from mistudio.commands import run_job
 
+    if arguments.page < 1 or not 0 <= arguments.examples <= 20:
+        raise InvalidInput(
+            "--page counts from 1, and --examples are 0 to 20.", code="invalid_config"
+        )
     sae = lookup.sae(studio, arguments.sae)
 
     def search() -> MeaningMatches:
@@ -177,8 +181,27 @@ def find_by_meaning(studio: Studio, console: Console, arguments: Arguments) -> N
         run_job(studio, console, "embed_features", config)
         found = search()
     how = f"cosines of {found.encoder}" if found.encoder else "shared words; there is no encoder"
-    console.note(f"By {how}.")
-    _print_ranked(studio, console, sae, found.features, found.scores)
+    last = feature_hits.pages(len(found.features))
+    console.note(f"By {how}. Page {arguments.page:,} of {last:,}.")
+    shown = feature_hits.hits(
+        studio,
+        feature_pages.feature_set(studio, sae),
+        found.features,
+        found.scores,
+        page=arguments.page,
+        examples=arguments.examples,
+    )
+    rows = [
+        {
+            "index": hit.row.index,
+            "match": hit.score,
+            "label": hit.row.label,
+            "tokens": hit.row.top_tokens,
+            "examples": "  |  ".join(feature_pages.text_of(e) for e in hit.examples),
+        }
+        for hit in shown
+    ]
+    console.table("features", rows, ("index", "match", "label", "tokens", "examples"))
 
 
 def _print_ranked(

@@ -113,7 +113,9 @@ def _search_verbs(command: Any, features: Any) -> None:
     made.add_argument("sae", help="id or name of an SAE, or last")
     made.add_argument("text", help="what they are to be about")
     made.add_argument("--encoder", default="", help="folder of a sentence encoder")
-    made.add_argument("--limit", type=int, default=20, help="most rows (default 20)")
+    made.add_argument("--page", type=int, default=1, help="the next 20, and so on (default 1)")
+    made.add_argument("--examples", type=int, default=3, help="shown of each (default 3)")
+    made.add_argument("--limit", type=int, default=200, help="most found (default 200)")
     config = feature_search_configs.MapFeaturesConfig
     about = "place features by the principal components of their decoder directions"
     made = command(features, "map", "map_features", about, config, "sae")

@@ -158,6 +158,28 @@ def page(
     )
 
 
+def top_examples(
+    studio: Studio, found: FeatureSetRow, indices: Sequence[int], most: int, around: int
+) -> dict[int, list[Example]]:
+    """The strongest examples of several features, with `around` tokens on each side."""
+    if most < 1:
+        return {index: [] for index in indices}
+    store = open_store(studio, found)
+    return {
+        index: [_example(e) for e in store.examples(index, most, before=around, after=around)]
+        for index in indices
+    }
+
+
+def text_of(example: Example) -> str:
+    """An example on one line, its strongest token marked."""
+    text = "".join(
+        f"<<{piece.text}>>" if i == example.peak else piece.text
+        for i, piece in enumerate(example.pieces)
+    )
+    return " ".join(text.split())
+
+
 def check_feature(sae: SaeRow, index: int) -> None:
     """Raises `NotFound` if the SAE has no feature of this number."""
     if not 0 <= index < sae.n_latents:
@@ -212,9 +234,5 @@ def lines(shown: FeaturePage) -> list[str]:
         "suppresses: " + "  ".join(f"{t.text!r} {t.logit:+.2f}" for t in shown.negative),
     ]
     for example in shown.examples:
-        text = "".join(
-            f"<<{piece.text}>>" if i == example.peak else piece.text
-            for i, piece in enumerate(example.pieces)
-        )
-        out.append(f"  {example.value:8.3f}  {' '.join(text.split())}")
+        out.append(f"  {example.value:8.3f}  {text_of(example)}")
     return out

@@ -385,3 +385,43 @@ def test_search_by_meaning_without_an_encoder_says_so(
     qtbot.waitUntil(services.network.is_idle)
     settle(tab, qtbot)
     assert "at least 3" in tab.table.finder.told.text()
+
+
+def test_hits_by_meaning_come_in_pages_with_examples(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+
+    def top(studio: Any, found: Any, indices: Any, most: int, around: int) -> Any:
+        return {i: [feature_world.example(n, 4.0) for n in range(most)] for i in indices}
+
+    monkeypatch.setattr(feature_pages, "top_examples", top)
+    monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
+    world = feature_world.add_world(services.studio.db())
+    for index in LIVE[:25]:
+        features.set_label(services.studio.db(), world.sae.id, index, "zebras of the plain")
+    tab = shown_tab(services, qtbot)
+    filters, hits = tab.table.filters, tab.table.hits
+    filters.mode.setCurrentIndex(2)
+    filters.search.setText("zebras")
+    qtbot.keyClick(filters.search, Qt.Key.Key_Return)
+    qtbot.waitUntil(services.network.is_idle)
+    settle(tab, qtbot)
+    assert hits.isVisible()
+    assert hits.place.text() == "Hits 1–20 of 25"
+    ranked = listed(tab)
+    assert [card.index for card in hits.cards] == ranked[:20]
+    assert [text.text() for text in hits.cards[0].examples] == [
+        "It was\nan old ship of the north."
+    ] * 3
+    hits.after.click()
+    settle(tab, qtbot)
+    assert [card.index for card in hits.cards if card.isVisible()] == ranked[20:]
+    assert not hits.after.isEnabled()
+    hits.cards[1].open_button.click()
+    settle(tab, qtbot)
+    assert tab.detail is not None
+    assert tab.detail.index == ranked[21]
+    tab.detail.close()
+    tab.table.finder.examples.setChecked(False)
+    assert tab.table.view.isVisible()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mistudio.cli import main
 from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.core.feature_search_configs import (
     EmbedFeaturesConfig,
@@ -17,6 +19,8 @@ from mistudio.core.feature_search_configs import (
 from mistudio.jobs import (
     context_search,
     encoders,
+    feature_hits,
+    feature_pages,
     lookup,
     map_features,
     meaning_search,
@@ -130,3 +134,30 @@ def test_the_map_is_computed_once_and_written(trained: Studio, tmp_path: Path) -
     lines = (tmp_path / "map.csv").read_text().splitlines()
     assert lines[0] == "index,x,y"
     assert len(lines) == len(placed.features) + 1
+
+
+def test_hits_come_twenty_at_a_time_with_their_strongest_examples(
+    trained: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
+    sae = lookup.sae(trained, "last")
+    found = features.newest_set(trained.db(), sae.id)
+    assert found is not None
+    ranked = [feature for feature, _ in feature_texts.texts(trained.db(), found)][:25][::-1]
+    scores = [float(25 - place) for place in range(25)]
+    first = feature_hits.hits(trained, found, ranked, scores)
+    second = feature_hits.hits(trained, found, ranked, scores, page=2, examples=1)
+    assert [hit.row.index for hit in (*first, *second)] == ranked
+    assert [hit.score for hit in (*first, *second)] == scores
+    assert len(first) == 20
+    assert feature_hits.pages(25) == 2
+    whole = feature_pages.page(trained, sae, ranked[0], before=8, after=8)
+    assert first[0].examples == whole.examples[:3]
+    assert second[0].examples[0].value == second[0].row.max
+    features.set_label(trained.db(), sae.id, ranked[0], "xylophones")
+    words = ["--home", str(trained.paths.home), "--json", "features", "find-meaning", "last"]
+    assert main([*words, "xylophones", "--examples", "2"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["features"]
+    assert [row["index"] for row in told] == [ranked[0]]
+    assert told[0]["examples"].count("<<") == min(2, len(whole.examples))
+    assert main([*words, "abc", "--page", "0"]) == 2

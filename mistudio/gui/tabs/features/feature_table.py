@@ -16,6 +16,7 @@ from mistudio.gui.tabs.features.colours import fill_colours
 from mistudio.gui.tabs.features.column_chooser import ColumnChooser
 from mistudio.gui.tabs.features.filters import FilterBar
 from mistudio.gui.tabs.features.finder import Finder, Ranking
+from mistudio.gui.tabs.features.hits_page import HitsPage
 from mistudio.gui.tabs.features.list_menu import ListButton
 from mistudio.gui.tabs.features.views_menu import ViewsButton
 from mistudio.gui.theme import appearance
@@ -91,6 +92,9 @@ class FeatureTable(QWidget):
         self._pages = QStackedWidget()
         self._pages.addWidget(self.view)
         self._pages.addWidget(self._empty)
+        self.hits = HitsPage(self._services)
+        self.hits.opened.connect(self.opened)
+        self._pages.addWidget(self.hits)
         chosen = button(
             "Columns", icon="table", tip="Choose the columns (also: right click on one)"
         )
@@ -100,6 +104,7 @@ class FeatureTable(QWidget):
         self.filters.tools.addWidget(chosen)
         before = button("Previous", self._page_up, icon="chevron_left", tip="50 features back")
         after = button("Next", self._page_down, icon="chevron_right", tip="50 features on")
+        self._pagers = (self._footer, before, after)
         hint = label("Return opens · S stars · H hides", "small")
         self.problem.hide()
         box = QVBoxLayout(self)
@@ -121,6 +126,7 @@ class FeatureTable(QWidget):
         self.view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.view.customContextMenuRequested.connect(self._on_menu)
         self.finder.ranked.connect(self.show_ranking)
+        self.finder.examples.toggled.connect(self._show_page)
         self.chooser.changed.connect(self._remember)
         self.views.chosen.connect(self.apply_state)
         self.views.usual.connect(self._on_usual)
@@ -283,9 +289,23 @@ class FeatureTable(QWidget):
         if self.density is not None:
             wanted = self.filters.wanted()
             self.density.set_range(wanted.min_frequency, wanted.max_frequency)
-        self._pages.setCurrentIndex(0 if len(listed.ids) else 1)
+        self._show_page()
         self._tell_range()
         self.listed.emit()
+
+    def _show_page(self) -> None:
+        """The table; hits with examples while a search by meaning asks for them; or nothing."""
+        ids, ranking, found = self.model.ids(), self._ranking, self._set
+        examples = self.finder.shows_examples() and self._by_match
+        if not len(ids):
+            self._pages.setCurrentWidget(self._empty)
+        elif examples and ranking is not None and found is not None:
+            self._pages.setCurrentWidget(self.hits)
+            self.hits.show_hits(found, ids, ranking)
+        else:
+            self._pages.setCurrentWidget(self.view)
+        for part in self._pagers:  # hits have pages of their own
+            part.setVisible(self._pages.currentWidget() is not self.hits)
 
     def _on_error(self, sentence: str, details: str) -> None:
         self._tell_problem(sentence)

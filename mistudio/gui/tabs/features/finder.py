@@ -57,9 +57,12 @@ class Finder(QWidget):
             "Multiplies each score by log(N / n): tokens read by tokens it fires on"
         )
         self.rare.toggled.connect(self._search)
+        self.examples = QCheckBox("With examples")
+        self.examples.setToolTip("Twenty hits to the page with three examples each, or the table")
+        self.examples.setChecked(True)
         self.again = button("Try again", self._on_again, icon="retry")
         self.job = JobLine(services, working="running")
-        line = row(self.told, self.rare, self.again)
+        line = row(self.told, self.rare, self.examples, self.again)
         line.setStretch(0, 1)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -78,9 +81,14 @@ class Finder(QWidget):
         if now != before:
             self._search()
 
+    def shows_examples(self) -> bool:
+        """Whether hits are to be shown with examples: of a search by meaning, unless unchecked."""
+        return self._mode == MEANING and self.examples.isChecked()
+
     def _search(self) -> None:
         self.setVisible(self._mode != LABELS)
         self.rare.setVisible(self._mode == TEXTS)
+        self.examples.setVisible(self._mode == MEANING)
         self.again.hide()
         if self._mode == LABELS or not self._text:
             self.told.setText("" if self._mode == LABELS else "Write what to search for.")
