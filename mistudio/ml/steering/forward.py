@@ -40,6 +40,11 @@ class Trace(NamedTuple):
         return int(self.acted_T.sum())
 
     @property
+    def acted_at(self) -> list[int]:
+        """The positions of the tokens that were changed."""
+        return [place for place, acted in enumerate(self.acted_T.tolist()) if acted]
+
+    @property
     def positions(self) -> int:
         """How many tokens were read."""
         return len(self.acted_T)
