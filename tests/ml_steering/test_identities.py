@@ -93,7 +93,7 @@ def test_clamp_to_the_value_it_has_changes_no_logit(family: str) -> None:
     with SteeredModel(loaded, {}, Library()) as model:
         plain = Stepper(model, [FedRow(PROMPT)]).prompt()
     handle.remove()
-    own_F = sae.encode(seen[0].view(-1, seen[0].shape[-1])[-1])
+    own_F = sae.encode(seen[-1].view(-1, seen[-1].shape[-1])[-1])  # of the prompt, read last
     feature = int(own_F.argmax())
     edits = (Edit(Feature(feature), float(own_F[feature]), "clamp", "raw"),)
     moved = (Edit(Feature(feature), float(own_F[feature]) + 3, "clamp", "raw"),)
