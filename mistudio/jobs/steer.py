@@ -38,17 +38,17 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
     row = lookup.sae(studio, config.sae)
     lookup.model_of(studio, row)
-    scales(studio, row, spec_of(config))
+    scales(studio, row, spec_of(config).on_sae(row.id).check())
 
 
 def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float]]:
-    """By SAE id the largest activations of the features that are named; "" is the run's SAE.
+    """By SAE the largest activations of the features that are named; `row` is the run's SAE.
 
     Raises a sentence for a feature that does not exist or a scale that is needed and not known.
     """
     found: dict[str, dict[int, float]] = {}
     for name in saes_of(spec):
-        other = lookup.sae(studio, name) if name else row
+        other = lookup.sae(studio, name)
         if lookup.model_of(studio, other).id != lookup.model_of(studio, row).id:
             raise Mismatch(f"SAE {other.name!r} belongs to another model than {row.name!r}.")
         if not sae_library.is_placed(other):
@@ -58,8 +58,8 @@ def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float
 
 
 def saes_of(spec: Spec) -> list[str]:
-    """Every SAE that a specification names, and the run's ("") in any case."""
-    return sorted({"", *spec.replace, *(feature.sae for feature in spec.features())})
+    """Every SAE that a specification names."""
+    return sorted({*spec.replace, *(feature.sae for feature in spec.features())})
 
 
 def _largest(studio: Studio, row: SaeRow, name: str, spec: Spec) -> dict[int, float]:
@@ -111,7 +111,7 @@ def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) ->
     maxima = scales(ctx.studio, row, spec)
     saes: dict[str, PlacedSae] = {}
     for name, largest in maxima.items():
-        other = lookup.sae(ctx.studio, name) if name else row
+        other = lookup.sae(ctx.studio, name)
         hook = other.hook_out or other.hook_in or ""
         sae = sae_library.read_sae(ctx.studio, other).to(loaded.device)
         saes[name] = placed(
@@ -170,7 +170,8 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
 
     row = lookup.sae(ctx.studio, config.sae)
     model = lookup.model_of(ctx.studio, row)
-    spec, variants = spec_of(config), variants_of(config)
+    spec = spec_of(config).on_sae(row.id).check()
+    variants = {name: one.on_sae(row.id) for name, one in variants_of(config).items()}
     scales(ctx.studio, row, spec)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
@@ -194,7 +195,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
             **to_dict(config),
             "sae": row.id,
             "weights_hash": row.weights_hash,
-            "specification": spec.on_sae(row.id).to_json(),
+            "specification": spec.to_json(),
         },
         seed=config.seed,
         outputs=outputs,
@@ -253,6 +254,6 @@ def _told(text: Text) -> dict[str, Any]:
         "text": text.text,
         "token_ids": text.ids,
         "reason": text.reason,
-        "acted": text.trace.acted,
+        "acted_at": text.trace.acted_at,
         "positions": text.trace.positions,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,6 +266,8 @@ def test_a_sweep_keeps_every_variant(trained: Studio) -> None:
     told = (kept.outputs or {})["variants"]["×2"]
     assert len(told["samples"]) == 2
     assert told["values"] == [6.0, 2.0]
+    sample = told["samples"][0]
+    assert len(sample["acted_at"]) > 0.5 * sample["positions"]
     assert set((kept.metrics or {})["variants"]) == {"×0.5", "×2"}
 
 
@@ -286,3 +289,14 @@ def test_a_norm_that_nobody_knows_is_measured_once(trained: Studio) -> None:
     again = RecordingReporter()
     assert run(trained, "steer", config, again)["delta_ratio"] == measured
     assert not any("measured on" in str(event.values.get("sentence")) for event in again.events)
+
+
+def test_an_edit_of_the_runs_own_sae_by_its_id_is_the_same_edit(trained: Studio) -> None:
+    row = lookup.sae(trained, "last")
+    values: dict[str, Any] = {"prompt": "Once upon", "unit": "raw", "max_tokens": 6}
+    short = run(trained, "steer", SteerConfig(feature=("1=3",), **values))
+    named = run(trained, "steer", SteerConfig(edit=(f"{row.id}#1=3",), **values))
+    assert named["steered"] == short["steered"]
+    both = SteerConfig(feature=("1=3",), edit=(f"{row.id}#1=2",), **values)
+    with pytest.raises(InvalidInput, match="named twice"):
+        trained.submit("steer", both)
