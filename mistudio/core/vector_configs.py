@@ -103,7 +103,7 @@ class ImportVectorsConfig(Config):
 
 @dataclass(frozen=True)
 class ExportVectorsConfig(Config):
-    """Write vectors, or a blend of SAE features, for other programs; those of a layer are summed."""
+    """Write vectors or a blend of SAE features for other programs; a layer's are summed."""
 
     vectors: tuple[str, ...] = option(
         (), "Vectors", "Id or name, with =STRENGTH behind it if that is not 1. Repeat for several."
@@ -115,9 +115,7 @@ class ExportVectorsConfig(Config):
     format: str = option(
         "gguf", "Format", "gguf: control vector for llama.cpp.", choices=VECTOR_FORMATS
     )
-    out: str = option(
-        "", "File", "File to write; empty makes a name in the data folder's exports."
-    )
+    out: str = option("", "File", "File to write; empty makes a name in the data folder's exports.")
 
     def check(self) -> Iterable[Violation]:
         if not self.vectors and not self.feature:

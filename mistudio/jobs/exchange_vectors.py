@@ -80,7 +80,9 @@ def _placed(
         )
     hook = config.hook or found.hook or "resid_post"
     if hook not in HOOKS:
-        raise InvalidInput(f"{path.name} names the hook {hook!r}; choose one of {', '.join(HOOKS)}.")
+        raise InvalidInput(
+            f"{path.name} names the hook {hook!r}; choose one of {', '.join(HOOKS)}."
+        )
     report = {"file": path.name, "tensor": found.name, "model_hint": found.model_hint}
     name = config.name or path.name.split(".")[0] or "vector"
     return vector_library.NewVector(found.v_D, name[:500], found.layer, hook, report)
@@ -141,7 +143,7 @@ def feature_pairs(
     if not sae_library.is_placed(sae) or sae.layer is None:
         raise Mismatch(f"SAE {sae.name!r} does not say which layer and hook it reads.")
     rows_FO = open_rows(sae_geometry.weights_of(studio, sae))
-    found = []
+    found: list[tuple[int, str, NDArray[np.floating]]] = []
     for edit in parse_edits(config.feature).edits:
         if edit.feature >= sae.n_latents:
             raise InvalidInput(
@@ -152,10 +154,8 @@ def feature_pairs(
     return found
 
 
-def _chosen(
-    studio: Studio, config: ExportVectorsConfig
-) -> list[tuple[SteeringVectorRow, float]]:
-    found = []
+def _chosen(studio: Studio, config: ExportVectorsConfig) -> list[tuple[SteeringVectorRow, float]]:
+    found: list[tuple[SteeringVectorRow, float]] = []
     for written in config.vectors:
         name, sign, strength = written.rpartition("=")
         try:

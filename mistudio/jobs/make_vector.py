@@ -51,7 +51,8 @@ def run_contrast(ctx: JobContext, config: ContrastConfig) -> Result:
     split = len(config.positive)
     p_ND, n_MD = read.x_ND[:split], read.x_ND[split:]
     found = direction(p_ND, n_MD, config.method)
-    numbers = np.unique(np.array(prompts), return_inverse=True)[1].reshape(-1)
+    known = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    numbers = np.array([known[prompt] for prompt in prompts])
     same = (numbers[:split], numbers[split:])
     apart = separation(p_ND, n_MD, config.method, found.v_D, same)
     report: dict[str, Any] = {

@@ -58,8 +58,8 @@ def test_two_lists_make_a_vector_that_is_listed(
     (row,) = STEERING_VECTORS.select(services.studio.db())
     assert (row.name, row.layer, row.method) == ("warm", 1, "mean")
     assert row.report is not None
-    assert f"Norm {row.norm:.4g}" in dialog.result.text()
-    assert f"{row.report['auroc_held_out']:.3f} on 3 + 3 held out" in dialog.result.text()
+    assert f"Norm {row.norm:.4g}" in dialog.outcome.text()
+    assert f"{row.report['auroc_held_out']:.3f} on 3 + 3 held out" in dialog.outcome.text()
     cells = [dialog.table.item(0, column).text() for column in range(7)]  # type: ignore[union-attr]
     assert cells[:5] == ["warm", "tiny", "1", "resid_post", "difference of means"]
     assert cells[6] == f"{row.report['auroc_held_out']:.3f}"

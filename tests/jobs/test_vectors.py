@@ -137,9 +137,7 @@ def test_a_file_makes_one_row_per_layer_or_none(trained: Studio, tmp_path: Path)
     assert len(STEERING_VECTORS.select(trained.db())) == 2
 
 
-def test_a_broken_database_leaves_no_file(
-    trained: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_database_leaves_no_file(trained: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no")
 

@@ -45,7 +45,9 @@ def test_the_mean_is_the_difference_of_means() -> None:
     np.testing.assert_allclose(found.v_D, expected, rtol=1e-12)
     assert found.explained is None
     assert found.votes is None
-    assert direction(p, n, "mean").votes == np.mean([(a - b) @ (p - n).mean(0) > 0 for a, b in zip(p, n, strict=True)])
+    assert direction(p, n, "mean").votes == np.mean(
+        [(a - b) @ (p - n).mean(0) > 0 for a, b in zip(p, n, strict=True)]
+    )
 
 
 def test_pca_equals_the_covariance_written_out() -> None:

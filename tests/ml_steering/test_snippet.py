@@ -59,7 +59,7 @@ def greedy(
     handles = []
     for layer, edit in edits.items():
 
-        def hook(_m: object, _i: object, out: object, edit=edit) -> object:  # noqa: ANN001
+        def hook(_m: object, _i: object, out: object, edit=edit) -> object:
             x = out[0] if isinstance(out, tuple) else out
             may = allowed(torch.arange(x.shape[1]), length)
             may &= torch.tensor([i not in (0, 1) for i in ids])
@@ -85,7 +85,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return tiny_loaded(tmp_path_factory.mktemp("model"), add_bos=True)
 
 
-def spec_of(loaded: LoadedModel, hooks: tuple[SnippetHook, ...], positions: Positions) -> SnippetSpec:
+def spec_of(
+    loaded: LoadedModel, hooks: tuple[SnippetHook, ...], positions: Positions
+) -> SnippetSpec:
     return SnippetSpec(
         str(loaded.path.resolve()),
         hooks,

@@ -23,7 +23,6 @@ from mistudio.core.errors import (
     InvalidInput,
     Mismatch,
     NotFound,
-    StudioError,
     Unsupported,
     from_os_error,
 )
@@ -145,30 +144,28 @@ def read_control_vector(path: Path) -> ControlVector:
     try:
         reader = GGUFReader(path)
         architecture = _text(reader, "general.architecture")
-        if architecture != ARCHITECTURE:
-            raise Unsupported(
-                f"{path.name} holds {architecture or 'something else'}, not a control vector."
-            )
-        directions: dict[int, NDArray[np.float32]] = {}
-        for tensor in reader.tensors:
-            place = str(tensor.name).removeprefix(_PREFIX)
-            if place == tensor.name or not place.isdecimal():
-                raise Unsupported(f"{path.name} holds {tensor.name}, which is not understood.")
-            if int(place) == 0:
-                raise Unsupported(
-                    f"{path.name} holds direction.0, which llama.cpp refuses: layers begin at 1."
-                )
-            if tensor.tensor_type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
-                raise Unsupported(
-                    f"{tensor.name} in {path.name} is {tensor.tensor_type.name} with "
-                    f"{len(tensor.shape)} axes; a direction is F32 with one."
-                )
-            directions[int(place)] = np.array(tensor.data, np.float32)
         hint = _text(reader, f"{ARCHITECTURE}.model_hint")
-    except StudioError:
-        raise
     except Exception as error:  # noqa: BLE001 - a damaged file breaks the reader in many ways
         raise Damaged(f"{path.name} is no readable GGUF file.", details=str(error)) from error
+    if architecture != ARCHITECTURE:
+        raise Unsupported(
+            f"{path.name} holds {architecture or 'something else'}, not a control vector."
+        )
+    directions: dict[int, NDArray[np.float32]] = {}
+    for tensor in reader.tensors:
+        place = str(tensor.name).removeprefix(_PREFIX)
+        if place == tensor.name or not place.isdecimal():
+            raise Unsupported(f"{path.name} holds {tensor.name}, which is not understood.")
+        if int(place) == 0:
+            raise Unsupported(
+                f"{path.name} holds direction.0, which llama.cpp refuses: layers begin at 1."
+            )
+        if tensor.tensor_type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
+            raise Unsupported(
+                f"{tensor.name} in {path.name} is {tensor.tensor_type.name} with "
+                f"{len(tensor.shape)} axes; a direction is F32 with one."
+            )
+        directions[int(place)] = np.array(tensor.data, np.float32)
     if len({v_D.size for v_D in directions.values()}) > 1:
         raise Mismatch(f"The directions in {path.name} have different widths.")
     return ControlVector(hint, dict(sorted(directions.items())))

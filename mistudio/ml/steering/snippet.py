@@ -58,6 +58,9 @@ class Positions(NamedTuple):
     last: int = 0
 
 
+EVERYWHERE = Positions()
+
+
 @dataclass(frozen=True)
 class SnippetSpec:
     """A model (folder or repository), what is done to it, and the text it continues.
@@ -71,7 +74,7 @@ class SnippetSpec:
     prompt: str
     max_tokens: int = 100
     dtype: str = "float32"
-    positions: Positions = Positions()
+    positions: Positions = EVERYWHERE
     skip_ids: tuple[int, ...] = ()
     end_ids: tuple[int, ...] = ()
     is_chat: bool = False

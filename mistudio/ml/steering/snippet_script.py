@@ -1,6 +1,9 @@
 """The script that `snippet` fills in: every `NAME = ...` line becomes a value."""
 
-SCRIPT = '''"""Steers a language model and prints its greedy text. Needs torch, transformers, safetensors."""
+SCRIPT = '''"""Steers a language model and prints its greedy text.
+
+Needs torch, transformers and safetensors; --ids prints the token ids instead.
+"""
 
 import json
 import sys

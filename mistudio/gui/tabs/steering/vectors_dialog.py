@@ -86,12 +86,10 @@ class VectorsDialog(Dialog):
         self.make_button = button("Make vector", self.make, variant="primary", icon="play")
         self.job = OneJob(services, self.make_button, self, failure="The vector was not made.")
         self.job.done.connect(self._on_made)
-        self.result = label("", "muted", wrap=True, selectable=True)
+        self.outcome = label("", "muted", wrap=True, selectable=True)
         self.table = self._table()
         self.export_button = button("Export…", self.export, icon="upload")
-        self.export_job = OneJob(
-            services, self.export_button, self, failure="The export failed."
-        )
+        self.export_job = OneJob(services, self.export_button, self, failure="The export failed.")
         self.export_job.done.connect(self._on_exported)
         self._lay_out()
         self.table.itemSelectionChanged.connect(self._tell)
@@ -132,7 +130,7 @@ class VectorsDialog(Dialog):
             lists.addLayout(part)
         self.box.addLayout(lists, 2)
         self.box.addWidget(self.form)
-        line = row(self.make_button, self.job.cancel_button, self.job.state, self.result)
+        line = row(self.make_button, self.job.cancel_button, self.job.state, self.outcome)
         line.setStretch(3, 1)
         self.box.addLayout(line)
         self.box.addWidget(self.job.problem)
@@ -159,7 +157,7 @@ class VectorsDialog(Dialog):
 
     def make(self) -> None:
         """Queue the lists, or show what is wrong."""
-        self.result.setText("")
+        self.outcome.setText("")
         try:
             config = self.config()
         except StudioError as error:
@@ -279,7 +277,7 @@ class VectorsDialog(Dialog):
 
     @Slot(object)
     def _on_made(self, result: dict[str, Any]) -> None:
-        self.result.setText(result_text(result))
+        self.outcome.setText(result_text(result))
         self._on_written(None)
 
     @Slot(object)
