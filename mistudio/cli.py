@@ -32,6 +32,7 @@ def _verb(name: str) -> Verb:
         library_commands,
         partner_commands,
         training_commands,
+        vector_commands,
     )
     from mistudio.core import (
         configs,
@@ -77,6 +78,7 @@ def _verb(name: str) -> Verb:
         feature_commands,
         partner_commands,
         training_commands,
+        vector_commands,
     ):
         if hasattr(module, name):
             return getattr(module, name)

@@ -20,6 +20,7 @@ from mistudio.gui.tabs.steering.card import CardState
 from mistudio.gui.tabs.steering.history import History
 from mistudio.gui.tabs.steering.output import Output
 from mistudio.gui.tabs.steering.panel import FeaturePanel
+from mistudio.gui.tabs.steering.vectors_dialog import VectorsDialog
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
@@ -60,6 +61,7 @@ class SteeringTab(Tab):
         )
         self.stop_button = button("Stop", self.stop, variant="danger", icon="stop")
         self.copy_button = button("Copy as command", self.copy_command, icon="command")
+        self.vectors_button = button("Vectors…", self.open_vectors, icon="sliders")
         self.reason = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.job = JobLine(services, "running")
@@ -78,8 +80,14 @@ class SteeringTab(Tab):
         box.setContentsMargins(px(12), 0, 0, 0)
         box.setSpacing(px(8))
         box.addWidget(self.prompt)
-        actions = row(self.generate_button, self.stop_button, self.copy_button, self.reason)
-        actions.setStretch(3, 1)
+        actions = row(
+            self.generate_button,
+            self.stop_button,
+            self.copy_button,
+            self.vectors_button,
+            self.reason,
+        )
+        actions.setStretch(4, 1)
         box.addLayout(actions)
         box.addWidget(self.problem)
         box.addWidget(self.job)
@@ -169,6 +177,10 @@ class SteeringTab(Tab):
             QGuiApplication.clipboard().setText(command_line("steer", self.config()))
         except StudioError as error:
             self._complain(error.sentence)
+
+    def open_vectors(self) -> None:
+        """Open the window of raw directions."""
+        VectorsDialog(self.services, self).show()
 
     def load_run(self, run: SteeringRunRow) -> None:
         """Show a run of the history, with its features and settings."""
