@@ -1,0 +1,171 @@
+"""A kept steering run as it is read by people: prompts, variants, their texts and figures.
+
+Runs are kept in the form of the version that made them; every face reads them through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+BASELINE = "baseline"
+ENDINGS = {
+    "time": "Cut by the time limit; the text so far is kept.",
+    "stopped": "Stopped; the text so far is kept.",
+    "stop_string": "Ended at a stop string.",
+    "aborted": "Ended because its condition held.",
+}
+LARGE_PUSH = 0.5  # |delta| / |x| beyond which text is often fluent but wrong
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text that was generated, why it ended, and whether always the likeliest token."""
+
+    text: str
+    reason: str = ""
+    greedy: bool = False
+
+    @property
+    def ending(self) -> str:
+        """A sentence where a text did not end by itself or by its length, else ""."""
+        return ENDINGS.get(self.reason, "")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of steering: its name in the run, what people read, texts, figures.
+
+    `strength` is the factor of a sweep. Figures are keyed as the engine measures them; None or
+    absent is not measured, and `reasons` may say why.
+    """
+
+    name: str
+    title: str
+    texts: tuple[Text, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    strength: float | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.name == BASELINE
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each text is called: its sample, or that it is the greedy twin."""
+        samples = sum(not text.greedy for text in self.texts)
+        found: list[str] = []
+        for text in self.texts:
+            number = 1 + sum(not name.startswith("greedy") for name in found)
+            found.append(
+                "greedy" if text.greedy else f"sample {number}" if samples > 1 else "sampled"
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class PromptRun:
+    """Everything that came of one prompt; the baseline comes first."""
+
+    prompt: str
+    variants: tuple[Variant, ...]
+
+    @property
+    def baseline(self) -> Variant | None:
+        return next((v for v in self.variants if v.is_baseline), None)
+
+    @property
+    def steered(self) -> tuple[Variant, ...]:
+        return tuple(v for v in self.variants if not v.is_baseline)
+
+
+def read_run(
+    prompt: str, outputs: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None
+) -> tuple[PromptRun, ...]:
+    """The prompts of a run as it is kept; runs of the first form have one steered text."""
+    outputs, metrics = outputs or {}, metrics or {}
+    if "steered" in outputs or "baseline" in outputs:
+        return (_first_form(prompt, outputs, metrics),)
+    return ()
+
+
+def _first_form(prompt: str, outputs: Mapping[str, Any], metrics: Mapping[str, Any]) -> PromptRun:
+    reasons: Mapping[str, Any] = outputs.get("reasons") or {}
+    variants: list[Variant] = []
+    for name, title in ((BASELINE, "Unsteered (baseline)"), ("steered", "Steered")):
+        early = str(metrics.get("stopped_early") or "")
+        texts = [Text(str(outputs.get(name) or ""), str(reasons.get(name) or early))]
+        if metrics.get(f"greedy_{name}"):
+            why = str(reasons.get(f"greedy_{name}") or early)
+            texts.append(Text(str(metrics[f"greedy_{name}"]), why, True))
+        variants.append(Variant(name, title, tuple(texts), metrics if name == "steered" else {}))
+    return PromptRun(prompt, tuple(variants))
+
+
+def over_steering(metrics: Mapping[str, Any]) -> list[str]:
+    """Why a text counts as over-steered, in words that follow "because"; [] if it does not."""
+    found: list[str] = []
+    if (metrics.get("delta_ratio") or 0.0) > LARGE_PUSH:
+        found.append("the push is more than half of the activation")
+    if metrics.get("loops_steered"):
+        found.append("the text loops")
+    before, after = metrics.get("perplexity_baseline"), metrics.get("perplexity_steered")
+    if before and after and after > 2 * before:
+        found.append("perplexity more than doubles")
+    if metrics.get("over_steered") and not found:
+        found.append("the run says so")
+    return found
+
+
+def kl_word(kl: float | None) -> str:
+    """How large a KL is."""
+    if kl is None:
+        return ""
+    return "minimal" if kl < 0.01 else "moderate" if kl <= 0.1 else "large"
+
+
+def similarity_word(similarity: float | None) -> str:
+    """How near two texts are in meaning."""
+    if similarity is None:
+        return ""
+    return "near" if similarity > 0.9 else "related" if similarity >= 0.7 else "far"
+
+
+def overlap_word(overlap: float | None) -> str:
+    """How many words two texts share."""
+    if overlap is None:
+        return ""
+    return "alike" if overlap > 0.5 else "partly alike" if overlap >= 0.3 else "different"
+
+
+def ratio_word(ratio: float | None) -> str:
+    """How strong a push is beside the activation that it acts on."""
+    return "" if ratio is None else "over-steering likely" if ratio > LARGE_PUSH else "in bounds"
+
+
+def differing(text: str, baseline: str) -> list[tuple[int, int]]:
+    """Stretches of `text`, as first and last character (exclusive), whose words the baseline has
+    not in that order; stretches that only spaces part are one."""
+    from difflib import SequenceMatcher
+
+    spans, words = _words(text)
+    _, others = _words(baseline)
+    found: list[tuple[int, int]] = []
+    for tag, low, high, _, _ in SequenceMatcher(None, words, others, autojunk=False).get_opcodes():
+        if tag in ("replace", "delete") and high > low:
+            found.append((spans[low][0], spans[high - 1][1]))
+    return found
+
+
+def _words(text: str) -> tuple[list[tuple[int, int]], list[str]]:
+    import re
+
+    matches = list(re.finditer(r"\w+|[^\w\s]", text))
+    return [found.span() for found in matches], [found[0] for found in matches]
+
+
+def columns_of(runs: Sequence[PromptRun]) -> list[str]:
+    """The titles of all variants, once, in order."""
+    return list(dict.fromkeys(v.title for run in runs for v in run.variants))
