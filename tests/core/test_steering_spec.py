@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mistudio.core.steering_spec import Edit, parse_edits
+from mistudio.core.steering_spec import Edit, Feature, parse_edits
 
 
 def test_edits_come_in_index_order_whatever_the_order_given() -> None:
     found = parse_edits(("9=2", "#3=-1.5:clamp"))
-    assert found.edits == (Edit(3, -1.5, "clamp"), Edit(9, 2.0, "add"))
+    assert found.edits == (Edit(Feature(3), -1.5, "clamp"), Edit(Feature(9), 2.0, "add"))
     assert found.problems == ()
 
 
 def test_the_written_form_reads_back() -> None:
-    edit = Edit(12, 0.1, "clamp")
+    edit = Edit(Feature(12), 0.1, "clamp")
     assert parse_edits((edit.written(),)).edits == (edit,)
 
 
