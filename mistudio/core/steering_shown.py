@@ -5,9 +5,14 @@ Runs are kept in the form of the version that made them; every face reads them t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from mistudio.core.errors import StudioError
+from mistudio.core.steering_operators import Value
+from mistudio.core.steering_spec import Edit, Feature, Source, Spec, parse_edits
 
 BASELINE = "baseline"
 ENDINGS = {
@@ -86,6 +91,8 @@ def read_run(
 ) -> tuple[PromptRun, ...]:
     """The prompts of a run as it is kept; runs of the first form have one steered text."""
     outputs, metrics = outputs or {}, metrics or {}
+    if outputs.get("variants"):
+        return (_variants_form(prompt, outputs["variants"], metrics),)
     if "steered" in outputs or "baseline" in outputs:
         return (_first_form(prompt, outputs, metrics),)
     return ()
@@ -102,6 +109,91 @@ def _first_form(prompt: str, outputs: Mapping[str, Any], metrics: Mapping[str, A
             texts.append(Text(str(metrics[f"greedy_{name}"]), why, True))
         variants.append(Variant(name, title, tuple(texts), metrics if name == "steered" else {}))
     return PromptRun(prompt, tuple(variants))
+
+
+def _variants_form(
+    prompt: str, outputs: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> PromptRun:
+    """Texts by variant; figures are those of the only one, or by name under "variants"."""
+    several: Mapping[str, Any] = metrics.get("variants") or {}
+    found: list[Variant] = []
+    for name, told in outputs.items():
+        texts = [Text(str(t["text"]), str(t.get("reason") or "")) for t in told.get("samples", ())]
+        twin = told.get("greedy")
+        if twin is not None:
+            greedy = Text(str(twin["text"]), str(twin.get("reason") or ""), True)
+            # at temperature 0 the sample is the greedy text
+            is_same = len(texts) == 1 and twin == told["samples"][0]
+            texts = [greedy] if is_same else [*texts, greedy]
+        is_baseline = name == BASELINE
+        own: Mapping[str, Any] = {} if is_baseline else several.get(name) or metrics
+        found.append(Variant(name, title_of(name), tuple(texts), own, strength_of(name)))
+    return PromptRun(prompt, tuple(found))
+
+
+def title_of(name: str) -> str:
+    """How people read the name of a variant."""
+    from mistudio.core.steering_words import parse_edit
+
+    if name in (BASELINE, "steered"):
+        return "Unsteered (baseline)" if name == BASELINE else "Steered"
+    if strength_of(name) is not None:
+        return f"Strength {name}"
+    try:
+        return edit_words(parse_edit(name))
+    except StudioError:
+        return name
+
+
+def strength_of(name: str) -> float | None:
+    """The factor of a sweep's variant, None of any other."""
+    try:
+        return float(name[1:]) if name.startswith("×") else None
+    except ValueError:
+        return None
+
+
+_UNIT_WORDS = {"": " × max", "max": " × max", "raw": "", "percent": " %", "kl": " nats"}
+
+
+def edit_words(edit: Edit, unit: str = "max") -> str:
+    """An edit in short for people: "#12 +2 × max", "#12 = 1 × max", "Ablate #12"."""
+    source = _source_words(edit.source)
+    mark, rule = _UNIT_WORDS[edit.unit or unit], edit.rule
+    if rule.has_target and edit.target is not None:
+        words = f"{source} ↔ {_source_words(edit.target)}"
+    elif edit.operator == "add":
+        words = f"{source} {edit.value:+g}{mark}"
+    elif edit.operator == "clamp":
+        words = f"{source} = {edit.value:g}{mark}"
+    elif rule.value is Value.NONE:
+        words = f"{rule.label} {source}"
+    elif rule.value is Value.FACTOR:
+        words = f"{rule.label} {source} × {edit.value:g}"
+    elif edit.high is not None:
+        words = f"{rule.label} {source}: {edit.value:g} to {edit.high:g}{mark}"
+    else:
+        words = f"{rule.label} {source}: {edit.value:g}{mark}"
+    if edit.condition is not None:
+        words += f" if #{edit.condition.feature.index} > {edit.condition.above:g}"
+    return words.replace("-", "−") if edit.value < 0 else words
+
+
+def _source_words(source: Source) -> str:
+    return f"#{source.index}" if isinstance(source, Feature) else source.name
+
+
+def edits_of(config: Mapping[str, Any]) -> list[Edit]:
+    """The edits that kept settings hold, of whatever version; what cannot be read is left out."""
+    kept = config.get("specification")
+    try:
+        if kept:
+            return list(Spec.from_json(kept).edits)
+        inline = str(config.get("spec") or "")
+        first = list(Spec.from_json(json.loads(inline)).edits) if inline.startswith("{") else []
+    except (StudioError, ValueError):
+        first = []
+    return [*first, *parse_edits([*config.get("feature", ()), *config.get("edit", ())]).edits]
 
 
 def over_steering(metrics: Mapping[str, Any]) -> list[str]:
@@ -164,8 +256,3 @@ def _words(text: str) -> tuple[list[tuple[int, int]], list[str]]:
 
     matches = list(re.finditer(r"\w+|[^\w\s]", text))
     return [found.span() for found in matches], [found[0] for found in matches]
-
-
-def columns_of(runs: Sequence[PromptRun]) -> list[str]:
-    """The titles of all variants, once, in order."""
-    return list(dict.fromkeys(v.title for run in runs for v in run.variants))
