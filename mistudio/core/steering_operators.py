@@ -1,9 +1,9 @@
 """Every steering operator, in one table: what it reads of a token, and what it changes.
 
-An operator is one formula and one entry here. The formula works on numbers and on arrays of any library, so that
-the window, the command line and the engine share it. `own` is what the operator reads of a token,
-`value` its (first) value, `high` the upper end of a range. The result is the change along the
-source's direction: the new value minus `own`.
+An operator is one formula and one entry here. The formula works on numbers and on arrays of any
+library, so that the window, the command line and the engine share it. `own` is what the operator
+reads of a token, `value` its (first) value, `high` the upper end of a range; the result is the
+change along the source's direction, the new value minus `own`.
 """
 
 from __future__ import annotations

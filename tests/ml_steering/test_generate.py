@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -229,3 +230,28 @@ def test_an_abort_condition_ends_its_row(llama: LoadedModel, sae: SparseAutoenco
     assert found.ids[0] == expected[0]
     assert found.reasons[1] == "aborted"
     assert found.ids[1] == expected[1][: first + 1]
+
+
+class _Forgetful:
+    """A model that gives no key-value cache."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.passes = model, 0
+        self.forward, self.parameters = model.forward, model.parameters
+        self.generation_config = model.generation_config
+
+    def __call__(self, **named: Any) -> Any:
+        self.passes += 1
+        named["use_cache"] = False
+        return self._model(**named)
+
+
+def test_a_model_without_a_cache_is_read_again(llama: LoadedModel, sae: SparseAutoencoder) -> None:
+    expected = _generate(llama, sae, EDITS["both"], _request())
+    forgetful = _Forgetful(llama.model)
+    found = _generate(
+        dataclasses.replace(llama, model=forgetful), sae, EDITS["both"], _request(), "all"
+    )
+    assert found.ids == expected.ids
+    assert [t.acted for t in found.traces] == [t.acted for t in expected.traces]
+    assert forgetful.passes == TOKENS

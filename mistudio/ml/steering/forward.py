@@ -91,7 +91,7 @@ class Stepper:
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self._cache: Any = None
         self._is_cached = cached
-        self._ids: list[torch.Tensor] = []  # kept only without a cache
+        self._ids: list[torch.Tensor] = []  # read again in every pass without a cache
         self._may: list[torch.Tensor] = []
         self._real: list[torch.Tensor] = []
         self._acted: dict[Place, list[torch.Tensor]] = {place: [] for place in model.places}
@@ -139,7 +139,7 @@ class Stepper:
         self.consumed += ids_BS.shape[1]
         new = ids_BS.shape[1]
         self._real.append(counts_BS)
-        if not self._is_cached:
+        if self._cache is None:  # the first pass, which shows whether there is a cache, or none
             self._ids.append(ids_BS)
             self._may.append(may_BS)
             ids_BS, may_BS = torch.cat(self._ids, 1), torch.cat(self._may, 1)
@@ -184,11 +184,7 @@ class Stepper:
             ) from error
         if self._is_cached:
             self._cache = output.get(self._cache_name)
-            if self._cache is None:
-                raise StudioError(
-                    "This model gives no key-value cache, so it must be read without one.",
-                    code="no_cache",
-                )
+            self._is_cached = self._cache is not None
         return output
 
     def spread(self, places: Sequence[int], rows: Sequence[FedRow]) -> Stepper:
