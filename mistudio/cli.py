@@ -31,7 +31,7 @@ def _verb(name: str) -> Verb:
         feature_commands,
         library_commands,
         partner_commands,
-        steering_commands,
+        steer_commands,
         training_commands,
     )
     from mistudio.core import (
@@ -76,7 +76,7 @@ def _verb(name: str) -> Verb:
         evaluation_commands,
         feature_commands,
         partner_commands,
-        steering_commands,
+        steer_commands,
         training_commands,
     ):
         if hasattr(module, name):

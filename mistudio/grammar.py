@@ -19,7 +19,7 @@ from mistudio.core import (
 from mistudio.core.config import add_arguments, names_of
 from mistudio.core.retention import RetentionConfig
 from mistudio.feature_grammar import feature_verbs
-from mistudio.steering_grammar import steering_verbs
+from mistudio.steer_grammar import steer_verbs
 
 if TYPE_CHECKING:
     from mistudio.core.config import Config
@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     _delete(command, saes, "sae", "delete", "delete an SAE with its features and labels")
 
     feature_verbs(command, group("features", "what the latents of an SAE fire on"), _delete)
-    steering_verbs(command, groups)
+    steer_verbs(command, groups)
 
     jobs = groups.add_parser("jobs", parents=[common], help="jobs", description="list and direct")
     jobs.set_defaults(verb="list_jobs")

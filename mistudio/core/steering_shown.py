@@ -31,6 +31,16 @@ class Text:
     text: str
     reason: str = ""
     greedy: bool = False
+    acted: int | None = None
+    """tokens that were changed, of `positions`; None where the run does not say"""
+    positions: int | None = None
+
+    @property
+    def acted_words(self) -> str:
+        """On how many tokens was acted, "" where that is not known."""
+        if self.acted is None or self.positions is None:
+            return ""
+        return f"acted on {self.acted} of {self.positions} positions"
 
     @property
     def ending(self) -> str:
@@ -103,7 +113,11 @@ def _first_form(prompt: str, outputs: Mapping[str, Any], metrics: Mapping[str, A
     variants: list[Variant] = []
     for name, title in ((BASELINE, "Unsteered (baseline)"), ("steered", "Steered")):
         early = str(metrics.get("stopped_early") or "")
-        texts = [Text(str(outputs.get(name) or ""), str(reasons.get(name) or early))]
+        acted = (None, None)
+        if name != BASELINE:
+            acted = (metrics.get("acted"), metrics.get("positions"))
+        why = str(reasons.get(name) or early)
+        texts = [Text(str(outputs.get(name) or ""), why, False, *acted)]
         if metrics.get(f"greedy_{name}"):
             why = str(reasons.get(f"greedy_{name}") or early)
             texts.append(Text(str(metrics[f"greedy_{name}"]), why, True))
@@ -118,10 +132,10 @@ def _variants_form(
     several: Mapping[str, Any] = metrics.get("variants") or {}
     found: list[Variant] = []
     for name, told in outputs.items():
-        texts = [Text(str(t["text"]), str(t.get("reason") or "")) for t in told.get("samples", ())]
+        texts = [_text_of(one, name) for one in told.get("samples", ())]
         twin = told.get("greedy")
         if twin is not None:
-            greedy = Text(str(twin["text"]), str(twin.get("reason") or ""), True)
+            greedy = _text_of(twin, name, greedy=True)
             # at temperature 0 the sample is the greedy text
             is_same = len(texts) == 1 and twin == told["samples"][0]
             texts = [greedy] if is_same else [*texts, greedy]
@@ -129,6 +143,13 @@ def _variants_form(
         own: Mapping[str, Any] = {} if is_baseline else several.get(name) or metrics
         found.append(Variant(name, title_of(name), tuple(texts), own, strength_of(name)))
     return PromptRun(prompt, tuple(found))
+
+
+def _text_of(told: Mapping[str, Any], name: str, *, greedy: bool = False) -> Text:
+    at = told.get("acted_at")
+    acted = len(at) if at is not None and name != BASELINE else None
+    reason = str(told.get("reason") or "")
+    return Text(str(told["text"]), reason, greedy, acted, told.get("positions"))
 
 
 def title_of(name: str) -> str:

@@ -98,6 +98,12 @@ def _median_norm(studio: Studio, sae: SaeRow, chosen: FeatureSetRow | None) -> f
             told: dict[str, Any] = json.loads(text).get("metadata") or {}
             known = told.get(name)
         except (OSError, ValueError, AttributeError):
+            known = None
+    if not known and sae.path:  # measured by a run, where the files came without
+        try:
+            beside = studio.paths.absolute(sae.path) / "median_norm.json"
+            known = json.loads(beside.read_text("utf-8")).get(name)
+        except (OSError, ValueError, AttributeError):
             return None
     return float(known) if isinstance(known, (int, float)) and known > 0 else None
 

@@ -174,9 +174,7 @@ class Output(QWidget):
             pane.set_ending(text.ending if text else "")
             marked = self.marks.isChecked() and not variant.is_baseline
             pane.mark(beside if marked else None)
-            acted, positions = variant.metrics.get("acted"), variant.metrics.get("positions")
-            known = acted is not None and positions is not None and not variant.is_baseline
-            pane.set_acted(f"acted on {acted} of {positions} positions" if known else "")
+            pane.set_acted(text.acted_words if text else "")
 
     def _show_figures(self) -> None:
         steered = self.run.steered if self.run else ()

@@ -83,7 +83,7 @@ class SteeringTab(Tab):
     def _lay_out(self) -> None:
         px = appearance().px
         right = QWidget()
-        box = QVBoxLayout(right)
+        box = self._right_box = QVBoxLayout(right)
         box.setContentsMargins(px(12), 0, 0, 0)
         box.setSpacing(px(8))
         box.addWidget(self.prompt_box)
@@ -164,6 +164,7 @@ class SteeringTab(Tab):
             self.split.setOrientation(way)
             self.panel.setMinimumHeight(px(420) if narrow else 0)
             self._right.setMinimumHeight(px(860) if narrow else 0)
+            self._right_box.setContentsMargins(0 if narrow else px(12), 0, 0, 0)
             self.split.setSizes([px(420), px(860)] if narrow else [px(430), px(800)])
 
     def select(self, **selection: Any) -> None:
@@ -219,7 +220,7 @@ class SteeringTab(Tab):
             raise InvalidInput(f"A batch has at most {MOST_PROMPTS} prompts.")
         self.output.hide()
         self.batch.start(config, prompts)
-        self._below.ensureWidgetVisible(self.batch)
+        self._reveal(self.batch)
         self._tell()
 
     def _begin(self, config: SteerConfig) -> None:
@@ -227,9 +228,16 @@ class SteeringTab(Tab):
         self.batch.hide()
         self.output.show()
         self.output.start(list(variants_of(config)))
-        self._below.ensureWidgetVisible(self.output, 0, 0)
+        self._reveal(self.output)
         self._ask_job()
         self._tell()
+
+    def _reveal(self, widget: QWidget) -> None:
+        """Scroll to where the results are."""
+        self.area.ensureWidgetVisible(self.generate_button)
+        if self.split.orientation() == Qt.Orientation.Vertical:
+            self.area.verticalScrollBar().setValue(self.split.y() + self._right.y())
+        self._below.ensureWidgetVisible(widget, 0, 0)
 
     def run_again(self, run: SteeringRunRow) -> None:
         """Do a run of the history again, exactly as it was."""
@@ -292,7 +300,7 @@ class SteeringTab(Tab):
     def _show_kept(self, run: SteeringRunRow) -> None:
         self.output.show()
         self.output.show_run(run.prompt, run.outputs, run.metrics)
-        self._below.ensureWidgetVisible(self.output, 0, 0)
+        self._reveal(self.output)
 
     def _reload(self) -> None:
         self._stale = False

@@ -9,7 +9,7 @@ from mistudio.core import configs
 from mistudio.core.config import add_arguments
 
 
-def steering_verbs(command: Any, groups: Any) -> None:
+def steer_verbs(command: Any, groups: Any) -> None:
     """Add `steer` with its verbs; `command` makes a verb of a group."""
     about = "generate with and without steering"
     steering = command(groups, "steer", "steer", about, configs.SteerConfig)
