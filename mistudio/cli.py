@@ -33,6 +33,7 @@ def _verb(name: str) -> Verb:
         partner_commands,
         steer_commands,
         training_commands,
+        vector_commands,
     )
     from mistudio.core import (
         configs,
@@ -78,6 +79,7 @@ def _verb(name: str) -> Verb:
         partner_commands,
         steer_commands,
         training_commands,
+        vector_commands,
     ):
         if hasattr(module, name):
             return getattr(module, name)

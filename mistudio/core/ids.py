@@ -16,6 +16,8 @@ PREFIXES = {
     "sae": "sae_",
     "feature_set": "fs_",
     "steering_run": "st_",
+    "steering_vector": "sv_",
+    "vector_group": "svg_",
     "template": "tpl_",
     "job": "job_",
     "label": "lab_",

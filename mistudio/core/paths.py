@@ -105,6 +105,9 @@ class Paths:
     def feature_set(self, feature_set_id: str) -> Path:
         return self.home / "features" / feature_set_id
 
+    def vector(self, vector_id: str) -> Path:
+        return self.home / "vectors" / f"{vector_id}.safetensors"
+
     def relative(self, path: Path) -> str:
         """`path` as stored in a row: relative to the data folder if inside it."""
         try:

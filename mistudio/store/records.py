@@ -244,3 +244,26 @@ class SteeringRunRow(WorkRow):
     duration: float | None = None
     note: str | None = None
     is_favorite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringVectorRow(Row):
+    """A raw direction; those that were imported from one file share `group_id`."""
+
+    name: str
+    group_id: str
+    model_name: str
+    layer: int
+    hook: str
+    method: str
+    """mean, pca, pca-centred, feature-mean, import"""
+    width: int
+    norm: float
+    path: str
+    model_id: str | None = None
+    model_hash: str | None = None
+    sae_id: str | None = None
+    feature_index: int | None = None
+    report: Json | None = None
+    notes: str | None = None
+    size_bytes: int | None = None

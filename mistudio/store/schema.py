@@ -307,3 +307,22 @@ def scores_of_labels(db: Database) -> None:
 def chosen_feature_sets(db: Database) -> None:
     """When a user last chose a feature set among those of an SAE; none is chosen yet."""
     db.conn.execute("ALTER TABLE feature_sets ADD COLUMN chosen_at TEXT")
+
+
+@migrations()
+def steering_vectors(db: Database) -> None:
+    """Raw directions: made from prompts or a feature's text, or imported; none is there yet."""
+    _create(
+        db,
+        f"""
+        CREATE TABLE steering_vectors (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL CHECK(length(name) BETWEEN 1 AND 500),
+            group_id TEXT NOT NULL,
+            model_id TEXT REFERENCES models(id) ON DELETE SET NULL,
+            model_name TEXT NOT NULL, model_hash TEXT, layer INTEGER NOT NULL, hook TEXT NOT NULL,
+            method TEXT NOT NULL, width INTEGER NOT NULL, norm REAL NOT NULL,
+            sae_id TEXT REFERENCES saes(id) ON DELETE SET NULL, feature_index INTEGER,
+            report TEXT, notes TEXT, path TEXT NOT NULL, size_bytes INTEGER, {_TIMES});
+        CREATE INDEX vectors_of_model ON steering_vectors(model_id, layer)
+        """,
+    )

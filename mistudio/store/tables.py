@@ -18,3 +18,4 @@ CHECKPOINTS = Table("checkpoints", records.CheckpointRow, "checkpoint", "checkpo
 SAES = Table("saes", records.SaeRow, "SAE", "sae")
 FEATURE_SETS = Table("feature_sets", records.FeatureSetRow, "feature set", "feature_set")
 STEERING_RUNS = Table("steering_runs", records.SteeringRunRow, "steering run", "steering_run")
+STEERING_VECTORS = Table("steering_vectors", records.SteeringVectorRow, "vector", "steering_vector")

@@ -30,6 +30,7 @@ from mistudio.gui.tabs.steering.positions import PositionsRow
 from mistudio.gui.tabs.steering.presets import Presets
 from mistudio.gui.tabs.steering.prompt import PromptBox
 from mistudio.gui.tabs.steering.settings import generation_form
+from mistudio.gui.tabs.steering.vectors_dialog import VectorsDialog
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.elided import Elided
@@ -61,6 +62,9 @@ class SteeringTab(Tab):
         self.stop_button = button("Stop", self.stop, variant="danger", icon="stop")
         self.stop_button.setToolTip("End now and keep the text so far")
         self.copy_button = button("Copy as command", self.copy_command, icon="command")
+        self.vectors_button = button("Vectors…", self.open_vectors, variant="ghost", icon="sliders")
+        self.vectors_button.setToolTip("Make, import and export directions; @name adds one")
+        self.panel.tools.insertWidget(2, self.vectors_button)
         self.reason = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.job = JobLine(services, "running")
@@ -265,6 +269,10 @@ class SteeringTab(Tab):
             QGuiApplication.clipboard().setText(command_line("steer", self.config()))
         except StudioError as error:
             self._complain(error.sentence)
+
+    def open_vectors(self) -> None:
+        """Open the window of raw directions."""
+        VectorsDialog(self.services, self).show()
 
     def load_run(self, run: SteeringRunRow) -> None:
         """Show a run of the history, with its features and settings."""

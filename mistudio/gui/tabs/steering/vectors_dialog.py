@@ -1,0 +1,289 @@
+"""Raw directions: made from two lists of prompts, imported, exported, renamed, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QHeaderView,
+    QInputDialog,
+    QPlainTextEdit,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from mistudio.core.config import violations
+from mistudio.core.errors import StudioError
+from mistudio.core.units import EM_DASH
+from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
+from mistudio.gui.dialog import Dialog, confirm
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.one_job import OneJob
+from mistudio.gui.tabs.steering.vectors_import import ImportVectorsDialog, model_names
+from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.cards import button, label, row
+from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.library_choice import LibraryChoice
+from mistudio.jobs import vector_library
+from mistudio.store.records import SteeringVectorRow
+from mistudio.store.tables import STEERING_VECTORS
+
+FIELDS = ("model", "layer", "method", "read", "hook", "name")
+TITLES = ("Name", "Model", "Layer", "Hook", "Made by", "Norm", "AUROC held out", "Notes")
+NOTES = 7
+FILTERS = {"gguf": "Control vector (*.gguf)", "safetensors": "safetensors (*.safetensors)"}
+_MAKERS = {
+    "mean": "difference of means",
+    "pca": "PCA of differences",
+    "pca-centred": "PCA of centred pairs",
+    "feature-mean": "a feature's tokens",
+    "import": "imported",
+}
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """What came out of two lists, in one line."""
+    held, counts = result.get("auroc_held_out"), result.get("held_out") or (0, 0)
+    parts = [f"Norm {result['norm']:.4g}", f"AUROC {result['auroc']:.3f} on the prompts themselves"]
+    if held is None:
+        parts.append("none held out (12 prompts of each list are needed)")
+    else:
+        parts.append(f"{held:.3f} on {counts[0]} + {counts[1]} held out")
+    if result.get("explained") is not None:
+        parts.append(f"first component {100 * result['explained']:.1f} % of the squares")
+    if near := result.get("nearest"):
+        best = near[0]
+        parts.append(
+            f"nearest feature #{best['feature']} of {best['sae_name']}, cosine {best['cosine']:.2f}"
+        )
+    return " · ".join(parts)
+
+
+class VectorsDialog(Dialog):
+    """Two lists of prompts above, the vectors there are below."""
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
+        super().__init__("Vectors", parent, width=1120, height_share=0.94, scroll=False)
+        self._services = services
+        self._rows: list[SteeringVectorRow] = []
+        self.positive = self._prompts("Positive prompts", "One prompt per line")
+        self.negative = self._prompts("Negative prompts", "One per line; pairs share their number")
+        self.model = LibraryChoice("Choose a model")
+        self.form: ConfigForm[ContrastConfig] = ConfigForm(
+            ContrastConfig,
+            FIELDS,
+            editors={"model": self.model},
+            columns=3,
+            settings=services.settings,
+            remember="steering.contrast",
+        )
+        self.make_button = button("Make vector", self.make, variant="primary", icon="play")
+        self.job = OneJob(services, self.make_button, self, failure="The vector was not made.")
+        self.job.done.connect(self._on_made)
+        self.outcome = label("", "muted", wrap=True, selectable=True)
+        self.table = self._table()
+        self.export_button = button("Export…", self.export, icon="upload")
+        self.export_job = OneJob(services, self.export_button, self, failure="The export failed.")
+        self.export_job.done.connect(self._on_exported)
+        self._lay_out()
+        self.table.itemSelectionChanged.connect(self._tell)
+        self.table.itemChanged.connect(self._on_edited)
+        services.publisher.changed.connect(self._on_changed)
+        services.query.ask(model_names, self._on_models)
+        self.read()
+
+    def _prompts(self, name: str, hint: str) -> QPlainTextEdit:
+        made = QPlainTextEdit(str(self._services.settings.recall(f"steering.{name}", "")))
+        made.setAccessibleName(name)
+        made.setPlaceholderText(hint)
+        made.setTabChangesFocus(True)
+        made.setMinimumHeight(appearance().px(64))
+        return made
+
+    def _table(self) -> QTableWidget:
+        made = QTableWidget(0, len(TITLES))
+        made.setHorizontalHeaderLabels(TITLES)
+        made.setAccessibleName("Vectors")
+        made.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        made.verticalHeader().hide()
+        made.setShowGrid(False)
+        made.setMinimumHeight(appearance().px(96))
+        header = made.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        for column in (0, NOTES):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
+        return made
+
+    def _lay_out(self) -> None:
+        self.box.setSpacing(appearance().px(8))
+        lists = row(spacing=12)
+        for title, area in (("Positive", self.positive), ("Negative", self.negative)):
+            part = QVBoxLayout()
+            part.addWidget(label(title, "label"))
+            part.addWidget(area)
+            lists.addLayout(part)
+        self.box.addLayout(lists, 2)
+        self.box.addWidget(self.form)
+        line = row(self.make_button, self.job.cancel_button, self.job.state, self.outcome)
+        line.setStretch(3, 1)
+        self.box.addLayout(line)
+        self.box.addWidget(self.job.problem)
+        self.box.addWidget(self.table, 3)
+        self.box.addWidget(self.export_job.problem)
+        self.import_button = button("Import…", self.open_import, icon="download")
+        self.rename_button = button("Rename…", self.rename, icon="edit")
+        self.delete_button = button("Delete…", self.delete, icon="trash")
+        for place, one in enumerate(
+            (self.import_button, self.export_button, self.rename_button, self.delete_button)
+        ):
+            self.buttons.insertWidget(place, one)
+        self.add_close()
+        self._tell()
+
+    def config(self) -> ContrastConfig:
+        """The settings with both lists; raises `InvalidInput` for a number that is none."""
+        lists = {
+            name: tuple(line.strip() for line in area.toPlainText().splitlines() if line.strip())
+            for name, area in (("positive", self.positive), ("negative", self.negative))
+        }
+        self.form.set_values(lists)
+        return self.form.values()
+
+    def make(self) -> None:
+        """Queue the lists, or show what is wrong."""
+        self.outcome.setText("")
+        try:
+            config = self.config()
+        except StudioError as error:
+            self.job.say(error.sentence)
+            return
+        if found := violations(config):
+            self.job.say(" ".join(one.sentence for one in found))
+        elif self.job.submit("contrast_vector", config):
+            for area in (self.positive, self.negative):
+                key = f"steering.{area.accessibleName()}"
+                self._services.settings.remember(key, area.toPlainText())
+
+    def open_import(self) -> None:
+        """Open the window for a file of vectors."""
+        ImportVectorsDialog(self._services, self, model=self.model.value()).show()
+
+    def export(self) -> None:
+        """Write the selected vectors, those of one layer summed, to a file to be named."""
+        chosen = self.chosen()
+        if not chosen:
+            return
+        out, picked = QFileDialog.getSaveFileName(
+            self, "Write the vectors to", f"{chosen[0].name}.gguf", ";;".join(FILTERS.values())
+        )
+        if out:
+            plain = out.endswith(".safetensors") or (
+                picked == FILTERS["safetensors"] and not out.endswith(".gguf")
+            )
+            kind = "safetensors" if plain else "gguf"
+            ids = tuple(one.id for one in chosen)
+            config = ExportVectorsConfig(vectors=ids, format=kind, out=out)
+            self.export_job.submit("export_vectors", config)
+
+    def rename(self) -> None:
+        """Give the selected vector another name."""
+        chosen = self.chosen()
+        if len(chosen) == 1:
+            vector_id, studio = chosen[0].id, self._services.studio
+            name, given = QInputDialog.getText(
+                self, "Rename vector", "New name", text=chosen[0].name
+            )
+            if given:
+                self._write(lambda _: vector_library.change(studio, vector_id, name=name))
+
+    def delete(self) -> None:
+        """Delete the selected vectors, after asking."""
+        ids, studio = [one.id for one in self.chosen()], self._services.studio
+        said = "Runs that used them keep their texts; the vectors are gone for good."
+        if ids and confirm(self, f"Delete {len(ids):,} vectors?", said):
+
+            def remove(_: Any) -> None:
+                for vector_id in ids:
+                    vector_library.delete(studio, vector_id)
+
+            self._write(remove)
+
+    def chosen(self) -> list[SteeringVectorRow]:
+        """The selected vectors."""
+        places = {index.row() for index in self.table.selectionModel().selectedRows()}
+        return [self._rows[place] for place in sorted(places)]
+
+    def read(self) -> None:
+        """Read the vectors again."""
+        self._services.query.ask(STEERING_VECTORS.select, self._show, key="vectors")
+
+    @Slot(object)
+    def _show(self, rows: list[SteeringVectorRow]) -> None:
+        self._rows = rows
+        self.table.blockSignals(True)
+        self.table.clearSelection()
+        self.table.setRowCount(len(rows))
+        for place, one in enumerate(rows):
+            held = (one.report or {}).get("auroc_held_out")
+            texts = (
+                one.name,
+                one.model_name,
+                str(one.layer),
+                one.hook,
+                _MAKERS.get(one.method, one.method),
+                f"{one.norm:.4g}",
+                EM_DASH if held is None else f"{held:.3f}",
+                one.notes or "",
+            )
+            for column, text in enumerate(texts):
+                cell = QTableWidgetItem(text)
+                cell.setToolTip(text)
+                if column != NOTES:
+                    cell.setFlags(cell.flags() & ~Qt.ItemFlag.ItemIsEditable)
+                self.table.setItem(place, column, cell)
+        self.table.blockSignals(False)
+        self._tell()
+
+    def _tell(self) -> None:
+        count = len(self.chosen())
+        self.export_button.setEnabled(count > 0)
+        self.delete_button.setEnabled(count > 0)
+        self.rename_button.setEnabled(count == 1)
+
+    def _write(self, change: Callable[[Any], Any]) -> None:
+        self.export_job.say("")
+        self._services.query.ask(change, self._on_written, on_error=self._on_error)
+
+    def _on_edited(self, cell: QTableWidgetItem) -> None:
+        if cell.column() == NOTES:
+            vector_id, text = self._rows[cell.row()].id, cell.text()
+            studio = self._services.studio
+            self._write(lambda _: vector_library.change(studio, vector_id, notes=text))
+
+    def _on_written(self, _: Any) -> None:
+        self._services.publisher.publish("steering_vectors", "")
+
+    def _on_error(self, sentence: str, details: str) -> None:
+        self.export_job.say(sentence)
+
+    def _on_models(self, pairs: list[tuple[str, str]]) -> None:
+        self.model.offer(pairs, pairs[0][0] if pairs else "")
+
+    @Slot(object)
+    def _on_made(self, result: dict[str, Any]) -> None:
+        self.outcome.setText(result_text(result))
+        self._on_written(None)
+
+    @Slot(object)
+    def _on_exported(self, result: dict[str, Any]) -> None:
+        self._services.banner(f"{result['path']} is written: {', '.join(result['directions'])}.")
+
+    def _on_changed(self, kind: str, object_id: str) -> None:
+        if kind == "steering_vectors":
+            self.read()
