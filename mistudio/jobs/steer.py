@@ -254,6 +254,6 @@ def _told(text: Text) -> dict[str, Any]:
         "text": text.text,
         "token_ids": text.ids,
         "reason": text.reason,
-        "acted_at": text.trace.acted_T.nonzero()[:, 0].tolist(),
+        "acted_at": text.trace.acted_at,
         "positions": text.trace.positions,
     }

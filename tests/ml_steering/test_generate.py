@@ -16,12 +16,13 @@ from mistudio.ml.hooks import hook_module
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering import generate as generation
+from mistudio.ml.steering.cache_check import has_sound_cache
 from mistudio.ml.steering.forward import FedRow, Stepper
 from mistudio.ml.steering.generate import Continuation, Row, generate
 from mistudio.ml.steering.prompts import Prompt
 from mistudio.ml.steering.sampling import SamplingSettings
 from mistudio.ml.steering.steered_model import SteeredModel
-from tests.ml_steering.conftest import LAYER, library
+from tests.ml_steering.conftest import LAYER, library, loaded_model
 
 EDITS = {
     "add": [Edit(Feature(3), 4.0, "add")],
@@ -249,9 +250,23 @@ class _Forgetful:
 def test_a_model_without_a_cache_is_read_again(llama: LoadedModel, sae: SparseAutoencoder) -> None:
     expected = _generate(llama, sae, EDITS["both"], _request())
     forgetful = _Forgetful(llama.model)
-    found = _generate(
-        dataclasses.replace(llama, model=forgetful), sae, EDITS["both"], _request(), "all"
-    )
+    loaded = dataclasses.replace(llama, model=forgetful)
+    assert has_sound_cache(loaded)  # it is read again, which gives the same
+    forgetful.passes = 0
+    found = _generate(loaded, sae, EDITS["both"], _request())
     assert found.ids == expected.ids
     assert [t.acted for t in found.traces] == [t.acted for t in expected.traces]
     assert forgetful.passes == TOKENS
+
+
+def test_a_state_space_model_is_steered_without_its_cache(sae: SparseAutoencoder) -> None:
+    loaded = loaded_model("mamba")
+    short, long = (0, 5, 9, 33), (0, 8, 7, 6, 5, 4, 3)
+    rows = tuple(Row(p, name, 0, True) for p in (0, 1) for name in ("baseline", "steered"))
+    with _steered(loaded, sae, EDITS["both"]) as model:
+        assert not model.cached
+        request = _request(prompts=(Prompt(short), Prompt(long)), rows=rows, max_tokens=6)
+        found = generate(model, request, JobControl())
+    for place, prompt in enumerate((short, long)):
+        assert found.ids[2 * place] == _plain(loaded, sae, [], "all", prompt)[:6]
+        assert found.ids[2 * place + 1] == _plain(loaded, sae, EDITS["both"], "all", prompt)[:6]

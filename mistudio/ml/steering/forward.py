@@ -40,6 +40,11 @@ class Trace(NamedTuple):
         return int(self.acted_T.sum())
 
     @property
+    def acted_at(self) -> list[int]:
+        """The positions of the tokens that were changed."""
+        return [place for place, acted in enumerate(self.acted_T.tolist()) if acted]
+
+    @property
     def positions(self) -> int:
         """How many tokens were read."""
         return len(self.acted_T)
@@ -55,8 +60,8 @@ class Stepper:
 
     Each row has a prompt and a variant of its own; prompts of unlike length are padded on the
     left. Positions are absolute: they count the tokens a row has consumed, padding left out, so
-    neither the size of a pass nor the other rows matter. With `cached` False, or if the model
-    gives no cache, everything is read again in every pass.
+    neither the size of a pass nor the other rows matter. With `cached` False, or where the
+    model has no sound cache, everything is read again in every pass.
 
     The first call of a teacher-forced reading or of generation is `prompt()`; then call the
     object with [B, S] ids. `ended_B` may be set by the caller: such rows are fed on, but neither
@@ -90,7 +95,7 @@ class Stepper:
         # transformers 5.24 renamed the argument and the field of the output
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self._cache: Any = None
-        self._is_cached = cached
+        self._is_cached = cached and model.cached
         self._ids: list[torch.Tensor] = []  # read again in every pass without a cache
         self._may: list[torch.Tensor] = []
         self._real: list[torch.Tensor] = []
@@ -107,6 +112,8 @@ class Stepper:
     def prompt_chunks(self, size: int) -> Iterator[torch.Tensor]:
         """Feed the prompts, `size` tokens of each row at a time; yields the logits [B, V] of the
         last token of each pass. Those of the last pass predict the first new token."""
+        if not self._is_cached:  # parts would be read again and again
+            size = self._prompt_BS.shape[1]
         for chunk_BS in self._prompt_BS.split(size, dim=1):
             yield self(chunk_BS)
 
