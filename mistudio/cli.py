@@ -31,6 +31,7 @@ def _verb(name: str) -> Verb:
         feature_commands,
         library_commands,
         partner_commands,
+        steer_commands,
         training_commands,
         vector_commands,
     )
@@ -61,7 +62,6 @@ def _verb(name: str) -> Verb:
         "features_label": ("label_features", label_configs.LabelConfig),
         "features_index_text": ("index_contexts", feature_search_configs.IndexContextsConfig),
         "features_embed": ("embed_features", feature_search_configs.EmbedFeaturesConfig),
-        "steer": ("steer", configs.SteerConfig),
     }
     if name in jobs:
         return commands.job_verb(*jobs[name])
@@ -77,6 +77,7 @@ def _verb(name: str) -> Verb:
         evaluation_commands,
         feature_commands,
         partner_commands,
+        steer_commands,
         training_commands,
         vector_commands,
     ):

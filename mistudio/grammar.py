@@ -19,6 +19,7 @@ from mistudio.core import (
 from mistudio.core.config import add_arguments, names_of
 from mistudio.core.retention import RetentionConfig
 from mistudio.feature_grammar import feature_verbs
+from mistudio.steer_grammar import steer_verbs
 from mistudio.vector_grammar import vector_verbs
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     _delete(command, saes, "sae", "delete", "delete an SAE with its features and labels")
 
     feature_verbs(command, group("features", "what the latents of an SAE fire on"), _delete)
-    command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
+    steer_verbs(command, groups)
     vector_verbs(command, group("vectors", "raw directions to steer along"))
 
     jobs = groups.add_parser("jobs", parents=[common], help="jobs", description="list and direct")

@@ -1,21 +1,28 @@
-"""The Steering tab: cards, submitting, streaming, metrics, history."""
+"""The Steering tab: cards, submitting, streaming, figures, history."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from pytestqt.qtbot import QtBot
 
 from mistudio.core.ids import now
-from mistudio.core.steering_spec import MAX_EDITS, Edit, Feature, parse_edits
+from mistudio.core.steering_spec import MAX_EDITS, Condition, Direction, Edit, Feature, parse_edits
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.steering import history as history_module
+from mistudio.gui.tabs.steering import panel as panel_module
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard
 from mistudio.gui.tabs.steering.output import WARNING, Output
-from mistudio.gui.tabs.steering.tab import SteeringTab
+from mistudio.gui.tabs.steering.tab import NARROW, SteeringTab
+from mistudio.gui.theme import appearance
+from mistudio.jobs import steering_presets
+from mistudio.jobs.steering_cards import CardFacts
 from mistudio.store import jobs
+from mistudio.store.features import FeatureRow
 from mistudio.store.jobs import JobState
 from mistudio.store.tables import JOBS, STEERING_RUNS
 from tests.gui import feature_world
@@ -50,32 +57,25 @@ def settle(tab: SteeringTab, qtbot: QtBot) -> None:
         qtbot.wait(1)
 
 
-def card(index: int = 2, *states: Any, unit: str = "max") -> FeatureCard:
-    row = feature_world_row(index)
-    return FeatureCard(row, CardState(index, *states), unit)
-
-
-def feature_world_row(index: int) -> Any:
-    from mistudio.store.features import FeatureRow
-
+def feature_row(index: int) -> FeatureRow:
     values = feature_world.statistics(index, 1000)
-    return FeatureRow(
-        index,
-        None,
-        None,
-        None,
-        False,
-        False,
-        values["count"],
-        values["frequency"],
-        7,
-        values["max"],
-        1.5,
-        values["top_tokens"],
-        "",
-        "",
-        "[]",
-    )
+    words = values["top_tokens"], "", "", "[]"
+    number = values["count"], values["frequency"], 7, values["max"], 1.5
+    return FeatureRow(index, None, None, None, False, False, *number, *words)
+
+
+def facts(index: int = 2, push: float | None = 0.02) -> CardFacts:
+    """Feature 2 has a largest activation of 6."""
+    return CardFacts(Feature(index, "sae_x"), None, feature_row(index), push)
+
+
+def card(edit: Edit | None = None, **known: Any) -> FeatureCard:
+    of = facts(**known)
+    return FeatureCard(of, CardState(edit or Edit(of.source)))
+
+
+def choose(combo: Any, value: str) -> None:
+    combo.setCurrentIndex(combo.findData(value))
 
 
 def test_card_keeps_slider_and_number_together(styled: Any, qtbot: QtBot) -> None:
@@ -86,23 +86,105 @@ def test_card_keeps_slider_and_number_together(styled: Any, qtbot: QtBot) -> Non
     assert made.value() == 1.5
     made.number.lineEdit().setText("7.25")  # beyond the slider
     assert made.slider.value() == 50
-    assert made.edit() == Edit(Feature(2), 7.25, "add")
+    assert made.edit() == Edit(Feature(2, "sae_x"), 7.25)
     made.number.lineEdit().setText("much")
     assert made.edit() is None
     assert made.number.property("invalid")
+    assert made.problem.text() == "A strength is not a number."
 
 
-def test_clamp_starts_at_the_maximum_and_units_keep_the_push(styled: Any, qtbot: QtBot) -> None:
-    made = card(2)  # its largest activation is 6
+def test_levels_start_at_the_maximum_and_units_keep_the_push(styled: Any, qtbot: QtBot) -> None:
+    made = card()
     qtbot.addWidget(made)
-    made.operator.setCurrentIndex(1)
-    assert made.edit() == Edit(Feature(2), 1.0, "clamp")
-    made.set_unit("raw")
-    assert made.edit() == Edit(Feature(2), 6.0, "clamp")
-    assert made.slider_row.isHidden()
-    made.number.set_number(9)
-    made.set_unit("max")
-    assert made.edit() == Edit(Feature(2), 1.5, "clamp")
+    choose(made.operator, "clamp")
+    assert (made.value(), made.hint.text()) == (1.0, "A target; starts at 1 × max.")
+    choose(made.unit, "raw")
+    assert made.edit() == Edit(Feature(2, "sae_x"), 6.0, "clamp", "raw")
+    choose(made.unit, "percent")  # 6 × 0.02 of the median norm
+    assert made.value() == 12.0
+    choose(made.unit, "max")
+    assert made.edit() == Edit(Feature(2, "sae_x"), 1.0, "clamp")
+
+
+def test_suppress_and_amplify_go_two_steps_from_the_middle(styled: Any, qtbot: QtBot) -> None:
+    made = card()
+    qtbot.addWidget(made)
+    made.more.click()
+    assert (made.value(), made.more.text()) == (2.0, "Amplify +2")
+    made.less.click()
+    assert made.value() == -2.0
+    made.reset_button.click()
+    assert made.value() == 0.0
+    choose(made.operator, "scale")  # 1 changes nothing
+    assert (made.value(), made.slider.value()) == (1.0, 0)
+    made.more.click()
+    assert made.value() == 3.0
+
+
+def test_red_begins_where_half_of_the_norm_is_pushed(styled: Any, qtbot: QtBot) -> None:
+    made = card()  # 6 × 0.02 = 0.12 of the norm at 1 × max: red beyond 4.1
+    qtbot.addWidget(made)
+    assert made.strength.scale.red == 42
+    made.set_value(4.1)
+    assert "Over-steering" not in made.hint.text()
+    made.set_value(4.2)
+    assert made.hint.text() == "Over-steering expected: about 50% of |x|."
+    unknown = card(push=None)
+    qtbot.addWidget(unknown)
+    assert unknown.strength.scale.red is None
+
+
+def test_operators_show_what_they_take(styled: Any, qtbot: QtBot) -> None:
+    made = card()
+    qtbot.addWidget(made)
+    choose(made.operator, "ablate")
+    assert made.number.isHidden()
+    assert made.strength.isHidden()
+    assert made.edit() == Edit(Feature(2, "sae_x"), 0.0, "ablate")
+    choose(made.operator, "dir-clip")
+    assert not made.range_row.isHidden()
+    assert made.edit() == Edit(Feature(2, "sae_x"), -1.0, "dir-clip", high=1.0)
+    made.high.set_number(-3)
+    assert made.edit() is None
+    assert "below the low one" in made.problem.text()
+    choose(made.operator, "swap")
+    assert "second source" in made.problem.text()
+    assert made.target is not None
+    made.target.field.setText("9")
+    found = made.edit()
+    assert found is not None
+    assert found.target == Feature(9, "sae_x")
+    made.when.setChecked(True)
+    assert made.edit() is None  # the condition names no feature yet
+    assert made.condition is not None
+    made.condition.feature.set_number(5)
+    made.condition.level.set_number(0.5)
+    found = made.edit()
+    assert found is not None
+    assert found.condition == Condition(Feature(5, "sae_x"), 0.5)
+
+
+def test_an_edit_comes_back_from_its_card(styled: Any, qtbot: QtBot) -> None:
+    source = Feature(2, "sae_x")
+    for edit in (
+        Edit(source, 20.0, unit="percent", condition=Condition(Feature(9, "sae_x"), 0.5, "max")),
+        Edit(source, -1.5, "dir-clip", "raw", 2.5),
+        Edit(source, 0.0, "swap", target=Direction("formal")),
+        Edit(source, 0.5, "dir-scale"),
+    ):
+        made = card(edit)
+        qtbot.addWidget(made)
+        assert made.state() == CardState(edit)
+
+
+def test_a_vector_has_no_activation(styled: Any, qtbot: QtBot) -> None:
+    made = FeatureCard(CardFacts(Direction("formal")), CardState(Edit(Direction("formal"), 4.0)))
+    qtbot.addWidget(made)
+    offered = [made.operator.itemData(i) for i in range(made.operator.count())]
+    assert "add" in offered
+    assert "clamp" not in offered
+    assert made.unit.findData("max") == -1
+    assert made.edit() == Edit(Direction("formal"), 4.0, unit="raw")
 
 
 def test_search_adds_cards_and_offers_them_once(services: Services, qtbot: QtBot) -> None:
@@ -114,41 +196,89 @@ def test_search_adds_cards_and_offers_them_once(services: Services, qtbot: QtBot
     settle(tab, qtbot)
     assert [found.index for found in search._shown()] == [1, 11, 21, 41, 51, 61]
     search.add_current()
+    settle(tab, qtbot)
     search.open_results()
     settle(tab, qtbot)
     assert search._shown()[0].index == 11
-    assert tab.panel.written() == ("1=0.0:add",)
+    assert tab.panel.settings()["feature"] == ("1=0.0:add",)
     assert tab.panel.count.text() == f"1 of {MAX_EDITS} features"
     tab.panel.cards[0].toggle.setChecked(False)
-    assert tab.panel.written() == ()
-    tab.panel.cards[0].removed.emit(1)
+    assert tab.panel.settings()["feature"] == ()
+    tab.panel.cards[0].removed.emit(tab.panel.cards[0].facts.source)
     assert tab.panel.states() == []
+
+
+def loaded(tab: SteeringTab, qtbot: QtBot, *edits: Edit) -> None:
+    tab.panel.load([CardState(edit) for edit in edits])
+    settle(tab, qtbot)
 
 
 def test_at_most_twenty_cards(services: Services, qtbot: QtBot) -> None:
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
-    tab.panel.load(world.sae.id, [CardState(i) for i in range(MAX_EDITS)], "max")
+    loaded(tab, qtbot, *(Edit(Feature(i, world.sae.id)) for i in range(MAX_EDITS + 1)))
+    first = tab.panel.cards[0]
+    tab.panel._on_added(feature_row(40))
     settle(tab, qtbot)
-    tab.panel._on_added(feature_world_row(40))
     assert len(tab.panel.cards) == MAX_EDITS
-    assert parse_edits(tab.panel.written()).problems == ()
+    assert tab.panel.cards[0] is first
+    assert parse_edits(tab.panel.settings()["feature"]).problems == ()
+
+
+def test_cards_of_several_saes_share_a_model(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = services.studio.db()
+    world = feature_world.add_world(db)
+    other = feature_world.add_sae(db, 32, "other model")
+    tab = shown_tab(services, qtbot)
+    loaded(tab, qtbot, Edit(Feature(3, world.sae.id), 1.0))
+    tab.panel.source.choose(other.id)
+    settle(tab, qtbot)
+    monkeypatch.setattr(panel_module, "confirm", lambda *_, **__: False)
+    tab.panel._on_added(feature_row(4))
+    settle(tab, qtbot)
+    assert [c.facts.source for c in tab.panel.cards] == [Feature(3, world.sae.id)]
+    monkeypatch.setattr(panel_module, "confirm", lambda *_, **__: True)
+    tab.panel._on_added(feature_row(4))
+    settle(tab, qtbot)
+    assert [c.facts.source for c in tab.panel.cards] == [Feature(4, other.id)]
+    from mistudio.store.tables import SAES
+
+    SAES.update(db, other.id, model_id=world.sae.model_id)
+    two = Edit(Feature(4, other.id), 2.0), Edit(Feature(3, world.sae.id), 1.0, "clamp")
+    loaded(tab, qtbot, *two, Edit(Feature(9, "sae_gone"), 1.0))
+    assert tab.panel.settings() == {
+        "sae": other.id,
+        "feature": ("4=2.0:add",),
+        "edit": (f"{world.sae.id}#3=1.0:clamp",),
+        "unit": "max",
+    }
+    assert "1 left out" in tab.panel.hint.text()
 
 
 def test_a_feature_sent_from_its_page_is_added(services: Services, qtbot: QtBot) -> None:
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
     tab.select(sae=world.sae.id, feature=5)
-    settle(tab, qtbot)
     tab.select(sae=world.sae.id, feature=9)
     tab.select(sae=world.sae.id, feature=9)
     settle(tab, qtbot)
-    assert [state.feature for state in tab.panel.states()] == [5, 9]
+    assert [state.edit.feature for state in tab.panel.states()] == [5, 9]
     again = SteeringTab(services)  # as after a restart
     qtbot.addWidget(again)
     again.show()
     settle(again, qtbot)
-    assert [state.feature for state in again.panel.states()] == [5, 9]
+    assert [state.edit.feature for state in again.panel.states()] == [5, 9]
+
+
+def test_cards_kept_by_the_first_version_are_read(services: Services, qtbot: QtBot) -> None:
+    world = feature_world.add_world(services.studio.db())
+    kept = {"sae": world.sae.id, "unit": "raw", "cards": [[5, 2.5, "clamp", False]]}
+    services.settings.remember("steering.cards", kept)
+    tab = shown_tab(services, qtbot)
+    edit = Edit(Feature(5, world.sae.id), 2.5, "clamp", "raw")
+    assert tab.panel.states() == [CardState(edit, False)]
 
 
 def test_without_features_a_latent_is_added_by_number(services: Services, qtbot: QtBot) -> None:
@@ -164,10 +294,15 @@ def test_without_features_a_latent_is_added_by_number(services: Services, qtbot:
 def ready_tab(services: Services, qtbot: QtBot) -> SteeringTab:
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
-    tab.panel.load(world.sae.id, [CardState(3, 2.0), CardState(12, 1.0, "clamp")], "max")
-    settle(tab, qtbot)
+    sae = world.sae.id
+    loaded(tab, qtbot, Edit(Feature(3, sae), 2.0), Edit(Feature(12, sae), 1.0, "clamp"))
     tab.prompt.setPlainText("The captain")
     return tab
+
+
+def only_job(services: Services) -> Any:
+    (job,) = JOBS.select(services.studio.db())
+    return job
 
 
 def test_generate_needs_prompt_and_feature_then_queues_the_run(
@@ -179,17 +314,30 @@ def test_generate_needs_prompt_and_feature_then_queues_the_run(
     assert tab.reason.text() == "Write a prompt."
     tab.prompt.setPlainText("The captain")
     tab.form.fields["max_tokens"].editor.set_value(12)
+    tab.positions.set_values("text:captain+special", "cap:0.5")
     tab.run_primary()
     settle(tab, qtbot)
-    (job,) = JOBS.select(services.studio.db())
+    job = only_job(services)
     assert job.kind == "steer"
     assert job.config["feature"] == ["3=2.0:add", "12=1.0:clamp"]
     assert (job.config["prompt"], job.config["max_tokens"]) == ("The captain", 12)
+    assert (job.config["positions"], job.config["norm"]) == ("text:captain+special", "cap:0.5")
     assert not tab.generate_button.isEnabled()
     tab.stop()  # it still waits: it leaves the queue
     settle(tab, qtbot)
     assert JOBS.get(services.studio.db(), job.id).status == "cancelled"
     assert tab.generate_button.isEnabled()
+
+
+def test_positions_that_name_nothing_say_so(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    choose(tab.positions.rule, "ranges")
+    assert not tab.positions.problem.isHidden()
+    assert not tab.generate_button.isEnabled()
+    tab.positions.detail.setText("0-3,12-")
+    assert tab.positions.positions() == "0-3,12-"
+    assert tab.generate_button.isEnabled()
+    assert "0-3,12-" in tab.summary.text()
 
 
 def test_copy_as_command(services: Services, qtbot: QtBot) -> None:
@@ -205,15 +353,15 @@ def test_a_feature_that_never_fired_is_refused_with_a_sentence(
 ) -> None:
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
-    tab.panel.load(world.sae.id, [CardState(7, 1.0)], "max")
-    settle(tab, qtbot)
+    loaded(tab, qtbot, Edit(Feature(7, world.sae.id), 1.0))
+    assert "Never fired" in tab.panel.cards[0].hint.text()
     tab.prompt.setPlainText("The captain")
     tab.run_primary()
     assert "never fired" in tab.problem.text()
     assert JOBS.select(services.studio.db()) == []
 
 
-def test_texts_stream_and_metrics_follow(services: Services, qtbot: QtBot) -> None:
+def test_texts_stream_and_figures_follow(services: Services, qtbot: QtBot) -> None:
     tab = ready_tab(services, qtbot)
     tab.run_primary()
     settle(tab, qtbot)
@@ -225,18 +373,26 @@ def test_texts_stream_and_metrics_follow(services: Services, qtbot: QtBot) -> No
     assert tab.output.panes["baseline"].text.toPlainText() == "the"
     db = services.studio.db()
     jobs.claim(db, job_id, 1)
-    JOBS.update(db, job_id, result={"baseline": "the sea", "steered": "harbours", **METRICS})
+    outputs = {"baseline": "the sea", "steered": "the harbours"}
+    JOBS.update(db, job_id, result={**outputs, **METRICS})
     jobs.move(db, job_id, JobState.RUNNING, JobState.COMPLETED)
     services.lanes.finished.emit(job_id, "completed")
     settle(tab, qtbot)
-    assert tab.output.panes["steered"].text.toPlainText() == "harbours"
-    assert tab.output.tiles["kl"].value() == "0.0512"
-    assert tab.output.tiles["perplexity"].value() == "+5.50"
-    assert tab.output.tiles["acted"].value() == "46 of 48"
+    pane, tiles = tab.output.panes["steered"], tab.output.tiles.tiles
+    assert pane.text.toPlainText() == "the harbours"
+    assert pane.marked() == ["harbours"]
+    assert pane.acted.text() == "acted on 46 of 48 positions"
+    assert tiles["kl"].value() == "0.0512"
+    assert tiles["perplexity"].value() == "+5.50"
+    assert tiles["acted"].value() == "46 of 48"
+    assert tiles["similarity"].value() == "—"
+    assert "Not measured: stopped before" in tiles["similarity"].toolTip()
     assert tab.output.warning_text.text().startswith(WARNING)
     assert "perplexity more than doubles" in tab.output.warning_text.text()
     assert tab.output.panes["baseline"].ending.text().startswith("Stopped")
     assert tab.generate_button.isEnabled()
+    tab.output.marks.setChecked(False)
+    assert pane.marked() == []
 
 
 def test_a_failed_run_says_why(services: Services, qtbot: QtBot) -> None:
@@ -250,36 +406,245 @@ def test_a_failed_run_says_why(services: Services, qtbot: QtBot) -> None:
     assert tab.problem.text() == "The model is gone."
 
 
+def variants(*names: str) -> dict[str, Any]:
+    """Texts as a run keeps them, of the baseline and these variants."""
+    return {
+        "variants": {
+            name: {
+                "samples": [{"text": f"{name} {i}", "reason": "length"} for i in range(2)],
+                "greedy": {"text": f"{name} greedy", "reason": "stop_string"},
+            }
+            for name in ("baseline", *names)
+        }
+    }
+
+
+def test_compare_has_a_column_each_and_samples_to_choose(
+    styled: Any, services: Services, qtbot: QtBot
+) -> None:
+    output = Output(services)
+    qtbot.addWidget(output)
+    output.resize(700, 700)
+    output.show()
+    names = "3=2.0:add", "12=1.0:clamp"
+    figures = {name: {**METRICS, "kl": kl} for name, kl in zip(names, (0.5, 0.02), strict=True)}
+    output.show_run("p", variants(*names), {**METRICS, "variants": figures})
+    titles = [pane.title.text() for pane in output.panes.values()]
+    assert titles == ["Unsteered (baseline)", "#3 +2 × max", "#12 = 1 × max"]
+    assert all(pane.width() >= appearance().px(200) for pane in output.panes.values())
+    assert output.tiles.tiles["kl"].value() == "0.5000"
+    output.panes[names[1]].choose.click()
+    assert output.tiles.tiles["kl"].value() == "0.0200"
+    assert [output.sample.itemText(i) for i in range(output.sample.count())] == [
+        "Sample 1",
+        "Sample 2",
+        "Greedy",
+    ]
+    output.sample.setCurrentIndex(2)
+    assert output.panes[names[0]].text.toPlainText() == "3=2.0:add greedy"
+    assert output.panes[names[0]].ending.text() == "Ended at a stop string."
+    assert output._charts.isHidden()
+
+
+def test_a_sweep_has_table_and_curve(
+    styled: Any, services: Services, qtbot: QtBot, tmp_path: Any
+) -> None:
+    output = Output(services)
+    qtbot.addWidget(output)
+    names = [f"×{strength:g}" for strength in (2.0, -1.0, 0.5)]
+    figures = {name: {**METRICS, "kl": i / 10} for i, name in enumerate(names)}
+    figures["×0.5"]["delta_ratio"] = None
+    output.show_run("p", variants(*names), {"variants": figures})
+    xs, ys = output.curves["kl"].points("KL")
+    assert (xs.tolist(), ys.tolist()) == ([-1.0, 0.5, 2.0], [0.1, 0.2, 0.0])
+    assert output.curves["delta_ratio"].points("‖Δ‖ / ‖x‖")[0].tolist() == [-1.0, 2.0]
+    table = output.table
+    table.table.sortItems(table._titles.index("KL"), Qt.SortOrder.DescendingOrder)
+    assert [row[0] for row in table.shown()] == ["0.5", "−1", "2"]
+    opened: list[str] = []
+    table.opened.connect(opened.append)
+    table.table.setCurrentCell(0, 0)
+    qtbot.keyClick(table.table, Qt.Key.Key_Return)
+    assert opened == ["×0.5"]
+    table.write_csv(tmp_path / "x.csv")
+    lines = (tmp_path / "x.csv").read_text("utf-8").splitlines()
+    assert lines[0].startswith("Variant,Text,Mark,Strength,kl")
+    assert lines[1].startswith("Strength ×2,×2 0,over-steered,2.0,0.0,5.5,,0.25,0.3")
+
+
+def test_modes_ask_for_their_variants(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    tab.modes.set_mode("compare")
+    assert tab.config().mode == "compare"
+    tab.modes.set_mode("sweep", "-1,2")
+    tab.modes.of.setCurrentIndex(2)
+    config = tab.config()
+    assert (config.mode, config.strengths, config.feature) == ("sweep", "-1,2", ("12=1.0:clamp",))
+    tab.modes.of.setCurrentIndex(0)
+    for made in tab.panel.cards:
+        choose(made.operator, "add")
+        made.set_value(0.0)
+    assert tab.reason.text() == "Set a strength other than 0: a sweep multiplies it."
+    tab.modes.set_mode("sweep", "1")
+    tab.panel.cards[0].set_value(1.0)
+    tab.run_primary()
+    assert "2 to 16 different strengths" in tab.problem.text()
+
+
+def kept_run(services: Services, sae: str, **values: Any) -> Any:
+    config = {"sae": sae, "feature": ["4=1.5:add"], "unit": "raw", "temperature": 0.0}
+    row = {
+        "mode": "blended",
+        "prompt": "Once",
+        "config": {**config, "prompt": "Once"},
+        "sae_id": sae,
+        "outputs": {"baseline": "upon a time", "steered": "upon a winter"},
+        "metrics": METRICS,
+        "created_at": now(),
+        "status": "completed",
+    }
+    return STEERING_RUNS.insert(services.studio.db(), **{**row, **values})
+
+
+def test_a_batch_is_a_run_for_each_line(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    tab.modes.set_mode("batch")
+    tab.prompt.setPlainText("The captain\n\nOnce")
+    tab.run_primary()
+    settle(tab, qtbot)
+    db = services.studio.db()
+    queued = JOBS.select(db, order="position")
+    assert [job.config["prompt"] for job in queued] == ["The captain", "Once"]
+    assert [job.config["mode"] for job in queued] == ["blended", "blended"]
+    assert tab.output.isHidden()
+    run = kept_run(services, str(queued[1].config["sae"]))
+    jobs.claim(db, queued[1].id, 1)
+    JOBS.update(db, queued[1].id, result={"run": run.id})
+    jobs.move(db, queued[1].id, JobState.RUNNING, JobState.COMPLETED)
+    services.lanes.finished.emit(queued[1].id, "completed")
+    settle(tab, qtbot)
+    assert tab.batch.state.text() == "1 of 2 prompts done."
+    shown = {row[0]: row for row in tab.batch.table.shown()}
+    assert shown["Once"][1:4] == ["upon a time", "upon a winter", "0.0512"]
+    assert shown["The captain"][3] == "—"
+    assert not tab.generate_button.isEnabled()
+    tab.stop()
+    settle(tab, qtbot)
+    assert tab.generate_button.isEnabled()
+    assert tab.batch.state.text() == "1 of 2 prompts done, 1 without a result."
+    tab.batch.table.opened.emit(queued[1].id)
+    assert tab.output.panes["steered"].text.toPlainText() == "upon a winter"
+
+
 def test_history_brings_a_run_back(services: Services, qtbot: QtBot) -> None:
     world = feature_world.add_world(services.studio.db())
-    config = {"sae": world.sae.id, "feature": ["4=1.5:add"], "unit": "raw", "temperature": 0.0}
-    STEERING_RUNS.insert(
-        services.studio.db(),
-        mode="blended",
-        prompt="Once",
-        config={**config, "prompt": "Once"},
-        sae_id=world.sae.id,
-        outputs={"baseline": "upon a time", "steered": "upon a winter"},
-        metrics=METRICS,
-        created_at=now(),
-        status="completed",
-    )
+    kept_run(services, world.sae.id)
     tab = shown_tab(services, qtbot)
     assert tab.history.model.rowCount() == 1
     tab.history.view.selectRow(0)
     qtbot.keyClick(tab.history.view, Qt.Key.Key_Return)
     settle(tab, qtbot)
-    assert tab.panel.states() == [CardState(4, 1.5, "add", True)]
-    assert tab.panel.unit() == "raw"
+    edit = Edit(Feature(4, world.sae.id), 1.5, "add", "raw")
+    assert tab.panel.states() == [CardState(edit, True)]
     assert tab.prompt.toPlainText() == "Once"
     assert tab.form.values().temperature == 0.0
     assert tab.output.panes["steered"].text.toPlainText() == "upon a winter"
 
 
-def test_the_unmeasured_is_a_dash_and_identity_is_said(styled: Any, qtbot: QtBot) -> None:
-    output = Output()
+def test_a_run_of_the_history_is_done_again_as_it_was(services: Services, qtbot: QtBot) -> None:
+    world = feature_world.add_world(services.studio.db())
+    run = kept_run(services, world.sae.id)
+    tab = shown_tab(services, qtbot)
+    tab.history.rerun.emit(run)
+    settle(tab, qtbot)
+    job = only_job(services)
+    assert {name: job.config[name] for name in run.config} == run.config
+
+
+def test_history_is_searched_starred_noted_and_cleared(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    world = feature_world.add_world(services.studio.db())
+    first, second = kept_run(services, world.sae.id), kept_run(services, world.sae.id, prompt="Two")
+    tab = shown_tab(services, qtbot)
+    history = tab.history
+    history.view.select_id(first.id)
+    history.star_button.click()
+    settle(tab, qtbot)
+    assert list(history.model.ids()) == [first.id, second.id]
+    answer = ("from the sea", True)
+    monkeypatch.setattr(history_module.QInputDialog, "getText", lambda *_, **__: answer)
+    history.view.select_id(second.id)
+    history.note_button.click()
+    settle(tab, qtbot)
+    history.search.setText("from sea")
+    qtbot.keyClick(history.search, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+    assert list(history.model.ids()) == [second.id]
+    history.export([STEERING_RUNS.get(services.studio.db(), second.id)], tmp_path / "a.md", "md")
+    settle(tab, qtbot)
+    assert "from the sea" in (tmp_path / "a.md").read_text("utf-8")
+    monkeypatch.setattr(history_module, "confirm", lambda *_, **__: True)
+    history.view.select_id(second.id)
+    history.delete_button.click()
+    assert STEERING_RUNS.find(services.studio.db(), second.id) is None
+    history.undo()
+    assert STEERING_RUNS.find(services.studio.db(), second.id) is not None
+    settle(tab, qtbot)
+
+
+def test_two_runs_are_compared(services: Services, qtbot: QtBot) -> None:
+    world = feature_world.add_world(services.studio.db())
+    runs = [
+        kept_run(services, world.sae.id),
+        kept_run(services, world.sae.id, metrics={**METRICS, "kl": 0.1}, prompt="Twice"),
+    ]
+    from mistudio.gui.tabs.steering.compare import CompareRuns
+
+    dialog = CompareRuns(runs, history_module.features_of)
+    qtbot.addWidget(dialog)
+    assert dialog.figures.texts()[0] == ["KL", "0.0512", "0.1000", "+0.0488"]
+    assert dialog.settings.texts() == [["prompt", "Once", "Twice"]]
+
+
+def test_presets_keep_and_bring_back_the_tab(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    tab.positions.set_values("last", "keep")
+    tab.presets.save()
+    settle(tab, qtbot)
+    (line,) = tab.presets.lines
+    assert line.preset.row.name.startswith("steering_2features_layer3_")
+    tab.panel.clear()
+    tab.positions.set_values("all", "")
+    settle(tab, qtbot)
+    line.load.click()
+    settle(tab, qtbot)
+    assert tab.panel.settings()["feature"] == ("3=2.0:add", "12=1.0:clamp")
+    assert (tab.positions.positions(), tab.positions.norm_rule()) == ("last", "keep")
+    from mistudio.store.tables import SAES
+
+    SAES.delete(services.studio.db(), line.preset.saes[0].id)
+    tab.presets.read()
+    settle(tab, qtbot)
+    (line,) = tab.presets.lines
+    assert not line.load.isEnabled()
+    assert steering_presets.presets(services.studio)[0].missing
+
+
+def test_the_sides_are_stacked_when_narrow(services: Services, qtbot: QtBot) -> None:
+    tab = shown_tab(services, qtbot)
+    assert tab.split.orientation() == Qt.Orientation.Horizontal
+    tab.resize(appearance().px(NARROW) - 10, 560)
+    assert tab.split.orientation() == Qt.Orientation.Vertical
+    assert tab.area.horizontalScrollBar().maximum() == 0
+
+
+def test_the_unmeasured_is_a_dash_and_identity_is_said(
+    styled: Any, services: Services, qtbot: QtBot
+) -> None:
+    output = Output(services)
     qtbot.addWidget(output)
-    output.show_run({"baseline": "a", "steered": "a"}, {"identical": True, "kl": None})
-    assert output.tiles["kl"].value() == "—"
+    output.show_run("p", {"baseline": "a", "steered": "a"}, {"identical": True, "kl": None})
+    assert output.tiles.tiles["kl"].value() == "—"
     assert not output.note.isHidden()
     assert output.warning.isHidden()

@@ -198,6 +198,10 @@ class NumberBox(QAbstractSpinBox):
             return f"{self._automatic:g}"
         return text
 
+    def set_range(self, minimum: float | None, maximum: float | None) -> None:
+        """Where the arrows end; other numbers can still be typed."""
+        self._minimum, self._maximum = minimum, maximum
+
     def set_number(self, value: float) -> None:
         """Show a number."""
         if value == self._automatic:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QComboBox, QWidget
+from PySide6.QtWidgets import QWidget
 
 from mistudio.gui.services import Services
+from mistudio.gui.widgets.elided import Combo
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
@@ -40,7 +41,7 @@ def read_saes(db: Any) -> list[SaeRow]:
     return SAES.select(db, "status = 'ready'")
 
 
-class SaeCombo(QComboBox):
+class SaeCombo(Combo):
     """Offers the SAEs of the library; `chosen(SaeRow or None)` follows every change of choice."""
 
     chosen = Signal(object)

@@ -1,170 +1,220 @@
-"""What steering gives: two texts side by side, metric tiles, and the warning of over-steering."""
+"""What steering gives: texts side by side, figures, the warning of over-steering, the curve."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PySide6.QtGui import QGuiApplication, QTextCursor
-from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
-from mistudio.core.units import EM_DASH, format_decimal, format_percent
+from mistudio.core.steering_shown import (
+    BASELINE,
+    PromptRun,
+    Variant,
+    over_steering,
+    read_run,
+    title_of,
+)
+from mistudio.gui.services import Services
+from mistudio.gui.tabs.steering.figures import FiguresTable, variant_line
+from mistudio.gui.tabs.steering.pane import Pane
+from mistudio.gui.tabs.steering.tiles import Tiles
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import Card, IconLabel, MetricTile, button, label, row
+from mistudio.gui.widgets.cards import Card, IconLabel, button, label, row
+from mistudio.gui.widgets.elided import Combo
+from mistudio.gui.widgets.layout import guard_wheel
+from mistudio.gui.widgets.plots import CurvePlot
 
-NAMES = {"baseline": "Unsteered (baseline)", "steered": "Steered"}
-ENDINGS = {
-    "time": "Cut by the time limit; the text so far is kept.",
-    "stopped": "Stopped; the text so far is kept.",
-}
 WARNING = "Past this strength text is often fluent but wrong."
-
-
-class Pane(Card):
-    """One text as it is written, with its copy button and how it ended."""
-
-    def __init__(self, name: str, role: str, parent: QWidget | None = None) -> None:
-        super().__init__("settings", parent, padding=10)
-        self.setProperty("active", name == "steered")
-        self.text = QPlainTextEdit()
-        self.text.setReadOnly(True)
-        self.text.setAccessibleName(NAMES[name])
-        self.text.setMinimumHeight(appearance().px(150))
-        self.ending = label("", "warning", wrap=True)
-        self.ending.hide()
-        copy = button("", self._copy, variant="ghost", icon="copy", tip=f"Copy: {NAMES[name]}")
-        title = label(NAMES[name], "label")
-        self.box.setSpacing(appearance().px(6))
-        self.box.addLayout(row(IconLabel("dot", role, 12), title, None, copy))
-        self.box.addWidget(self.text, 1)
-        self.box.addWidget(self.ending)
-
-    def set_text(self, text: str) -> None:
-        """Show a text; one that only grew is continued, so that a selection stays."""
-        before = self.text.toPlainText()
-        if text == before:
-            return
-        if before and text.startswith(before):
-            cursor = QTextCursor(self.text.document())
-            cursor.movePosition(QTextCursor.MoveOperation.End)
-            cursor.insertText(text[len(before) :])
-        else:
-            self.text.setPlainText(text)
-
-    def _copy(self) -> None:
-        QGuiApplication.clipboard().setText(self.text.toPlainText())
+CURVES = (
+    ("KL", "kl", "purple"),
+    ("Perplexity change", "perplexity_delta", "red"),
+    ("‖Δ‖ / ‖x‖", "delta_ratio", "yellow"),
+)
 
 
 class Output(QWidget):
-    """Streams both texts, then shows the metrics of a run."""
+    """Streams the texts of a run, then shows its figures."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         px = appearance().px
-        self.panes = {"baseline": Pane("baseline", "muted"), "steered": Pane("steered", "emerald")}
-        self.tiles = {
-            "kl": MetricTile("KL (nats per token)", color="purple"),
-            "perplexity": MetricTile("Perplexity change", color="blue"),
-            "overlap": MetricTile("Word overlap", color="emerald"),
-            "ratio": MetricTile("‖Δ‖ / ‖x‖", color="yellow"),
-            "acted": MetricTile("Acted on positions"),
-        }
+        self.panes: dict[str, Pane] = {}
+        self.run: PromptRun | None = None
+        self._chosen = ""
         self.warning = Card("info", horizontal=True, padding=10)
         self.warning_text = label("", "warning", wrap=True)
         self.warning.box.addWidget(IconLabel("alert", "yellow"))
         self.warning.box.addWidget(self.warning_text, 1)
         self.note = label("", "muted", wrap=True)
-        sides = QHBoxLayout()
-        sides.setSpacing(px(12))
-        for pane in self.panes.values():
-            sides.addWidget(pane, 1)
+        self.sample = Combo()
+        self.sample.setAccessibleName("Text shown")
+        self.sample.setToolTip("Samples share their noise; greedy always takes the likeliest token")
+        self.sample.setMinimumWidth(px(150))
+        guard_wheel(self.sample)
+        self.sample.currentIndexChanged.connect(self._fill)
+        self.marks = button("Mark differences", variant="toggle")
+        self.marks.setToolTip("Underline the words that the baseline has not")
+        self.marks.setChecked(True)
+        self.marks.toggled.connect(self._fill)
+        self._tools = QWidget()
+        tools = row(self.marks, None, self.sample)
+        self._tools.setLayout(tools)
+        self._sides = QWidget()
+        self._line = QHBoxLayout(self._sides)
+        self._line.setContentsMargins(0, 0, 0, 0)
+        self._line.setSpacing(px(12))
+        self.area = QScrollArea()
+        self.area.setWidgetResizable(True)
+        self.area.setFrameShape(QFrame.Shape.NoFrame)
+        self.area.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.area.setWidget(self._sides)
+        self.area.setFixedHeight(px(280))
+        self.area.setAccessibleName("Texts side by side")
+        self.of = label("", "label")
+        self.tiles = Tiles()
+        self.table = FiguresTable(
+            services, "Variants", ("Variant", "Text", "Mark"), first=("Strength", "{:g}")
+        )
+        self.table.opened.connect(self.choose)
+        self.curves = {
+            key: CurvePlot(name, "strength", digits=4 if key == "kl" else 3)
+            for name, key, _ in CURVES
+        }
+        for name, key, color in CURVES:
+            self.curves[key].add_series(name, color, points=True)
+        self._charts = QWidget()
+        charts = QHBoxLayout(self._charts)
+        charts.setContentsMargins(0, 0, 0, 0)
+        for chart in self.curves.values():
+            chart.setMinimumWidth(px(200))
+            chart.setMinimumHeight(px(200))
+            charts.addWidget(chart, 1)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(8))
-        box.addWidget(self.warning)
-        box.addLayout(sides)
-        box.addWidget(self.note)
-        box.addLayout(row(*self.tiles.values(), spacing=8))
-        self.warning.hide()
-        self.note.hide()
+        for widget in (self.warning, self._tools, self.area, self.note, self.of, self.tiles):
+            box.addWidget(widget)
+        box.addWidget(self.table)
+        box.addWidget(self._charts)
+        self.start(("steered",))
 
-    def start(self) -> None:
-        """Empty for a new run."""
-        for pane in self.panes.values():
-            pane.set_text("")
-            pane.ending.hide()
-        self.show_metrics({})
+    def start(self, names: Sequence[str]) -> None:
+        """Empty panes for the baseline and these variants."""
+        self.run = None
+        self._set_panes([(BASELINE, title_of(BASELINE)), *((n, title_of(n)) for n in names)])
+        self._tools.hide()
+        self._show_figures()
 
     def stream(self, name: str, text: object) -> None:
-        """Show a text so far; names other than the two are ignored."""
+        """Show a text so far; names of no pane are ignored."""
         pane = self.panes.get(name)
         if pane is not None:
             pane.set_text(str(text))
 
-    def show_run(self, outputs: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-        """Show a finished run."""
-        for name, pane in self.panes.items():
-            pane.set_text(str(outputs.get(name) or ""))
-            ending = ENDINGS.get(str(metrics.get("stopped_early")), "")
-            pane.ending.setText(ending)
-            pane.ending.setVisible(bool(ending))
-        self.show_metrics(metrics)
+    def show_run(
+        self, prompt: str, outputs: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None
+    ) -> None:
+        """Show a finished run, as it is kept."""
+        found = read_run(prompt, outputs, metrics)
+        if not found:
+            self.start(("steered",))
+            return
+        self.run = found[0]
+        self._set_panes([(v.name, v.title) for v in self.run.variants])
+        first = next(iter(self.run.steered), None)
+        labels = first.labels if first else ()
+        self.sample.blockSignals(True)
+        self.sample.clear()
+        for text in labels:
+            self.sample.addItem(text.capitalize())
+        self.sample.blockSignals(False)
+        self.sample.setVisible(len(labels) > 1)
+        self._tools.show()
+        self._chosen = first.name if first else ""
+        self._fill()
+        self._show_figures()
 
-    def show_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Fill the tiles; what was not measured is an em-dash."""
-        kl, change = metrics.get("kl"), metrics.get("perplexity_delta")
-        self.tiles["kl"].set_value(format_decimal(kl), strength_word(kl))
-        shown = EM_DASH if change is None else f"{change:+.2f}"
-        self.tiles["perplexity"].set_value(shown, _perplexities(metrics))
-        overlap, ratio = metrics.get("word_overlap"), metrics.get("delta_ratio")
-        self.tiles["overlap"].set_value(format_percent(overlap), overlap_word(overlap))
-        self.tiles["ratio"].set_value(format_decimal(ratio, 3), ratio_word(ratio))
-        acted, positions = metrics.get("acted"), metrics.get("positions")
-        known = acted is not None and positions is not None
-        share = format_percent(acted / positions, 0) if known and positions else ""
-        self.tiles["acted"].set_value(f"{acted} of {positions}" if known else EM_DASH, share)
-        over = reasons(metrics)
-        self.warning_text.setText(f"{WARNING} {over}")
-        self.warning.setVisible(bool(over))
-        same = bool(metrics.get("identical"))
-        self.note.setText("The steered text is the baseline, token for token." if same else "")
-        self.note.setVisible(same)
+    def choose(self, name: str) -> None:
+        """Show the figures of a variant."""
+        self._chosen = name
+        self._show_figures()
+        if name in self.panes:
+            self.area.ensureWidgetVisible(self.panes[name])
 
+    def _set_panes(self, wanted: Sequence[tuple[str, str]]) -> None:
+        if [(pane.name, pane.title.text()) for pane in self.panes.values()] != list(wanted):
+            for pane in self.panes.values():
+                self._line.removeWidget(pane)
+                pane.hide()
+                pane.deleteLater()
+            self.panes = {name: Pane(name, title) for name, title in wanted}
+            for pane in self.panes.values():
+                self._line.addWidget(pane, 1)
+                pane.chosen.connect(self.choose)
+        for pane in self.panes.values():
+            pane.mark(None)
+            pane.set_text("")
+            pane.set_ending("")
+            pane.set_acted("")
+            pane.choose.setVisible(not pane.is_baseline and len(wanted) > 2)
 
-def strength_word(kl: float | None) -> str:
-    """How large a KL is."""
-    if kl is None:
-        return ""
-    return "minimal" if kl < 0.01 else "moderate" if kl <= 0.1 else "large"
+    def _fill(self) -> None:
+        """Put the chosen sample into the panes."""
+        if self.run is None:
+            return
+        place = max(0, self.sample.currentIndex())
+        base = self.run.baseline
+        beside = base.texts[place].text if base and place < len(base.texts) else None
+        for variant in self.run.variants:
+            pane = self.panes[variant.name]
+            text = variant.texts[place] if place < len(variant.texts) else None
+            pane.set_text(text.text if text else "")
+            pane.set_ending(text.ending if text else "")
+            marked = self.marks.isChecked() and not variant.is_baseline
+            pane.mark(beside if marked else None)
+            pane.set_acted(text.acted_words if text else "")
 
+    def _show_figures(self) -> None:
+        steered = self.run.steered if self.run else ()
+        chosen = next((v for v in steered if v.name == self._chosen), None)
+        self.tiles.setVisible(bool(steered))
+        self.tiles.show_variant(chosen)
+        several = len(steered) > 1
+        self.of.setVisible(several)
+        self.of.setText(f"Figures of: {chosen.title}" if chosen else "")
+        for pane in self.panes.values():
+            pane.set_chosen(pane.name == self._chosen)
+        self.table.setVisible(several)
+        self.table.set_lines([variant_line(variant) for variant in steered])
+        strengths = all(v.strength is not None for v in steered)
+        self.table.table.setColumnHidden(0, not strengths)
+        self.table.table.setColumnHidden(1, strengths)
+        self._charts.setVisible(several and strengths)
+        if several and strengths:
+            self._draw(steered)
+        self._warn(steered)
 
-def overlap_word(overlap: float | None) -> str:
-    """How much two texts share."""
-    if overlap is None:
-        return ""
-    return "alike" if overlap > 0.5 else "partly alike" if overlap >= 0.3 else "different"
+    def _draw(self, steered: Sequence[Variant]) -> None:
+        ordered = sorted(steered, key=lambda v: v.strength or 0.0)
+        for name, key, _ in CURVES:
+            known = [v for v in ordered if v.metrics.get(key) is not None]
+            xs = [float(v.strength or 0.0) for v in known]
+            self.curves[key].set_data(name, xs, [float(v.metrics[key]) for v in known])
 
-
-def ratio_word(ratio: float | None) -> str:
-    """How strong a push is beside the activation it acts on."""
-    return "" if ratio is None else "over-steering likely" if ratio > 0.5 else "within bounds"
-
-
-def _perplexities(metrics: Mapping[str, Any]) -> str:
-    before, after = metrics.get("perplexity_baseline"), metrics.get("perplexity_steered")
-    return "" if before is None or after is None else f"{before:.2f} → {after:.2f}"
-
-
-def reasons(metrics: Mapping[str, Any]) -> str:
-    """Why a run counts as over-steered, "" if it does not."""
-    if not metrics.get("over_steered"):
-        return ""
-    found: list[str] = []
-    if (metrics.get("delta_ratio") or 0.0) > 0.5:
-        found.append("the push is more than half of the activation")
-    if metrics.get("loops_steered"):
-        found.append("the text loops")
-    before, after = metrics.get("perplexity_baseline"), metrics.get("perplexity_steered")
-    if before and after and after > 2 * before:
-        found.append("perplexity more than doubles")
-    return f"Here {' and '.join(found)}." if found else "This run is over-steered."
+    def _warn(self, steered: Sequence[Variant]) -> None:
+        over = [(v.title, over_steering(v.metrics)) for v in steered]
+        found = [(title, why) for title, why in over if why]
+        if len(steered) == 1 and found:
+            told = f"Here {' and '.join(found[0][1])}."
+        else:
+            told = " ".join(f"{title}: {' and '.join(why)}." for title, why in found)
+        self.warning_text.setText(f"{WARNING} {told}")
+        self.warning.setVisible(bool(found))
+        same = [v.title for v in steered if v.metrics.get("identical")]
+        if len(steered) == 1 and same:
+            self.note.setText("The steered text is the baseline, token for token.")
+        else:
+            self.note.setText(f"The baseline, token for token: {', '.join(same)}." if same else "")
+        self.note.setVisible(bool(same))

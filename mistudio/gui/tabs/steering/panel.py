@@ -1,46 +1,39 @@
-"""The left side of the Steering tab: SAE, unit, search, and up to 20 cards."""
+"""The left side of the Steering tab: SAE, search, and up to 20 cards of one model's SAEs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QComboBox, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
-from mistudio.core.steering_spec import MAX_EDITS
+from mistudio.core.errors import StudioError
+from mistudio.core.steering_spec import MAX_EDITS, Edit, Feature, Source
+from mistudio.core.steering_words import parse_edit
+from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.tabs.features.sources import SaeCombo
-from mistudio.gui.tabs.steering.card import CardState, FeatureCard
-from mistudio.gui.tabs.steering.search import FeatureSearch, unknown_feature
+from mistudio.gui.tabs.steering.card import CardState, FeatureCard, with_sae
+from mistudio.gui.tabs.steering.search import FeatureSearch
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import label, row
-from mistudio.store.features import FeatureRow, feature_rows, newest_set
+from mistudio.gui.widgets.cards import button, label, row
+from mistudio.jobs.steering_cards import CardFacts, read_cards
+from mistudio.store.features import FeatureRow, newest_set
 from mistudio.store.records import FeatureSetRow, SaeRow
 
-UNITS = (("max", "× max activation"), ("raw", "raw activation"))
 REMEMBERED = "steering.cards"
 
 
-class _Source(NamedTuple):
-    sae: SaeRow
-    feature_set: FeatureSetRow | None
-    rows: list[FeatureRow]
+class _Read(NamedTuple):
+    facts: list[CardFacts]
     states: list[CardState]
 
 
-def _read(db: Any, sae: SaeRow, states: list[CardState]) -> _Source:
-    found = newest_set(db, sae.id)
-    wanted = [state.feature for state in states if state.feature < sae.n_latents]
-    rows = feature_rows(db, found, wanted) if found and wanted else []
-    known = {row.index for row in rows}
-    rows += [unknown_feature(index) for index in wanted if index not in known]
-    return _Source(sae, found, rows, states)
-
-
 class FeaturePanel(QWidget):
-    """Holds the cards of one SAE; `changed` follows every edit."""
+    """Holds the cards; `changed` follows every edit."""
 
     changed = Signal()
 
@@ -48,90 +41,109 @@ class FeaturePanel(QWidget):
         super().__init__(parent)
         self._services = services
         self.cards: list[FeatureCard] = []
-        self._wanted: tuple[str, list[CardState]] | None = None
-        self._shown_sae = ""
+        self._left_out = 0
+        self._asked: list[CardState] | None = None  # cards whose facts are being read
+        self._focus = False
         self.source = SaeCombo(services, "steering.sae")
         self.source.chosen.connect(self._on_source)
-        self.unit_combo = QComboBox()
-        for value, shown in UNITS:
-            self.unit_combo.addItem(shown, value)
-        self.unit_combo.setAccessibleName("Unit of the strength")
-        self.unit_combo.setToolTip(
-            "× max: multiples of the feature's largest activation on the text read. "
-            "raw: the activation itself."
-        )
-        self.unit_combo.currentIndexChanged.connect(self._on_unit)
         self.search = FeatureSearch(services)
         self.search.added.connect(self._on_added)
         self.count = label("", "muted")
-        self.hint = label(
-            "At strength 0 with Add the steered text is the baseline, token for token.",
-            "small",
-            wrap=True,
-        )
+        self.clear_button = button("Clear", self.clear, variant="ghost", tip="Remove every card")
+        self.hint = label("", "small", wrap=True)
         self._lay_out()
         self._recall()
 
     def _lay_out(self) -> None:
         px = appearance().px
-        scroll, self._list = scrolling()
+        self.area, self._list = scrolling()
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(8))
         box.addWidget(self.source)
-        box.addLayout(row(self.count, None, label("Unit", "label"), self.unit_combo))
         box.addWidget(self.search)
-        box.addWidget(scroll, 1)
+        self.tools = row(self.count, None, self.clear_button)
+        box.addLayout(self.tools)
+        box.addWidget(self.area, 1)
         box.addWidget(self.hint)
         self._tell()
 
     def _recall(self) -> None:
         stored = self._services.settings.recall(REMEMBERED)
-        if not isinstance(stored, dict):
-            return
-        states = [CardState(*state) for state in stored.get("cards", ())]
-        self.load(str(stored.get("sae", "")), states, str(stored.get("unit", "max")))
+        if isinstance(stored, dict):
+            self.load(_states_of(stored))
 
-    def unit(self) -> str:
-        return str(self.unit_combo.currentData())
-
-    def load(self, sae_id: str, states: Sequence[CardState], unit: str) -> None:
-        """Show these cards of an SAE in place of those there are."""
-        self._wanted = (sae_id, list(states))
-        self.unit_combo.blockSignals(True)
-        self.unit_combo.setCurrentIndex(max(0, self.unit_combo.findData(unit)))
-        self.unit_combo.blockSignals(False)
-        self._choose(sae_id)
+    def load(self, states: Sequence[CardState]) -> None:
+        """Show these cards in place of those there are."""
+        wanted = self._asked = list(states)[:MAX_EDITS]
+        studio = self._services.studio
+        sources = [state.edit.source for state in wanted]
+        self._services.query.ask(
+            lambda _: _Read(read_cards(studio, sources), wanted), self._show, key="cards"
+        )
 
     def add(self, sae_id: str, feature: int) -> None:
-        """Add a card, after changing to its SAE if need be."""
-        kept = [card.state() for card in self.cards] if sae_id == self._shown_sae else []
-        if all(state.feature != feature for state in kept):
-            kept.append(CardState(feature))
-        self._wanted = (sae_id, kept[:MAX_EDITS])
-        self._choose(sae_id)
+        """Add a card and offer the other features of its SAE."""
+        self.source.choose(sae_id)
+        self._add(Feature(feature, sae_id))
 
-    def _choose(self, sae_id: str) -> None:
-        current = self.source.sae()
-        if current is not None and current.id == sae_id:
-            self._ask(current)
-        else:
-            self.source.choose(sae_id)
+    def _add(self, source: Source) -> None:
+        states = list(self.states() if self._asked is None else self._asked)
+        if all(state.edit.source != source for state in states):
+            states.append(CardState(Edit(source, 0.0)))
+            self._focus = True
+        self.load(states)
+
+    def reload(self) -> None:
+        """Read library and cards again."""
+        self.source.reload()
+        self.load(self.states() if self._asked is None else self._asked)
+
+    def clear(self) -> None:
+        """Take every card away."""
+        self.load([])
 
     def states(self) -> list[CardState]:
         return [card.state() for card in self.cards]
 
-    def written(self) -> tuple[str, ...]:
-        """The edits of the cards that are on, in the form of the settings."""
-        edits = [card.edit() for card in self.cards if card.is_on()]
-        return tuple(edit.written() for edit in edits if edit is not None)
+    def edits(self, only: int = -1) -> list[Edit]:
+        """The edits of the cards that are on, in their order; or that of one of these."""
+        found = [e for card in self.cards if card.is_on() and (e := card.edit()) is not None]
+        return found if only < 0 else found[only : only + 1]
+
+    def model_id(self) -> str:
+        """The model that is steered, "" while it is not known."""
+        known = [card.facts.sae for card in self.cards if card.facts.sae] or [self.source.sae()]
+        return (known[0].model_id or "") if known[0] else ""
+
+    def main_sae(self) -> str:
+        """The SAE that a run names: that of the first card, else the chosen one."""
+        for card in self.cards:
+            if card.facts.sae is not None:
+                return card.facts.sae.id
+        sae = self.source.sae()
+        return sae.id if sae else ""
+
+    def settings(self, only: int = -1) -> dict[str, Any]:
+        """The cards as settings of a run; `only` as in `edits`."""
+        sae = self.main_sae()
+        written = [_without_sae(edit, sae) for edit in self.edits(only)]
+        mine = [e for e in written if isinstance(e.source, Feature) and not e.source.sae]
+        others = [edit for edit in written if edit not in mine]
+        return {
+            "sae": sae,
+            "feature": tuple(edit.written() for edit in mine),
+            "edit": tuple(edit.written() for edit in others),
+            "unit": "max",
+        }
 
     def problem(self) -> str:
         """Why these cards cannot be used, "" if they can."""
-        if self.source.sae() is None:
+        if self.source.sae() is None and not self.cards:
             return "There is no SAE yet."
-        if any(card.is_on() and card.value() is None for card in self.cards):
-            return "A strength is not a number."
+        for card in self.cards:
+            if card.is_on() and card.edit() is None:
+                return card.sentence()
         if not any(card.is_on() for card in self.cards):
             return "Add a feature to steer."
         return ""
@@ -140,35 +152,43 @@ class FeaturePanel(QWidget):
         if sae is None:
             self.search.set_source(None, None)
             self._tell()
-        else:
-            self._ask(sae)
+            return
+        self._services.query.ask(
+            lambda db: (sae, newest_set(db, sae.id)), self._on_set, key="feature set"
+        )
 
-    def _ask(self, sae: SaeRow) -> None:
-        wanted = self._wanted
-        if wanted is not None and wanted[0] == sae.id:
-            states, self._wanted = wanted[1], None
-        elif sae.id == self._shown_sae:
-            states = self.states()
-        else:
-            states = []
-        self._services.query.ask(lambda db: _read(db, sae, states), self._show, key="source")
-
-    def _show(self, source: _Source) -> None:
-        self._shown_sae = source.sae.id
-        self.search.set_source(source.sae, source.feature_set)
-        rows = {row.index: row for row in source.rows}
-        for card in self.cards:
-            self._drop(card)
-        self.cards = []
-        for state in source.states:
-            if state.feature in rows:
-                self._append(rows[state.feature], state)
+    def _on_set(self, found: tuple[SaeRow, FeatureSetRow | None]) -> None:
+        self.search.set_source(*found)
         self._on_card()
 
-    def _append(self, found: FeatureRow, state: CardState) -> None:
-        card = FeatureCard(found, state, self.unit())
+    def _show(self, read: _Read) -> None:
+        self._asked = None
+        facts = {found.source: found for found in read.facts}
+        self._left_out = len(read.states) - len(facts)
+        before = {card.facts.source: card for card in self.cards}
+        self.cards = []
+        for state in read.states:
+            found, kept = facts.get(state.edit.source), before.get(state.edit.source)
+            if kept is not None and kept.facts == found and kept.state() == state:
+                self._put(before.pop(state.edit.source))
+            elif found is not None:
+                self._put(self._made(found, state))
+        for card in before.values():
+            self._drop(card)
+        self._on_card()
+        if self._focus and self.cards:
+            self._focus = False
+            self.cards[-1].number.setFocus()
+            self.area.ensureWidgetVisible(self.cards[-1])
+
+    def _made(self, facts: CardFacts, state: CardState) -> FeatureCard:
+        card = FeatureCard(facts, state)
         card.changed.connect(self._on_card)
         card.removed.connect(self._on_removed)
+        return card
+
+    def _put(self, card: FeatureCard) -> None:
+        """Add a card below the others."""
         self._list.insertWidget(len(self.cards), card)
         self.cards.append(card)
 
@@ -178,35 +198,88 @@ class FeaturePanel(QWidget):
         card.deleteLater()
 
     def _on_added(self, found: FeatureRow) -> None:
-        if len(self.cards) < MAX_EDITS:
-            self._append(found, CardState(found.index))
-            self._on_card()
-            self.search.close_results()
-            self.cards[-1].number.setFocus()
+        sae = self.source.sae()
+        if sae is None or len(self.cards) >= MAX_EDITS or not self._fits(sae):
+            return
+        self.search.close_results()
+        self._add(Feature(found.index, sae.id))
 
-    def _on_removed(self, feature: int) -> None:
-        for card in [card for card in self.cards if card.feature.index == feature]:
+    def _fits(self, sae: SaeRow) -> bool:
+        """Whether an SAE may join the cards; cards of another model go if the user says so."""
+        others = [c for c in self.cards if c.facts.sae and c.facts.sae.model_id != sae.model_id]
+        if not others:
+            return True
+        agreed = confirm(
+            self,
+            "Remove the cards of another model?",
+            f"{len(others)} of the cards belong to SAEs of another model than {sae.name!r}. One "
+            "run steers one model.",
+            "Remove them",
+        )
+        for card in others if agreed else ():
             self.cards.remove(card)
             self._drop(card)
-        self._on_card()
+        return agreed
 
-    def _on_unit(self) -> None:
-        for card in self.cards:
-            card.set_unit(self.unit())
+    def _on_removed(self, source: Source) -> None:
+        for card in [card for card in self.cards if card.facts.source == source]:
+            self.cards.remove(card)
+            self._drop(card)
         self._on_card()
 
     def _on_card(self) -> None:
         for position, card in enumerate(self.cards):
             card.set_accent(position)
-        self.search.set_taken({card.feature.index for card in self.cards})
-        kept = {
-            "sae": self._shown_sae,
-            "unit": self.unit(),
-            "cards": [list(state) for state in self.states()],
-        }
-        self._services.settings.remember(REMEMBERED, kept)
+        sae = self.source.sae()
+        sources = [card.facts.source for card in self.cards]
+        mine = {s.index for s in sources if isinstance(s, Feature) and sae and s.sae == sae.id}
+        self.search.set_taken(mine)
+        if self._asked is None:
+            kept = {"cards": [[state.edit.written(), state.on] for state in self.states()]}
+            self._services.settings.remember(REMEMBERED, kept)
         self._tell()
 
     def _tell(self) -> None:
         self.count.setText(f"{len(self.cards)} of {MAX_EDITS} features")
+        self.clear_button.setEnabled(bool(self.cards))
+        lines = ["Strength 0 with Add leaves the baseline, token for token."]
+        layers = {c.facts.sae.layer for c in self.cards if c.facts.sae and c.is_on()}
+        if len(layers) > 1:
+            lines = ["Several layers: each hook reads what the earlier ones already steered."]
+        if self._left_out:
+            lines.append(f"{self._left_out} left out: their SAE is not in the library.")
+        self.hint.setText(" ".join(lines))
         self.changed.emit()
+
+
+def _without_sae(edit: Edit, sae: str) -> Edit:
+    """The edit with the run's own SAE left open."""
+
+    def put(source: Any) -> Any:
+        is_mine = isinstance(source, Feature) and source.sae == sae
+        return replace(source, sae="") if is_mine else source
+
+    condition = edit.condition
+    return replace(
+        edit,
+        source=put(edit.source),
+        target=put(edit.target),
+        condition=replace(condition, feature=put(condition.feature)) if condition else None,
+    )
+
+
+def _states_of(stored: dict[str, Any]) -> list[CardState]:
+    """Remembered cards, of this version or of the first; what cannot be read is left out."""
+    found: list[CardState] = []
+    sae, unit = str(stored.get("sae", "")), str(stored.get("unit", "max"))
+    for entry in stored.get("cards", ()):
+        try:
+            if len(entry) == 4:  # number, value, operator, on: of one SAE
+                index, value, operator, on = entry
+                edit = Edit(Feature(int(index)), float(value), str(operator))
+                found.append(CardState(with_sae(edit, sae, unit), bool(on)))
+            else:
+                found.append(CardState(parse_edit(str(entry[0])), bool(entry[1])))
+        except (TypeError, ValueError, IndexError, StudioError):
+            continue
+    return found

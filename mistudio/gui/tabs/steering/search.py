@@ -9,19 +9,19 @@ from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.steering.card import what_it_is
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.layout import SearchField
+from mistudio.jobs.steering_cards import unknown_feature
 from mistudio.store.features import FeatureFilter, FeatureRow, feature_ids, feature_rows
 from mistudio.store.records import FeatureSetRow, SaeRow
 
 LIMIT = 50
 
 
-def unknown_feature(index: int) -> FeatureRow:
-    """A latent of which nothing is known, as features were not found yet."""
-    return FeatureRow(index, None, None, None, False, False, 0, 0.0, 0, 0.0, 0.0, "", "", "", "[]")
+def what_it_is(found: FeatureRow) -> str:
+    """The label of a feature, else its top tokens."""
+    return found.label or found.top_tokens or "no label"
 
 
 class FeatureSearch(QWidget):

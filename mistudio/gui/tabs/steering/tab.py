@@ -1,44 +1,46 @@
-"""The Steering tab: features on the left, prompt, texts, metrics and history on the right."""
+"""The Steering tab: features on the left; prompt, modes, texts, figures, history on the right."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication, QShowEvent
-from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtGui import QGuiApplication, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QFrame, QScrollArea, QSplitter, QVBoxLayout, QWidget
 
-from mistudio.core.config import command_line, from_dict
+from mistudio.core.config import command_line, from_dict, to_dict
 from mistudio.core.configs import SteerConfig
-from mistudio.core.errors import StudioError
-from mistudio.core.steering_spec import parse_edits
+from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.core.steering_operators import Value
+from mistudio.core.steering_settings import variants_of
+from mistudio.core.steering_shown import edit_words, edits_of
+from mistudio.core.steering_spec import Spec
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.features.job_line import JobLine
 from mistudio.gui.tabs.features.scrolling import scrolling
-from mistudio.gui.tabs.steering.card import CardState
+from mistudio.gui.tabs.steering.batch import ENDED, MOST_PROMPTS, Batch
+from mistudio.gui.tabs.steering.card import CardState, with_sae
 from mistudio.gui.tabs.steering.history import History
+from mistudio.gui.tabs.steering.modes import BATCH, ModeRow
 from mistudio.gui.tabs.steering.output import Output
 from mistudio.gui.tabs.steering.panel import FeaturePanel
+from mistudio.gui.tabs.steering.positions import PositionsRow
+from mistudio.gui.tabs.steering.presets import Presets
+from mistudio.gui.tabs.steering.prompt import PromptBox
+from mistudio.gui.tabs.steering.settings import generation_form
 from mistudio.gui.tabs.steering.vectors_dialog import VectorsDialog
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
-from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.layout import Collapsible
+from mistudio.jobs.steering_presets import Preset
 from mistudio.store.records import JobRow, SteeringRunRow
-from mistudio.store.tables import JOBS
+from mistudio.store.tables import JOBS, STEERING_RUNS
 
-SETTINGS = (
-    "temperature",
-    "max_tokens",
-    "top_p",
-    "top_k",
-    "repetition_penalty",
-    "seed",
-    "positions",
-    "time_limit",
-)
-PROMPT = "steering.prompt"
+NARROW = 1180  # px below which the two sides are stacked, at a 16-px font
+REMEMBERED = "steering.rules"
 
 
 class SteeringTab(Tab):
@@ -49,70 +51,104 @@ class SteeringTab(Tab):
         self.job_id = ""
         self._stale = True
         self.panel = FeaturePanel(services)
-        self.prompt = QPlainTextEdit(str(services.settings.recall(PROMPT, "")))
-        self.prompt.setPlaceholderText("The text that the model continues")
-        self.prompt.setAccessibleName("Prompt")
-        self.prompt.setTabChangesFocus(True)
-        self.form: ConfigForm[SteerConfig] = ConfigForm(
-            SteerConfig, SETTINGS, columns=4, settings=services.settings, remember="steering.form"
-        )
+        self.prompt_box = PromptBox(services)
+        self.prompt = self.prompt_box.text
+        self.modes = ModeRow()
+        self.positions = PositionsRow()
+        self.form = generation_form(services.settings)
         self.generate_button = button(
             "Generate", self.run_primary, variant="primary", icon="play", tip="Ctrl+Return"
         )
         self.stop_button = button("Stop", self.stop, variant="danger", icon="stop")
+        self.stop_button.setToolTip("End now and keep the text so far")
         self.copy_button = button("Copy as command", self.copy_command, icon="command")
-        self.vectors_button = button("Vectors…", self.open_vectors, icon="sliders")
+        self.vectors_button = button("Vectors…", self.open_vectors, variant="ghost", icon="sliders")
+        self.vectors_button.setToolTip("Make, import and export directions; @name adds one")
+        self.panel.tools.insertWidget(2, self.vectors_button)
         self.reason = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.job = JobLine(services, "running")
-        self.output = Output()
+        self.output = Output(services)
+        self.batch = Batch(services)
         self.history = History(services)
+        self.presets = Presets(services, self.config)
+        self._recall()
         self._lay_out()
         self._connect()
         self._tell()
 
+    def _recall(self) -> None:
+        stored = self.services.settings.recall(REMEMBERED)
+        kept = stored if isinstance(stored, dict) else {}
+        self.positions.set_values(str(kept.get("positions", "all")), str(kept.get("norm", "")))
+        self.modes.set_mode(str(kept.get("mode", "blended")), str(kept.get("strengths", "")))
+        self.prompt_box.chat.setChecked(bool(kept.get("chat")))
+
     def _lay_out(self) -> None:
         px = appearance().px
-        lines = self.prompt.fontMetrics().lineSpacing()
-        self.prompt.setFixedHeight(4 * lines + px(24))
         right = QWidget()
-        box = QVBoxLayout(right)
+        box = self._right_box = QVBoxLayout(right)
         box.setContentsMargins(px(12), 0, 0, 0)
         box.setSpacing(px(8))
-        box.addWidget(self.prompt)
-        actions = row(
-            self.generate_button,
-            self.stop_button,
-            self.copy_button,
-            self.vectors_button,
-            self.reason,
-        )
-        actions.setStretch(4, 1)
+        box.addWidget(self.prompt_box)
+        box.addWidget(self.modes)
+        actions = row(self.generate_button, self.stop_button, self.copy_button, self.reason)
+        actions.setStretch(3, 1)
         box.addLayout(actions)
         box.addWidget(self.problem)
         box.addWidget(self.job)
         self.problem.hide()
-        settings = Collapsible("Generation settings")
-        settings.box.addWidget(self.form)
-        self._below = scrolling(settings, self.output, self.history).area
+        self.settings = Collapsible("Positions and generation")
+        self.settings.heading.setToolTip("Which tokens are steered, and how text is drawn")
+        self.summary = Elided("muted")
+        head = self.settings.layout()
+        assert isinstance(head, QVBoxLayout)
+        head.removeWidget(self.settings.heading)
+        line = row(self.settings.heading, self.summary)
+        line.setStretch(1, 1)
+        head.insertLayout(0, line)
+        self.settings.box.addWidget(self.positions)
+        self.settings.box.addWidget(self.form)
+        self._below = scrolling(self.settings, self.batch, self.output, self.history).area
         # beside an open jobs panel the results may be wider than what is left
         self._below.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         box.addWidget(self._below, 1)
-        self.panel.setMinimumWidth(px(430))
-        split = QSplitter(Qt.Orientation.Horizontal)
-        split.addWidget(self.panel)
-        split.addWidget(right)
-        split.setStretchFactor(1, 1)
-        split.setChildrenCollapsible(False)
-        split.setMaximumWidth(max(1280, px(1280)))
-        outer = QHBoxLayout(self)
-        outer.setContentsMargins(px(16), px(12), px(16), px(8))
-        outer.addWidget(split)
+        self.panel.setMinimumWidth(px(440))
+        self._right = right
+        self.split = QSplitter(Qt.Orientation.Horizontal)
+        self.split.addWidget(self.panel)
+        self.split.addWidget(right)
+        self.split.setStretchFactor(1, 1)
+        self.split.setChildrenCollapsible(False)
+        page = QWidget()
+        page.setObjectName("column")
+        page.setMaximumWidth(max(1280, px(1280)))
+        inner = QVBoxLayout(page)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(px(8))
+        inner.addWidget(self.presets)
+        inner.addWidget(self.split, 1)
+        self.area = QScrollArea()
+        self.area.setWidgetResizable(True)
+        self.area.setFrameShape(QFrame.Shape.NoFrame)
+        self.area.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.area.setWidget(page)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(px(16), px(8), px(16), px(8))
+        outer.addWidget(self.area)
 
     def _connect(self) -> None:
         self.panel.changed.connect(self._tell)
-        self.prompt.textChanged.connect(self._on_prompt)
+        self.prompt_box.changed.connect(self._tell)
+        self.modes.changed.connect(self._tell)
+        self.form.changed.connect(self._summarise)
+        self.positions.changed.connect(self._tell)
         self.history.loaded.connect(self.load_run)
+        self.history.rerun.connect(self.run_again)
+        self.presets.loaded.connect(self.load_preset)
+        self.presets.problem.connect(self._complain)
+        self.batch.opened.connect(self._show_kept)
+        self.batch.ended.connect(self._on_batch_ended)
         self.services.lanes.started.connect(self._on_started)
         self.services.lanes.drained.connect(self._on_drained)
         self.services.lanes.finished.connect(self._on_finished)
@@ -122,6 +158,18 @@ class SteeringTab(Tab):
         super().showEvent(event)
         if self._stale:
             self._reload()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        px = appearance().px
+        narrow = self.width() < px(NARROW)
+        way = Qt.Orientation.Vertical if narrow else Qt.Orientation.Horizontal
+        if self.split.orientation() != way:
+            self.split.setOrientation(way)
+            self.panel.setMinimumHeight(px(420) if narrow else 0)
+            self._right.setMinimumHeight(px(860) if narrow else 0)
+            self._right_box.setContentsMargins(0 if narrow else px(12), 0, 0, 0)
+            self.split.setSizes([px(420), px(860)] if narrow else [px(430), px(800)])
 
     def select(self, **selection: Any) -> None:
         """`sae` with `feature`: add the feature to the cards."""
@@ -133,16 +181,25 @@ class SteeringTab(Tab):
 
     def config(self) -> SteerConfig:
         """The run as edited; raises `InvalidInput` for a setting that is no number."""
-        sae = self.panel.source.sae()
+        mode = self.modes.mode()
+        prompts = self.prompt_box.prompts()
+        one = mode == BATCH
         self.form.set_values(
             {
-                "sae": sae.id if sae else "",
-                "feature": self.panel.written(),
-                "unit": self.panel.unit(),
-                "prompt": self.prompt.toPlainText(),
+                **self.panel.settings(self._chosen()),
+                "prompt": (prompts[0] if prompts else "") if one else self.prompt_box.prompt(),
+                "positions": self.positions.positions(),
+                "norm": self.positions.norm_rule(),
+                "mode": "blended" if one else mode,
+                "strengths": self.modes.written_strengths(),
+                "chat": self.prompt_box.is_chat(),
             }
         )
         return self.form.values()
+
+    def _chosen(self) -> int:
+        """The card that is swept alone, −1 for all that are on."""
+        return self.modes.swept() if self.modes.mode() == "sweep" else -1
 
     def run_primary(self) -> None:
         """Generate, if there is all that it needs."""
@@ -152,24 +209,59 @@ class SteeringTab(Tab):
         try:
             self.config()
             config = self.form.checked()
-            if config is not None:
-                self._began(self.services.submit("steer", config))
+            if config is None:
+                self._complain(self.form.general_problem.text())
+            elif self.modes.mode() == BATCH:
+                self._begin_batch(config)
+            else:
+                self._begin(config)
         except StudioError as error:
             self._complain(error.sentence)
 
-    def _began(self, job_id: str) -> None:
-        self.job_id = job_id
-        self.output.start()
-        self._below.ensureWidgetVisible(self.output)
+    def _begin_batch(self, config: SteerConfig) -> None:
+        prompts = self.prompt_box.prompts()
+        if len(prompts) > MOST_PROMPTS:
+            raise InvalidInput(f"A batch has at most {MOST_PROMPTS} prompts.")
+        self.output.hide()
+        self.batch.start(config, prompts)
+        self._reveal(self.batch)
+        self._tell()
+
+    def _begin(self, config: SteerConfig) -> None:
+        self.job_id = self.services.submit("steer", config)
+        self.batch.hide()
+        self.output.show()
+        self.output.start(list(variants_of(config)))
+        self._reveal(self.output)
         self._ask_job()
         self._tell()
 
+    def _reveal(self, widget: QWidget) -> None:
+        """Scroll to where the results are."""
+        self.area.ensureWidgetVisible(self.generate_button)
+        if self.split.orientation() == Qt.Orientation.Vertical:
+            self.area.verticalScrollBar().setValue(self.split.y() + self._right.y())
+        self._below.ensureWidgetVisible(widget, 0, 0)
+
+    def run_again(self, run: SteeringRunRow) -> None:
+        """Do a run of the history again, exactly as it was."""
+        if self._is_busy():
+            self._complain("Wait until the run at work has ended.")
+            return
+        self.load_run(run)
+        try:
+            self._begin(from_dict(SteerConfig, run.config))
+        except StudioError as error:
+            self._complain(error.sentence)
+
     def stop(self) -> None:
         """Keep the text so far; a run that still waits is taken out of the queue."""
-        running = self.job_id in self.services.lanes.running()
-        self.services.lanes.request(self.job_id, "stop" if running else "cancel")
+        if self.job_id:
+            running = self.job_id in self.services.lanes.running()
+            self.services.lanes.request(self.job_id, "stop" if running else "cancel")
+            self._ask_job()
+        self.batch.stop()
         self.stop_button.setEnabled(False)
-        self._ask_job()
 
     def copy_command(self) -> None:
         """Put the command that does the same on the clipboard."""
@@ -184,57 +276,130 @@ class SteeringTab(Tab):
 
     def load_run(self, run: SteeringRunRow) -> None:
         """Show a run of the history, with its features and settings."""
-        config = from_dict(SteerConfig, run.config)
-        edits = parse_edits(config.feature).edits
-        states = [CardState(edit.feature, edit.value, edit.operator) for edit in edits]
-        if run.sae_id:
-            self.panel.load(run.sae_id, states, config.unit)
-        self.prompt.setPlainText(run.prompt)
-        self.form.set_values(config)
-        self.output.show_run(run.outputs or {}, run.metrics or {})
+        self.problem.hide()
+        self._load(from_dict(SteerConfig, run.config), run.config, run.sae_id or "")
+        self._show_kept(run)
         if not run.sae_id:
             self._complain("The SAE of this run was deleted; its texts are shown.")
 
+    def load_preset(self, preset: Preset) -> None:
+        """Take over the settings of a preset; a prompt in the field stays if it has none."""
+        self.problem.hide()
+        sae = preset.saes[0].id if preset.saes else ""
+        self._load(preset.config, to_dict(preset.config), sae)
+
+    def _load(self, config: SteerConfig, kept: dict[str, Any], sae_id: str) -> None:
+        states = [CardState(with_sae(edit, sae_id, config.unit)) for edit in edits_of(kept)]
+        self.panel.load(states)
+        if sae_id:
+            self.panel.source.choose(sae_id)
+        positions, norm = config.positions, config.norm
+        if kept.get("specification"):
+            spec = Spec.from_json(kept["specification"])
+            positions = spec.positions.written()
+            norm = f"cap:{spec.cap:g}" if spec.norm == "cap" else spec.norm
+        self.positions.set_values(positions, norm)
+        self.modes.set_mode(config.mode, config.strengths)
+        self.prompt_box.chat.setChecked(config.chat)
+        if config.prompt:
+            self.prompt.setPlainText(config.prompt)
+        self.form.set_values(config)
+
+    def _show_kept(self, run: SteeringRunRow) -> None:
+        self.output.show()
+        self.output.show_run(run.prompt, run.outputs, run.metrics)
+        self._reveal(self.output)
+
     def _reload(self) -> None:
         self._stale = False
-        self.panel.source.reload()
+        self.panel.reload()
         self.history.reload()
+        self.presets.read()
 
     def _complain(self, sentence: str) -> None:
         self.problem.setText(sentence)
         self.problem.setVisible(bool(sentence))
 
+    def _is_busy(self) -> bool:
+        return bool(self.job_id or self.batch.jobs())
+
+    def _problem(self) -> str:
+        """Why nothing can be generated, "" if it can."""
+        found = self.panel.problem() or self.positions.sentence()
+        if found:
+            return found
+        if not self.prompt_box.prompts():
+            return "Write a prompt."
+        if self.modes.mode() == "sweep":
+            chosen = self.panel.edits(self._chosen())
+            if not any(not e.is_neutral and e.rule.value is not Value.NONE for e in chosen):
+                return "Set a strength other than 0: a sweep multiplies it."
+        return ""
+
     def _tell(self) -> None:
         """Say what is missing, and enable what can be done."""
-        busy = bool(self.job_id)
-        reason = self.panel.problem()
-        if not reason and not self.prompt.toPlainText().strip():
-            reason = "Write a prompt."
+        busy, reason = self._is_busy(), self._problem()
         self.reason.setText("" if busy else reason)
         self.generate_button.setEnabled(not busy and not reason)
         self.copy_button.setEnabled(not reason)
         self.stop_button.setEnabled(busy)
+        on = [edit for card in self.panel.cards if card.is_on() and (edit := card.edit())]
+        self.modes.set_cards([edit_words(replace(edit, condition=None)) for edit in on])
+        self.prompt_box.set_lines(self.modes.mode() == BATCH)
+        self.prompt_box.set_model(self.panel.model_id())
+        rules = {
+            "positions": self.positions.positions(),
+            "norm": self.positions.norm_rule(),
+            "mode": self.modes.mode(),
+            "strengths": self.modes.written_strengths(),
+            "chat": self.prompt_box.chat.isChecked(),
+        }
+        self._summarise()
+        if rules != self.services.settings.recall(REMEMBERED):
+            self.services.settings.remember(REMEMBERED, rules)
 
-    def _on_prompt(self) -> None:
-        self.services.settings.remember(PROMPT, self.prompt.toPlainText())
-        self._tell()
+    def _summarise(self) -> None:
+        """Say the settings in the heading of their section, so that it may stay closed."""
+        values = {name: field.editor.value() for name, field in self.form.fields.items()}
+        samples = values["samples"]
+        parts = [
+            self.positions.words(),
+            f"T {values['temperature']}",
+            f"{values['max_tokens']} tokens",
+            f"seed {values['seed']}",
+            *([f"{samples} samples"] if samples != "1" else []),
+        ]
+        self.summary.set_text(" · ".join(parts))
 
     def _ask_job(self) -> None:
         wanted = self.job_id
-        self.services.query.ask(lambda db: JOBS.find(db, wanted), self._on_job, key="job")
 
-    def _on_job(self, job: JobRow | None) -> None:
-        ended = job is None or job.status in ("completed", "failed", "cancelled", "interrupted")
+        def read(db: Any) -> tuple[JobRow | None, SteeringRunRow | None]:
+            job = JOBS.find(db, wanted)
+            kept = (job.result or {}).get("run") if job else None
+            return job, STEERING_RUNS.find(db, str(kept)) if kept else None
+
+        self.services.query.ask(read, self._on_job, key="job")
+
+    def _on_job(self, found: tuple[JobRow | None, SteeringRunRow | None]) -> None:
+        job, run = found
+        ended = job is None or job.status in ENDED
         self.job.show_job(None if ended else job)
         if job is not None and ended and job.id == self.job_id:
-            self._show_end(job)
+            self._show_end(job, run)
 
-    def _show_end(self, job: JobRow) -> None:
+    def _show_end(self, job: JobRow, run: SteeringRunRow | None) -> None:
         self.job_id = ""
-        if job.status == "completed" and job.result:
-            self.output.show_run(job.result, job.result)
+        if run is not None:
+            self.output.show_run(run.prompt, run.outputs, run.metrics)
+        elif job.status == "completed" and job.result:
+            self.output.show_run(self.prompt_box.prompt(), job.result, job.result)
         elif job.status == "failed":
             self._complain(job.error_message or "The run failed.")
+        self.history.reload()
+        self._tell()
+
+    def _on_batch_ended(self) -> None:
         self.history.reload()
         self._tell()
 
@@ -250,11 +415,16 @@ class SteeringTab(Tab):
     def _on_finished(self, job_id: str, state: str) -> None:
         if job_id == self.job_id:
             self._ask_job()
+        elif self.batch.owns(job_id):
+            self.batch.ask()
 
     def _on_changed(self, kind: str, object_id: str) -> None:
-        if kind == "jobs" and self.job_id and object_id in ("", self.job_id):
-            self._ask_job()
-        elif kind in ("saes", "feature_sets", "steering_runs"):
+        if kind == "jobs":
+            if self.job_id and object_id in ("", self.job_id):
+                self._ask_job()
+            if object_id == "" or self.batch.owns(object_id):
+                self.batch.ask()
+        elif kind in ("saes", "feature_sets", "steering_runs", "templates"):
             self._stale = True
             if self.isVisible():
                 self._reload()

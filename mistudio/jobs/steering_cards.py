@@ -1,0 +1,124 @@
+"""What a steering card shows of its source: label, SAE, scale, how strong a push is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mistudio.core.steering_spec import Feature, Source
+from mistudio.jobs.runner import Studio
+from mistudio.store.features import FeatureRow, feature_rows, newest_set
+from mistudio.store.records import FeatureSetRow, SaeRow
+from mistudio.store.tables import SAES
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """A source as a card shows it. `push` is |d| / M, the share of the median residual norm M that
+    an activation of 1 adds; None where the files do not say."""
+
+    source: Source
+    sae: SaeRow | None = None
+    found: FeatureRow | None = None
+    push: float | None = None
+
+    @property
+    def maximum(self) -> float:
+        """The largest activation that was seen, 0 if none is known."""
+        return self.found.max if self.found else 0.0
+
+    @property
+    def short(self) -> str:
+        """How the card is headed."""
+        return f"#{self.source.index}" if isinstance(self.source, Feature) else "vector"
+
+    @property
+    def title(self) -> str:
+        """The label of a feature, else its top tokens; the name of a vector."""
+        if not isinstance(self.source, Feature):
+            return self.source.name
+        known = self.found
+        return (known.label or known.top_tokens if known else "") or "no label"
+
+    @property
+    def place(self) -> str:
+        """Layer and hook that it acts at."""
+        if self.sae is None or self.sae.layer is None:
+            return ""
+        return f"layer {self.sae.layer} · {self.sae.hook_out or self.sae.hook_in or '?'}"
+
+    @property
+    def weight(self) -> float | None:
+        """|d| of the source in median norms at its largest activation."""
+        return self.push * self.maximum if self.push and self.maximum else None
+
+
+def unknown_feature(index: int) -> FeatureRow:
+    """A latent of which nothing is known, as features were not found yet."""
+    return FeatureRow(index, None, None, None, False, False, 0, 0.0, 0, 0.0, 0.0, "", "", "", "[]")
+
+
+def read_cards(studio: Studio, sources: Sequence[Source]) -> list[CardFacts]:
+    """Facts of every source that is in the library, in order; the others are left out."""
+    db, found = studio.db(), list[CardFacts]()
+    saes: dict[str, tuple[SaeRow, FeatureSetRow | None, float | None] | None] = {}
+    for source in sources:
+        if not isinstance(source, Feature):
+            found.append(CardFacts(source))
+            continue
+        if source.sae not in saes:
+            row = SAES.find(db, source.sae)
+            chosen = newest_set(db, row.id) if row else None
+            saes[source.sae] = (row, chosen, _median_norm(studio, row, chosen)) if row else None
+        known = saes[source.sae]
+        if known is None or source.index >= known[0].n_latents:
+            continue
+        sae, chosen, median = known
+        rows = feature_rows(db, chosen, [source.index]) if chosen else []
+        row_norm = _decoder_norm(studio, sae, source.index)
+        push = row_norm / median if row_norm and median else None
+        found.append(
+            CardFacts(source, sae, rows[0] if rows else unknown_feature(source.index), push)
+        )
+    return found
+
+
+def _median_norm(studio: Studio, sae: SaeRow, chosen: FeatureSetRow | None) -> float | None:
+    """M at the place that the SAE writes to: of its feature set, else of its training."""
+    name = "median_norm" if sae.encoder_type == "sae" else "median_norm_out"
+    summary: dict[str, Any] = (chosen.summary if chosen else None) or {}
+    known = summary.get(name)
+    if not known and sae.path:
+        try:
+            text = (studio.paths.absolute(sae.path) / "cfg.json").read_text("utf-8")
+            told: dict[str, Any] = json.loads(text).get("metadata") or {}
+            known = told.get(name)
+        except (OSError, ValueError, AttributeError):
+            known = None
+    if not known and sae.path:  # measured by a run, where the files came without
+        try:
+            beside = studio.paths.absolute(sae.path) / "median_norm.json"
+            known = json.loads(beside.read_text("utf-8")).get(name)
+        except (OSError, ValueError, AttributeError):
+            return None
+    return float(known) if isinstance(known, (int, float)) and known > 0 else None
+
+
+def _decoder_norm(studio: Studio, sae: SaeRow, index: int) -> float | None:
+    """|d| of a latent, None for files that numpy cannot read (such as 16-bit ones)."""
+    from safetensors import SafetensorError, safe_open
+
+    reader: Any = safe_open  # its types are not known
+    path = studio.paths.absolute(sae.path) / "sae_weights.safetensors" if sae.path else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        with reader(str(path), framework="numpy") as weights:
+            row_D: np.ndarray = weights.get_slice("W_dec")[index : index + 1]
+    except (OSError, TypeError, ValueError, SafetensorError):
+        return None
+    return float(np.linalg.norm(row_D.astype(np.float64)))

@@ -1,0 +1,66 @@
+"""The verbs of `mistudio steer` beside steering itself: presets, history, export."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mistudio.core import configs
+from mistudio.core.config import add_arguments
+
+
+def steer_verbs(command: Any, groups: Any) -> None:
+    """Add `steer` with its verbs; `command` makes a verb of a group."""
+    about = "generate with and without steering"
+    steering = command(groups, "steer", "steer", about, configs.SteerConfig)
+    steering.add_argument("--preset", help="take the settings of a preset; flags come before it")
+    verbs = steering.add_subparsers(metavar="[presets|history|export]", dest="subcommand")
+    _preset_verbs(command, _group(verbs, "presets", "list_presets", "named settings of steering"))
+    _history_verbs(command, _group(verbs, "history", "steering_history", "kept steering runs"))
+    made = command(verbs, "export", "export_steering", "write runs as JSON, Markdown or HTML")
+    made.add_argument("run", nargs="*", default=["last"], help="ids, last or all (default last)")
+    made.add_argument("--out", metavar="FILE", help="file to write; its ending is the format")
+    made.add_argument("--format", default="", metavar="{json,md,html}", help="(default json)")
+
+
+def _group(verbs: Any, name: str, verb: str, about: str) -> Any:
+    """Verbs below a verb; the name alone lists."""
+    made = verbs.add_parser(name, help=about, description=about)
+    made.set_defaults(verb=verb, text="", starred=False, limit=50)
+    return made.add_subparsers(metavar="[VERB]", dest="verb_of_group")
+
+
+def _preset_verbs(command: Any, presets: Any) -> None:
+    command(presets, "list", "list_presets", "list presets")
+    made = command(presets, "show", "show_preset", "show the settings of a preset")
+    made.add_argument("preset", help="id or name")
+    made = command(presets, "save", "save_preset", "keep settings under a name")
+    made.add_argument("--name", default="", help="empty makes one from the settings")
+    made.add_argument("--description", default="", help="what it is for")
+    add_arguments(made, configs.SteerConfig)
+    made = command(presets, "rename", "rename_preset", "give a preset another name")
+    made.add_argument("preset", help="id or name")
+    made.add_argument("name", help="new name")
+    made = command(presets, "delete", "forget_preset", "delete a preset")
+    made.add_argument("preset", help="id or name")
+
+
+def _history_verbs(command: Any, history: Any) -> None:
+    made = command(history, "list", "steering_history", "list runs, starred ones first")
+    made.add_argument("--text", default="", help="words of prompt, note or texts; #12: a feature")
+    made.add_argument("--starred", action="store_true", help="only those with a star")
+    made.add_argument("--limit", type=int, default=50, help="most rows (default 50)")
+    for name, verb, about in (
+        ("show", "show_steering_run", "show a run with its texts and figures"),
+        ("rerun", "rerun_steering", "do a run again as it was"),
+        ("star", "star_steering_run", "set the star of a run, or take it away"),
+        ("note", "note_steering_run", "write a note beside a run"),
+        ("delete", "forget_steering_runs", "delete runs"),
+    ):
+        made: argparse.ArgumentParser = command(history, name, verb, about)
+        many = name == "delete"
+        made.add_argument("run", nargs="+" if many else None, help="id, or last")
+        if name == "note":
+            made.add_argument("note", help="empty takes it away")
+        if many:
+            made.add_argument("--yes", action="store_true", help="do it without asking")
