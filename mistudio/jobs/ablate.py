@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EFFECT, PAGE = "ablation_effect", "ablation"
 VERSION = 2
 KEPT_AT_ONCE = 16  # features of a batch whose effects are written together
-TOLD_FIRST = 4  # strongest windows of a feature whose effect is told before that of all
+TOLD_FIRST = 2  # strongest windows of a feature whose effect is told before that of all
 STATISTIC = "delta_ce"
 """the figure, on a feature's top windows, that is compared with its controls'"""
 
