@@ -17,18 +17,19 @@ from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
-from mistudio.jobs import lookup, sae_library
+from mistudio.jobs import lookup, sae_library, vector_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.steering_cards import median_norm_at
 from mistudio.store import features
-from mistudio.store.records import SaeRow
+from mistudio.store.records import SaeRow, SteeringVectorRow
 from mistudio.store.tables import STEERING_RUNS
 
 if TYPE_CHECKING:
     from mistudio.ml.loading import LoadedModel
     from mistudio.ml.sae.base import SparseAutoencoder
     from mistudio.ml.steering.compare import SteerResult
-    from mistudio.ml.steering.sources import Library, PlacedSae
+    from mistudio.ml.steering.sources import Library, PlacedSae, Vector
     from mistudio.ml.steering.variants import Text
 
 NORM_FILE = "median_norm.json"  # beside the files of an SAE that came without
@@ -38,7 +39,10 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
     row = lookup.sae(studio, config.sae)
     lookup.model_of(studio, row)
-    scales(studio, row, spec_of(config).on_sae(row.id).check())
+    spec = spec_of(config).on_sae(row.id).check()
+    scales(studio, row, spec)
+    for direction in spec.directions():
+        vector_row(studio, row, direction.name)
 
 
 def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float]]:
@@ -122,7 +126,33 @@ def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) ->
             largest,
             median_norm(ctx, other, sae, loaded),
         )
-    return Library(saes)
+    return Library(saes, vectors_of(ctx.studio, row, spec))
+
+
+def vectors_of(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, Vector]:
+    """The vectors that a specification names; `row` is the run's SAE.
+
+    Raises `NotFound`, or `Mismatch` for one of another model.
+    """
+    import torch
+
+    from mistudio.ml.steering.sources import Vector
+
+    found: dict[str, Vector] = {}
+    for direction in spec.directions():
+        known = vector_row(studio, row, direction.name)
+        median = median_norm_at(studio, known.model_id, known.layer, known.hook)
+        v_D = torch.tensor(vector_library.read(studio, known))
+        found[direction.name] = Vector(v_D, known.layer, known.hook, median)
+    return found
+
+
+def vector_row(studio: Studio, row: SaeRow, name: str) -> SteeringVectorRow:
+    """A vector of the model of an SAE; raises `NotFound`, `InvalidInput` or `Mismatch`."""
+    known = vector_library.find_one(studio, name)
+    if known.model_id != lookup.model_of(studio, row).id:
+        raise Mismatch(f"Vector {known.name!r} belongs to another model than SAE {row.name!r}.")
+    return known
 
 
 def median_norm(

@@ -145,7 +145,7 @@ def read_control_vector(path: Path) -> ControlVector:
         reader = GGUFReader(path)
         architecture = _text(reader, "general.architecture")
         hint = _text(reader, f"{ARCHITECTURE}.model_hint")
-    except Exception as error:  # noqa: BLE001 - a damaged file breaks the reader in many ways
+    except Exception as error:
         raise Damaged(f"{path.name} is no readable GGUF file.", details=str(error)) from error
     if architecture != ARCHITECTURE:
         raise Unsupported(
