@@ -29,17 +29,29 @@ class Divergence(NamedTuple):
         return math.exp(sum(self.surprise) / len(self.surprise)) if self.surprise else None
 
 
-def divergence(
-    base_TV: torch.Tensor, steered_TV: torch.Tensor, target_T: torch.Tensor
-) -> Divergence:
+class Divergences(NamedTuple):
+    """KL(p_s || p_b) and KL(p_b || p_s) per token [T]."""
+
+    kl_T: torch.Tensor
+    reverse_T: torch.Tensor
+
+
+def divergences(base_TV: torch.Tensor, steered_TV: torch.Tensor) -> Divergences:
     """Compare logits of both models for the same tokens; softmax in fp32, before temperature."""
     log_b_TV = base_TV.float().log_softmax(1)
     log_s_TV = steered_TV.float().log_softmax(1)
     gap_TV = log_s_TV - log_b_TV
     kl_T = (log_s_TV.exp() * gap_TV).sum(1).clamp_min(0)
-    reverse_T = (log_b_TV.exp() * -gap_TV).sum(1).clamp_min(0)
-    surprise_T = -log_b_TV.gather(1, target_T[:, None])[:, 0]
-    return Divergence(kl_T.tolist(), reverse_T.tolist(), surprise_T.tolist())
+    return Divergences(kl_T, (log_b_TV.exp() * -gap_TV).sum(1).clamp_min(0))
+
+
+def divergence(
+    base_TV: torch.Tensor, steered_TV: torch.Tensor, target_T: torch.Tensor
+) -> Divergence:
+    """Divergences of both models, and how the unsteered one takes the tokens that came."""
+    found = divergences(base_TV, steered_TV)
+    surprise_T = -base_TV.float().log_softmax(1).gather(1, target_T[:, None])[:, 0]
+    return Divergence(found.kl_T.tolist(), found.reverse_T.tolist(), surprise_T.tolist())
 
 
 def jensen_shannon(base_TV: torch.Tensor, steered_TV: torch.Tensor) -> list[float]:
