@@ -115,6 +115,13 @@ def top_movers(
     ]
 
 
+def likeliest(logits_TV: torch.Tensor, count: int = 10) -> list[list[tuple[int, float]]]:
+    """Per token the `count` most probable next ones with their probability, largest first."""
+    found = logits_TV.float().softmax(1).topk(min(count, logits_TV.shape[1]), dim=1)
+    rows = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    return [list(zip(ids, chances, strict=True)) for ids, chances in rows]
+
+
 def mean(values: Sequence[float]) -> float | None:
     """The mean, or None of nothing."""
     return sum(values) / len(values) if values else None

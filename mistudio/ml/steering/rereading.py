@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
+from mistudio.ml.activations.capture import Capture
 from mistudio.ml.features.own_values import own_values
-from mistudio.ml.hooks import hook_place, listen
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
 
-@torch.inference_mode()
 def reread(
     loaded: LoadedModel,
     sae: SparseAutoencoder,
@@ -22,21 +21,35 @@ def reread(
     prompt_ids: Sequence[int],
     ids: Sequence[int],
 ) -> list[float] | None:
-    """Mean activation of each feature over the generated tokens; None if there is none.
+    """Mean activation of each feature over the generated tokens; None if there is none."""
+    return reread_texts(loaded, sae, layer, hook_in, features, prompt_ids, [ids])[0]
 
-    The unsteered model reads prompt and text in one pass; call it with no hook on the model.
+
+@torch.inference_mode()
+def reread_texts(
+    loaded: LoadedModel,
+    sae: SparseAutoencoder,
+    layer: int,
+    hook_in: str,
+    features: Sequence[int],
+    prompt_ids: Sequence[int],
+    texts: Sequence[Sequence[int]],
+) -> list[list[float] | None]:
+    """The same for several texts that go on from one prompt.
+
+    The unsteered model reads them in one pass; call it with no hook on the model. Shorter texts
+    are filled up behind their end, where a left-to-right model does not look.
     """
-    if not ids:
-        return None
-    whole_1S = torch.tensor([[*prompt_ids, *ids]], device=loaded.device)
-    seen: list[torch.Tensor] = []
-    handle = listen(hook_place(loaded, layer, hook_in), seen.append)
-    try:
-        loaded.model(input_ids=whole_1S, use_cache=False)
-    finally:
-        handle.remove()
-    x_1SD = seen[-1].view(1, whole_1S.shape[1], -1)[:, len(prompt_ids) :]
-    return mean_activations(sae, x_1SD[0], features)
+    longest = max(map(len, texts), default=0)
+    if not longest:
+        return [None for _ in texts]
+    rows = [[*prompt_ids, *ids, *[prompt_ids[0]] * (longest - len(ids))] for ids in texts]
+    x_BSD = Capture(loaded, layer, hook_in)(torch.tensor(rows, device=loaded.device))
+    first = len(prompt_ids)
+    return [
+        mean_activations(sae, x_SD[first : first + len(ids)], features) if ids else None
+        for x_SD, ids in zip(x_BSD, texts, strict=True)
+    ]
 
 
 @torch.inference_mode()
