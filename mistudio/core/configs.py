@@ -152,15 +152,27 @@ class SteerConfig(Config):
     feature: tuple[str, ...] = option(
         (),
         "Feature",
-        "N=VALUE[:OP] with OP add (default) or clamp; VALUE in the unit. Repeat for several.",
+        "N=VALUE[:OP] with OP add (default), clamp or any other; as --edit. Repeat for several.",
         required=True,
+        applies=lambda config: not (config.edit or config.spec or config.replace or config.abort),
+    )
+    edit: tuple[str, ...] = option(
+        (),
+        "Edit",
+        "SOURCE=VALUE[UNIT][:OP][>TARGET][?N>LEVEL]; SOURCE is N, SAE#N or @VECTOR, UNIT max, raw, "
+        "% or kl. Repeat for several.",
+        advanced=True,
+    )
+    spec: str = option(
+        "", "Specification", "JSON file with edits, positions and norm rule.", advanced=True
     )
     prompt: str = option("", "Prompt", "Text the model continues.", required=True)
     unit: str = option(
         "max",
         "Unit",
-        "max: VALUE times the feature's largest activation; raw: the activation itself.",
-        choices=("max", "raw"),
+        "max: VALUE times the feature's largest activation; raw: the activation itself; percent: "
+        "of the median norm of the stream.",
+        choices=("max", "raw", "percent"),
     )
     max_tokens: int = option(100, "New tokens", "Tokens to generate.", minimum=1, maximum=2048)
     temperature: float = option(
@@ -183,17 +195,71 @@ class SteerConfig(Config):
     positions: str = option(
         "all",
         "Positions",
-        "Tokens that are steered: all, those of the prompt, or those generated.",
-        choices=("all", "prompt", "generated"),
+        "Tokens that are steered: all, prompt, generated, last, first:K, ranges as 0-3,12-, "
+        "text:WORDS, regex:PATTERN, role:user; +special and +sinks steer such tokens too.",
+    )
+    norm: str = option(
+        "",
+        "Norm",
+        "keep: steered tokens keep their length; cap:R: the change is at most R times as long.",
+        advanced=True,
+    )
+    replace: bool = option(
+        False,
+        "Reconstruction only",
+        "Drop what the SAE does not explain; a baseline for reconstruction.",
+        advanced=True,
+    )
+    abort: str = option(
+        "", "Abort", "End a text where a feature is above a level, as N>LEVEL.", advanced=True
+    )
+    mode: str = option(
+        "blended",
+        "Mode",
+        "blended: all edits together; compare: each alone; sweep: all at several strengths.",
+        choices=("blended", "compare", "sweep"),
+        advanced=True,
+    )
+    strengths: str = option(
+        "0.25,0.5,1,2",
+        "Strengths",
+        "Factors of a sweep, 2 to 16.",
+        advanced=True,
+        applies=lambda config: config.mode == "sweep",
+    )
+    samples: int = option(
+        1, "Samples", "Texts of each variant.", minimum=1, maximum=10, advanced=True
+    )
+    presence_penalty: float = option(
+        0.0,
+        "Presence penalty",
+        "Taken off the score of tokens that were generated.",
+        minimum=-2.0,
+        maximum=2.0,
+        advanced=True,
+    )
+    frequency_penalty: float = option(
+        0.0,
+        "Frequency penalty",
+        "Taken off the score of a token for each time it was generated.",
+        minimum=-2.0,
+        maximum=2.0,
+        advanced=True,
+    )
+    stop: tuple[str, ...] = option(
+        (), "Stop", "A text ends before this string. Repeat for several.", advanced=True
+    )
+    chat: bool = option(
+        False, "Chat template", "The prompt is what a user says to the model.", advanced=True
     )
     time_limit: float = option(
         180.0, "Time limit", "Generation ends then; the text so far is kept.", unit="s", minimum=1.0
     )
 
     def check(self) -> Iterable[Violation]:
-        from mistudio.core.steering_spec import parse_edits
+        from mistudio.core.steering_settings import problems
 
-        yield from (Violation("feature", s) for s in parse_edits(self.feature).problems)
+        yield from (Violation(name, sentence) for name, sentence in problems(self))
 
 
 @dataclass(frozen=True)

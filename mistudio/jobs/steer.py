@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
-from mistudio.core.steering_spec import parse_edits
+from mistudio.core.steering_operators import Value
+from mistudio.core.steering_settings import spec_of, variants_of, written_spec
+from mistudio.core.steering_spec import Spec
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
@@ -15,41 +20,110 @@ from mistudio.store import features
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import STEERING_RUNS
 
+if TYPE_CHECKING:
+    from mistudio.ml.loading import LoadedModel
+    from mistudio.ml.steering.compare import SteerResult
+    from mistudio.ml.steering.sources import Library, PlacedSae
+    from mistudio.ml.steering.variants import Text
+
 
 def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
     row = lookup.sae(studio, config.sae)
     lookup.model_of(studio, row)
-    largest(studio, row, config)
+    scales(studio, row, spec_of(config))
 
 
-def largest(studio: Studio, row: SaeRow, config: SteerConfig) -> dict[int, float]:
-    """The largest activation of each steered feature; raises a sentence if it is not known."""
-    edits = parse_edits(config.feature).edits
-    for edit in edits:
-        if edit.feature >= row.n_latents:
+def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float]]:
+    """By SAE id the largest activations of the features that are named; "" is the run's SAE.
+
+    Raises a sentence for a feature that does not exist or a scale that is needed and not known.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for name in saes_of(spec):
+        other = lookup.sae(studio, name) if name else row
+        if lookup.model_of(studio, other).id != lookup.model_of(studio, row).id:
+            raise Mismatch(f"SAE {other.name!r} belongs to another model than {row.name!r}.")
+        if not sae_library.is_placed(other):
+            raise Mismatch(f"SAE {other.name!r} does not say which layer and hook it reads.")
+        found[name] = _largest(studio, other, name, spec)
+    return found
+
+
+def saes_of(spec: Spec) -> list[str]:
+    """Every SAE that a specification names, and the run's ("") in any case."""
+    return sorted({"", *spec.replace, *(feature.sae for feature in spec.features())})
+
+
+def _largest(studio: Studio, row: SaeRow, name: str, spec: Spec) -> dict[int, float]:
+    wanted = [feature.index for feature in spec.features() if feature.sae == name]
+    for index in wanted:
+        if index >= row.n_latents:
             raise InvalidInput(
-                f"Feature {edit.feature:,} does not exist; the SAE has {row.n_latents:,} latents "
+                f"Feature {index:,} does not exist; the SAE has {row.n_latents:,} latents "
                 f"(0 to {row.n_latents - 1:,})."
             )
+    scaled = _scaled_by_max(spec, name)
     found = features.newest_set(studio.db(), row.id)
     if found is None:
-        if config.unit == "max":
+        if scaled:
             raise NotFound(
                 "The unit “× max activation” needs the features of this SAE. Find its features "
                 "first, or use the raw unit."
             )
         return {}
-    rows = features.feature_rows(studio.db(), found, [edit.feature for edit in edits])
-    maxima = {r.index: r.max for r in rows}
-    if config.unit == "max":
-        for edit in edits:
-            if not maxima.get(edit.feature):
-                raise InvalidInput(
-                    f"Feature {edit.feature:,} never fired on the text read, so its largest "
-                    "activation is unknown. Use the raw unit or another feature."
-                )
+    maxima = {r.index: r.max for r in features.feature_rows(studio.db(), found, wanted)}
+    for index in scaled:
+        if not maxima.get(index):
+            raise InvalidInput(
+                f"Feature {index:,} never fired on the text read, so its largest "
+                "activation is unknown. Use the raw unit or another feature."
+            )
     return maxima
+
+
+def _scaled_by_max(spec: Spec, name: str) -> list[int]:
+    """Features of an SAE with a value in the unit × max."""
+    found = {
+        edit.feature
+        for edit in spec.edits
+        if getattr(edit.source, "sae", None) == name
+        and (edit.unit or spec.unit) == "max"
+        and edit.rule.value not in (Value.NONE, Value.FACTOR)
+    }
+    watched = [edit.condition for edit in spec.edits] + [spec.abort]
+    found |= {c.feature.index for c in watched if c and c.unit == "max" and c.feature.sae == name}
+    return sorted(found)
+
+
+def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) -> Library:
+    """The SAEs that a specification names, at their places, with their scales."""
+    from mistudio.ml.steering.compare import placed
+    from mistudio.ml.steering.sources import Library
+
+    maxima = scales(ctx.studio, row, spec)
+    saes: dict[str, PlacedSae] = {}
+    for name, largest in maxima.items():
+        other = lookup.sae(ctx.studio, name) if name else row
+        hook = other.hook_out or other.hook_in or ""
+        saes[name] = placed(
+            sae_library.read_sae(ctx.studio, other).to(loaded.device),
+            other.layer or 0,
+            hook,
+            other.hook_in,
+            largest,
+            median_norm(ctx.studio, other),
+        )
+    return Library(saes)
+
+
+def median_norm(studio: Studio, row: SaeRow) -> float | None:
+    """The median norm at the place an SAE writes to, of its newest feature set; None without."""
+    found = features.newest_set(studio.db(), row.id)
+    summary: Mapping[str, Any] = (found.summary if found else None) or {}
+    is_transcoder = row.hook_out not in (None, row.hook_in)
+    known = summary.get("median_norm_out" if is_transcoder else "median_norm")
+    return float(known) if known else None
 
 
 def run(ctx: JobContext, config: SteerConfig) -> Result:
@@ -58,40 +132,89 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
 
     row = lookup.sae(ctx.studio, config.sae)
     model = lookup.model_of(ctx.studio, row)
-    if not sae_library.is_placed(row):
-        raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
-    maxima = largest(ctx.studio, row, config)
+    spec, variants = spec_of(config), variants_of(config)
+    scales(ctx.studio, row, spec)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
+    library = library_of(ctx, row, loaded, spec)
     began = time.monotonic()
-    found = steer(
-        loaded,
-        sae,
-        row.layer or 0,
-        row.hook_out or row.hook_in or "",
-        parse_edits(config.feature).edits,
-        config,
-        maxima,
-        ctx.report,
-        ctx.control,
-        hook_in=row.hook_in,
-    )
-    if not found.baseline_ids and "stopped" in found.reasons.values():
+    found = steer(loaded, variants, library, config, ctx.report, ctx.control)
+    if found.is_empty and any(text.reason == "stopped" for text in found.comparison.texts):
         raise Cancelled  # stopped before the first token: there is nothing to keep
-    outputs = {"baseline": found.baseline_text, "steered": found.steered_text}
-    tokens = {"baseline": found.baseline_ids, "steered": found.steered_ids}
+    first = next(iter(variants))
+    outputs = _outputs(found, first)
+    figures = found.metrics[first]
+    if config.spec:  # the file may change: what it says is kept instead
+        config = _with_inline_spec(config, spec)
     kept = STEERING_RUNS.insert(
         ctx.db,
         model_id=model.id,
         sae_id=row.id,
-        mode="blended",
+        mode=config.mode,
         prompt=config.prompt,
-        config={**to_dict(config), "sae": row.id, "weights_hash": row.weights_hash},
+        config={
+            **to_dict(config),
+            "sae": row.id,
+            "weights_hash": row.weights_hash,
+            "specification": spec.on_sae(row.id).to_json(),
+        },
         seed=config.seed,
-        outputs={**outputs, "token_ids": tokens, "reasons": found.reasons},
-        metrics=found.metrics,
+        outputs=outputs,
+        metrics=figures if len(variants) == 1 else {**figures, "variants": found.metrics},
         duration=time.monotonic() - began,
         status="completed",
     )
-    return {"run": kept.id, "sae": row.id, **outputs, **found.metrics}
+    told = {"baseline": outputs["baseline"], "steered": outputs["steered"]}
+    more = {"variants": outputs["variants"]} if len(variants) > 1 or config.samples > 1 else {}
+    return {"run": kept.id, "sae": row.id, **told, **more, **figures}
+
+
+def _with_inline_spec(config: SteerConfig, spec: Spec) -> SteerConfig:
+    """The same settings with the whole specification written into them."""
+    return replace(
+        config,
+        spec=written_spec(spec),
+        feature=(),
+        edit=(),
+        positions="all",
+        norm="",
+        replace=False,
+        abort="",
+    )
+
+
+def _outputs(found: SteerResult, first: str) -> dict[str, Any]:
+    """Texts and token ids of every variant; `baseline` and `steered` are the first of each."""
+    comparison = found.comparison
+    baseline, steered = comparison.samples("baseline")[0], comparison.samples(first)[0]
+    twins = comparison.greedy("baseline"), comparison.greedy(first)
+    return {
+        "baseline": baseline.text,
+        "steered": steered.text,
+        "token_ids": {"baseline": baseline.ids, "steered": steered.ids},
+        "reasons": {
+            "baseline": baseline.reason,
+            "steered": steered.reason,
+            "greedy_baseline": twins[0].reason,
+            "greedy_steered": twins[1].reason,
+        },
+        "prompt_ids": list(comparison.prompts[0].ids),
+        "variants": {
+            name: {
+                "samples": [_told(text) for text in comparison.samples(name)],
+                "greedy": _told(comparison.greedy(name)),
+                "values": comparison.values[name],
+            }
+            for name in comparison.variants
+        },
+    }
+
+
+def _told(text: Text) -> dict[str, Any]:
+    return {
+        "text": text.text,
+        "token_ids": text.ids,
+        "reason": text.reason,
+        "acted": text.trace.acted,
+        "positions": text.trace.positions,
+    }

@@ -9,7 +9,7 @@ from PySide6.QtGui import QGuiApplication
 from pytestqt.qtbot import QtBot
 
 from mistudio.core.ids import now
-from mistudio.core.steering_spec import MAX_EDITS, parse_edits
+from mistudio.core.steering_spec import MAX_EDITS, Edit, Feature, parse_edits
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard
@@ -86,7 +86,7 @@ def test_card_keeps_slider_and_number_together(styled: Any, qtbot: QtBot) -> Non
     assert made.value() == 1.5
     made.number.lineEdit().setText("7.25")  # beyond the slider
     assert made.slider.value() == 50
-    assert made.edit() == (2, 7.25, "add")
+    assert made.edit() == Edit(Feature(2), 7.25, "add")
     made.number.lineEdit().setText("much")
     assert made.edit() is None
     assert made.number.property("invalid")
@@ -96,13 +96,13 @@ def test_clamp_starts_at_the_maximum_and_units_keep_the_push(styled: Any, qtbot:
     made = card(2)  # its largest activation is 6
     qtbot.addWidget(made)
     made.operator.setCurrentIndex(1)
-    assert made.edit() == (2, 1.0, "clamp")
+    assert made.edit() == Edit(Feature(2), 1.0, "clamp")
     made.set_unit("raw")
-    assert made.edit() == (2, 6.0, "clamp")
+    assert made.edit() == Edit(Feature(2), 6.0, "clamp")
     assert made.slider_row.isHidden()
     made.number.set_number(9)
     made.set_unit("max")
-    assert made.edit() == (2, 1.5, "clamp")
+    assert made.edit() == Edit(Feature(2), 1.5, "clamp")
 
 
 def test_search_adds_cards_and_offers_them_once(services: Services, qtbot: QtBot) -> None:

@@ -11,19 +11,24 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    Lfm2Config,
     OPTConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from mistudio.ml.architecture import find_blocks
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.steering.sources import Library, PlacedSae
 from tests.helpers.tiny import tiny_llama, tiny_tokenizer
 
 WIDTH, LATENTS, LAYER = 32, 40, 1
 FAMILIES = ("llama", "gpt2", "gemma2", "qwen2", "neox", "opt")
+MORE_FAMILIES = ("qwen3", "gemma3", "lfm2")  # a sliding and a hybrid cache among them
 
 
 def build(family: str) -> Any:
@@ -46,6 +51,15 @@ def build(family: str) -> Any:
         config = Gemma2Config(**usual, num_key_value_heads=2, head_dim=8, sliding_window=16)
     elif family == "qwen2":
         config = Qwen2Config(**usual, num_key_value_heads=2)
+    elif family == "qwen3":
+        config = Qwen3Config(**usual, num_key_value_heads=2, head_dim=8)
+    elif family == "gemma3":
+        layers = ["sliding_attention", "full_attention", "sliding_attention"]
+        window = {"sliding_window": 8, "layer_types": layers}
+        config = Gemma3TextConfig(**usual, num_key_value_heads=2, head_dim=8, **window)
+    elif family == "lfm2":
+        layers = ["conv", "full_attention", "conv"]
+        config = Lfm2Config(**usual, num_key_value_heads=2, layer_types=layers)
     elif family == "neox":
         config = GPTNeoXConfig(**usual)
     else:
@@ -88,6 +102,13 @@ def random_sae(architecture: str = "topk") -> SparseAutoencoder:
         architecture,
         k=20 if architecture == "topk" else None,
     )
+
+
+def library(
+    sae: SparseAutoencoder, layer: int = LAYER, hook: str = "resid_post", **known: Any
+) -> Library:
+    """The SAE as the one that a run names."""
+    return Library({"": PlacedSae(sae, layer, hook, **known)})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,14 +14,17 @@ from mistudio.core.configs import SteerConfig
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, StudioError
 from mistudio.core.events import RecordingReporter
-from mistudio.core.steering_spec import Edit, parse_edits
+from mistudio.core.steering_settings import variants_of
+from mistudio.core.steering_spec import Spec
 from mistudio.ml.hooks import hook_module
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.steering.compare import SteerResult, identity_check, steer
+from mistudio.ml.steering import hook as hooking
+from mistudio.ml.steering.compare import identity_check, steer
+from mistudio.ml.steering.delta import Change
 from mistudio.ml.steering.hook import SteeringHook
-from mistudio.ml.steering.operators import Steering
-from tests.ml_steering.conftest import LAYER
+from mistudio.ml.steering.sources import Library
+from tests.ml_steering.conftest import LAYER, library
 
 PROMPT = "Once upon a time there was a"
 
@@ -31,14 +34,33 @@ def _config(*edits: str, **values: Any) -> SteerConfig:
     return SteerConfig(feature=edits, **settings)
 
 
+class Pair(NamedTuple):
+    """Baseline and the one steered variant."""
+
+    prompt_ids: list[int]
+    baseline_ids: list[int]
+    steered_ids: list[int]
+    baseline_text: str
+    steered_text: str
+    greedy_baseline_text: str
+    greedy_steered_text: str
+    metrics: dict[str, Any]
+
+
 def _steer(
     loaded: LoadedModel, sae: SparseAutoencoder, config: SteerConfig, **options: Any
-) -> SteerResult:
+) -> Pair:
     report = options.pop("report", RecordingReporter())
     control = options.pop("control", JobControl())
     layer, hook = options.pop("at", (LAYER, "resid_post"))
-    edits = parse_edits(config.feature).edits
-    return steer(loaded, sae, layer, hook, edits, config, {}, report, control, **options)
+    found = steer(
+        loaded, variants_of(config), library(sae, layer, hook, **options), config, report, control
+    )
+    base, steered = (found.comparison.samples(name)[0] for name in ("baseline", "steered"))
+    twins = [found.comparison.greedy(name).text for name in ("baseline", "steered")]
+    prompt = list(found.comparison.prompts[0].ids)
+    metrics = found.metrics["steered"]
+    return Pair(prompt, base.ids, steered.ids, base.text, steered.text, twins[0], twins[1], metrics)
 
 
 def test_strength_zero_is_the_baseline(loaded: LoadedModel, sae: SparseAutoencoder) -> None:
@@ -60,8 +82,7 @@ def test_strength_zero_is_the_baseline(loaded: LoadedModel, sae: SparseAutoencod
 def test_identity_check_notices_a_difference(
     llama: LoadedModel, sae: SparseAutoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nudged(self: SteeringHook, x: torch.Tensor) -> torch.Tensor:
-        self.acted_BS = self.ratio_BS = None
+    def nudged(_self: SteeringHook, x: torch.Tensor) -> torch.Tensor:
         return x * 1.001
 
     monkeypatch.setattr(SteeringHook, "_edited", nudged)
@@ -146,13 +167,11 @@ def test_the_unit_max_multiplies_by_the_largest_activation(
     llama: LoadedModel, sae: SparseAutoencoder
 ) -> None:
     config = _config("3=2", unit="max")
-    edits = [Edit(3, 2.0)]
-    silent = (RecordingReporter(), JobControl())
-    found = steer(llama, sae, LAYER, "resid_post", edits, config, {3: 1.5}, *silent)
+    found = _steer(llama, sae, config, largest={3: 1.5})
     assert found.metrics["values"] == [3.0]
     assert found.steered_ids == _steer(llama, sae, _config("3=3")).steered_ids
     with pytest.raises(InvalidInput, match="raw unit"):
-        steer(llama, sae, LAYER, "resid_post", edits, config, {}, *silent)
+        _steer(llama, sae, config)
 
 
 def test_over_steering_is_told(llama: LoadedModel, sae: SparseAutoencoder) -> None:
@@ -212,7 +231,39 @@ def test_prompts_that_do_not_fit(llama: LoadedModel, sae: SparseAutoencoder) -> 
 def test_numbers_that_overflow_end_it_with_a_sentence(
     llama: LoadedModel, sae: SparseAutoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Steering, "delta", lambda _self, x, _read: torch.full_like(x, math.inf))
+    def overflow(_site: Any, x_TD: torch.Tensor, *_others: Any) -> Change:
+        return Change(torch.full_like(x_TD, math.inf), {})
+
+    monkeypatch.setattr(hooking, "change", overflow)
     with pytest.raises(StudioError, match="smaller strength"):
         _steer(llama, sae, _config("3=4"))
     assert not hook_module(llama, LAYER, "resid_post")._forward_hooks
+
+
+def test_compare_and_sweep_are_the_single_runs(llama: LoadedModel, sae: SparseAutoencoder) -> None:
+    edits = ("3=4", "8=5:clamp")
+    alone = {text: _steer(llama, sae, _config(text, seed=2)) for text in edits}
+    config = _config(*edits, seed=2, mode="compare")
+    silent = (RecordingReporter(), JobControl())
+    found = steer(llama, variants_of(config), library(sae), config, *silent)
+    assert list(found.metrics) == ["3=4.0:add", "8=5.0:clamp"]
+    for name, one in zip(found.metrics, alone.values(), strict=True):
+        assert found.comparison.samples(name)[0].ids == one.steered_ids
+        assert found.metrics[name]["kl"] == pytest.approx(one.metrics["kl"], rel=1e-3)
+        assert found.metrics[name]["acted"] == one.metrics["acted"]
+    config = _config("3=4", seed=2, mode="sweep", strengths="-1,0.5,1")
+    swept = steer(llama, variants_of(config), library(sae), config, *silent)
+    assert list(swept.metrics) == ["×-1", "×0.5", "×1"]
+    assert [figures["values"] for figures in swept.metrics.values()] == [[-4.0], [2.0], [4.0]]
+    assert swept.comparison.samples("×1")[0].ids == alone["3=4"].steered_ids
+
+
+def test_an_empty_specification_installs_no_hook(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SteeringHook, "__enter__", lambda _self: pytest.fail("a hook"))
+    config = _config()
+    found = steer(llama, {"steered": Spec()}, Library(), config, RecordingReporter(), JobControl())
+    texts = [found.comparison.samples(name)[0].ids for name in ("baseline", "steered")]
+    assert texts[0] == texts[1]
+    assert found.metrics["steered"]["kl"] == pytest.approx(0, abs=1e-6)

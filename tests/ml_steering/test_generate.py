@@ -9,33 +9,34 @@ import torch
 
 from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled
-from mistudio.core.steering_spec import Edit
+from mistudio.core.steering_positions import parse_positions
+from mistudio.core.steering_spec import Condition, Edit, Feature, Spec
 from mistudio.ml.hooks import hook_module
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering import generate as generation
+from mistudio.ml.steering.forward import FedRow, Stepper
 from mistudio.ml.steering.generate import Continuation, Row, generate
-from mistudio.ml.steering.hook import SteeringHook
-from mistudio.ml.steering.operators import prepare
+from mistudio.ml.steering.prompts import Prompt
 from mistudio.ml.steering.sampling import SamplingSettings
-from tests.ml_steering.conftest import LAYER, WIDTH
+from mistudio.ml.steering.steered_model import SteeredModel
+from tests.ml_steering.conftest import LAYER, library
 
 EDITS = {
-    "add": [Edit(3, 4.0, "add")],
-    "clamp": [Edit(3, 5.0, "clamp"), Edit(7, 0.0, "clamp")],
-    "both": [Edit(2, -3.0, "add"), Edit(9, 6.0, "clamp")],
+    "add": [Edit(Feature(3), 4.0, "add")],
+    "clamp": [Edit(Feature(3), 5.0, "clamp"), Edit(Feature(7), 0.0, "clamp")],
+    "both": [Edit(Feature(2), -3.0, "add"), Edit(Feature(9), 6.0, "clamp")],
 }
 PROMPT = (0, 17, 260, 301, 44, 290, 275)  # starts with BOS
 TOKENS = 24
 
 
-def _request(rule: str = "all", **values: Any) -> Continuation:
+def _request(**values: Any) -> Continuation:
     settings: dict[str, Any] = {
-        "prompt_ids": PROMPT,
-        "rows": (Row(False, True), Row(True, True)),
+        "prompts": (Prompt(PROMPT),),
+        "rows": (Row(0, "baseline", 0, True), Row(0, "steered", 0, True)),
         "max_tokens": TOKENS,
         "sampling": SamplingSettings(temperature=0),
-        "rule": rule,
     }
     return Continuation(**{**settings, **values})
 
@@ -79,13 +80,22 @@ def _plain(
     return ids[len(prompt) :]
 
 
+def _steered(
+    loaded: LoadedModel, sae: SparseAutoencoder, edits: list[Edit], rule: str = "all"
+) -> SteeredModel:
+    spec = Spec(tuple(edits), parse_positions(rule), unit="raw")
+    return SteeredModel(loaded, {"steered": spec}, library(sae))
+
+
 def _generate(
-    loaded: LoadedModel, sae: SparseAutoencoder, edits: list[Edit], request: Continuation
+    loaded: LoadedModel,
+    sae: SparseAutoencoder,
+    edits: list[Edit],
+    request: Continuation,
+    rule: str = "all",
 ) -> generation.Generated:
-    steering = prepare(edits, sae, "raw", {}, WIDTH, loaded.device)
-    module = hook_module(loaded, LAYER, "resid_post")
-    with SteeringHook(module, steering, float("inf")) as hook:
-        return generate(loaded, request, hook, JobControl())
+    with _steered(loaded, sae, edits, rule) as model:
+        return generate(model, request, JobControl())
 
 
 @pytest.mark.parametrize("rule", ["all", "prompt", "generated"])
@@ -93,28 +103,31 @@ def _generate(
 def test_cached_equals_uncached(
     loaded: LoadedModel, sae: SparseAutoencoder, operator: str, rule: str
 ) -> None:
-    found = _generate(loaded, sae, EDITS[operator], _request(rule))
+    found = _generate(loaded, sae, EDITS[operator], _request(), rule)
     assert found.ids[0] == _plain(loaded, sae, [], rule, PROMPT)
     assert found.ids[1] == _plain(loaded, sae, EDITS[operator], rule, PROMPT)
     fed = len(found.ids[1]) - (found.reasons[1] == "length")
     content = {"all": len(PROMPT) - 1 + fed, "prompt": len(PROMPT) - 1, "generated": fed}[rule]
     specials = sum(token in (0, 1) for token in found.ids[1][:fed]) if rule != "prompt" else 0
-    assert found.positions == len(PROMPT) + fed
-    assert found.acted == content - specials
-    assert len(found.ratios) == found.acted
+    trace = found.traces[1]
+    assert trace.positions == len(PROMPT) + fed
+    assert trace.acted == content - specials
+    assert found.traces[0].acted == 0
+    assert [int((r != 0).sum()) for r in trace.ratios.values()] == [trace.acted]
 
 
 def test_prefill_in_chunks_changes_nothing(
     llama: LoadedModel, sae: SparseAutoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _generate(llama, sae, EDITS["both"], _request())
-    monkeypatch.setattr(generation, "PREFILL", 3)
+    monkeypatch.setattr(generation, "prompt_pass", lambda _loaded, _rows: 3)
     assert _generate(llama, sae, EDITS["both"], _request()).ids == whole.ids
 
 
 def test_four_rows_equal_two_pairs(llama: LoadedModel, sae: SparseAutoencoder) -> None:
     sampling = SamplingSettings(temperature=0.8, seed=5)
-    rows = (Row(False, False), Row(True, False), Row(False, True), Row(True, True))
+    names = ("baseline", "steered")
+    rows = tuple(Row(0, name, 0, greedy) for greedy in (False, True) for name in names)
     four = _generate(llama, sae, EDITS["add"], _request(rows=rows, sampling=sampling))
     greedy = _generate(llama, sae, EDITS["add"], _request())
     assert four.ids[2:] == greedy.ids
@@ -141,18 +154,16 @@ def test_an_end_token_ends_its_row_only(llama: LoadedModel, sae: SparseAutoencod
 
 def test_stop_and_time_limit_keep_the_text(llama: LoadedModel, sae: SparseAutoencoder) -> None:
     control = JobControl()
-    steering = prepare(EDITS["add"], sae, "raw", {}, WIDTH, llama.device)
     heard: list[int] = []
 
-    def on_token(row: int, token: int) -> None:
+    def on_token(row: int, token: int, text: str) -> None:
         if row == 0:
             heard.append(token)
         if len(heard) == 5:
             control.stop()
 
-    module = hook_module(llama, LAYER, "resid_post")
-    with SteeringHook(module, steering, float("inf")) as hook:
-        found = generate(llama, _request(), hook, control, on_token=on_token)
+    with _steered(llama, sae, EDITS["add"]) as model:
+        found = generate(model, _request(), control, on_token=on_token)
     assert found.ids[0] == heard
     assert len(heard) == 5
     assert found.reasons == ["stopped", "stopped"]
@@ -165,8 +176,56 @@ def test_stop_and_time_limit_keep_the_text(llama: LoadedModel, sae: SparseAutoen
 def test_cancel_ends_it_and_removes_the_hook(llama: LoadedModel, sae: SparseAutoencoder) -> None:
     control = JobControl()
     control.cancel()
-    steering = prepare(EDITS["add"], sae, "raw", {}, WIDTH, llama.device)
     module = hook_module(llama, LAYER, "resid_post")
-    with pytest.raises(Cancelled), SteeringHook(module, steering, float("inf")) as hook:
-        generate(llama, _request(), hook, control)
+    with pytest.raises(Cancelled), _steered(llama, sae, EDITS["add"]) as model:
+        generate(model, _request(), control)
     assert not module._forward_hooks
+
+
+def test_samples_share_a_prompt_and_differ(llama: LoadedModel, sae: SparseAutoencoder) -> None:
+    sampling = SamplingSettings(temperature=1.2, seed=3)
+    rows = generation.rows_of(("baseline", "steered"), 1, 3, 1.2)
+    assert len(rows) == 8
+    found = _generate(llama, sae, EDITS["add"], _request(rows=rows, sampling=sampling))
+    alone = [
+        _generate(llama, sae, EDITS["add"], _request(rows=(row,), sampling=sampling)).ids[0]
+        for row in rows
+    ]
+    assert found.ids == alone
+    assert len({tuple(ids) for ids in found.ids}) == 8
+
+
+def test_a_stop_string_ends_its_row(llama: LoadedModel, sae: SparseAutoencoder) -> None:
+    free = _generate(llama, sae, EDITS["add"], _request())
+    wanted = free.texts[1][3:6]
+    found = _generate(llama, sae, EDITS["add"], _request(stop=(wanted, "never to be seen")))
+    assert found.reasons[1] == "stop_string"
+    assert found.texts[1] == free.texts[1][: free.texts[1].index(wanted)]
+    assert found.ids[1] == free.ids[1][: len(found.ids[1])]
+    assert 0 < len(found.ids[1]) < len(free.ids[1])
+
+
+def test_an_abort_condition_ends_its_row(llama: LoadedModel, sae: SparseAutoencoder) -> None:
+    edits, rule = (Edit(Feature(7), 1.0, unit="raw"),), parse_positions("generated")
+    free = Spec(edits, rule)
+    with SteeredModel(llama, {"steered": free}, library(sae)) as model:
+        expected = generate(model, _request(), JobControl()).ids
+    read: list[float] = []
+    module = hook_module(llama, LAYER, "resid_post")
+    with SteeredModel(llama, {"steered": free}, library(sae)) as model:
+        handle = module.register_forward_hook(  # before the one that steers
+            lambda _m, _x, y: read.extend(sae.encode(y)[0, :, 3].tolist()), prepend=True
+        )
+        stepper = Stepper(model, [FedRow(Prompt(PROMPT), "steered")])
+        stepper.prompt()
+        read.clear()
+        stepper(torch.tensor([expected[1]]))
+        handle.remove()
+    level = sorted(read)[-3]
+    first = next(place for place, value in enumerate(read) if value > level)
+    aborting = Spec(edits, rule, abort=Condition(Feature(3), level))
+    with SteeredModel(llama, {"steered": aborting}, library(sae)) as model:
+        found = generate(model, _request(), JobControl())
+    assert found.ids[0] == expected[0]
+    assert found.reasons[1] == "aborted"
+    assert found.ids[1] == expected[1][: first + 1]

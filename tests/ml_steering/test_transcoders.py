@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -12,14 +11,15 @@ from mistudio.core.configs import SteerConfig
 from mistudio.core.control import JobControl
 from mistudio.core.errors import StudioError
 from mistudio.core.events import RecordingReporter
-from mistudio.core.steering_spec import Edit
+from mistudio.core.steering_settings import variants_of
+from mistudio.core.steering_spec import Edit, Feature, Spec
 from mistudio.ml.hooks import hook_module, hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.compare import steer
-from mistudio.ml.steering.hook import SteeringHook
+from mistudio.ml.steering.hook import Pass, SteeringHook
 from mistudio.ml.steering.operators import prepare
-from tests.ml_steering.conftest import LAYER
+from tests.ml_steering.conftest import LAYER, library
 
 FEATURE = 3
 
@@ -49,7 +49,8 @@ def mlp_sides(
     ]
     with torch.inference_mode():
         if edit is not None:
-            edit.expect(torch.ones(ids.shape, dtype=torch.bool))
+            rows = torch.zeros(len(ids)).long()
+            edit.expect(Pass(torch.ones(ids.shape, dtype=torch.bool), rows, rows.bool()))
         loaded.model(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
@@ -64,11 +65,11 @@ def test_the_output_of_the_mlp_is_moved_by_what_its_input_says(
     x, y = mlp_sides(loaded, ids, None)
     own = transcoder.encode(x)[..., FEATURE]
     assert int((own > 0).sum()) > 0
-    steering = prepare(
-        [Edit(FEATURE, value, operator)], transcoder, "raw", {}, loaded.hidden_dim, loaded.device
-    )
+    given = library(transcoder, LAYER, "mlp_out", hook_in="mlp_in")
+    spec = Spec((Edit(Feature(FEATURE), value, operator, "raw"),))
+    site = prepare({"only": spec}, given, loaded.hidden_dim, loaded.device).sites[0]
     read, module = hook_place(loaded, LAYER, "mlp_in"), hook_module(loaded, LAYER, "mlp_out")
-    with SteeringHook(module, steering, float("inf"), read) as edit:
+    with SteeringHook(module, site, read) as edit:
         x_steered, y_steered = mlp_sides(loaded, ids, edit)
     assert torch.equal(x_steered, x)
     strength = value - own if operator == "clamp" else torch.full_like(own, value)
@@ -86,27 +87,23 @@ def test_texts_are_steered_where_the_transcoder_writes(
         prompt="Once upon a time", feature=(f"{FEATURE}=40:clamp",), unit="raw", max_tokens=12
     )
 
-    def run(**options: Any) -> Any:
-        edits = [Edit(FEATURE, 40.0, "clamp")]
-        return steer(
-            llama, transcoder, LAYER, "mlp_out", edits, config, {}, RecordingReporter(),
-            JobControl(), **options,
-        )  # fmt: skip
-
-    found = run(hook_in="mlp_in")
-    assert found.steered_ids != found.baseline_ids
-    assert found.metrics["acted"] > 0
+    given = library(transcoder, LAYER, "mlp_out", hook_in="mlp_in")
+    silent = (RecordingReporter(), JobControl())
+    found = steer(llama, variants_of(config), given, config, *silent)
+    texts = [found.comparison.samples(name)[0].ids for name in ("baseline", "steered")]
+    assert texts[0] != texts[1]
+    assert found.metrics["steered"]["acted"] > 0
 
 
 def test_what_was_not_read_is_an_error(llama: LoadedModel, transcoder: SparseAutoencoder) -> None:
-    steering = prepare(
-        [Edit(FEATURE, 1.0, "clamp")], transcoder, "raw", {}, llama.hidden_dim, llama.device
-    )
+    given = library(transcoder, LAYER, "mlp_out", hook_in="mlp_in")
+    spec = Spec((Edit(Feature(FEATURE), 1.0, "clamp", "raw"),))
+    site = prepare({"only": spec}, given, llama.hidden_dim, llama.device).sites[0]
     later = hook_place(llama, LAYER + 1, "mlp_in")
     module = hook_module(llama, LAYER, "mlp_out")
     ids = torch.tensor([[3, 9, 27]])
     with (
-        SteeringHook(module, steering, float("inf"), later) as edit,
+        SteeringHook(module, site, later) as edit,
         pytest.raises(StudioError, match="was not read in the pass"),
     ):
         mlp_sides(llama, ids, edit)

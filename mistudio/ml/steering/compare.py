@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,50 +11,41 @@ import torch
 
 from mistudio.core.configs import SteerConfig
 from mistudio.core.control import JobControl
-from mistudio.core.errors import InvalidInput
 from mistudio.core.events import Reporter
-from mistudio.core.steering_spec import Edit
-from mistudio.ml.hooks import hook_module, hook_place
+from mistudio.core.steering_spec import Edit, Feature, Spec, source_order
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering import metrics
-from mistudio.ml.steering.detokenize import TextStream
-from mistudio.ml.steering.generate import (
-    STOPPED,
-    Continuation,
-    Generated,
-    generate,
-    sampled_and_greedy,
-)
-from mistudio.ml.steering.hook import SteeringHook
-from mistudio.ml.steering.operators import Steering, prepare
+from mistudio.ml.steering.generate import STOPPED, generate
+from mistudio.ml.steering.operators import BASELINE
 from mistudio.ml.steering.sampling import SamplingSettings
+from mistudio.ml.steering.sources import Library, PlacedSae
+from mistudio.ml.steering.steered_model import SteeredModel
 from mistudio.ml.steering.teacher_forcing import divergences
+from mistudio.ml.steering.variants import (
+    Comparison,
+    GenerationRequest,
+    Text,
+    continuation_of,
+    run_variants,
+)
 
-NORM_CUT = 10.0  # tokens beyond this many median norms (attention sinks) are not steered
 OVER_STEERED = 0.5  # mean |delta| / |x| above which text is often fluent but wrong
-UPDATES_PER_SECOND = 30
-NAMES = ("baseline", "steered", "greedy_baseline", "greedy_steered")
+STEERED = "steered"  # the name of the variant if there is one
 GENERATING = 0.85  # share of the whole that generation takes, for the progress bar
 
 
 @dataclass(frozen=True)
 class SteerResult:
-    """Texts, their tokens, and `metrics` as plain JSON values.
+    """Texts of all variants, and `metrics` per steered variant as plain JSON values."""
 
-    The greedy pair is generated at temperature 0; at temperature 0 it is the pair itself.
-    `reasons` says per text why it ended: "end", "length", "time" or "stopped".
-    """
+    comparison: Comparison
+    metrics: dict[str, dict[str, Any]]
 
-    prompt_ids: list[int]
-    baseline_ids: list[int]
-    steered_ids: list[int]
-    baseline_text: str
-    steered_text: str
-    greedy_baseline_text: str
-    greedy_steered_text: str
-    reasons: dict[str, str]
-    metrics: dict[str, Any]
+    @property
+    def is_empty(self) -> bool:
+        """Whether the run was stopped before its first token."""
+        return not any(text.ids for text in self.comparison.texts)
 
 
 @dataclass(frozen=True)
@@ -69,56 +59,78 @@ class IdentityResult:
 
 def steer(
     loaded: LoadedModel,
+    specs: Mapping[str, Spec],
+    library: Library,
+    config: SteerConfig,
+    report: Reporter,
+    control: JobControl,
+) -> SteerResult:
+    """Generate baseline and variants for `config` in one batch and compare each with the baseline.
+
+    Partial texts go to `report.partial(variant, text)`. A stop keeps what there is, without the
+    teacher-forced metrics. Raises `StudioError` sentences for specifications, prompts and models
+    that do not fit.
+    """
+    with SteeredModel(loaded, specs, library) as model:
+        continuation = continuation_of(model, request_of(config), report)
+        found = run_variants(model, continuation, report, control, share=GENERATING)
+        measured: dict[str, dict[str, Any]] = {}
+        stopped = any(text.reason == STOPPED for text in found.texts)
+        for number, name in enumerate(specs):
+            share = GENERATING + (1 - GENERATING) * number / len(specs)
+            report.progress(share, "Measuring")
+            pair = (found.samples(BASELINE)[0], found.samples(name)[0])
+            forced = None
+            if not stopped:
+                ids = [text.ids for text in pair]
+                forced = divergences(model, found.prompts[0], name, ids, control)
+                stopped = forced is None
+            twins = (found.greedy(BASELINE), found.greedy(name))
+            figures = {**_metrics(pair, twins, forced), **_what_was_done(model, pair[1])}
+            measured[name] = {
+                **figures,
+                "over_steered": _over_steered(figures),
+                "features": [edit.feature for edit in _in_order(found.variants[name])],
+                "values": found.values[name],
+            }
+    report.progress(1.0, "Ready")
+    return SteerResult(found, measured)
+
+
+def request_of(config: SteerConfig) -> GenerationRequest:
+    """What a run's settings ask to be generated."""
+    return GenerationRequest(
+        (config.prompt,),
+        config.max_tokens,
+        config.samples,
+        SamplingSettings(
+            config.temperature,
+            config.top_p,
+            config.top_k,
+            config.repetition_penalty,
+            config.seed,
+            config.presence_penalty,
+            config.frequency_penalty,
+        ),
+        config.chat,
+        config.stop,
+        config.time_limit,
+    )
+
+
+def placed(
     sae: SparseAutoencoder,
     layer: int,
     hook: str,
-    edits: Sequence[Edit],
-    config: SteerConfig,
-    largest: Mapping[int, float],
-    report: Reporter,
-    control: JobControl,
-    *,
-    median_norm: float | None = None,
     hook_in: str | None = None,
-) -> SteerResult:
-    """Generate baseline and steered text for `config` and compare them.
-
-    Directions are added at `hook`; `hook_in` is where a transcoder reads, which sets a feature's
-    own activation.
-    `largest` gives each feature's largest activation for the unit "max". `median_norm` of the
-    stream (else the SAE's own, else none) bounds the norm of tokens that are steered. Partial
-    texts go to `report.partial("baseline" | "steered", text)`. A stop keeps what there is, without
-    the teacher-forced metrics. Raises `StudioError` sentences for edits, prompts and models that
-    do not fit.
-    """
-    steering = prepare(edits, sae, config.unit, largest, loaded.hidden_dim, loaded.device)
-    request = _continuation(loaded, config, report)
-    watch = _Watch(loaded, request, report)
-    module, limit = hook_module(loaded, layer, hook), _limit(sae, median_norm)
-    read = hook_place(loaded, layer, hook_in) if hook_in not in (None, hook) else None
-    with SteeringHook(module, steering, limit, read) as edit:
-        found = generate(loaded, request, edit, control, on_token=watch)
-        texts = watch.finish()
-        measured = None
-        if STOPPED not in found.reasons:
-            report.progress(GENERATING, "Measuring")
-            measured = divergences(loaded, request, edit, found, control)
-    ids = [*found.ids, *found.ids][:4]
-    shown = [*texts, *texts][:4]
-    reasons: dict[str, str] = dict(zip(NAMES, found.reasons, strict=False))
-    result = SteerResult(
-        prompt_ids=list(request.prompt_ids),
-        baseline_ids=ids[0],
-        steered_ids=ids[1],
-        baseline_text=shown[0],
-        steered_text=shown[1],
-        greedy_baseline_text=shown[2],
-        greedy_steered_text=shown[3],
-        reasons=reasons,
-        metrics=_metrics(steering, found, ids, shown, measured),
-    )
-    report.progress(1.0, "Ready")
-    return result
+    largest: Mapping[int, float] | None = None,
+    median_norm: float | None = None,
+) -> PlacedSae:
+    """An SAE at its place; without a `median_norm` that of its own training is taken, if known."""
+    name = "median_norm_out" if sae.is_transcoder else "median_norm"
+    known = median_norm or sae.metadata.get(name)
+    norm = float(known) if isinstance(known, (int, float)) and known > 0 else None
+    return PlacedSae(sae, layer, hook, hook_in or "", largest or {}, norm)
 
 
 def identity_check(
@@ -135,99 +147,59 @@ def identity_check(
     Logits must be equal bit for bit in every step, and the tokens of the steered row must be
     those of the baseline row.
     """
-    zero = [Edit(feature, 0.0, "add") for feature in sorted(set(features))]
-    steering = prepare(zero, sae, "raw", {}, loaded.hidden_dim, loaded.device)
-    request = _continuation(loaded, config, None)
-    hooked: list[torch.Tensor] = []
-    with SteeringHook(hook_module(loaded, layer, hook), steering, math.inf) as edit:
-        steered = generate(loaded, request, edit, control, on_logits=hooked.append)
-    plain: list[torch.Tensor] = []
-    free = generate(loaded, request, None, control, on_logits=plain.append)
-    gaps = [float((a - b).abs().max()) for a, b in zip(hooked, plain, strict=False)]
-    pairs_equal = all(steered.ids[i] == steered.ids[i + 1] for i in range(0, len(request.rows), 2))
-    same = pairs_equal and steered.ids == free.ids and len(hooked) == len(plain)
+    zero = Spec(tuple(Edit(Feature(feature), 0.0) for feature in sorted(set(features))), unit="raw")
+    library = Library({"": PlacedSae(sae, layer, hook)})
+    logits: list[list[torch.Tensor]] = [[], []]
+    ids: list[list[list[int]]] = []
+    for kept, spec in zip(logits, (zero, Spec()), strict=True):
+        with SteeredModel(loaded, {STEERED: spec}, library) as model:
+            continuation = continuation_of(model, request_of(config))
+            ids.append(generate(model, continuation, control, on_logits=kept.append).ids)
+    half = len(ids[0]) // 2
+    gaps = [float((a - b).abs().max()) for a, b in zip(*logits, strict=False)]
+    same = ids[0][:half] == ids[0][half:] and ids[0] == ids[1] and len(logits[0]) == len(logits[1])
     gap = max(gaps, default=0.0)
-    return IdentityResult(same and gap == 0.0, gap, len(steered.ids[0]))
+    return IdentityResult(same and gap == 0.0, gap, len(ids[0][0]))
 
 
-class _Watch:
-    """Streams texts to the reporter while tokens arrive, at most so many times a second."""
-
-    def __init__(self, loaded: LoadedModel, request: Continuation, report: Reporter) -> None:
-        prompt = list(request.prompt_ids)
-        self._streams = [TextStream(loaded.tokenizer, prompt) for _ in request.rows]
-        self._report = report
-        self._told = [0.0, 0.0]
-        self._tokens = 0
-        self._total = request.max_tokens
-
-    def __call__(self, row: int, token: int) -> None:
-        text = self._streams[row].add(token)
-        now = time.monotonic()
-        if row == 0:
-            self._tokens += 1
-            self._report.progress(GENERATING * self._tokens / self._total, "Generating")
-        if row < 2 and now - self._told[row] >= 1 / UPDATES_PER_SECOND:
-            self._told[row] = now
-            self._report.partial(NAMES[row], text)
-
-    def finish(self) -> list[str]:
-        """The whole texts; baseline and steered are told once more."""
-        texts = [stream.finish() for stream in self._streams]
-        for name, text in zip(NAMES[:2], texts, strict=False):
-            self._report.partial(name, text)
-        return texts
+def _in_order(spec: Spec) -> list[Edit]:
+    return sorted(spec.edits, key=source_order)
 
 
-def _continuation(
-    loaded: LoadedModel, config: SteerConfig, report: Reporter | None
-) -> Continuation:
-    prompt_ids = [int(i) for i in loaded.tokenizer(config.prompt)["input_ids"]]
-    if not prompt_ids:
-        raise InvalidInput("The prompt holds no text; write some words to continue.")
-    max_tokens = config.max_tokens
-    limit = loaded.facts.max_positions
-    if limit:
-        if len(prompt_ids) >= limit:
-            raise InvalidInput(
-                f"The prompt has {len(prompt_ids):,} tokens; {loaded.facts.name} reads at most "
-                f"{limit:,}. Shorten it."
-            )
-        if len(prompt_ids) + max_tokens > limit:
-            max_tokens = limit - len(prompt_ids)
-            if report is not None:
-                report.note(f"{loaded.facts.name} has room for {max_tokens:,} new tokens only.")
-    sampling = SamplingSettings(
-        config.temperature, config.top_p, config.top_k, config.repetition_penalty, config.seed
+def _what_was_done(model: SteeredModel, text: Text) -> dict[str, Any]:
+    """How many tokens were changed, and |Δ| / |x| of them: over all layers, and for each."""
+    by_place = {place.words: text.trace.ratio(place) for place in model.places}
+    changed = [r[r != 0] for r in text.trace.ratios.values()]
+    ratios = torch.cat(changed) if changed else torch.zeros(0)
+    return {
+        "delta_ratio": float(ratios.mean()) if len(ratios) else None,
+        "delta_ratio_max": float(ratios.max()) if len(ratios) else None,
+        "delta_ratios": {place: known[0] for place, known in by_place.items() if known},
+        "acted": text.trace.acted,
+        "positions": text.trace.positions,
+    }
+
+
+def _over_steered(figures: Mapping[str, Any]) -> bool:
+    """Whether text of such figures is often fluent but wrong."""
+    before, after = figures["perplexity_baseline"], figures["perplexity_steered"]
+    return bool(
+        (figures["delta_ratio"] or 0.0) > OVER_STEERED
+        or figures["loops_steered"]
+        or (before and after and after > 2 * before)
     )
-    return Continuation(
-        tuple(prompt_ids),
-        sampled_and_greedy(config.temperature),
-        max_tokens,
-        sampling,
-        config.positions,
-        config.time_limit,
-    )
-
-
-def _limit(sae: SparseAutoencoder, median_norm: float | None) -> float:
-    known = median_norm or sae.metadata.get(
-        "median_norm_out" if sae.is_transcoder else "median_norm"
-    )
-    return NORM_CUT * float(known) if isinstance(known, (int, float)) and known > 0 else math.inf
 
 
 def _metrics(
-    steering: Steering,
-    found: Generated,
-    ids: Sequence[list[int]],
-    texts: Sequence[str],
-    measured: tuple[metrics.Divergence, metrics.Divergence] | None,
+    pair: tuple[Text, Text],
+    twins: tuple[Text, Text],
+    measured: Sequence[metrics.Divergence] | None,
 ) -> dict[str, Any]:
+    ids = [text.ids for text in pair]
+    texts = [text.text for text in pair]
     nothing = metrics.Divergence([], [], [])
     on_baseline, on_steered = measured or (nothing, nothing)
     before, after = on_baseline.perplexity, on_steered.perplexity
-    ratio = metrics.mean(found.ratios)
     looping = metrics.loops(ids[1])
     return {
         "kl": metrics.mean(on_steered.kl),
@@ -249,17 +221,8 @@ def _metrics(
         "loops_steered": looping,
         "first_divergence": metrics.first_divergence(ids[0], ids[1]),
         "identical": ids[0] == ids[1] and bool(ids[0]),
-        "delta_ratio": ratio,
-        "delta_ratio_max": max(found.ratios, default=None),
-        "over_steered": bool(
-            (ratio or 0.0) > OVER_STEERED or looping or (before and after and after > 2 * before)
-        ),
-        "acted": found.acted,
-        "positions": found.positions,
-        "features": list(steering.features),
-        "values": steering.values_K.tolist(),
-        "greedy_baseline": texts[2],
-        "greedy_steered": texts[3],
-        "greedy_first_divergence": metrics.first_divergence(ids[2], ids[3]),
-        "stopped_early": next((r for r in found.reasons[:2] if r in ("time", "stopped")), None),
+        "greedy_baseline": twins[0].text,
+        "greedy_steered": twins[1].text,
+        "greedy_first_divergence": metrics.first_divergence(twins[0].ids, twins[1].ids),
+        "stopped_early": next((t.reason for t in pair if t.reason in ("time", "stopped")), None),
     }

@@ -1,7 +1,8 @@
-"""The forward hook that steers: adds the delta at one module, and proves that it did."""
+"""The forward hook that steers: adds the change at one module, and proves that it did."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,59 +10,64 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mistudio.core.errors import StudioError
-from mistudio.ml.hooks import Place, listen
-from mistudio.ml.steering.operators import Steering
+from mistudio.ml.hooks import Place as ModelPlace
+from mistudio.ml.hooks import first_tensor, listen
+from mistudio.ml.steering.delta import change
+from mistudio.ml.steering.operators import Gate, Site
+
+
+@dataclass
+class Pass:
+    """One forward pass: which tokens [B, S] may be changed, and what was.
+
+    `variant_B` is each row's variant, `sinks_B` whether its attention sinks are steered too.
+    `gates` holds what conditions say of the tokens, filled site by site in the model's order.
+    """
+
+    allowed_BS: torch.Tensor
+    variant_B: torch.Tensor
+    sinks_B: torch.Tensor
+    gates: dict[Gate, torch.Tensor] = field(default_factory=dict[Gate, torch.Tensor])
 
 
 class SteeringHook:
     """Edits a module's output while it is entered as a context; removed in every case.
 
-    Before each forward pass `expect` says which rows and tokens may be steered; after it,
-    `confirm` raises if the hook did not fire exactly once, so that text is never passed off as
-    steered when it is not. An error inside the hook ends the pass.
+    Before each forward pass `expect` announces it; after it, `confirm` raises if the hook did not
+    fire exactly once, so that text is never passed off as steered when it is not. An error inside
+    the hook ends the pass.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        steering: Steering,
-        norm_limit: float,
-        read: Place | None = None,
-    ) -> None:
-        """Tokens with a norm above `norm_limit` (attention sinks) are not steered; inf: all are.
-
-        `read` is where the SAE reads if that is not the module's output; it runs before it.
-        """
-        self._module = module
-        self._read = read
+    def __init__(self, module: nn.Module, site: Site, read: ModelPlace | None = None) -> None:
+        """`read` is where transcoders read if that is not the module's output; it runs before."""
+        self.site = site
+        self._module, self._read = module, read
         self._seen: torch.Tensor | None = None
-        self._listening: RemovableHandle | None = None
-        self._steering = steering
-        self._norm_limit = norm_limit
-        self._handle: Any = None
-        self._allowed_BS: torch.Tensor | None = None
+        self._handles: list[RemovableHandle] = []
+        self._pass: Pass | None = None
         self.forwards = 0
         self.firings = 0
         self.acted_BS: torch.Tensor | None = None  # tokens changed by the last pass
-        self.ratio_BS: torch.Tensor | None = None  # their |delta| / |x|, 0 elsewhere
+        self.ratio_BS: torch.Tensor | None = None  # their |Δ| / |x|, 0 elsewhere
 
     def __enter__(self) -> SteeringHook:
-        self._handle = self._module.register_forward_hook(self._edit)
+        self._handles.append(self._module.register_forward_hook(self._edit))
         if self._read is not None:
-            self._listening = listen(self._read, self._keep)
+            self._handles.append(listen(self._read, self._keep))
         return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._seen = self._pass = None
 
     def _keep(self, x: torch.Tensor) -> None:
         self._seen = x
 
-    def __exit__(self, *exception: object) -> None:
-        self._handle.remove()
-        if self._listening is not None:
-            self._listening.remove()
-
-    def expect(self, allowed_BS: torch.Tensor) -> None:
-        """Announce a forward pass and the tokens [B, S] it may steer."""
-        self._allowed_BS = allowed_BS
+    def expect(self, announced: Pass) -> None:
+        """Announce a forward pass."""
+        self._pass = announced
         self.acted_BS = self.ratio_BS = None
         self.forwards += 1
 
@@ -76,7 +82,7 @@ class SteeringHook:
 
     def _edit(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         self.firings += 1
-        x = output[0] if isinstance(output, (tuple, list)) else output
+        x = first_tensor(output)
         edited = self._edited(x)
         if edited is x:
             return output
@@ -85,7 +91,7 @@ class SteeringHook:
         return edited
 
     def _read_at(self, acting_T: torch.Tensor) -> torch.Tensor | None:
-        """What the SAE reads at these tokens of the same pass; None if that is what is edited."""
+        """What transcoders read at these tokens of the same pass; None if there is none."""
         if self._read is None:
             return None
         seen, self._seen = self._seen, None
@@ -98,25 +104,52 @@ class SteeringHook:
         return seen.reshape(-1, seen.shape[-1])[acting_T]
 
     def _edited(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B, S, D] (or [B*S, D]) plus the delta on allowed tokens; x itself if none is."""
-        allowed_BS = self._allowed_BS
-        if allowed_BS is None or x.shape[:-1].numel() != allowed_BS.numel():
+        """x [B, S, D] (or [B*S, D]) plus the change of allowed tokens; x itself if none changes."""
+        now = self._pass
+        if now is None or x.shape[:-1].numel() != now.allowed_BS.numel():
             raise StudioError(
                 f"The steered layer gave {tuple(x.shape)} where tokens of shape "
-                f"{None if allowed_BS is None else tuple(allowed_BS.shape)} were expected."
+                f"{None if now is None else tuple(now.allowed_BS.shape)} were expected."
             )
+        site, shape = self.site, now.allowed_BS.shape
         flat_TD = x.reshape(-1, x.shape[-1])
-        norm_T = flat_TD.float().norm(dim=1)
-        acting_T = allowed_BS.reshape(-1) & (norm_T <= self._norm_limit)
-        self.acted_BS = torch.zeros_like(allowed_BS)
-        self.ratio_BS = torch.zeros(allowed_BS.shape, device=x.device)
-        if not self._steering.acts or not acting_T.any():
+        norm_BS = flat_TD.float().norm(dim=1).view(shape)
+        may_BS = now.allowed_BS & ((norm_BS <= site.norm_limit) | now.sinks_B[:, None])
+        if not site.watched:
+            may_BS &= site.acts_N[now.variant_B][:, None]
+        self.acted_BS = torch.zeros_like(may_BS)
+        self.ratio_BS = torch.zeros_like(norm_BS)
+        acting_T = may_BS.reshape(-1)
+        for gate in site.watched:
+            now.gates[gate] = torch.zeros_like(may_BS)
+        if not bool(acting_T.any()):
             return x
+        earlier = self._gates_before(now, acting_T)
+        variant_T = now.variant_B[:, None].expand(shape).reshape(-1)[acting_T]
+        made = change(site, flat_TD[acting_T], self._read_at(acting_T), variant_T, earlier)
+        for gate, holds_T in made.gates.items():
+            now.gates[gate].view(-1)[acting_T] = holds_T
         delta_TD = torch.zeros_like(flat_TD, dtype=torch.float32)
-        delta_TD[acting_T] = self._steering.delta(flat_TD[acting_T], self._read_at(acting_T))
-        length_T = delta_TD.norm(dim=1)
-        changed_T = length_T > 0
-        self.acted_BS = changed_T.view_as(allowed_BS)
-        self.ratio_BS = (length_T / norm_T.clamp_min(1e-30)).view_as(allowed_BS)
-        edited_TD = torch.where(changed_T[:, None], flat_TD + delta_TD.to(x.dtype), flat_TD)
-        return edited_TD.view_as(x)
+        delta_TD[acting_T] = made.delta_TD
+        length_BS = delta_TD.norm(dim=1).view(shape)
+        changed_BS = length_BS != 0  # a length that is no number counts: it must not be hidden
+        self.acted_BS = changed_BS
+        self.ratio_BS = length_BS / norm_BS.clamp_min(1e-30)
+        if not bool(changed_BS.any()):
+            return x
+        changed_T = changed_BS.view(-1, 1)
+        return torch.where(changed_T, flat_TD + delta_TD.to(x.dtype), flat_TD).view_as(x)
+
+    def _gates_before(self, now: Pass, acting_T: torch.Tensor) -> dict[Gate, torch.Tensor]:
+        """What earlier sites say of the acting tokens, for the conditions of this one."""
+        wanted = {g for c in self.site.channels for g in c.gates_N if g is not None}
+        found: dict[Gate, torch.Tensor] = {}
+        for gate in wanted - set(self.site.watched):
+            if gate not in now.gates:
+                raise StudioError(
+                    f"Layer {gate.place.words} did not run before {self.site.place.words}, so a "
+                    "condition is not known there. This model cannot be steered so.",
+                    code="hook_count",
+                )
+            found[gate] = now.gates[gate].view(-1)[acting_T]
+        return found

@@ -1,67 +1,103 @@
-"""Lets the unsteered and the steered model read the same text and compares their predictions."""
+"""Lets unsteered and steered variants read the same text and compares their predictions."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from mistudio.core.control import JobControl, Request
-from mistudio.ml.loading import LoadedModel
+from mistudio.core.errors import Cancelled
 from mistudio.ml.steering import metrics
-from mistudio.ml.steering.forward import FORCED, Stepper
-from mistudio.ml.steering.generate import Continuation, Generated
-from mistudio.ml.steering.hook import SteeringHook
-from mistudio.ml.steering.positions import special_ids
+from mistudio.ml.steering.forward import FedRow, Stepper
+from mistudio.ml.steering.generate import prompt_pass
+from mistudio.ml.steering.operators import BASELINE
+from mistudio.ml.steering.prompts import Prompt
+from mistudio.ml.steering.steered_model import SteeredModel
+
+FORCED = 64  # tokens of a row per pass when all logits are wanted
+ENTRIES = 1 << 24  # logits held at a time
+
+
+def predictions(
+    model: SteeredModel,
+    rows: Sequence[FedRow],
+    texts: Sequence[Sequence[int]],
+    control: JobControl,
+    *,
+    cached: bool = True,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """What each row's variant predicts for each token of its text, which follows its prompt.
+
+    Yields (first, logits [B, S, V] in fp32): those at [b, s] predict texts[b][first + s]; behind
+    the end of a text they mean nothing. Texts may be of unlike length, prompts too. The passes are
+    sized so that the logits stay small. Raises `Cancelled` on a stop
+    or cancel, and what the `Stepper` raises.
+    """
+    stepper = Stepper(model, rows, cached=cached)
+    longest = max((len(text) for text in texts), default=0)
+    if not longest:
+        return
+    passes = stepper.prompt_chunks(prompt_pass(model.loaded, len(rows)))
+    last_BV = torch.zeros(0)
+    while not stepper.has_read_prompt:
+        control.check()
+        last_BV = next(passes)
+    fed_BT = torch.zeros(len(rows), longest - 1, dtype=torch.int64)
+    real_BT = torch.zeros(len(rows), longest - 1, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        known = text[:-1] if len(text) == longest else text
+        fed_BT[row, : len(known)] = torch.tensor(list(known), dtype=torch.int64)
+        real_BT[row, : len(known)] = True
+    yield 0, last_BV[:, None]
+    size = max(1, min(FORCED, ENTRIES // (len(rows) * last_BV.shape[1])))
+    for first in range(0, longest - 1, size):
+        control.check()
+        part = slice(first, first + size)
+        logits_BSV = stepper(fed_BT[:, part], all_logits=True, real_BS=real_BT[:, part])
+        yield first + 1, logits_BSV
 
 
 def divergences(
-    loaded: LoadedModel,
-    request: Continuation,
-    hook: SteeringHook,
-    found: Generated,
+    model: SteeredModel,
+    prompt: Prompt,
+    variant: str,
+    texts: Sequence[Sequence[int]],
     control: JobControl,
-) -> tuple[metrics.Divergence, metrics.Divergence] | None:
-    """Divergences on the baseline's and on the steered text; None if the user stops meanwhile."""
-    parts = []
-    for row in (0, 1):
-        part = _read(loaded, request, hook, found.ids[row], control)
-        if part is None:
-            return None
-        parts.append(part)
-    return parts[0], parts[1]
+) -> list[metrics.Divergence] | None:
+    """How the baseline and a variant differ on each of the texts; None if the user stops meanwhile.
 
-
-def _read(
-    loaded: LoadedModel,
-    request: Continuation,
-    hook: SteeringHook,
-    ids: list[int],
-    control: JobControl,
-) -> metrics.Divergence | None:
-    """Both models read the same text, row 0 unsteered and row 1 steered."""
-    total = metrics.Divergence([], [], [])
-    if not ids:
-        return total
-    prompt = len(request.prompt_ids)
-    whole = torch.tensor([*request.prompt_ids, *ids], device=loaded.device)
-    stepper = Stepper(
-        loaded,
-        hook,
-        torch.tensor([False, True]),
-        prompt,
-        request.rule,
-        special_ids(loaded.tokenizer),
-    )
-    for chunk_BS in stepper.chunks(whole[:-1].expand(2, -1), FORCED):
+    All is read in one batch: rows 2i and 2i + 1 are the baseline and the variant on text i.
+    """
+    total = [metrics.Divergence([], [], []) for _ in texts]
+    rows = [FedRow(prompt, name) for _ in texts for name in (BASELINE, variant)]
+    fed = [text for text in texts for _ in range(2)]
+    try:
+        for first, logits_BSV in predictions(model, rows, fed, control):
+            _compare(total, texts, first, logits_BSV)
+    except Cancelled:
         if control.requested() is Request.STOP:
             return None
-        control.check()
-        first = stepper.consumed
-        logits_BSV = stepper(chunk_BS, all_logits=True)
-        skip = max(0, prompt - 1 - first)  # predictions within the prompt are not compared
-        if skip >= chunk_BS.shape[1]:
-            continue
-        target_T = whole[first + skip + 1 : first + chunk_BS.shape[1] + 1]
-        part = metrics.divergence(logits_BSV[0, skip:], logits_BSV[1, skip:], target_T)
-        for kept, new in zip(total, part, strict=True):
-            kept.extend(new)
+        raise
     return total
+
+
+def _compare(
+    total: list[metrics.Divergence],
+    texts: Sequence[Sequence[int]],
+    first: int,
+    logits_BSV: torch.Tensor,
+) -> None:
+    """Add what these predictions say of each text's tokens to its divergence."""
+    for index, text in enumerate(texts):
+        target_T = torch.tensor(list(text[first : first + logits_BSV.shape[1]]))
+        count = len(target_T)
+        if not count:
+            continue
+        part = metrics.divergence(
+            logits_BSV[2 * index, :count],
+            logits_BSV[2 * index + 1, :count],
+            target_T.to(logits_BSV.device),
+        )
+        for kept, new in zip(total[index], part, strict=True):
+            kept.extend(new)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QSizePolicy, QSlider, QWidget
 
-from mistudio.core.steering_spec import Edit
+from mistudio.core.steering_spec import Edit, Feature
 from mistudio.gui.style import set_property
 from mistudio.gui.theme import ACCENTS, appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
@@ -145,7 +145,7 @@ class FeatureCard(Card):
         value = self.value()
         if value is None:
             return None
-        return Edit(self.feature.index, value, str(self.operator.currentData()))
+        return Edit(Feature(self.feature.index), value, str(self.operator.currentData()))
 
     def state(self) -> CardState:
         """What `CardState` brings this card back."""

@@ -1,0 +1,114 @@
+"""The specification that a run's settings describe, from short forms and from a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.core.steering_positions import Positions, parse_positions
+from mistudio.core.steering_spec import Spec, parse_edits
+from mistudio.core.steering_words import parse_condition, parse_norm
+
+if TYPE_CHECKING:
+    from mistudio.core.configs import SteerConfig
+
+MODES = ("blended", "compare", "sweep")
+
+
+def spec_of(config: SteerConfig) -> Spec:
+    """Everything that the settings say about steering, as one specification.
+
+    What is written in short comes on top of the specification of `config.spec`, and replaces its
+    position, norm and abort rules where it says something else than the default. Raises
+    `InvalidInput` with every problem, in one sentence each.
+    """
+    spec = read_spec(config.spec) if config.spec else Spec(unit=config.unit)
+    edits, problems = parse_edits((*config.feature, *config.edit))
+    if problems:
+        raise InvalidInput(" ".join(problems))
+    positions = parse_positions(config.positions)
+    norm, cap = parse_norm(config.norm)
+    return replace(
+        spec,
+        edits=(*spec.edits, *edits),
+        positions=spec.positions if positions == Positions() else positions,
+        norm=norm or spec.norm,
+        cap=cap if norm else spec.cap,
+        replace=spec.replace or (("",) if config.replace else ()),
+        abort=parse_condition(config.abort) if config.abort else spec.abort,
+    ).check()
+
+
+def read_spec(written: str) -> Spec:
+    """A specification from JSON text, or from the file of that name. Raises `InvalidInput`."""
+    text = written.strip()
+    if not text.startswith("{"):
+        try:
+            text = Path(text).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"The specification {written!r} cannot be read.") from error
+    try:
+        return Spec.from_json(json.loads(text))
+    except ValueError as error:
+        raise InvalidInput(f"The specification is no JSON: {error}.") from error
+
+
+def written_spec(spec: Spec) -> str:
+    """The text that `read_spec` reads back to the same specification."""
+    return json.dumps(spec.to_json(), ensure_ascii=False)
+
+
+def strengths_of(config: SteerConfig) -> tuple[float, ...]:
+    """The factors of a sweep; raises `InvalidInput` unless there are 2 to 16 different numbers."""
+    try:
+        found = tuple(dict.fromkeys(float(text) for text in config.strengths.split(",")))
+    except ValueError:
+        found = ()
+    if not 2 <= len(found) <= 16 or not all(abs(value) < 1e6 for value in found):
+        raise InvalidInput("A sweep needs 2 to 16 different strengths, such as -1,0.5,1,2.")
+    return found
+
+
+def variants_of(config: SteerConfig) -> dict[str, Spec]:
+    """The specifications that a run's mode compares, by name; raises `InvalidInput`.
+
+    "blended": all edits together, named steered. "compare": each edit alone, named by its short
+    form. "sweep": all edits at each of the strengths, named by these, such as "×0.5".
+    """
+    spec = spec_of(config)
+    if config.mode == "compare":
+        return {edit.written(): spec.alone(index) for index, edit in enumerate(spec.edits)}
+    if config.mode == "sweep":
+        return {f"×{strength:g}": spec.scaled(strength) for strength in strengths_of(config)}
+    return {"steered": spec}
+
+
+def problems(config: SteerConfig) -> list[tuple[str, str]]:
+    """Setting and sentence for everything about steering that cannot be."""
+    found: list[tuple[str, str]] = []
+    asked = parse_edits(config.feature), parse_edits(config.edit)
+    for name, parsed in zip(("feature", "edit"), asked, strict=True):
+        found += [(name, sentence) for sentence in parsed.problems]
+    for name, read in (
+        ("positions", lambda: parse_positions(config.positions)),
+        ("norm", lambda: parse_norm(config.norm)),
+        ("abort", lambda: config.abort and parse_condition(config.abort)),
+        ("spec", lambda: config.spec and read_spec(config.spec)),
+        ("strengths", lambda: config.mode == "sweep" and strengths_of(config)),
+    ):
+        try:
+            read()
+        except StudioError as error:
+            found.append((name, error.sentence))
+    if found:
+        return found
+    try:
+        spec = spec_of(config)
+    except StudioError as error:
+        return [("feature", error.sentence)]
+    if config.mode == "compare" and len(spec.edits) < 1:
+        return [("mode", "There is no edit to compare.")]
+    return []
