@@ -31,6 +31,7 @@ def _verb(name: str) -> Verb:
         feature_commands,
         library_commands,
         partner_commands,
+        steering_commands,
         training_commands,
     )
     from mistudio.core import (
@@ -76,6 +77,7 @@ def _verb(name: str) -> Verb:
         evaluation_commands,
         feature_commands,
         partner_commands,
+        steering_commands,
         training_commands,
     ):
         if hasattr(module, name):

@@ -19,6 +19,7 @@ from mistudio.core import (
 from mistudio.core.config import add_arguments, names_of
 from mistudio.core.retention import RetentionConfig
 from mistudio.feature_grammar import feature_verbs
+from mistudio.steering_grammar import steering_verbs
 
 if TYPE_CHECKING:
     from mistudio.core.config import Config
@@ -148,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     feature_verbs(command, group("features", "what the latents of an SAE fire on"), _delete)
     command(groups, "steer", "steer", "generate with and without steering", configs.SteerConfig)
+    steering_verbs(command, group("steering", "what steering does, measured"))
 
     jobs = groups.add_parser("jobs", parents=[common], help="jobs", description="list and direct")
     jobs.set_defaults(verb="list_jobs")

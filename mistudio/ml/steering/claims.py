@@ -10,7 +10,7 @@ length, and to the unsteered model with the label's words in its prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from mistudio.core.steering_spec import Direction, Edit, Feature, Spec
 from mistudio.ml.features.controls import Standing, standing
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering import metrics
-from mistudio.ml.steering.dose_response import Calibration, strength_for_kl
+from mistudio.ml.steering.dose_response import STRENGTHS, Calibration, strength_for_kl
 from mistudio.ml.steering.generate import Continuation, Row, generate
 from mistudio.ml.steering.operators import BASELINE
 from mistudio.ml.steering.prompts import Prompt
@@ -36,11 +36,12 @@ MEASURES = ("probability", "share", "reread")
 
 
 class Shown(NamedTuple):
-    """What one variant does; `kl` and `ratio` are None where the model is not steered.
+    """What one variant does; `kl` and `ratio` (|Δ| / |x|) are None where it is not steered.
 
     `probability`: mean over the continuation that the next token is one of the label's. `share`:
     of the label's tokens in the greedy text. `reread`: mean activation of the feature over that
-    text as the unsteered model reads it. `kl`: mean over the continuation, on the same tokens.
+    text as the unsteered model reads it; both None without a text. `kl`: mean over the
+    continuation, on the same tokens.
     """
 
     probability: float
@@ -48,8 +49,8 @@ class Shown(NamedTuple):
     reread: float | None
     kl: float | None
     ratio: float | None
-    text: str
-    loops: bool
+    text: str = ""
+    loops: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Setting:
     target_kl: float
     scale: float  # strength of a unit direction at which |Δ| is the median norm
     max_tokens: int = 40
+    strengths: int = STRENGTHS  # of the calibration
+    control_texts: bool = True  # whether random features write texts too, which takes longest
 
     @property
     def loaded(self) -> LoadedModel:
@@ -130,6 +133,7 @@ def claim(
         lambda length: add(feature, length),
         library,
         control.check,
+        strengths=setting.strengths,
     )
     if found.strength is None:
         return Claim(feature, None, None, found)
@@ -152,13 +156,7 @@ def claim(
         shown.get(MEANS),
         shown.get(PROMPTED),
         numbers,
-        {
-            name: standing(
-                getattr(shown[STEERED], name) or 0.0,
-                [getattr(c, name) or 0.0 for c in numbers.values()],
-            )
-            for name in MEASURES
-        },
+        {name: _standing(name, shown[STEERED], list(numbers.values())) for name in MEASURES},
     )
 
 
@@ -184,8 +182,9 @@ def _measure(
         kls[name] = float(metrics.divergences(told.base_TV, told.logits_TV).kl_T.mean())
         changed_S = told.ratio_S[told.ratio_S != 0]
         ratios[name] = float(changed_S.mean()) if len(changed_S) else None
-    prompts, rows = [replay.prompt], [Row(0, name, 0, True) for name in (BASELINE, *specs)]
-    names = [BASELINE, *specs]
+    unwritten = set() if setting.control_texts else set(specs) - {STEERED, MEANS}
+    names = [name for name in (BASELINE, *specs) if name not in unwritten]
+    prompts, rows = [replay.prompt], [Row(0, name, 0, True) for name in names]
     if prompted is not None:
         asked = Replay(loaded, prompted, replay.ids[len(replay.prompt.ids) :])
         chances[PROMPTED] = _chance(asked.base_SV[-count:], concept)
@@ -195,14 +194,15 @@ def _measure(
     request = Continuation(
         tuple(prompts), tuple(rows), setting.max_tokens, SamplingSettings(temperature=0.0)
     )
-    with SteeredModel(loaded, specs, library) as model:
+    written = {name: spec for name, spec in specs.items() if name not in unwritten}
+    with SteeredModel(loaded, written, library) as model:
         texts = generate(model, request, control)
     placed = setting.placed
     hook = placed.hook_in or placed.hook
     read = reread_texts(
         loaded, placed.sae, placed.layer, hook, [feature], replay.prompt.ids, texts.ids
     )
-    return {
+    found = {
         name: Shown(
             chances[name],
             metrics.concept_share(texts.ids[row], concept),
@@ -214,6 +214,16 @@ def _measure(
         )
         for row, (name, values) in enumerate(zip(names, read, strict=True))
     }
+    silent = {name: Shown(chances[name], None, None, kls[name], ratios[name]) for name in unwritten}
+    return {**found, **silent}
+
+
+def _standing(measure: str, own: Shown, others: Sequence[Shown]) -> Standing:
+    """Where a feature stands; no standing where it or its controls were not measured."""
+    value = getattr(own, measure)
+    found = [getattr(other, measure) for other in others]
+    known = [other for other in found if other is not None]
+    return standing(value, known if value is not None else [])
 
 
 def _chance(logits_TV: torch.Tensor, concept: Collection[int]) -> float:
@@ -228,5 +238,3 @@ def matching_tokens(texts: Sequence[str], words: Collection[str]) -> list[int]:
 
 def _plain(text: str) -> str:
     return text.strip().casefold() if text.strip() else text
-
-

@@ -155,17 +155,19 @@ def strength_for_kl(
     make: Make,
     library: Library,
     check: Callable[[], None] = lambda: None,
+    *,
+    strengths: int = STRENGTHS,
 ) -> Calibration:
     """The strength whose mean KL over the text is `target` nats.
 
     `scale` is the strength at which |Δ| is about the median norm; its sign is the direction that
-    is searched. 16 strengths are read, and log KL is interpolated over log strength.
+    is searched. So many `strengths` are read, and log KL is interpolated over log strength.
     """
     if not (target > 0 and math.isfinite(target)):
         raise InvalidInput("The target KL must be above 0.")
     if not (scale and math.isfinite(scale)):
         raise InvalidInput("The scale of the strengths must be a number other than 0.")
-    sizes = np.geomspace(WEAKEST, STRONGEST, STRENGTHS) * abs(scale)
+    sizes = np.geomspace(WEAKEST, STRONGEST, strengths) * abs(scale)
     sign = math.copysign(1.0, scale)
 
     def signed(size: float) -> Spec:
