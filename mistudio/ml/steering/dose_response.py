@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from mistudio.core.errors import InvalidInput
-from mistudio.core.steering_spec import Spec
+from mistudio.core.steering_operators import Reads
+from mistudio.core.steering_spec import Edit, Spec
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering import metrics
 from mistudio.ml.steering.forward import FedRow, Stepper
 from mistudio.ml.steering.prompts import Prompt
 from mistudio.ml.steering.replay import Replay
-from mistudio.ml.steering.sources import Library
+from mistudio.ml.steering.sources import Library, find
 from mistudio.ml.steering.steered_model import SteeredModel
 
 CALIBRATION_TOKENS = 64
@@ -156,6 +158,7 @@ def strength_for_kl(
     library: Library,
     check: Callable[[], None] = lambda: None,
     *,
+    targets: Collection[int] = (),
     strengths: int = STRENGTHS,
 ) -> Calibration:
     """The strength whose mean KL over the text is `target` nats.
@@ -173,7 +176,7 @@ def strength_for_kl(
     def signed(size: float) -> Spec:
         return make(sign * size)
 
-    curve = dose(replay, sizes.tolist(), signed, library, check=check)
+    curve = dose(replay, sizes.tolist(), signed, library, targets, check)
     size, monotone = interpolate(sizes, np.array([p.kl for p in curve.points]), target)
     curve = curve._replace(
         points=tuple(p._replace(strength=sign * p.strength) for p in curve.points)
@@ -190,6 +193,66 @@ def strength_for_kl(
     why = "" if monotone else "The KL does not rise steadily with the strength here."
     error = (measured - target) / target
     return Calibration(target, sign * size, measured, error, monotone, why, curve)
+
+
+def factor_for_kl(
+    replay: Replay,
+    target: float,
+    spec: Spec,
+    library: Library,
+    median_norm: float,
+    check: Callable[[], None] = lambda: None,
+    *,
+    targets: Collection[int] = (),
+) -> Calibration:
+    """How many times as strong a whole specification must be; its strengths are factors.
+
+    Raises `InvalidInput` if the specification changes nothing on this text.
+    """
+    ((_, told),) = replay.read({"as it is": spec}, library, last=1)
+    if not told.delta_norm:
+        raise InvalidInput("The specification changes nothing on this text; give it a strength.")
+    scale = median_norm / told.delta_norm
+    return strength_for_kl(replay, target, scale, spec.scaled, library, check, targets=targets)
+
+
+def resolve_kl(
+    replay: Replay,
+    spec: Spec,
+    library: Library,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Spec, list[Calibration]]:
+    """Find the value of every edit that is given as a target KL, each as if it were alone.
+
+    The specification comes back with these values in `resolved`. Raises `InvalidInput` for an edit
+    that does not reach its target, or whose place has no known median norm.
+    """
+    edits: list[Edit] = []
+    found: list[Calibration] = []
+    width, device = replay.loaded.hidden_dim, replay.loaded.device
+    for edit in spec.edits:
+        if (edit.unit or spec.unit) != "kl":
+            edits.append(edit)
+            continue
+        source = find(library, edit.source, width, device)
+        if not source.median_norm:
+            raise InvalidInput(
+                f"The median norm at the place of {edit.source.words} is not known, so that no "
+                "strength can be found for a KL; use another unit."
+            )
+        is_unit = edit.rule.reads is Reads.COORDINATE
+        length = 1.0 if is_unit else float(source.direction_D.norm())
+
+        def alone(value: float, edit: Edit = edit) -> Spec:
+            return replace(spec, edits=(replace(edit, value=value, unit="raw"),))
+
+        scale = source.median_norm / length
+        calibration = strength_for_kl(replay, edit.value, scale, alone, library, check)
+        if calibration.strength is None:
+            raise InvalidInput(f"{edit.source.words}: {calibration.problem}")
+        edits.append(replace(edit, resolved=calibration.strength))
+        found.append(calibration)
+    return replace(spec, edits=tuple(edits)), found
 
 
 def interpolate(sizes_N: np.ndarray, kl_N: np.ndarray, target: float) -> tuple[float | None, bool]:
