@@ -117,27 +117,40 @@ class Rerun:
 
     @torch.inference_mode()
     def again(
-        self, clean: Clean, rows_R: torch.Tensor, delta_RSO: torch.Tensor, start: int = 0
+        self,
+        clean: Clean,
+        rows_R: torch.Tensor,
+        delta_RSO: torch.Tensor | None,
+        start: int = 0,
+        *,
+        last: int = 0,
     ) -> torch.Tensor:
         """Logits [R, S - start, V] of rows of a clean pass with a change added at the hook.
 
         `delta_RSO` covers whole rows; where it is zero before `start`, and the model can resume,
-        the positions before it are not computed.
+        the positions before it are not computed. None adds nothing, for callers whose own hook on
+        the block makes the change. With `last`, only logits of that many last tokens are computed,
+        where the model can leave the others out.
         """
         start = start if self.resumes else 0
         rows_R = rows_R.to(self.loaded.device)
         ids_RS = clean.ids_BS[rows_R, start:]
-        delta_RSO = delta_RSO[:, start:]
+        if delta_RSO is None:
+            delta_RSO = torch.zeros(1, 1, 1, device=ids_RS.device)
+        else:
+            delta_RSO = delta_RSO[:, start:]
         stream_RSD = clean.stream_BSD[rows_R, start:]
         if not self._at_attention:
             stream_RSD = _added(stream_RSD, delta_RSO)
         extra: dict[str, Any] = {"use_cache": False}
+        if last and "logits_to_keep" in inspect.signature(self.loaded.model.forward).parameters:
+            extra["logits_to_keep"] = last
         if start:
             mask_RS = torch.ones(
                 len(rows_R), clean.ids_BS.shape[1], dtype=torch.long, device=ids_RS.device
             )
             prefix = _prefix(clean.cache, rows_R, start, clean.ids_BS.shape[1])
-            extra = {"use_cache": True, "attention_mask": mask_RS, self._cache_name: prefix}
+            extra |= {"use_cache": True, "attention_mask": mask_RS, self._cache_name: prefix}
         with self._handing_on(stream_RSD), self._changing(delta_RSO, ids_RS.shape):
             return self._run(input_ids=ids_RS, **extra).logits
 
