@@ -404,6 +404,8 @@ JOB_KINDS: dict[str, JobKind] = {
             vector_configs.ExportVectorsConfig,
             exchange_vectors.run_export,
             exchange_vectors.prepare_export,
+        ),
+        JobKind(
             "steer_preview",
             "gpu",
             "Preview the next token with",

@@ -484,6 +484,24 @@ def test_compare_has_a_column_each_and_samples_to_choose(
     assert output._charts.isHidden()
 
 
+def test_predictions_are_shaded_by_their_kl(services: Services, qtbot: QtBot) -> None:
+    output = Output(services)
+    qtbot.addWidget(output)
+    outputs = variants("steered")
+    outputs["variants"]["steered"]["per_token"] = {"pieces": ["steered", " 0"], "kl": [0.5, 0.1]}
+    output.show_run("p", outputs, METRICS)
+    output.parting.setChecked(True)
+    tokens = output.panes["steered"].tokens
+    assert tokens is not None
+    assert tokens.text() == "steered 0"
+    tokens.copy_values()
+    assert "0.5" in QGuiApplication.clipboard().text()
+    assert output.panes["baseline"].tokens is None
+    output.sample.setCurrentIndex(1)  # only the first text was measured
+    assert not output.parting.isEnabled()
+    assert output.panes["steered"]._pages.currentIndex() == 0
+
+
 def test_a_sweep_has_table_and_curve(
     styled: Any, services: Services, qtbot: QtBot, tmp_path: Any
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from mistudio.core.configs import (
 from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
+from mistudio.core.steering_shown import read_run
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import feature_pages, lookup, sae_library, vector_library
 from mistudio.jobs.runner import Studio
@@ -161,6 +165,15 @@ def test_steering_is_kept_with_all_that_repeats_it(trained: Studio) -> None:
     again = run(trained, "steer", config)
     assert (again["baseline"], again["steered"]) == (result["baseline"], result["steered"])
     assert (kept.outputs or {})["steered"] == result["steered"]
+    (shown,) = read_run(kept.prompt, kept.outputs, kept.metrics)
+    (variant,) = shown.steered
+    assert "".join(piece for piece, _ in variant.per_token) == result["steered"]
+    assert np.mean([kl for _, kl in variant.per_token]) == pytest.approx(result["kl"])
+    assert variant.metrics["similarity_by"] == "words"  # there is no encoder here
+    words = [Counter(re.findall(r"\w+", result[n].lower())) for n in ("baseline", "steered")]
+    dot = sum(n * words[1][word] for word, n in words[0].items())
+    lengths = [math.sqrt(sum(n * n for n in count.values())) for count in words]
+    assert variant.metrics["similarity"] == pytest.approx(dot / (lengths[0] * lengths[1]))
 
 
 def test_a_vector_of_the_library_steers_as_the_feature_that_it_copies(trained: Studio) -> None:
