@@ -433,6 +433,32 @@ def test_texts_stream_and_figures_follow(services: Services, qtbot: QtBot) -> No
     assert pane.marked() == []
 
 
+def test_the_preview_follows_the_newest_strength(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    assert JOBS.select(services.studio.db()) == []  # closed, it measures nothing
+    tab.preview.set_open(True)
+    qtbot.waitUntil(lambda: bool(tab.preview.job_id))
+    first = only_job(services)
+    assert (first.kind, first.hidden) == ("steer_preview", True)
+    assert first.config["feature"] == ["3=2.0:add", "12=1.0:clamp"]
+    for strength in (0.5, 1.0, 3.0):  # while one is measured
+        tab.panel.cards[0].set_value(strength)
+    db = services.studio.db()
+    mover = {"token": 1, "text": "\nsea", "baseline": 0.1, "steered": 0.35, "change": 0.25}
+    told = {"kl": 0.25, "acted": 7, "positions": 8, "delta_ratio": 0.4, "movers": [mover]}
+    jobs.claim(db, first.id, 1)
+    JOBS.update(db, first.id, result=told)
+    jobs.move(db, first.id, JobState.RUNNING, JobState.COMPLETED)
+    services.lanes.finished.emit(first.id, "completed")
+    settle(tab, qtbot)
+    qtbot.waitUntil(lambda: tab.preview.job_id not in ("", first.id))
+    second = only_job(services)  # the first left no row, the moves between were left out
+    assert second.config["feature"] == ["3=3.0:add", "12=1.0:clamp"]
+    assert tab.preview.line.text().startswith("KL 0.2500 nats · acted on 7 of 8 positions")
+    assert tab.preview.table.texts() == [["“↵sea”", "10.00 %", "35.00 %", "+25.00"]]
+    tab.preview.set_open(False)
+
+
 def test_a_failed_run_says_why(services: Services, qtbot: QtBot) -> None:
     tab = ready_tab(services, qtbot)
     tab.run_primary()

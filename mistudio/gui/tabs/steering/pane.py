@@ -106,7 +106,7 @@ class Pane(Card):
             self._pages.addWidget(area)
         pieces = [TokenPiece(text, value) for text, value in pairs]
         self.tokens.set_tokens(pieces, largest)
-        self.tokens.set_view(line_breaks=True, marks=False, curve=LINEAR)
+        self.tokens.set_view(line_breaks=True, marks=True, curve=LINEAR)
         self._pages.setCurrentIndex(1)
 
     def marked(self) -> list[str]:
