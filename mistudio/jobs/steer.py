@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mistudio.core.atomic import write_json
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
+from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
@@ -22,26 +26,29 @@ from mistudio.store.tables import STEERING_RUNS
 
 if TYPE_CHECKING:
     from mistudio.ml.loading import LoadedModel
+    from mistudio.ml.sae.base import SparseAutoencoder
     from mistudio.ml.steering.compare import SteerResult
     from mistudio.ml.steering.sources import Library, PlacedSae
     from mistudio.ml.steering.variants import Text
+
+NORM_FILE = "median_norm.json"  # beside the files of an SAE that came without
 
 
 def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
     row = lookup.sae(studio, config.sae)
     lookup.model_of(studio, row)
-    scales(studio, row, spec_of(config))
+    scales(studio, row, spec_of(config).on_sae(row.id).check())
 
 
 def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float]]:
-    """By SAE id the largest activations of the features that are named; "" is the run's SAE.
+    """By SAE the largest activations of the features that are named; `row` is the run's SAE.
 
     Raises a sentence for a feature that does not exist or a scale that is needed and not known.
     """
     found: dict[str, dict[int, float]] = {}
     for name in saes_of(spec):
-        other = lookup.sae(studio, name) if name else row
+        other = lookup.sae(studio, name)
         if lookup.model_of(studio, other).id != lookup.model_of(studio, row).id:
             raise Mismatch(f"SAE {other.name!r} belongs to another model than {row.name!r}.")
         if not sae_library.is_placed(other):
@@ -51,8 +58,8 @@ def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float
 
 
 def saes_of(spec: Spec) -> list[str]:
-    """Every SAE that a specification names, and the run's ("") in any case."""
-    return sorted({"", *spec.replace, *(feature.sae for feature in spec.features())})
+    """Every SAE that a specification names."""
+    return sorted({*spec.replace, *(feature.sae for feature in spec.features())})
 
 
 def _largest(studio: Studio, row: SaeRow, name: str, spec: Spec) -> dict[int, float]:
@@ -104,26 +111,57 @@ def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) ->
     maxima = scales(ctx.studio, row, spec)
     saes: dict[str, PlacedSae] = {}
     for name, largest in maxima.items():
-        other = lookup.sae(ctx.studio, name) if name else row
+        other = lookup.sae(ctx.studio, name)
         hook = other.hook_out or other.hook_in or ""
+        sae = sae_library.read_sae(ctx.studio, other).to(loaded.device)
         saes[name] = placed(
-            sae_library.read_sae(ctx.studio, other).to(loaded.device),
+            sae,
             other.layer or 0,
             hook,
             other.hook_in,
             largest,
-            median_norm(ctx.studio, other),
+            median_norm(ctx, other, sae, loaded),
         )
     return Library(saes)
 
 
-def median_norm(studio: Studio, row: SaeRow) -> float | None:
-    """The median norm at the place an SAE writes to, of its newest feature set; None without."""
-    found = features.newest_set(studio.db(), row.id)
+def median_norm(
+    ctx: JobContext, row: SaeRow, sae: SparseAutoencoder, loaded: LoadedModel
+) -> float | None:
+    """The median norm at the place an SAE writes to.
+
+    That of its newest feature set, else of its training, else measured once on the bundled text
+    and kept beside its files.
+    """
+    from mistudio.ml.steering.reference_norm import TOKENS, measure_median_norm
+
+    found = features.newest_set(ctx.db, row.id)
     summary: Mapping[str, Any] = (found.summary if found else None) or {}
-    is_transcoder = row.hook_out not in (None, row.hook_in)
-    known = summary.get("median_norm_out" if is_transcoder else "median_norm")
-    return float(known) if known else None
+    name = "median_norm_out" if sae.is_transcoder else "median_norm"
+    known = summary.get(name) or sae_library.training_norm(sae, name)
+    if known:
+        return float(known)
+    kept = ctx.paths.absolute(row.path) / NORM_FILE
+    if kept.is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return float(json.loads(kept.read_text(encoding="utf-8"))[name])
+    ctx.report.progress(0.0, "measuring the norm of the stream")
+    hook = row.hook_out or row.hook_in or ""
+    measured = measure_median_norm(loaded, row.layer or 0, hook, _sample_texts(), ctx.control)
+    ctx.report.note(
+        f"The median norm at layer {row.layer} {hook} is {measured:.4g}, measured on "
+        f"{TOKENS:,} tokens of the bundled text."
+    )
+    write_json(kept, {name: measured})
+    return measured
+
+
+def _sample_texts() -> Iterator[str]:
+    """The documents of the bundled sample, in order."""
+    file = resources() / "sample" / "text" / "corpus.jsonl"
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield str(json.loads(line)["text"])
 
 
 def run(ctx: JobContext, config: SteerConfig) -> Result:
@@ -132,7 +170,8 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
 
     row = lookup.sae(ctx.studio, config.sae)
     model = lookup.model_of(ctx.studio, row)
-    spec, variants = spec_of(config), variants_of(config)
+    spec = spec_of(config).on_sae(row.id).check()
+    variants = {name: one.on_sae(row.id) for name, one in variants_of(config).items()}
     scales(ctx.studio, row, spec)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
@@ -156,7 +195,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
             **to_dict(config),
             "sae": row.id,
             "weights_hash": row.weights_hash,
-            "specification": spec.on_sae(row.id).to_json(),
+            "specification": spec.to_json(),
         },
         seed=config.seed,
         outputs=outputs,
@@ -215,6 +254,6 @@ def _told(text: Text) -> dict[str, Any]:
         "text": text.text,
         "token_ids": text.ids,
         "reason": text.reason,
-        "acted": text.trace.acted,
+        "acted_at": text.trace.acted_at,
         "positions": text.trace.positions,
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mistudio.core.config import from_dict
 from mistudio.core.configs import (
     EvaluateConfig,
     ExportSaeConfig,
@@ -233,3 +235,68 @@ def test_a_dataset_name_stands_for_its_newest_tokenisation(trained: Studio) -> N
     result = run(trained, "train", config)
     used = trainings.tokenization_of(trained.db(), str(result["training"]))
     assert used == TOKENIZATIONS.select(trained.db())[0].id
+
+
+def test_a_specification_file_is_kept_and_repeats_the_run(trained: Studio, tmp_path: Path) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text(
+        '{"unit": "percent", "norm": "keep", "positions": {"rule": "first", "count": 40},'
+        ' "edits": [{"feature": 1, "value": 40}, {"feature": 2, "operator": "ablate"}]}'
+    )
+    config = SteerConfig(prompt="Once upon a time", spec=str(file), max_tokens=8, seed=3)
+    result = run(trained, "steer", config)
+    assert 0 < result["acted"] <= result["positions"]
+    file.unlink()
+    kept = STEERING_RUNS.get(trained.db(), str(result["run"]))
+    assert kept.config["specification"]["edits"][0]["sae"] == kept.sae_id
+    again = run(trained, "steer", from_dict(SteerConfig, kept.config))
+    for name in ("baseline", "steered", "kl", "values", "acted"):
+        assert again[name] == result[name]
+
+
+def test_a_sweep_keeps_every_variant(trained: Studio) -> None:
+    config = SteerConfig(
+        feature=("1=3",), edit=("2=1raw:clamp",), prompt="Once upon", unit="raw", max_tokens=6,
+        mode="sweep", strengths="0.5,2", samples=2, chat=False, stop=("zzz",),
+    )  # fmt: skip
+    result = run(trained, "steer", config)
+    assert list(result["variants"]) == ["baseline", "×0.5", "×2"]
+    kept = STEERING_RUNS.get(trained.db(), str(result["run"]))
+    assert kept.mode == "sweep"
+    told = (kept.outputs or {})["variants"]["×2"]
+    assert len(told["samples"]) == 2
+    assert told["values"] == [6.0, 2.0]
+    sample = told["samples"][0]
+    assert len(sample["acted_at"]) > 0.5 * sample["positions"]
+    assert set((kept.metrics or {})["variants"]) == {"×0.5", "×2"}
+
+
+def test_a_norm_that_nobody_knows_is_measured_once(trained: Studio) -> None:
+    row = lookup.sae(trained, "last")
+    folder = trained.paths.absolute(row.path)
+    config = SteerConfig(feature=("1=20",), prompt="Once upon", unit="percent", max_tokens=2)
+    known = run(trained, "steer", config)["delta_ratio"]
+    db = trained.db()
+    db.execute("UPDATE feature_sets SET summary = '{}' WHERE sae_id = ?", [row.id])
+    cfg = folder / "cfg.json"
+    cfg.write_text(cfg.read_text().replace('"median_norm"', '"former_norm"'))
+    reporter = RecordingReporter()
+    measured = run(trained, "steer", config, reporter)["delta_ratio"]
+    assert measured == pytest.approx(known, rel=0.3)
+    notes = [str(event.values.get("sentence")) for event in reporter.events]
+    assert sum("measured on 4,096 tokens" in note for note in notes) == 1
+    assert (folder / "median_norm.json").is_file()
+    again = RecordingReporter()
+    assert run(trained, "steer", config, again)["delta_ratio"] == measured
+    assert not any("measured on" in str(event.values.get("sentence")) for event in again.events)
+
+
+def test_an_edit_of_the_runs_own_sae_by_its_id_is_the_same_edit(trained: Studio) -> None:
+    row = lookup.sae(trained, "last")
+    values: dict[str, Any] = {"prompt": "Once upon", "unit": "raw", "max_tokens": 6}
+    short = run(trained, "steer", SteerConfig(feature=("1=3",), **values))
+    named = run(trained, "steer", SteerConfig(edit=(f"{row.id}#1=3",), **values))
+    assert named["steered"] == short["steered"]
+    both = SteerConfig(feature=("1=3",), edit=(f"{row.id}#1=2",), **values)
+    with pytest.raises(InvalidInput, match="named twice"):
+        trained.submit("steer", both)

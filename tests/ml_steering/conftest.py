@@ -15,6 +15,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     Lfm2Config,
+    MambaConfig,
     OPTConfig,
     Qwen2Config,
     Qwen3Config,
@@ -57,6 +58,8 @@ def build(family: str) -> Any:
         layers = ["sliding_attention", "full_attention", "sliding_attention"]
         window = {"sliding_window": 8, "layer_types": layers}
         config = Gemma3TextConfig(**usual, num_key_value_heads=2, head_dim=8, **window)
+    elif family == "mamba":
+        config = MambaConfig(**common, hidden_size=WIDTH, num_hidden_layers=3, state_size=8)
     elif family == "lfm2":
         layers = ["conv", "full_attention", "conv"]
         config = Lfm2Config(**usual, num_key_value_heads=2, layer_types=layers)

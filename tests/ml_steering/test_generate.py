@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,12 +16,13 @@ from mistudio.ml.hooks import hook_module
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering import generate as generation
+from mistudio.ml.steering.cache_check import has_sound_cache
 from mistudio.ml.steering.forward import FedRow, Stepper
 from mistudio.ml.steering.generate import Continuation, Row, generate
 from mistudio.ml.steering.prompts import Prompt
 from mistudio.ml.steering.sampling import SamplingSettings
 from mistudio.ml.steering.steered_model import SteeredModel
-from tests.ml_steering.conftest import LAYER, library
+from tests.ml_steering.conftest import LAYER, library, loaded_model
 
 EDITS = {
     "add": [Edit(Feature(3), 4.0, "add")],
@@ -229,3 +231,42 @@ def test_an_abort_condition_ends_its_row(llama: LoadedModel, sae: SparseAutoenco
     assert found.ids[0] == expected[0]
     assert found.reasons[1] == "aborted"
     assert found.ids[1] == expected[1][: first + 1]
+
+
+class _Forgetful:
+    """A model that gives no key-value cache."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.passes = model, 0
+        self.forward, self.parameters = model.forward, model.parameters
+        self.generation_config = model.generation_config
+
+    def __call__(self, **named: Any) -> Any:
+        self.passes += 1
+        named["use_cache"] = False
+        return self._model(**named)
+
+
+def test_a_model_without_a_cache_is_read_again(llama: LoadedModel, sae: SparseAutoencoder) -> None:
+    expected = _generate(llama, sae, EDITS["both"], _request())
+    forgetful = _Forgetful(llama.model)
+    loaded = dataclasses.replace(llama, model=forgetful)
+    assert has_sound_cache(loaded)  # it is read again, which gives the same
+    forgetful.passes = 0
+    found = _generate(loaded, sae, EDITS["both"], _request())
+    assert found.ids == expected.ids
+    assert [t.acted for t in found.traces] == [t.acted for t in expected.traces]
+    assert forgetful.passes == TOKENS
+
+
+def test_a_state_space_model_is_steered_without_its_cache(sae: SparseAutoencoder) -> None:
+    loaded = loaded_model("mamba")
+    short, long = (0, 5, 9, 33), (0, 8, 7, 6, 5, 4, 3)
+    rows = tuple(Row(p, name, 0, True) for p in (0, 1) for name in ("baseline", "steered"))
+    with _steered(loaded, sae, EDITS["both"]) as model:
+        assert not model.cached
+        request = _request(prompts=(Prompt(short), Prompt(long)), rows=rows, max_tokens=6)
+        found = generate(model, request, JobControl())
+    for place, prompt in enumerate((short, long)):
+        assert found.ids[2 * place] == _plain(loaded, sae, [], "all", prompt)[:6]
+        assert found.ids[2 * place + 1] == _plain(loaded, sae, EDITS["both"], "all", prompt)[:6]

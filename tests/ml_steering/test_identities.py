@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, StudioError
 from mistudio.core.steering_positions import Positions
 from mistudio.core.steering_spec import Condition, Edit, Feature, Spec
-from mistudio.ml.hooks import hook_module
+from mistudio.ml.hooks import first_tensor, hook_module
 from mistudio.ml.loading import LoadedModel, load_model
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.forward import FedRow, Stepper
@@ -88,13 +89,11 @@ def test_clamp_to_the_value_it_has_changes_no_logit(family: str) -> None:
     loaded, sae = loaded_model(family), random_sae("topk")
     seen: list[torch.Tensor] = []
     module = hook_module(loaded, LAYER, "resid_post")
-    handle = module.register_forward_hook(
-        lambda _m, _x, y: seen.append(y[0] if isinstance(y, tuple) else y)
-    )
+    handle = module.register_forward_hook(lambda _m, _x, y: seen.append(first_tensor(y)))
     with SteeredModel(loaded, {}, Library()) as model:
         plain = Stepper(model, [FedRow(PROMPT)]).prompt()
     handle.remove()
-    own_F = sae.encode(seen[0].view(-1, seen[0].shape[-1])[-1])
+    own_F = sae.encode(seen[-1].view(-1, seen[-1].shape[-1])[-1])  # of the prompt, read last
     feature = int(own_F.argmax())
     edits = (Edit(Feature(feature), float(own_F[feature]), "clamp", "raw"),)
     moved = (Edit(Feature(feature), float(own_F[feature]) + 3, "clamp", "raw"),)
@@ -141,25 +140,25 @@ def test_several_saes_at_several_layers_act_in_turn(family: str) -> None:
     gate: list[torch.Tensor] = []
     special = torch.isin(ids[0], torch.tensor([0, 1]))[:, None]
 
-    def put(y: object, delta: torch.Tensor) -> object:
+    def put(y: Any, delta: torch.Tensor) -> Any:
         delta = torch.where(special, 0.0, delta)
         return (y[0] + delta, *y[1:]) if isinstance(y, tuple) else y + delta
 
-    def at_first(_m: object, _x: object, y: object) -> object:
-        x = y[0] if isinstance(y, tuple) else y
+    def at_first(_m: Any, _x: Any, y: Any) -> Any:
+        x = first_tensor(y)
         gate.append(first.encode(x)[0, :, 9:10] > 0.3)
         return put(y, 6.0 * first.W_dec_FO[4].expand(x.shape[1], -1))
 
-    def at_mlp(_m: object, _x: object, y: torch.Tensor) -> object:
+    def at_mlp(_m: Any, _x: Any, y: Any) -> Any:
         own = first.encode(y)[0, :, 7:8]
         return put(y, torch.where(gate[0], (5.0 - own) * first.W_dec_FO[7], 0.0))
 
-    def at_second(_m: object, _x: object, y: object) -> object:
-        x = y[0] if isinstance(y, tuple) else y
+    def at_second(_m: Any, _x: Any, y: Any) -> Any:
+        x = first_tensor(y)
         return put(y, second.encode(x)[0, :, 7:8] * second.W_dec_FO[7])
 
     handles = [
-        hook_module(loaded, layer, hook).register_forward_hook(edit)  # type: ignore[arg-type]
+        hook_module(loaded, layer, hook).register_forward_hook(edit)
         for layer, hook, edit in (
             (0, "resid_post", at_first),
             (2, "mlp_out", at_mlp),

@@ -40,6 +40,11 @@ class Trace(NamedTuple):
         return int(self.acted_T.sum())
 
     @property
+    def acted_at(self) -> list[int]:
+        """The positions of the tokens that were changed."""
+        return [place for place, acted in enumerate(self.acted_T.tolist()) if acted]
+
+    @property
     def positions(self) -> int:
         """How many tokens were read."""
         return len(self.acted_T)
@@ -55,8 +60,8 @@ class Stepper:
 
     Each row has a prompt and a variant of its own; prompts of unlike length are padded on the
     left. Positions are absolute: they count the tokens a row has consumed, padding left out, so
-    neither the size of a pass nor the other rows matter. With `cached` False, or if the model
-    gives no cache, everything is read again in every pass.
+    neither the size of a pass nor the other rows matter. With `cached` False, or where the
+    model has no sound cache, everything is read again in every pass.
 
     The first call of a teacher-forced reading or of generation is `prompt()`; then call the
     object with [B, S] ids. `ended_B` may be set by the caller: such rows are fed on, but neither
@@ -90,8 +95,8 @@ class Stepper:
         # transformers 5.24 renamed the argument and the field of the output
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self._cache: Any = None
-        self._is_cached = cached
-        self._ids: list[torch.Tensor] = []  # kept only without a cache
+        self._is_cached = cached and model.cached
+        self._ids: list[torch.Tensor] = []  # read again in every pass without a cache
         self._may: list[torch.Tensor] = []
         self._real: list[torch.Tensor] = []
         self._acted: dict[Place, list[torch.Tensor]] = {place: [] for place in model.places}
@@ -107,6 +112,8 @@ class Stepper:
     def prompt_chunks(self, size: int) -> Iterator[torch.Tensor]:
         """Feed the prompts, `size` tokens of each row at a time; yields the logits [B, V] of the
         last token of each pass. Those of the last pass predict the first new token."""
+        if not self._is_cached:  # parts would be read again and again
+            size = self._prompt_BS.shape[1]
         for chunk_BS in self._prompt_BS.split(size, dim=1):
             yield self(chunk_BS)
 
@@ -139,7 +146,7 @@ class Stepper:
         self.consumed += ids_BS.shape[1]
         new = ids_BS.shape[1]
         self._real.append(counts_BS)
-        if not self._is_cached:
+        if self._cache is None:  # the first pass, which shows whether there is a cache, or none
             self._ids.append(ids_BS)
             self._may.append(may_BS)
             ids_BS, may_BS = torch.cat(self._ids, 1), torch.cat(self._may, 1)
@@ -184,11 +191,7 @@ class Stepper:
             ) from error
         if self._is_cached:
             self._cache = output.get(self._cache_name)
-            if self._cache is None:
-                raise StudioError(
-                    "This model gives no key-value cache, so it must be read without one.",
-                    code="no_cache",
-                )
+            self._is_cached = self._cache is not None
         return output
 
     def spread(self, places: Sequence[int], rows: Sequence[FedRow]) -> Stepper:

@@ -39,7 +39,14 @@ class SteeredModel:
         *,
         norm_cut: float = NORM_CUT,
         norms: Mapping[Place, float] | None = None,
+        cached: bool | None = None,
     ) -> None:
+        """`cached` says whether to use a key-value cache; None does where the model allows it."""
+        if cached is None:
+            from mistudio.ml.steering.cache_check import has_sound_cache
+
+            cached = has_sound_cache(loaded)
+        self.cached = cached
         self.loaded = loaded
         named = {BASELINE: Spec(), **variants}
         self.prepared: Prepared = prepare(

@@ -31,14 +31,15 @@ def predictions(
 
     Yields (first, logits [B, S, V] in fp32): those at [b, s] predict texts[b][first + s]; behind
     the end of a text they mean nothing. Texts may be of unlike length, prompts too. The passes are
-    sized so that the logits stay small. Raises `Cancelled` on a stop
+    sized so that the logits stay small and a cancel acts soon. Raises `Cancelled` on a stop
     or cancel, and what the `Stepper` raises.
     """
     stepper = Stepper(model, rows, cached=cached)
     longest = max((len(text) for text in texts), default=0)
     if not longest:
         return
-    passes = stepper.prompt_chunks(prompt_pass(model.loaded, len(rows)))
+    most = prompt_pass(model.loaded, len(rows))
+    passes = stepper.prompt_chunks(most)
     last_BV = torch.zeros(0)
     while not stepper.has_read_prompt:
         control.check()
@@ -50,7 +51,7 @@ def predictions(
         fed_BT[row, : len(known)] = torch.tensor(list(known), dtype=torch.int64)
         real_BT[row, : len(known)] = True
     yield 0, last_BV[:, None]
-    size = max(1, min(FORCED, ENTRIES // (len(rows) * last_BV.shape[1])))
+    size = max(1, min(FORCED, most, ENTRIES // (len(rows) * last_BV.shape[1])))
     for first in range(0, longest - 1, size):
         control.check()
         part = slice(first, first + size)
