@@ -30,3 +30,19 @@ def steering_claim(studio: Studio, console: Console, arguments: Arguments) -> No
     """Steer features and count for how many it does what their label says."""
     found = run_job(studio, console, "steer_claims", from_arguments(ClaimConfig, arguments))
     console.result(found, claim_report.lines(found))
+
+
+def bench_steering(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """What steering costs."""
+    from mistudio.jobs.bench_steering import bench_steering as measured
+
+    found = measured(
+        studio,
+        sae=arguments.sae,
+        only=tuple(arguments.only or ()),
+        features=arguments.features,
+        target_kl=arguments.target_kl,
+        rounds=arguments.rounds,
+        seed=arguments.seed,
+    )
+    console.result(found, [f"{name}: {value}" for name, value in found.items()])
