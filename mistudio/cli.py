@@ -32,6 +32,7 @@ def _verb(name: str) -> Verb:
         library_commands,
         partner_commands,
         steer_commands,
+        steering_commands,
         training_commands,
         vector_commands,
     )
@@ -78,6 +79,7 @@ def _verb(name: str) -> Verb:
         feature_commands,
         partner_commands,
         steer_commands,
+        steering_commands,
         training_commands,
         vector_commands,
     ):

@@ -53,7 +53,7 @@ class Variant:
     """One way of steering: its name in the run, what people read, texts, figures.
 
     `strength` is the factor of a sweep. Figures are keyed as the engine measures them; None or
-    absent is not measured, and `reasons` may say why.
+    absent is not measured.
     """
 
     name: str
@@ -61,7 +61,8 @@ class Variant:
     texts: tuple[Text, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
     strength: float | None = None
-    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
+    per_token: tuple[tuple[str, float], ...] = ()
+    """pieces of the first text with the KL of their prediction, where measured"""
 
     @property
     def is_baseline(self) -> bool:
@@ -141,7 +142,9 @@ def _variants_form(
             texts = [greedy] if is_same else [*texts, greedy]
         is_baseline = name == BASELINE
         own: Mapping[str, Any] = {} if is_baseline else several.get(name) or metrics
-        found.append(Variant(name, title_of(name), tuple(texts), own, strength_of(name)))
+        parts: Mapping[str, Any] = told.get("per_token") or {}
+        pairs = tuple(zip(parts.get("pieces", ()), parts.get("kl", ()), strict=False))
+        found.append(Variant(name, title_of(name), tuple(texts), own, strength_of(name), pairs))
     return PromptRun(prompt, tuple(found))
 
 

@@ -83,6 +83,13 @@ CHANGES = {
     "own_text": (),
     "attribute": (),
     "steer": ("steering_runs",),
+    "steer_preview": (),
+    "steer_dose": (),
+    "steer_claims": (),
+    "contrast_vector": ("steering_vectors",),
+    "feature_mean": ("steering_vectors",),
+    "import_vectors": ("steering_vectors",),
+    "export_vectors": (),
     "demo": (
         "datasets",
         "models",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import write_json
@@ -17,18 +19,20 @@ from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
-from mistudio.jobs import lookup, sae_library
+from mistudio.jobs import encoders, lookup, sae_library, vector_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.steering_cards import median_norm_at
 from mistudio.store import features
-from mistudio.store.records import SaeRow
+from mistudio.store.records import SaeRow, SteeringVectorRow
 from mistudio.store.tables import STEERING_RUNS
 
 if TYPE_CHECKING:
+    from mistudio.ml.embedding import Encoder
     from mistudio.ml.loading import LoadedModel
     from mistudio.ml.sae.base import SparseAutoencoder
     from mistudio.ml.steering.compare import SteerResult
-    from mistudio.ml.steering.sources import Library, PlacedSae
+    from mistudio.ml.steering.sources import Library, PlacedSae, Vector
     from mistudio.ml.steering.variants import Text
 
 NORM_FILE = "median_norm.json"  # beside the files of an SAE that came without
@@ -38,7 +42,10 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
     row = lookup.sae(studio, config.sae)
     lookup.model_of(studio, row)
-    scales(studio, row, spec_of(config).on_sae(row.id).check())
+    spec = spec_of(config).on_sae(row.id).check()
+    scales(studio, row, spec)
+    for direction in spec.directions():
+        vector_row(studio, row, direction.name)
 
 
 def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float]]:
@@ -122,7 +129,33 @@ def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) ->
             largest,
             median_norm(ctx, other, sae, loaded),
         )
-    return Library(saes)
+    return Library(saes, vectors_of(ctx.studio, row, spec))
+
+
+def vectors_of(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, Vector]:
+    """The vectors that a specification names; `row` is the run's SAE.
+
+    Raises `NotFound`, or `Mismatch` for one of another model.
+    """
+    import torch
+
+    from mistudio.ml.steering.sources import Vector
+
+    found: dict[str, Vector] = {}
+    for direction in spec.directions():
+        known = vector_row(studio, row, direction.name)
+        median = median_norm_at(studio, known.model_id, known.layer, known.hook)
+        v_D = torch.tensor(vector_library.read(studio, known))
+        found[direction.name] = Vector(v_D, known.layer, known.hook, median)
+    return found
+
+
+def vector_row(studio: Studio, row: SaeRow, name: str) -> SteeringVectorRow:
+    """A vector of the model of an SAE; raises `NotFound`, `InvalidInput` or `Mismatch`."""
+    known = vector_library.find_one(studio, name)
+    if known.model_id != lookup.model_of(studio, row).id:
+        raise Mismatch(f"Vector {known.name!r} belongs to another model than SAE {row.name!r}.")
+    return known
 
 
 def median_norm(
@@ -182,6 +215,11 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
         raise Cancelled  # stopped before the first token: there is nothing to keep
     first = next(iter(variants))
     outputs = _outputs(found, first)
+    for name, kl in found.kl_per_token.items():
+        ids = found.comparison.samples(name)[0].ids
+        pieces = _pieces(loaded, found.comparison.prompts[0].ids, ids)
+        outputs["variants"][name]["per_token"] = {"pieces": pieces, "kl": kl}
+    _measure_meaning(ctx, config.prompt, outputs["variants"], found.metrics)
     figures = found.metrics[first]
     if config.spec:  # the file may change: what it says is kept instead
         config = _with_inline_spec(config, spec)
@@ -206,6 +244,46 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     told = {"baseline": outputs["baseline"], "steered": outputs["steered"]}
     more = {"variants": outputs["variants"]} if len(variants) > 1 or config.samples > 1 else {}
     return {"run": kept.id, "sae": row.id, **told, **more, **figures}
+
+
+def _pieces(loaded: LoadedModel, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character of several tokens belongs to the last."""
+    from mistudio.ml.steering.detokenize import TextStream
+
+    stream, before, found = TextStream(loaded.tokenizer, list(prompt_ids)), "", list[str]()
+    for token in ids:
+        text = stream.add(token)
+        found.append(text[len(before) :])
+        before = text
+    if found:
+        found[-1] += stream.finish()[len(before) :]
+    return found
+
+
+def _measure_meaning(
+    ctx: JobContext, prompt: str, variants: Mapping[str, Any], figures: dict[str, dict[str, Any]]
+) -> None:
+    """Add how alike in meaning the first texts are to the figures of each variant.
+
+    Without a sentence encoder on this machine words are compared, which `similarity_by` says.
+    """
+    from mistudio.ml.steering.meaning import Meaning
+
+    texts = {name: str(told["samples"][0]["text"]) for name, told in variants.items()}
+    folder = encoders.find(ctx.studio)
+    meaning = Meaning.of([prompt, *texts.values()], _encoder(folder) if folder else None)
+    for name, found in figures.items():
+        found["similarity"] = meaning.cosine(texts["baseline"], texts[name])
+        found["relevance"] = meaning.relevance(prompt, texts["baseline"], texts[name])
+        found["similarity_by"] = meaning.method
+
+
+@lru_cache(maxsize=1)
+def _encoder(folder: Path) -> Encoder:
+    """Kept between runs; only the one thread of the GPU lane uses it."""
+    from mistudio.ml.embedding import Encoder
+
+    return Encoder(folder)
 
 
 def _with_inline_spec(config: SteerConfig, spec: Spec) -> SteerConfig:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mistudio.core.steering_spec import Feature, Source
+from mistudio.core.errors import StudioError
+from mistudio.core.steering_spec import Direction, Feature, Source
+from mistudio.jobs import vector_library
 from mistudio.jobs.runner import Studio
 from mistudio.store.features import FeatureRow, feature_rows, newest_set
-from mistudio.store.records import FeatureSetRow, SaeRow
+from mistudio.store.records import FeatureSetRow, SaeRow, SteeringVectorRow
 from mistudio.store.tables import SAES
 
 
@@ -25,6 +27,13 @@ class CardFacts:
     sae: SaeRow | None = None
     found: FeatureRow | None = None
     push: float | None = None
+    vector: SteeringVectorRow | None = None
+
+    @property
+    def model_id(self) -> str:
+        """The model that the source belongs to, "" if it is not known."""
+        known = self.sae or self.vector
+        return (known.model_id if known else "") or ""
 
     @property
     def maximum(self) -> float:
@@ -40,13 +49,15 @@ class CardFacts:
     def title(self) -> str:
         """The label of a feature, else its top tokens; the name of a vector."""
         if not isinstance(self.source, Feature):
-            return self.source.name
+            return self.vector.name if self.vector else self.source.name
         known = self.found
         return (known.label or known.top_tokens if known else "") or "no label"
 
     @property
     def place(self) -> str:
         """Layer and hook that it acts at."""
+        if self.vector is not None:
+            return f"layer {self.vector.layer} · {self.vector.hook}"
         if self.sae is None or self.sae.layer is None:
             return ""
         return f"layer {self.sae.layer} · {self.sae.hook_out or self.sae.hook_in or '?'}"
@@ -68,7 +79,7 @@ def read_cards(studio: Studio, sources: Sequence[Source]) -> list[CardFacts]:
     saes: dict[str, tuple[SaeRow, FeatureSetRow | None, float | None] | None] = {}
     for source in sources:
         if not isinstance(source, Feature):
-            found.append(CardFacts(source))
+            found += _vector_facts(studio, source)
             continue
         if source.sae not in saes:
             row = SAES.find(db, source.sae)
@@ -85,6 +96,26 @@ def read_cards(studio: Studio, sources: Sequence[Source]) -> list[CardFacts]:
             CardFacts(source, sae, rows[0] if rows else unknown_feature(source.index), push)
         )
     return found
+
+
+def _vector_facts(studio: Studio, source: Direction) -> list[CardFacts]:
+    """Those of a vector, none if it is not in the library."""
+    try:
+        row = vector_library.find_one(studio, source.name)
+    except StudioError:
+        return []
+    median = median_norm_at(studio, row.model_id, row.layer, row.hook)
+    return [CardFacts(source, push=row.norm / median if median else None, vector=row)]
+
+
+def median_norm_at(studio: Studio, model_id: str | None, layer: int, hook: str) -> float | None:
+    """The median residual norm at a place, as an SAE that writes there knows it."""
+    where = "model_id = ? AND layer = ? AND COALESCE(hook_out, hook_in) = ?"
+    for sae in SAES.select(studio.db(), where, [model_id, layer, hook]):
+        found = _median_norm(studio, sae, newest_set(studio.db(), sae.id))
+        if found:
+            return found
+    return None
 
 
 def _median_norm(studio: Studio, sae: SaeRow, chosen: FeatureSetRow | None) -> float | None:

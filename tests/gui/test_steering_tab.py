@@ -24,7 +24,7 @@ from mistudio.jobs.steering_cards import CardFacts
 from mistudio.store import jobs
 from mistudio.store.features import FeatureRow
 from mistudio.store.jobs import JobState
-from mistudio.store.tables import JOBS, STEERING_RUNS
+from mistudio.store.tables import JOBS, STEERING_RUNS, STEERING_VECTORS
 from tests.gui import feature_world
 
 METRICS = {
@@ -185,21 +185,58 @@ def test_a_vector_has_no_activation(styled: Any, qtbot: QtBot) -> None:
     assert "clamp" not in offered
     assert made.unit.findData("max") == -1
     assert made.edit() == Edit(Direction("formal"), 4.0, unit="raw")
+    assert made.unit.count() == 1  # the norm of the stream is not known
+
+
+def test_a_vector_of_the_model_becomes_a_card(services: Services, qtbot: QtBot) -> None:
+    db = services.studio.db()
+    world = feature_world.add_world(db)
+    for name, model in (("formal", world.sae.model_id), ("other", None), ("two words", None)):
+        STEERING_VECTORS.insert(
+            db, name=name, group_id=name, model_id=model or world.sae.model_id, model_name="tiny",
+            layer=2, hook="mlp_out", method="mean", width=16, norm=3.0, path="vectors/x",
+        )  # fmt: skip
+    tab = shown_tab(services, qtbot)
+    search = tab.panel.search
+    search.field.setText("@form")
+    qtbot.keyClick(search.field, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+    assert [found.source for found in search._shown()] == [Direction("formal")]
+    search.add_current()
+    settle(tab, qtbot)
+    (made,) = tab.panel.cards
+    assert (made.facts.title, made.facts.place) == ("formal", "layer 2 · mlp_out")
+    made.set_value(2.0)
+    assert tab.panel.settings() == {
+        "sae": world.sae.id,
+        "feature": (),
+        "edit": ("@formal=2.0raw:add",),
+        "unit": "max",
+    }
+    search.field.setText("two")
+    qtbot.keyClick(search.field, Qt.Key.Key_Return)
+    settle(tab, qtbot)
+    found = search._shown()[0]
+    assert found.words.startswith("@two words")
+    assert isinstance(found.source, Direction)
+    assert found.source.name.startswith("sv_")  # its id: the short form has no spaces
 
 
 def test_search_adds_cards_and_offers_them_once(services: Services, qtbot: QtBot) -> None:
-    feature_world.add_world(services.studio.db())
+    world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
     search = tab.panel.search
     search.field.setText("whale")
     qtbot.keyClick(search.field, Qt.Key.Key_Return)
     settle(tab, qtbot)
-    assert [found.index for found in search._shown()] == [1, 11, 21, 41, 51, 61]
+    assert [found.source for found in search._shown()] == [
+        Feature(i, world.sae.id) for i in (1, 11, 21, 41, 51, 61)
+    ]
     search.add_current()
     settle(tab, qtbot)
     search.open_results()
     settle(tab, qtbot)
-    assert search._shown()[0].index == 11
+    assert search._shown()[0].source == Feature(11, world.sae.id)
     assert tab.panel.settings()["feature"] == ("1=0.0:add",)
     assert tab.panel.count.text() == f"1 of {MAX_EDITS} features"
     tab.panel.cards[0].toggle.setChecked(False)
@@ -218,7 +255,7 @@ def test_at_most_twenty_cards(services: Services, qtbot: QtBot) -> None:
     tab = shown_tab(services, qtbot)
     loaded(tab, qtbot, *(Edit(Feature(i, world.sae.id)) for i in range(MAX_EDITS + 1)))
     first = tab.panel.cards[0]
-    tab.panel._on_added(feature_row(40))
+    tab.panel._on_added(Feature(40, world.sae.id))
     settle(tab, qtbot)
     assert len(tab.panel.cards) == MAX_EDITS
     assert tab.panel.cards[0] is first
@@ -236,11 +273,11 @@ def test_cards_of_several_saes_share_a_model(
     tab.panel.source.choose(other.id)
     settle(tab, qtbot)
     monkeypatch.setattr(panel_module, "confirm", lambda *_, **__: False)
-    tab.panel._on_added(feature_row(4))
+    tab.panel._on_added(Feature(4, other.id))
     settle(tab, qtbot)
     assert [c.facts.source for c in tab.panel.cards] == [Feature(3, world.sae.id)]
     monkeypatch.setattr(panel_module, "confirm", lambda *_, **__: True)
-    tab.panel._on_added(feature_row(4))
+    tab.panel._on_added(Feature(4, other.id))
     settle(tab, qtbot)
     assert [c.facts.source for c in tab.panel.cards] == [Feature(4, other.id)]
     from mistudio.store.tables import SAES
@@ -282,13 +319,14 @@ def test_cards_kept_by_the_first_version_are_read(services: Services, qtbot: QtB
 
 
 def test_without_features_a_latent_is_added_by_number(services: Services, qtbot: QtBot) -> None:
-    feature_world.add_sae(services.studio.db(), 64)
+    sae = feature_world.add_sae(services.studio.db(), 64)
     tab = shown_tab(services, qtbot)
     search = tab.panel.search
     for text, found in (("63", [63]), ("64", []), ("whale", [])):
         search.field.setText(text)
         qtbot.keyClick(search.field, Qt.Key.Key_Return)
-        assert [row.index for row in search._shown()] == found
+        settle(tab, qtbot)
+        assert [row.source for row in search._shown()] == [Feature(i, sae.id) for i in found]
 
 
 def ready_tab(services: Services, qtbot: QtBot) -> SteeringTab:
@@ -395,6 +433,32 @@ def test_texts_stream_and_figures_follow(services: Services, qtbot: QtBot) -> No
     assert pane.marked() == []
 
 
+def test_the_preview_follows_the_newest_strength(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    assert JOBS.select(services.studio.db()) == []  # closed, it measures nothing
+    tab.preview.set_open(True)
+    qtbot.waitUntil(lambda: bool(tab.preview.job_id))
+    first = only_job(services)
+    assert (first.kind, first.hidden) == ("steer_preview", True)
+    assert first.config["feature"] == ["3=2.0:add", "12=1.0:clamp"]
+    for strength in (0.5, 1.0, 3.0):  # while one is measured
+        tab.panel.cards[0].set_value(strength)
+    db = services.studio.db()
+    mover = {"token": 1, "text": "\nsea", "baseline": 0.1, "steered": 0.35, "change": 0.25}
+    told = {"kl": 0.25, "acted": 7, "positions": 8, "delta_ratio": 0.4, "movers": [mover]}
+    jobs.claim(db, first.id, 1)
+    JOBS.update(db, first.id, result=told)
+    jobs.move(db, first.id, JobState.RUNNING, JobState.COMPLETED)
+    services.lanes.finished.emit(first.id, "completed")
+    settle(tab, qtbot)
+    qtbot.waitUntil(lambda: tab.preview.job_id not in ("", first.id))
+    second = only_job(services)  # the first left no row, the moves between were left out
+    assert second.config["feature"] == ["3=3.0:add", "12=1.0:clamp"]
+    assert tab.preview.line.text().startswith("KL 0.2500 nats · acted on 7 of 8 positions")
+    assert tab.preview.table.texts() == [["“↵sea”", "10.00 %", "35.00 %", "+25.00"]]
+    tab.preview.set_open(False)
+
+
 def test_a_failed_run_says_why(services: Services, qtbot: QtBot) -> None:
     tab = ready_tab(services, qtbot)
     tab.run_primary()
@@ -444,6 +508,24 @@ def test_compare_has_a_column_each_and_samples_to_choose(
     assert output.panes[names[0]].text.toPlainText() == "3=2.0:add greedy"
     assert output.panes[names[0]].ending.text() == "Ended at a stop string."
     assert output._charts.isHidden()
+
+
+def test_predictions_are_shaded_by_their_kl(services: Services, qtbot: QtBot) -> None:
+    output = Output(services)
+    qtbot.addWidget(output)
+    outputs = variants("steered")
+    outputs["variants"]["steered"]["per_token"] = {"pieces": ["steered", " 0"], "kl": [0.5, 0.1]}
+    output.show_run("p", outputs, METRICS)
+    output.parting.setChecked(True)
+    tokens = output.panes["steered"].tokens
+    assert tokens is not None
+    assert tokens.text() == "steered 0"
+    tokens.copy_values()
+    assert "0.5" in QGuiApplication.clipboard().text()
+    assert output.panes["baseline"].tokens is None
+    output.sample.setCurrentIndex(1)  # only the first text was measured
+    assert not output.parting.isEnabled()
+    assert output.panes["steered"]._pages.currentIndex() == 0
 
 
 def test_a_sweep_has_table_and_curve(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ from mistudio.core.configs import (
     SteerConfig,
 )
 from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
-from mistudio.core.errors import InvalidInput, NotFound, StudioError
+from mistudio.core.errors import InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
+from mistudio.core.steering_shown import read_run
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import feature_pages, lookup, sae_library
+from mistudio.jobs import feature_pages, lookup, sae_library, vector_library
 from mistudio.jobs.runner import Studio
 from mistudio.store import features, trainings
 from mistudio.store.features import FeatureFilter
@@ -28,8 +32,10 @@ from mistudio.store.tables import (
     DATASETS,
     FEATURE_SETS,
     JOBS,
+    MODELS,
     SAES,
     STEERING_RUNS,
+    STEERING_VECTORS,
     TOKENIZATIONS,
     TRAININGS,
 )
@@ -159,6 +165,37 @@ def test_steering_is_kept_with_all_that_repeats_it(trained: Studio) -> None:
     again = run(trained, "steer", config)
     assert (again["baseline"], again["steered"]) == (result["baseline"], result["steered"])
     assert (kept.outputs or {})["steered"] == result["steered"]
+    (shown,) = read_run(kept.prompt, kept.outputs, kept.metrics)
+    (variant,) = shown.steered
+    assert "".join(piece for piece, _ in variant.per_token) == result["steered"]
+    assert np.mean([kl for _, kl in variant.per_token]) == pytest.approx(result["kl"])
+    assert variant.metrics["similarity_by"] == "words"  # there is no encoder here
+    words = [Counter(re.findall(r"\w+", result[n].lower())) for n in ("baseline", "steered")]
+    dot = sum(n * words[1][word] for word, n in words[0].items())
+    lengths = [math.sqrt(sum(n * n for n in count.values())) for count in words]
+    assert variant.metrics["similarity"] == pytest.approx(dot / (lengths[0] * lengths[1]))
+
+
+def test_a_vector_of_the_library_steers_as_the_feature_that_it_copies(trained: Studio) -> None:
+    sae = lookup.sae(trained, "last")
+    model = lookup.model_of(trained, sae)
+    row_D = sae_library.read_sae(trained, sae).W_dec_FO[5].detach().numpy()
+    new = vector_library.NewVector(row_D, "copy", sae.layer or 0, str(sae.hook_in), {})
+    (vector,) = vector_library.add(trained, model, [new], "import")
+    common = {"prompt": "Once upon a time", "max_tokens": 8, "seed": 3, "temperature": 0.0}
+    by_feature = run(trained, "steer", SteerConfig(feature=("5=9raw",), **common))
+    by_vector = run(trained, "steer", SteerConfig(edit=("@copy=9raw",), **common))
+    assert by_vector["steered"] == by_feature["steered"]
+    assert by_vector["kl"] == pytest.approx(by_feature["kl"], rel=1e-5)
+    assert by_vector["kl"] > 0
+    other = MODELS.insert(trained.db(), name="other", origin="folder", path="x", status="ready")
+    STEERING_VECTORS.update(trained.db(), vector.id, model_id=other.id)
+    with pytest.raises(Mismatch, match="belongs to another model"):
+        trained.submit("steer", SteerConfig(edit=("@copy=9raw",), **common))
+    with pytest.raises(NotFound, match="There is no vector 'nobody'"):
+        trained.submit("steer", SteerConfig(edit=("@nobody=9raw",), **common))
+    vector_library.delete(trained, vector.id)
+    MODELS.delete(trained.db(), other.id)
 
 
 def test_strength_zero_is_the_baseline(trained: Studio) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
 
 from mistudio.ml.steering import metrics
 
@@ -48,3 +52,84 @@ def test_first_divergence() -> None:
     assert metrics.first_divergence([1, 2, 3], [1, 2, 3]) is None
     assert metrics.first_divergence([1, 2, 3], [1, 5, 3]) == 1
     assert metrics.first_divergence([1, 2], [1, 2, 3]) == 2
+
+
+def test_jensen_shannon_against_scipy() -> None:
+    rng = np.random.default_rng(1)
+    base, steered = 3 * rng.normal(size=(2, 6, 40))
+    found = metrics.jensen_shannon(torch.tensor(base), torch.tensor(steered))
+    expected = jensenshannon(softmax(base, 1), softmax(steered, 1), axis=1) ** 2
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    apart = torch.full((1, 40), -1e4)
+    first, second = apart.clone(), apart.clone()
+    first[0, 0] = second[0, 1] = 0
+    assert metrics.jensen_shannon(first, second) == pytest.approx([np.log(2)])
+    assert metrics.jensen_shannon(first, first) == [0.0]
+
+
+def test_perplexity_is_that_of_the_tokens_that_came() -> None:
+    rng = np.random.default_rng(2)
+    logits, target = rng.normal(size=(7, 30)), rng.integers(0, 30, 7)
+    own = softmax(logits, 1)[np.arange(7), target]
+    found = metrics.perplexity(torch.tensor(logits), torch.tensor(target))
+    assert found == pytest.approx(np.prod(1 / own) ** (1 / 7), rel=1e-5)
+    assert metrics.perplexity(torch.zeros(0, 30), torch.zeros(0, dtype=torch.int64)) is None
+    assert metrics.perplexity_change(4.0, 10.0) == 6.0
+    assert metrics.perplexity_log_ratio(4.0, 10.0) == pytest.approx(np.log(2.5))
+    assert metrics.perplexity_change(None, 1.0) is metrics.perplexity_log_ratio(1.0, None) is None
+
+
+def test_top_movers_are_the_largest_changes_of_probability() -> None:
+    rng = np.random.default_rng(3)
+    base, steered = rng.normal(size=(2, 4, 30))
+    found = metrics.top_movers(torch.tensor(base), torch.tensor(steered), 5)
+    change = softmax(steered, 1) - softmax(base, 1)
+    for row, movers in enumerate(found):
+        assert [m.token_id for m in movers] == np.argsort(-abs(change[row]))[:5].tolist()
+        np.testing.assert_allclose([m.change for m in movers], change[row, _ids(movers)], atol=1e-6)
+    same = torch.tensor(base)
+    assert metrics.top_movers(same, same) == [[], [], [], []]
+
+
+def _ids(movers: list[metrics.Mover]) -> list[int]:
+    return [mover.token_id for mover in movers]
+
+
+def _longest_repeat(ids: list[int]) -> int:
+    sizes = range(len(ids) - 1, 0, -1)
+    grams = {n: [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)] for n in sizes}
+    return next((n for n in sizes if len(set(grams[n])) < len(grams[n])), 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_longest_repeat_and_edit_distance_by_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (rng.integers(0, 4, rng.integers(0, 14)).tolist() for _ in range(2))
+    assert metrics.longest_repeat(first) == _longest_repeat(first)
+
+    @cache
+    def distance(i: int, j: int) -> int:
+        if not i or not j:
+            return i + j
+        replaced = distance(i - 1, j - 1) + (first[i - 1] != second[j - 1])
+        return min(replaced, distance(i - 1, j) + 1, distance(i, j - 1) + 1)
+
+    longer = max(len(first), len(second))
+    expected = distance(len(first), len(second)) / longer if longer else None
+    assert metrics.edit_distance(first, second) == expected
+
+
+def test_repeats_and_distances_by_hand() -> None:
+    assert metrics.longest_repeat([1, 2, 3, 1, 2, 4]) == 2
+    assert metrics.longest_repeat([7] * 5) == 4  # two that overlap
+    assert metrics.longest_repeat([1, 2, 3]) == metrics.longest_repeat([]) == 0
+    assert metrics.edit_distance([1, 2, 3, 4], [0, 1, 2, 3]) == 0.5  # not 1, as by position
+    assert metrics.edit_distance([], []) is None
+
+
+def test_concept_tokens() -> None:
+    assert metrics.concept_share([1, 2, 3, 1], {1, 9}) == 0.5
+    assert metrics.concept_share([], {1}) is None
+    logits = np.random.default_rng(4).normal(size=(3, 10))
+    found = metrics.concept_probability(torch.tensor(logits), {2, 5})
+    np.testing.assert_allclose(found, softmax(logits, 1)[:, [2, 5]].sum(1), rtol=1e-5)

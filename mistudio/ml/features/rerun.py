@@ -114,17 +114,25 @@ class Rerun:
 
     @torch.inference_mode()
     def again(
-        self, clean: Clean, rows_R: torch.Tensor, delta_RSO: torch.Tensor, start: int = 0
+        self,
+        clean: Clean,
+        rows_R: torch.Tensor,
+        delta_RSO: torch.Tensor | None,
+        start: int = 0,
     ) -> torch.Tensor:
         """The end [R, S - start, E] of rows of a clean pass with a change added at the hook.
 
         `delta_RSO` covers whole rows; where it is zero before `start`, and the model can resume,
-        the positions before it are not computed.
+        the positions before it are not computed. None adds nothing, for callers whose own hook on
+        the block makes the change.
         """
         start = start if self.resumes else 0
         rows_R = rows_R.to(self.loaded.device)
         ids_RS = clean.ids_BS[rows_R, start:]
-        delta_RSO = delta_RSO[:, start:]
+        if delta_RSO is None:
+            delta_RSO = torch.zeros(1, 1, 1, device=ids_RS.device)
+        else:
+            delta_RSO = delta_RSO[:, start:]
         stream_RSD = clean.stream_BSD[rows_R, start:]
         if not self._at_attention:
             stream_RSD = _added(stream_RSD, delta_RSO)

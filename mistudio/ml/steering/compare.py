@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ class SteerResult:
 
     comparison: Comparison
     metrics: dict[str, dict[str, Any]]
+    kl_per_token: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """of each variant's first text, as the mean in `metrics` is made of; [] where not measured"""
 
     @property
     def is_empty(self) -> bool:
@@ -75,6 +77,7 @@ def steer(
         continuation = continuation_of(model, request_of(config), report)
         found = run_variants(model, continuation, report, control, share=GENERATING)
         measured: dict[str, dict[str, Any]] = {}
+        per_token: dict[str, list[float]] = {}
         stopped = any(text.reason == STOPPED for text in found.texts)
         for number, name in enumerate(specs):
             share = GENERATING + (1 - GENERATING) * number / len(specs)
@@ -85,6 +88,7 @@ def steer(
                 ids = [text.ids for text in pair]
                 forced = divergences(model, found.prompts[0], name, ids, control)
                 stopped = forced is None
+            per_token[name] = forced[1].kl if forced else []
             twins = (found.greedy(BASELINE), found.greedy(name))
             figures = {**_metrics(pair, twins, forced), **_what_was_done(model, pair[1])}
             measured[name] = {
@@ -94,7 +98,7 @@ def steer(
                 "values": found.values[name],
             }
     report.progress(1.0, "Ready")
-    return SteerResult(found, measured)
+    return SteerResult(found, measured, per_token)
 
 
 def request_of(config: SteerConfig) -> GenerationRequest:

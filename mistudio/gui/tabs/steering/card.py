@@ -69,8 +69,10 @@ class FeatureCard(Card):
         self.high.setAccessibleName(f"Upper end of {name}")
         self.unit = Combo()
         for value, shown in UNITS.items():
-            if value != "max" or isinstance(facts.source, Feature):
+            if isinstance(facts.source, Feature) or value == "raw" or facts.push:
                 self.unit.addItem(shown, value)
+        if not isinstance(facts.source, Feature) and self.unit.findData("max") >= 0:
+            self.unit.removeItem(self.unit.findData("max"))
         self.unit.setAccessibleName(f"Unit of {name}")
         self.unit.setToolTip(UNIT_TIP)
         self.strength = StrengthSlider(f"Strength of {name} by slider")

@@ -58,8 +58,14 @@ class Output(QWidget):
         self.marks.setToolTip("Underline the words that the baseline has not")
         self.marks.setChecked(True)
         self.marks.toggled.connect(self._fill)
+        self.parting = button("Where predictions part", variant="toggle")
+        self.parting.setToolTip(
+            "Shade each token of the first text by the KL of its prediction; the value is in its "
+            "tooltip and can be copied"
+        )
+        self.parting.toggled.connect(self._fill)
         self._tools = QWidget()
-        tools = row(self.marks, None, self.sample)
+        tools = row(self.marks, self.parting, None, self.sample)
         self._tools.setLayout(tools)
         self._sides = QWidget()
         self._line = QHBoxLayout(self._sides)
@@ -155,6 +161,7 @@ class Output(QWidget):
                 pane.chosen.connect(self.choose)
         for pane in self.panes.values():
             pane.mark(None)
+            pane.show_predictions((), 0.0)
             pane.set_text("")
             pane.set_ending("")
             pane.set_acted("")
@@ -165,6 +172,10 @@ class Output(QWidget):
         if self.run is None:
             return
         place = max(0, self.sample.currentIndex())
+        steered = self.run.steered
+        self.parting.setEnabled(place == 0 and any(v.per_token for v in steered))
+        parting = self.parting.isChecked() and self.parting.isEnabled()
+        largest = max((kl for v in steered for _, kl in v.per_token), default=0.0)
         base = self.run.baseline
         beside = base.texts[place].text if base and place < len(base.texts) else None
         for variant in self.run.variants:
@@ -174,6 +185,7 @@ class Output(QWidget):
             pane.set_ending(text.ending if text else "")
             marked = self.marks.isChecked() and not variant.is_baseline
             pane.mark(beside if marked else None)
+            pane.show_predictions(variant.per_token if parting else (), largest)
             pane.set_acted(text.acted_words if text else "")
 
     def _show_figures(self) -> None:

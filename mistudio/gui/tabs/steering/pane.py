@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import Signal
 from PySide6.QtGui import QColor, QGuiApplication, QTextCharFormat, QTextCursor
-from PySide6.QtWidgets import QPlainTextEdit, QTextEdit, QWidget
+from PySide6.QtWidgets import QPlainTextEdit, QScrollArea, QStackedWidget, QTextEdit, QWidget
 
 from mistudio.core.steering_shown import BASELINE, differing
 from mistudio.gui.style import set_property
 from mistudio.gui.theme import appearance, mix
 from mistudio.gui.widgets.cards import Card, IconLabel, button, label, row
 from mistudio.gui.widgets.elided import Elided
+from mistudio.gui.widgets.token_layout import LINEAR, TokenPiece
+from mistudio.gui.widgets.token_text import TokenText
 
 WIDTH = 220  # px that a pane has at least, at a 16-px font
 
@@ -46,7 +50,10 @@ class Pane(Card):
         head.setStretch(1, 1)
         self.box.setSpacing(appearance().px(6))
         self.box.addLayout(head)
-        self.box.addWidget(self.text, 1)
+        self.tokens: TokenText | None = None  # made when predictions are first asked for
+        self._pages = QStackedWidget()
+        self._pages.addWidget(self.text)
+        self.box.addWidget(self._pages, 1)
         self.box.addLayout(row(self.acted, None, self.choose))
         self.box.addWidget(self.ending)
         self._beside: str | None = None
@@ -84,6 +91,23 @@ class Pane(Card):
         """Mark the words that a baseline has not; None: no marks."""
         self._beside = baseline
         self._mark()
+
+    def show_predictions(self, pairs: Sequence[tuple[str, float]], largest: float) -> None:
+        """Show each token of the text in the shade of its KL; no pairs: the text again."""
+        if not pairs:
+            self._pages.setCurrentIndex(0)
+            return
+        if self.tokens is None:
+            self.tokens = TokenText()
+            self.tokens.setToolTip("KL of each token's prediction, in nats")
+            area = QScrollArea()
+            area.setWidgetResizable(True)
+            area.setWidget(self.tokens)
+            self._pages.addWidget(area)
+        pieces = [TokenPiece(text, value) for text, value in pairs]
+        self.tokens.set_tokens(pieces, largest)
+        self.tokens.set_view(line_breaks=True, marks=True, curve=LINEAR)
+        self._pages.setCurrentIndex(1)
 
     def marked(self) -> list[str]:
         """The stretches that are marked."""

@@ -21,7 +21,7 @@ from mistudio.gui.tabs.steering.search import FeatureSearch
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.jobs.steering_cards import CardFacts, read_cards
-from mistudio.store.features import FeatureRow, newest_set
+from mistudio.store.features import newest_set
 from mistudio.store.records import FeatureSetRow, SaeRow
 
 REMEMBERED = "steering.cards"
@@ -113,8 +113,9 @@ class FeaturePanel(QWidget):
 
     def model_id(self) -> str:
         """The model that is steered, "" while it is not known."""
-        known = [card.facts.sae for card in self.cards if card.facts.sae] or [self.source.sae()]
-        return (known[0].model_id or "") if known[0] else ""
+        known = [card.facts.model_id for card in self.cards if card.facts.model_id]
+        sae = self.source.sae()
+        return known[0] if known else (sae.model_id or "") if sae else ""
 
     def main_sae(self) -> str:
         """The SAE that a run names: that of the first card, else the chosen one."""
@@ -197,22 +198,22 @@ class FeaturePanel(QWidget):
         card.hide()
         card.deleteLater()
 
-    def _on_added(self, found: FeatureRow) -> None:
+    def _on_added(self, source: Source) -> None:
         sae = self.source.sae()
         if sae is None or len(self.cards) >= MAX_EDITS or not self._fits(sae):
             return
         self.search.close_results()
-        self._add(Feature(found.index, sae.id))
+        self._add(source)
 
     def _fits(self, sae: SaeRow) -> bool:
         """Whether an SAE may join the cards; cards of another model go if the user says so."""
-        others = [c for c in self.cards if c.facts.sae and c.facts.sae.model_id != sae.model_id]
+        others = [c for c in self.cards if c.facts.model_id not in ("", sae.model_id)]
         if not others:
             return True
         agreed = confirm(
             self,
             "Remove the cards of another model?",
-            f"{len(others)} of the cards belong to SAEs of another model than {sae.name!r}. One "
+            f"{len(others)} of the cards belong to another model than {sae.name!r}. One "
             "run steers one model.",
             "Remove them",
         )
@@ -230,10 +231,7 @@ class FeaturePanel(QWidget):
     def _on_card(self) -> None:
         for position, card in enumerate(self.cards):
             card.set_accent(position)
-        sae = self.source.sae()
-        sources = [card.facts.source for card in self.cards]
-        mine = {s.index for s in sources if isinstance(s, Feature) and sae and s.sae == sae.id}
-        self.search.set_taken(mine)
+        self.search.set_taken({card.facts.source for card in self.cards})
         if self._asked is None:
             kept = {"cards": [[state.edit.written(), state.on] for state in self.states()]}
             self._services.settings.remember(REMEMBERED, kept)
@@ -243,11 +241,11 @@ class FeaturePanel(QWidget):
         self.count.setText(f"{len(self.cards)} of {MAX_EDITS} features")
         self.clear_button.setEnabled(bool(self.cards))
         lines = ["Strength 0 with Add leaves the baseline, token for token."]
-        layers = {c.facts.sae.layer for c in self.cards if c.facts.sae and c.is_on()}
+        layers = {c.facts.place.partition(" · ")[0] for c in self.cards if c.is_on()}
         if len(layers) > 1:
             lines = ["Several layers: each hook reads what the earlier ones already steered."]
         if self._left_out:
-            lines.append(f"{self._left_out} left out: their SAE is not in the library.")
+            lines.append(f"{self._left_out} left out: not in the library.")
         self.hint.setText(" ".join(lines))
         self.changed.emit()
 

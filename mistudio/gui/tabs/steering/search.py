@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections import Counter
+from typing import Any, NamedTuple
 
 from PySide6.QtCore import QEvent, QObject, Qt, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
+from mistudio.core.steering_spec import Direction, Feature, Source
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.layout import SearchField
-from mistudio.jobs.steering_cards import unknown_feature
 from mistudio.store.features import FeatureFilter, FeatureRow, feature_ids, feature_rows
 from mistudio.store.records import FeatureSetRow, SaeRow
+from mistudio.store.tables import STEERING_VECTORS
 
 LIMIT = 50
+_ODD = re.compile(r"[@=?>:/\s]")  # what a name in the short form of an edit cannot hold
+
+
+class Offer(NamedTuple):
+    """A source that can be added, and how the list names it."""
+
+    source: Source
+    words: str
 
 
 def what_it_is(found: FeatureRow) -> str:
@@ -25,7 +36,7 @@ def what_it_is(found: FeatureRow) -> str:
 
 
 class FeatureSearch(QWidget):
-    """Offers features of one SAE by label, token or number; `added(FeatureRow)`."""
+    """Offers features of one SAE by label, token or number, and vectors; `added(Source)`."""
 
     added = Signal(object)
 
@@ -34,10 +45,10 @@ class FeatureSearch(QWidget):
         self._services = services
         self._sae: SaeRow | None = None
         self._set: FeatureSetRow | None = None
-        self._taken: set[int] = set()
-        self._found: list[FeatureRow] = []
+        self._taken: set[Source] = set()
+        self._found: list[Offer] = []
         px = appearance().px
-        self.field = SearchField("Add a feature: label, token or #id")
+        self.field = SearchField("Add a feature: label, token, #id or @vector")
         self.field.searched.connect(self._on_searched)
         self.field.installEventFilter(self)
         self.results = QListWidget()
@@ -66,10 +77,10 @@ class FeatureSearch(QWidget):
         self._sae, self._set = sae, feature_set
         self.setEnabled(sae is not None)
 
-    def set_taken(self, indices: set[int]) -> None:
-        """Features that are steered already are not offered."""
-        if indices != self._taken:
-            self._taken = set(indices)
+    def set_taken(self, sources: set[Source]) -> None:
+        """What is steered already is not offered."""
+        if sources != self._taken:
+            self._taken = set(sources)
             self._fill()
 
     def open_results(self) -> None:
@@ -85,7 +96,7 @@ class FeatureSearch(QWidget):
         """Add the feature that is chosen in the list, the first one by default."""
         at = max(0, self.results.currentRow())
         if at < len(self._shown()):
-            self.added.emit(self._shown()[at])
+            self.added.emit(self._shown()[at].source)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() == QEvent.Type.FocusIn and not self.popup.isVisible():
@@ -118,35 +129,58 @@ class FeatureSearch(QWidget):
         self.add_current()
 
     def _ask(self) -> None:
-        found, text = self._set, self.field.text()
-        if found is None:
-            self._show(self._by_number(text))
+        found, sae, text = self._set, self._sae, self.field.text().strip()
+        if sae is None:
+            self._show([])
             return
 
-        def search(db: Any) -> list[FeatureRow]:
+        def search(db: Any) -> list[Offer]:
+            offers = vector_offers(db, sae.model_id, text)
+            if text.startswith("@"):
+                return offers
+            if found is None:
+                return [*_by_number(sae, text), *offers]
             wanted = FeatureFilter(text=text)
-            return feature_rows(db, found, feature_ids(db, found, wanted, limit=LIMIT))
+            rows = feature_rows(db, found, feature_ids(db, found, wanted, limit=LIMIT))
+            mine = [Offer(Feature(r.index, sae.id), f"#{r.index}   {what_it_is(r)}") for r in rows]
+            return [*offers, *mine] if text else [*mine, *offers]
 
         self._services.query.ask(search, self._show, key="search")
 
-    def _by_number(self, text: str) -> list[FeatureRow]:
-        number = text.strip().lstrip("#")
-        if self._sae is None or not number.isdigit() or int(number) >= self._sae.n_latents:
-            return []
-        return [unknown_feature(int(number))]
-
-    def _show(self, rows: list[FeatureRow]) -> None:
-        self._found = rows
+    def _show(self, found: list[Offer]) -> None:
+        self._found = found
         self._fill()
 
-    def _shown(self) -> list[FeatureRow]:
-        return [found for found in self._found if found.index not in self._taken]
+    def _shown(self) -> list[Offer]:
+        return [found for found in self._found if found.source not in self._taken]
 
     def _fill(self) -> None:
         self.results.clear()
         shown = self._shown()
         for found in shown:
-            self.results.addItem(f"#{found.index}   {what_it_is(found)}")
+            self.results.addItem(found.words)
         self.add_button.setEnabled(bool(shown))
         nothing = "Nothing found." if self._set else "Type the number of a latent."
-        self.hint.setText("Return adds the feature." if shown else nothing)
+        self.hint.setText("Return adds it." if shown else nothing)
+
+
+def _by_number(sae: SaeRow, text: str) -> list[Offer]:
+    number = text.lstrip("#")
+    if not number.isdigit() or int(number) >= sae.n_latents:
+        return []
+    return [Offer(Feature(int(number), sae.id), f"#{int(number)}   no label")]
+
+
+def vector_offers(db: Any, model_id: str | None, text: str) -> list[Offer]:
+    """Vectors of a model whose names hold a text, the newest first."""
+    words = text.lstrip("@").casefold()
+    known = STEERING_VECTORS.select(db)
+    names = Counter(vector.name for vector in known)
+    offers: list[Offer] = []
+    for vector in known:
+        if vector.model_id == model_id and words in vector.name.casefold():
+            plain = names[vector.name] == 1 and not _ODD.search(vector.name)
+            source = Direction(vector.name if plain else vector.id)
+            words_of = f"@{vector.name}   layer {vector.layer} · {vector.hook}"
+            offers.append(Offer(source, words_of))
+    return offers[:LIMIT]

@@ -28,6 +28,7 @@ from mistudio.gui.tabs.steering.output import Output
 from mistudio.gui.tabs.steering.panel import FeaturePanel
 from mistudio.gui.tabs.steering.positions import PositionsRow
 from mistudio.gui.tabs.steering.presets import Presets
+from mistudio.gui.tabs.steering.preview import LivePreview
 from mistudio.gui.tabs.steering.prompt import PromptBox
 from mistudio.gui.tabs.steering.settings import generation_form
 from mistudio.gui.tabs.steering.vectors_dialog import VectorsDialog
@@ -70,6 +71,7 @@ class SteeringTab(Tab):
         self.job = JobLine(services, "running")
         self.output = Output(services)
         self.batch = Batch(services)
+        self.preview = LivePreview(services)
         self.history = History(services)
         self.presets = Presets(services, self.config)
         self._recall()
@@ -109,7 +111,8 @@ class SteeringTab(Tab):
         head.insertLayout(0, line)
         self.settings.box.addWidget(self.positions)
         self.settings.box.addWidget(self.form)
-        self._below = scrolling(self.settings, self.batch, self.output, self.history).area
+        parts = (self.settings, self.preview, self.batch, self.output, self.history)
+        self._below = scrolling(*parts).area
         # beside an open jobs panel the results may be wider than what is left
         self._below.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         box.addWidget(self._below, 1)
@@ -355,8 +358,17 @@ class SteeringTab(Tab):
             "chat": self.prompt_box.chat.isChecked(),
         }
         self._summarise()
+        self._follow(busy, reason)
         if rules != self.services.settings.recall(REMEMBERED):
             self.services.settings.remember(REMEMBERED, rules)
+
+    def _follow(self, busy: bool, reason: str) -> None:
+        """Let the preview follow what is edited."""
+        self.preview.hold(busy)
+        try:
+            self.preview.follow(None if reason else self.config(), reason)
+        except StudioError as error:
+            self.preview.follow(None, error.sentence)
 
     def _summarise(self) -> None:
         """Say the settings in the heading of their section, so that it may stay closed."""

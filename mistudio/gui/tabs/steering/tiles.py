@@ -105,9 +105,6 @@ class Tiles(QWidget):
 
 def _reason(m: Mapping[str, Any], key: str) -> str:
     """Why a figure is missing."""
-    reasons: Mapping[str, str] = m.get("reasons") or m.get("not_measured") or {}
-    if key in reasons:
-        return reasons[key]
     if m.get("stopped_early") == "stopped":
         return "stopped before it was measured"
     if key == "similarity":

@@ -1,0 +1,166 @@
+"""The settings of studies of steering: previews, dose-response and claims."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mistudio.core.config import Config, Violation, option
+from mistudio.core.configs import SteerConfig
+from mistudio.core.errors import InvalidInput, StudioError
+
+NEUTRAL_PROMPT = "The most interesting thing about it is that"
+
+
+@dataclass(frozen=True)
+class ClaimConfig(Config):
+    """Steer features and say for how many it does what their label says, beside controls."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    features: str = option(
+        "", "Features", "Numbers such as 12,40; empty draws live ones with a label."
+    )
+    draw: int = option(50, "Draw", "Live features drawn if none are named.", minimum=1, maximum=500)
+    prompt: str = option(NEUTRAL_PROMPT, "Prompt", "Text the model continues.", required=True)
+    target_kl: float = option(
+        0.5, "Target KL", "Mean KL that every feature is steered to.", unit="nats", minimum=0.001
+    )
+    controls: int = option(
+        19,
+        "Controls",
+        "Random features of like density beside each; with fewer than 19 none is selective.",
+        minimum=0,
+        maximum=199,
+    )
+    control_texts: bool = option(
+        True,
+        "Texts of controls",
+        "Controls write texts too, so that the share of the label's tokens and the feature's own "
+        "activation have a p.",
+        advanced=True,
+    )
+    means: bool = option(
+        True, "Difference of means", "Also steer with the difference of means.", advanced=True
+    )
+    text_tokens: int = option(
+        64,
+        "Text",
+        "Prompt and unsteered continuation on which strengths are measured.",
+        unit="tokens",
+        minimum=16,
+        maximum=512,
+        advanced=True,
+    )
+    strengths: int = option(
+        16, "Strengths", "Read to find the target KL.", minimum=6, maximum=64, advanced=True
+    )
+    max_tokens: int = option(40, "New tokens", "Of each text.", minimum=8, maximum=512)
+    seed: int = option(0, "Seed", "Choice of features and controls.", minimum=0, advanced=True)
+    output: str = option(
+        "", "Report", "File to write, .md or .json; empty writes none.", advanced=True
+    )
+
+    def check(self) -> Iterable[Violation]:
+        from mistudio.core.index_ranges import parse_ranges
+
+        if self.features:
+            try:
+                parse_ranges(self.features, 1 << 30)
+            except StudioError as error:
+                yield Violation("features", error.sentence)
+        if self.output and not self.output.endswith((".md", ".json")):
+            yield Violation("output", "The report must end in .md or .json.")
+
+
+@dataclass(frozen=True)
+class _Steered(Config):
+    """What is steered and on which prompt, as in a run of steering."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    feature: tuple[str, ...] = option(
+        (), "Feature", "N=VALUE[:OP], as of a run of steering. Repeat for several."
+    )
+    edit: tuple[str, ...] = option(
+        (), "Edit", "SOURCE=VALUE[UNIT][:OP], as of a run of steering.", advanced=True
+    )
+    spec: str = option(
+        "", "Specification", "JSON file with edits, positions and norm rule.", advanced=True
+    )
+    prompt: str = option("", "Prompt", "Text the model continues.", required=True)
+    unit: str = option(
+        "max",
+        "Unit",
+        "max: VALUE times the feature's largest activation; raw: the activation itself; percent: "
+        "of the median norm of the stream.",
+        choices=("max", "raw", "percent"),
+    )
+    positions: str = option("all", "Positions", "Tokens that are steered, as of a run of steering.")
+    norm: str = option("", "Norm", "keep, or cap:R, as of a run of steering.", advanced=True)
+    chat: bool = option(
+        False, "Chat template", "The prompt is what a user says to the model.", advanced=True
+    )
+
+    def steering(self) -> SteerConfig:
+        """The same as the settings of a run of steering."""
+        names = ("sae", "feature", "edit", "spec", "prompt", "unit", "positions", "norm", "chat")
+        return SteerConfig(**{name: getattr(self, name) for name in names})
+
+    def check(self) -> Iterable[Violation]:
+        yield from self.steering().check()
+
+
+@dataclass(frozen=True)
+class PreviewConfig(_Steered):
+    """What the model would say next, unsteered and steered."""
+
+
+@dataclass(frozen=True)
+class DoseConfig(_Steered):
+    """Effect against strength, read in one pass; or the strength for a wanted KL."""
+
+    strengths: str = option(
+        "0.125-4",
+        "Strengths",
+        "16 factors of the values from low to high, or some, as 0.5,1,2.",
+        applies=lambda config: not config.target_kl,
+    )
+    target: str = option("", "Target", "Words whose probability is told beside the KL, as cat,dog.")
+    target_kl: float = option(
+        0.0,
+        "Target KL",
+        "Find the strength for this mean KL instead; 0 is off.",
+        unit="nats",
+        minimum=0.0,
+    )
+    text_tokens: int = option(
+        64,
+        "Text",
+        "Prompt and unsteered continuation that are read.",
+        unit="tokens",
+        minimum=8,
+        maximum=512,
+    )
+
+    def check(self) -> Iterable[Violation]:
+        yield from super().check()
+        try:
+            self.factors()
+        except StudioError as error:
+            yield Violation("strengths", error.sentence)
+
+    def factors(self) -> list[float]:
+        """The factors to read; raises `InvalidInput`."""
+        match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*", self.strengths)
+        try:
+            found = [float(part) for part in match.groups() if part] if match else []
+            listed = [] if match else [float(part) for part in self.strengths.split(",")]
+        except ValueError:
+            found, listed = [], []
+        if len(found) == 2 and 0 < found[0] < found[1]:
+            low, high = found
+            return [low * (high / low) ** (n / 15) for n in range(16)]
+        if not 1 <= len(listed) <= 64 or not all(math.isfinite(v) for v in listed):
+            raise InvalidInput("Write 1 to 64 factors as 0.5,1,2, or a range as 0.125-4.")
+        return listed

@@ -1,0 +1,240 @@
+"""Whether steering a feature does what its label says, beside controls that make it a claim.
+
+The label names tokens. The strength gives a wanted KL on the calibration text, whatever the
+feature. Measured on the continuation are the probability of the label's tokens (every variant reads
+the same text), and, in greedy texts of each variant's own, their share and how strongly the
+feature fires when the unsteered model reads them. The same is done to random features of like
+density with changes of the same length at the same tokens, to the difference of means at that
+length, and to the unsteered model with the label's words in its prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from mistudio.core.control import JobControl
+from mistudio.core.steering_spec import Direction, Edit, Feature, Spec
+from mistudio.ml.features.controls import Standing, standing
+from mistudio.ml.loading import LoadedModel
+from mistudio.ml.steering import metrics
+from mistudio.ml.steering.dose_response import STRENGTHS, Calibration, strength_for_kl
+from mistudio.ml.steering.generate import Continuation, Row, generate
+from mistudio.ml.steering.operators import BASELINE
+from mistudio.ml.steering.prompts import Prompt
+from mistudio.ml.steering.replay import Replay
+from mistudio.ml.steering.rereading import reread_texts
+from mistudio.ml.steering.sampling import SamplingSettings
+from mistudio.ml.steering.sources import Library, PlacedSae, Vector
+from mistudio.ml.steering.steered_model import SteeredModel
+
+STEERED, MEANS, PROMPTED = "steered", "difference of means", "prompt only"
+MEASURES = ("probability", "share", "reread")
+
+
+class Shown(NamedTuple):
+    """What one variant does; `kl` and `ratio` (|Δ| / |x|) are None where it is not steered.
+
+    `probability`: mean over the continuation that the next token is one of the label's. `share`:
+    of the label's tokens in the greedy text. `reread`: mean activation of the feature over that
+    text as the unsteered model reads it; both None without a text. `kl`: mean over the
+    continuation, on the same tokens.
+    """
+
+    probability: float
+    share: float | None
+    reread: float | None
+    kl: float | None
+    ratio: float | None
+    text: str = ""
+    loops: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One feature's steering and its controls; empty of texts if the target KL is not reached.
+
+    `strength` is the feature's, `length` that of every change. `standings` say for each measure
+    where the feature stands among the random ones. `controls` by feature number.
+    """
+
+    feature: int
+    strength: float | None
+    length: float | None
+    calibration: Calibration
+    baseline: Shown | None = None
+    steered: Shown | None = None
+    means: Shown | None = None
+    prompted: Shown | None = None
+    controls: Mapping[int, Shown] = field(default_factory=dict[int, Shown])
+    standings: Mapping[str, Standing] = field(default_factory=dict[str, Standing])
+
+    def holds(self, measure: str = "probability") -> bool:
+        """Whether steering raises the measure, and more than at least 95 % of the controls."""
+        if self.baseline is None or self.steered is None:
+            return False
+        before, after = getattr(self.baseline, measure), getattr(self.steered, measure)
+        rises = before is not None and after is not None and after > before
+        return rises and self.standings[measure].selective
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the greedy text has more of the label's tokens, and is no loop."""
+        if self.baseline is None or self.steered is None or self.steered.loops:
+            return False
+        return (self.steered.share or 0.0) > (self.baseline.share or 0.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the claims of a run share: the text, the SAE's place, how far and how long."""
+
+    replay: Replay
+    placed: PlacedSae
+    target_kl: float
+    scale: float  # strength of a unit direction at which |Δ| is the median norm
+    max_tokens: int = 40
+    strengths: int = STRENGTHS  # of the calibration
+    control_texts: bool = True  # whether random features write texts too, which takes longest
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.replay.loaded
+
+
+def claim(
+    setting: Setting,
+    feature: int,
+    concept: Collection[int],
+    controls: Sequence[int],
+    control: JobControl,
+    *,
+    means_D: torch.Tensor | None = None,
+    prompted: Prompt | None = None,
+) -> Claim:
+    """Steer one feature and its controls.
+
+    `concept` are the ids of the label's tokens, `means_D` the difference of means, `prompted` the
+    prompt with the label's words. Raises as `Replay.read` and `generate`.
+    """
+    norms_F = setting.placed.sae.W_dec_FO.float().norm(dim=1)
+    library = Library({"": setting.placed})
+
+    def add(number: int, length: float) -> Spec:
+        return Spec((Edit(Feature(number), length / float(norms_F[number]), unit="raw"),))
+
+    found = strength_for_kl(
+        setting.replay,
+        setting.target_kl,
+        setting.scale,
+        lambda length: add(feature, length),
+        library,
+        control.check,
+        strengths=setting.strengths,
+    )
+    if found.strength is None:
+        return Claim(feature, None, None, found)
+    length = found.strength
+    specs = {STEERED: add(feature, length), **{str(n): add(n, length) for n in controls}}
+    if means_D is not None:
+        place = setting.placed.place
+        library = Library({"": setting.placed}, {MEANS: Vector(means_D, *place)})
+        value = length / float(means_D.float().norm())
+        specs[MEANS] = Spec((Edit(Direction(MEANS), value, unit="raw"),))
+    shown = _measure(setting, feature, concept, specs, library, prompted, control)
+    numbers = {n: shown[str(n)] for n in controls}
+    return Claim(
+        feature,
+        length / float(norms_F[feature]),
+        length,
+        found,
+        shown[BASELINE],
+        shown[STEERED],
+        shown.get(MEANS),
+        shown.get(PROMPTED),
+        numbers,
+        {name: _standing(name, shown[STEERED], list(numbers.values())) for name in MEASURES},
+    )
+
+
+def _measure(
+    setting: Setting,
+    feature: int,
+    concept: Collection[int],
+    specs: Mapping[str, Spec],
+    library: Library,
+    prompted: Prompt | None,
+    control: JobControl,
+) -> dict[str, Shown]:
+    """Every variant's figures, the baseline's and those of the prompt among them."""
+    replay, loaded = setting.replay, setting.loaded
+    count = len(replay.ids) - len(replay.prompt.ids) + 1
+    chances: dict[str, float] = {}
+    kls: dict[str, float | None] = {BASELINE: None, PROMPTED: None}
+    ratios: dict[str, float | None] = {BASELINE: None, PROMPTED: None}
+    for name, told in replay.read(specs, library, last=count, check=control.check):
+        if not chances:
+            chances[BASELINE] = _chance(told.base_TV, concept)
+        chances[name] = _chance(told.logits_TV, concept)
+        kls[name] = float(metrics.divergences(told.base_TV, told.logits_TV).kl_T.mean())
+        changed_S = told.ratio_S[told.ratio_S != 0]
+        ratios[name] = float(changed_S.mean()) if len(changed_S) else None
+    unwritten = set() if setting.control_texts else set(specs) - {STEERED, MEANS}
+    names = [name for name in (BASELINE, *specs) if name not in unwritten]
+    prompts, rows = [replay.prompt], [Row(0, name, 0, True) for name in names]
+    if prompted is not None:
+        asked = Replay(loaded, prompted, replay.ids[len(replay.prompt.ids) :])
+        chances[PROMPTED] = _chance(asked.base_SV[-count:], concept)
+        prompts.append(prompted)
+        rows.append(Row(1, BASELINE, 0, True))
+        names.append(PROMPTED)
+    request = Continuation(
+        tuple(prompts), tuple(rows), setting.max_tokens, SamplingSettings(temperature=0.0)
+    )
+    written = {name: spec for name, spec in specs.items() if name not in unwritten}
+    with SteeredModel(loaded, written, library) as model:
+        texts = generate(model, request, control)
+    placed = setting.placed
+    hook = placed.hook_in or placed.hook
+    read = reread_texts(
+        loaded, placed.sae, placed.layer, hook, [feature], replay.prompt.ids, texts.ids
+    )
+    found = {
+        name: Shown(
+            chances[name],
+            metrics.concept_share(texts.ids[row], concept),
+            values[0] if values else None,
+            kls[name],
+            ratios[name],
+            texts.texts[row],
+            metrics.loops(texts.ids[row]),
+        )
+        for row, (name, values) in enumerate(zip(names, read, strict=True))
+    }
+    silent = {name: Shown(chances[name], None, None, kls[name], ratios[name]) for name in unwritten}
+    return {**found, **silent}
+
+
+def _standing(measure: str, own: Shown, others: Sequence[Shown]) -> Standing:
+    """Where a feature stands; no standing where it or its controls were not measured."""
+    value = getattr(own, measure)
+    found = [getattr(other, measure) for other in others]
+    known = [other for other in found if other is not None]
+    return standing(value, known if value is not None else [])
+
+
+def _chance(logits_TV: torch.Tensor, concept: Collection[int]) -> float:
+    return metrics.mean(metrics.concept_probability(logits_TV, concept)) or 0.0
+
+
+def matching_tokens(texts: Sequence[str], words: Collection[str]) -> list[int]:
+    """Ids of tokens that are one of these words, whatever their case and a space before them."""
+    wanted = {_plain(word) for word in words} - {""}
+    return [index for index, text in enumerate(texts) if _plain(text) in wanted]
+
+
+def _plain(text: str) -> str:
+    return text.strip().casefold() if text.strip() else text
