@@ -91,7 +91,7 @@ class _Work:
         rows = features.feature_rows(ctx.db, kept, self.features)
         self._labels = {r.index: (r.label or "", r.label_method or "") for r in rows}
         sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
-        median = steer.median_norm(ctx.studio, row) or sae.metadata.get("median_norm")
+        median = steer.median_norm(ctx, row, sae, loaded)
         if not median:
             raise InvalidInput("The median norm of the stream is not known; find the features.")
         hook = row.hook_out or row.hook_in or ""

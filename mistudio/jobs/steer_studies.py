@@ -146,12 +146,14 @@ def _ready(ctx: JobContext, config: PreviewConfig | DoseConfig) -> _Ready:
     run = config.steering()
     row = lookup.sae(ctx.studio, run.sae)
     model = lookup.model_of(ctx.studio, row)
-    spec = spec_of(run)
+    spec = spec_of(run).on_sae(row.id).check()
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     library = steer.library_of(ctx, row, loaded, spec)
     prompt = read_prompt(loaded.tokenizer, run.prompt, chat=run.chat)
-    return _Ready(loaded, prompt, spec, library, library.saes[""].median_norm)
+    return _Ready(
+        loaded, prompt, spec, library, next((s.median_norm for s in library.saes.values()), None)
+    )
 
 
 def preview_lines(found: Mapping[str, Any]) -> list[str]:
