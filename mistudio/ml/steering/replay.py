@@ -75,11 +75,12 @@ class Replay:
     @property
     def base_SV(self) -> torch.Tensor:
         """Logits of the unsteered model, in its own type."""
-        if self._base_SV is None:
+        found = self._base_SV
+        if found is None:
             with torch.inference_mode():
                 output = self.loaded.model(input_ids=self._ids_1S, use_cache=False)
-            self._base_SV = output.logits[0]
-        return self._base_SV
+            found = self._base_SV = output.logits[0]
+        return found
 
     def follow(self, other: Replay) -> Replay:
         """Itself, with the probed model of another text, whose probing is then not repeated."""
@@ -181,11 +182,14 @@ class Replay:
             model.expect(announced)
             if rerun is None or clean is None:
                 ids_RS = self._ids_1S.expand(len(names), -1)
-                logits_RTV = self.loaded.model(input_ids=ids_RS, use_cache=False).logits
+                found_RTE = self.loaded.model(input_ids=ids_RS, use_cache=False).logits
             else:
-                end_RTE = rerun.again(clean, rows_R, None, start)[:, -last:]
-                logits_RTV = rerun.logits(end_RTE.flatten(0, 1)).view(*end_RTE.shape[:2], -1)
+                found_RTE = rerun.again(clean, rows_R, None, start)[:, -last:]
             model.confirm(announced)
+        logits_RTV = found_RTE
+        if rerun is not None and clean is not None:
+            # behind the hooks, which would act on this pass too
+            logits_RTV = rerun.logits(found_RTE.flatten(0, 1)).view(*found_RTE.shape[:2], -1)
         ratio_RS, size_RS = torch.zeros(2, *shape, device=device)
         for hook, norm_RS in zip(model.hooks, norms_HRS, strict=True):
             if hook.ratio_BS is not None:
