@@ -32,7 +32,7 @@ def _verb(name: str) -> Verb:
         library_commands,
         partner_commands,
         steer_commands,
-        steering_commands,
+        steer_study_commands,
         training_commands,
         vector_commands,
     )
@@ -79,7 +79,7 @@ def _verb(name: str) -> Verb:
         feature_commands,
         partner_commands,
         steer_commands,
-        steering_commands,
+        steer_study_commands,
         training_commands,
         vector_commands,
     ):

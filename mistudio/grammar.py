@@ -20,7 +20,7 @@ from mistudio.core.config import add_arguments, names_of
 from mistudio.core.retention import RetentionConfig
 from mistudio.feature_grammar import feature_verbs
 from mistudio.steer_grammar import steer_verbs
-from mistudio.steering_grammar import steering_bench, steering_verbs
+from mistudio.steer_study_grammar import steering_bench
 from mistudio.vector_grammar import vector_verbs
 
 if TYPE_CHECKING:
@@ -152,7 +152,6 @@ def build_parser() -> argparse.ArgumentParser:
     feature_verbs(command, group("features", "what the latents of an SAE fire on"), _delete)
     steer_verbs(command, groups)
     vector_verbs(command, group("vectors", "raw directions to steer along"))
-    steering_verbs(command, group("steering", "what steering does, measured"))
 
     jobs = groups.add_parser("jobs", parents=[common], help="jobs", description="list and direct")
     jobs.set_defaults(verb="list_jobs")

@@ -1,4 +1,4 @@
-"""The verbs of `mistudio steer` beside steering itself: presets, history, export."""
+"""The verbs of `mistudio steer` beside steering itself: presets, history, export, studies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from mistudio.core import configs
 from mistudio.core.config import add_arguments
+from mistudio.steer_study_grammar import study_verbs
 
 
 def steer_verbs(command: Any, groups: Any) -> None:
@@ -14,13 +15,16 @@ def steer_verbs(command: Any, groups: Any) -> None:
     about = "generate with and without steering"
     steering = command(groups, "steer", "steer", about, configs.SteerConfig)
     steering.add_argument("--preset", help="take the settings of a preset; flags come before it")
-    verbs = steering.add_subparsers(metavar="[presets|history|export]", dest="subcommand")
+    verbs = steering.add_subparsers(
+        metavar="[presets|history|export|preview|dose|claim]", dest="subcommand"
+    )
     _preset_verbs(command, _group(verbs, "presets", "list_presets", "named settings of steering"))
     _history_verbs(command, _group(verbs, "history", "steering_history", "kept steering runs"))
     made = command(verbs, "export", "export_steering", "write runs as JSON, Markdown or HTML")
     made.add_argument("run", nargs="*", default=["last"], help="ids, last or all (default last)")
     made.add_argument("--out", metavar="FILE", help="file to write; its ending is the format")
     made.add_argument("--format", default="", metavar="{json,md,html}", help="(default json)")
+    study_verbs(command, verbs)
 
 
 def _group(verbs: Any, name: str, verb: str, about: str) -> Any:

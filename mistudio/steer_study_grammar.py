@@ -7,7 +7,7 @@ from typing import Any
 from mistudio.core.steering_study_configs import ClaimConfig, DoseConfig, PreviewConfig
 
 
-def steering_verbs(command: Any, verbs: Any) -> None:
+def study_verbs(command: Any, verbs: Any) -> None:
     """Add them to the group `verbs`."""
     about = "what the model would say next, unsteered and steered"
     command(verbs, "preview", "steering_preview", about, PreviewConfig, "sae")
