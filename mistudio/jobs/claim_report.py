@@ -24,13 +24,21 @@ def summary(found: Mapping[str, Any]) -> list[str]:
         f"do; {c['selective_and_visible']} of these also write more of them in a text that does "
         "not loop.",
         f"{c['visible']} write more of their label's tokens at all, whatever the controls do; "
-        f"{c['reread_selective']} make a text on which they fire more than on their controls' "
-        "texts; "
-        f"{c['looping']} texts loop.",
+        f"{_reread(c)}{c['looping']} texts loop.",
         f"The difference of means gives the label's tokens more probability in "
         f"{c['means_higher']}, the words in the prompt in {c['prompt_higher']} of "
         f"{c['judged']}.",
     ]
+
+
+def _reread(counts: Mapping[str, Any]) -> str:
+    """Nothing where the controls wrote no texts that could be read again."""
+    if not counts["reread_judged"]:
+        return ""
+    return (
+        f"{counts['reread_selective']} of {counts['reread_judged']} make a text on which they "
+        "fire more than on their controls' texts; "
+    )
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

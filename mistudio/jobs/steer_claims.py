@@ -233,6 +233,8 @@ def _counts(entries: list[dict[str, Any]]) -> dict[str, Any]:
             "selective": sum(e["holds"]["probability"] for e in judged),
             "selective_and_visible": outcomes.count("yes"),
             "visible": sum(e["visible"] for e in judged),
+            # without texts of the controls there is nothing to compare a re-read with
+            "reread_judged": sum(e["standings"]["reread"]["controls"] > 0 for e in judged),
             "reread_selective": sum(e["holds"]["reread"] for e in judged),
             "looping": sum(e["steered"]["loops"] for e in judged),
             "means_higher": sum(
