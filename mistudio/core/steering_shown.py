@@ -162,7 +162,7 @@ def title_of(name: str) -> str:
     if name in (BASELINE, "steered"):
         return "Unsteered (baseline)" if name == BASELINE else "Steered"
     if strength_of(name) is not None:
-        return f"Strength {name}"
+        return f"Strength {name}".replace("-", "−")
     try:
         return edit_words(parse_edit(name))
     except StudioError:

@@ -459,6 +459,25 @@ def test_the_preview_follows_the_newest_strength(services: Services, qtbot: QtBo
     tab.preview.set_open(False)
 
 
+def test_auto_scales_the_cards_to_a_wanted_kl(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    tab.panel.cards[0].set_value(0.0)
+    tab.find_strength(0.2)
+    job = only_job(services)
+    assert (job.kind, job.config["target_kl"]) == ("steer_dose", 0.2)
+    assert job.config["feature"] == ["3=1.0:add", "12=1.0:clamp"]
+    db = services.studio.db()
+    jobs.claim(db, job.id, 1)
+    told = {"factor": 0.5, "kl_measured": 0.19, "target_kl": 0.2, "problem": ""}
+    JOBS.update(db, job.id, result=told)
+    jobs.move(db, job.id, JobState.RUNNING, JobState.COMPLETED)
+    services.lanes.finished.emit(job.id, "completed")
+    settle(tab, qtbot)
+    assert tab.panel.settings()["feature"] == ("3=0.5:add", "12=0.5:clamp")
+    assert "a KL of 0.1900 was measured for 0.2 wanted" in tab.reason.text()
+    assert tab.auto_button.isEnabled()
+
+
 def test_a_failed_run_says_why(services: Services, qtbot: QtBot) -> None:
     tab = ready_tab(services, qtbot)
     tab.run_primary()

@@ -111,7 +111,7 @@ class FeatureCard(Card):
         self.range_row = QWidget()
         self.range_row.setLayout(row(None, self.to, self.high))
         for box in (self.number, self.high):
-            box.setFixedWidth(px(84))
+            box.setFixedWidth(px(92))
         self.unit.setFixedWidth(px(132))
         self.less = button("", self._on_less)
         self.more = button("", self._on_more)
@@ -190,6 +190,7 @@ class FeatureCard(Card):
     def set_value(self, value: float) -> None:
         """Show another strength."""
         self.number.set_number(round(value, 6) + 0.0)
+        self.number.lineEdit().setCursorPosition(0)  # of a long number its beginning counts
 
     def edit(self) -> Edit | None:
         """The edit, None while it cannot be read or cannot be."""

@@ -35,7 +35,7 @@ FIGURES = (
     ("Overlap", "word_overlap", "{:.2f}"),
     ("‖Δ‖/‖x‖", "delta_ratio", "{:.3f}"),
 )
-WIDTHS = {"KL": 84, "Overlap": 92, "‖Δ‖/‖x‖": 92, "Strength": 100, "Mark": 116}
+WIDTHS = {"KL": 84, "Overlap": 92, "‖Δ‖/‖x‖": 92, "Strength": 100, "Mark": 140}
 
 
 class Line(NamedTuple):

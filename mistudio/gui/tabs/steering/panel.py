@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.errors import StudioError
@@ -98,6 +98,24 @@ class FeaturePanel(QWidget):
         """Read library and cards again."""
         self.source.reload()
         self.load(self.states() if self._asked is None else self._asked)
+
+    def begin(self) -> None:
+        """Give the cards that are on and change nothing a strength, so that it can be scaled."""
+        for card in self.cards:
+            edit = card.edit()
+            if card.is_on() and edit is not None and edit.is_neutral:
+                card.set_value(edit.value + 1.0)
+
+    @Slot(float)
+    def scale(self, factor: float) -> None:
+        """Make the cards that are on `factor` times as strong."""
+        for card in self.cards:
+            edit = card.edit()
+            if card.is_on() and edit is not None:
+                scaled = edit.scaled(factor)
+                card.set_value(scaled.value)
+                if scaled.high is not None:
+                    card.high.set_number(scaled.high)
 
     def clear(self) -> None:
         """Take every card away."""

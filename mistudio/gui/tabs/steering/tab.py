@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication, QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QScrollArea, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QInputDialog, QScrollArea, QSplitter, QVBoxLayout, QWidget
 
 from mistudio.core.config import command_line, from_dict, to_dict
 from mistudio.core.configs import SteerConfig
@@ -20,6 +20,7 @@ from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.features.job_line import JobLine
 from mistudio.gui.tabs.features.scrolling import scrolling
+from mistudio.gui.tabs.steering.auto import AutoStrength
 from mistudio.gui.tabs.steering.batch import ENDED, MOST_PROMPTS, Batch
 from mistudio.gui.tabs.steering.card import CardState, with_sae
 from mistudio.gui.tabs.steering.history import History
@@ -66,6 +67,10 @@ class SteeringTab(Tab):
         self.vectors_button = button("Vectors…", self.open_vectors, variant="ghost", icon="sliders")
         self.vectors_button.setToolTip("Make, import and export directions; @name adds one")
         self.panel.tools.insertWidget(2, self.vectors_button)
+        self.auto = AutoStrength(services, self)
+        self.auto_button = button("Auto…", self.ask_auto, variant="ghost")
+        self.auto_button.setToolTip("Find the strength of all cards together for a wanted KL")
+        self.panel.tools.insertWidget(3, self.auto_button)
         self.reason = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.job = JobLine(services, "running")
@@ -150,6 +155,8 @@ class SteeringTab(Tab):
         self.history.rerun.connect(self.run_again)
         self.presets.loaded.connect(self.load_preset)
         self.presets.problem.connect(self._complain)
+        self.auto.told.connect(self._on_auto_told)
+        self.auto.found.connect(self.panel.scale)
         self.batch.opened.connect(self._show_kept)
         self.batch.ended.connect(self._on_batch_ended)
         self.services.lanes.started.connect(self._on_started)
@@ -244,7 +251,10 @@ class SteeringTab(Tab):
         self.area.ensureWidgetVisible(self.generate_button)
         if self.split.orientation() == Qt.Orientation.Vertical:
             self.area.verticalScrollBar().setValue(self.split.y() + self._right.y())
-        self._below.ensureWidgetVisible(widget, 0, 0)
+        page = self._below.widget()
+        if page is not None and (inner := page.layout()) is not None:
+            inner.activate()  # what was shown just now has its place
+        self._below.verticalScrollBar().setValue(widget.y())
 
     def run_again(self, run: SteeringRunRow) -> None:
         """Do a run of the history again, exactly as it was."""
@@ -272,6 +282,26 @@ class SteeringTab(Tab):
             QGuiApplication.clipboard().setText(command_line("steer", self.config()))
         except StudioError as error:
             self._complain(error.sentence)
+
+    def ask_auto(self) -> None:
+        """Ask for a KL and look for the strength that gives it."""
+        target, given = QInputDialog.getDouble(
+            self, "Auto strength", "Mean KL in nats per token", 0.1, 0.001, 10.0, 3
+        )
+        if given:
+            self.find_strength(target)
+
+    def find_strength(self, target: float) -> None:
+        """Scale the cards so that their KL is `target`; cards at 0 begin at 1."""
+        self.panel.begin()
+        try:
+            self.auto.start(self.config(), target)
+        except StudioError as error:
+            self._complain(error.sentence)
+
+    def _on_auto_told(self, sentence: str) -> None:
+        self._tell()
+        self.reason.setText(sentence)
 
     def open_vectors(self) -> None:
         """Open the window of raw directions."""
@@ -365,6 +395,7 @@ class SteeringTab(Tab):
     def _follow(self, busy: bool, reason: str) -> None:
         """Let the preview follow what is edited."""
         self.preview.hold(busy)
+        self.auto_button.setEnabled(not busy and not reason and not self.auto.job_id)
         try:
             self.preview.follow(None if reason else self.config(), reason)
         except StudioError as error:
