@@ -7,9 +7,11 @@ batches of 128 features, `features/`, `activations/` and `explanations/`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from mistudio.core.errors import Damaged
 from mistudio.ml.features.token_windows import WindowGroup
 from mistudio.ml.formats.peer_features import PeerFeature, PeerFeatures, Source
 from mistudio.ml.formats.row_schema import (
@@ -296,7 +298,11 @@ def feature_row(source: Source, found: PeerFeature, vector: list[float]) -> dict
 
 
 class ActivationLines:
-    """Lines of `activations/`, written by hand: there are dozens to a feature."""
+    """Lines of `activations/`, written by hand: there are dozens to a feature.
+
+    Tokens come as JSON from the reader, without NUL; raises `Damaged` for a value that is no
+    finite number, which JSON cannot hold.
+    """
 
     def __init__(self, source: Source, reader: PeerFeatures, key: str) -> None:
         """`key` makes the ids of the rows: the same store gives the same ids."""
@@ -325,6 +331,10 @@ class ActivationLines:
     def _group(self, index: int, group: WindowGroup) -> list[str]:
         bins = f'"binMin":{group.low!r},"binMax":{group.high!r},"binContains":{group.share!r}'
         lines, texts = [], self._reader.json_texts.__getitem__
+        # a sum over an infinity or a NaN is none of the finite numbers
+        numbers = [value for window in group.windows for value in window.values]
+        if not math.isfinite(sum(numbers, group.low + group.high + group.share)):
+            raise Damaged(f"The activations of feature {index:,} hold values that are no numbers.")
         for window in group.windows:
             self._count += 1
             values = ["0"] * len(window.ids)
