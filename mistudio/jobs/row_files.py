@@ -72,7 +72,7 @@ def _write_checked(path: Path, data: bytes, schema: Schema, expected: int) -> No
     found = len(lines) - 1  # the last line ends as all do
     if lines[-1] or found != expected:
         raise Damaged(f"{path.name} came out with {found:,} of {expected:,} rows.")
-    for number in sorted({*range(0, found, SAMPLED), found - 1}):
+    for number in sorted({*range(0, found, SAMPLED), *range(found)[-1:]}):
         try:
             value = json.loads(lines[number])
         except ValueError as error:

@@ -329,27 +329,31 @@ class ActivationLines:
         return [line for group in found.groups for line in self._group(found.number, group)]
 
     def _group(self, index: int, group: WindowGroup) -> list[str]:
-        bins = f'"binMin":{group.low!r},"binMax":{group.high!r},"binContains":{group.share!r}'
         lines, texts = [], self._reader.json_texts.__getitem__
         # a sum over an infinity or a NaN is none of the finite numbers
         numbers = [value for window in group.windows for value in window.values]
         if not math.isfinite(sum(numbers, group.low + group.high + group.share)):
             raise Damaged(f"The activations of feature {index:,} hold values that are no numbers.")
-        for window in group.windows:
-            self._count += 1
-            values = ["0"] * len(window.ids)
-            most, place = 0.0, 0
-            for at, value in zip(window.places, window.values, strict=True):
+        bins = f'"binMin":{group.low!r},"binMax":{group.high!r},"binContains":{group.share!r}'
+        start, middle = f'{{"id":"c{self._key}', f'","index":"{index}","tokens":['
+        bins, count = f',{bins},"qualifyingTokenIndex":', self._count
+        for ids, places, active, peak in group.windows:
+            count += 1
+            values = ["0"] * len(ids)
+            for at, value in zip(places, active, strict=True):
                 values[at] = repr(value)
-                if value > most:
-                    most, place = value, at
-            least = 0.0 if len(window.places) < len(window.ids) else min(window.values)
+            most, place = max(active, default=0.0), 0
+            if most > 0:
+                place = places[active.index(most)]
+            else:
+                most = 0.0
+            least = 0.0 if len(places) < len(ids) else min(active)
             lines.append(
-                f'{{"id":"c{self._key}{self._count:012x}","index":"{index}","tokens":['
-                f"{','.join(map(texts, window.ids))}],"
+                f"{start}{count:012x}{middle}{','.join(map(texts, ids))}],"
                 f'"values":[{",".join(values)}],"maxValue":{most!r},"maxValueTokenIndex":{place},'
-                f'"minValue":{least!r},{bins},"qualifyingTokenIndex":{window.peak},{self._end}\n'
+                f'"minValue":{least!r}{bins}{peak},{self._end}\n'
             )
+        self._count = count
         return lines
 
 
