@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import atomic_directory
 from mistudio.core.control import JobControl
-from mistudio.core.errors import Damaged, InvalidInput, Mismatch, from_os_error
+from mistudio.core.errors import InvalidInput, Mismatch, from_os_error
 from mistudio.core.events import Reporter
 from mistudio.core.feature_export_configs import ExportFeaturesConfig
 from mistudio.core.ids import now
 from mistudio.jobs import sae_geometry, sae_library
 from mistudio.jobs.context import JobContext
+from mistudio.jobs.row_files import RowFiles
 from mistudio.store import feature_export
 from mistudio.store.records import FeatureSetRow, SaeRow
 
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from mistudio.ml.formats.row_schema import Schema
 
 SETS = {"resid_post": "res", "mlp_out": "mlp", "attn_out": "att", "mlp_in": "tc"}
-FAST = 1  # gzip's level: texts of a corpus repeat so much that more effort saves little
 
-_AT_ONCE = 1024  # lines read again and checked together
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class Written(NamedTuple):
@@ -176,7 +175,8 @@ def write_bulk(
 ) -> Written:
     """Neuronpedia's bulk layout below `folder`; `key` makes the ids of activations.
 
-    `labels` gives the labels of some features. Every file is read again and checked.
+    `labels` gives the labels of some features. Rows are checked before they are
+    written, and every file is read again.
     """
     from mistudio.ml.formats import neuronpedia as np_layout
 
@@ -184,30 +184,28 @@ def write_bulk(
     for part in ("features", "activations", "explanations"):
         (place / part).mkdir(parents=True)
     instruct = bool(re.search(r"(^|[-_.])(it|instruct|chat)([-_.]|$)", source.model_id, re.I))
-    for name, head in np_layout.head_rows(source, instruct, width).items():
-        path = place / f"{name}.jsonl"
-        path.write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
-        _check_lines(path, np_layout.HEADS[name], 1)
     lines = np_layout.ActivationLines(source, reader, key)
     silent = 0
-    for number, batch in _batches(report, control, reader, features):
-        name = f"batch-{number}.jsonl.gz"
-        rows = [np_layout.feature_row(source, f, reader.vector(f.number)) for f in batch]
-        silent += len(batch) - len(_fired(batch))
-        _write_rows(place / "features" / name, rows)
-        _check_lines(place / "features" / name, np_layout.FEATURE, len(rows))
-        told = [line for feature in batch for line in lines.of(feature)]
-        if told:
-            _write_gzip(place / "activations" / name, "".join(told))
-            _check_lines(place / "activations" / name, np_layout.ACTIVATION, len(told))
-        explained = [
-            np_layout.explanation_row(source, index, label)
-            for index, each in labels([f.number for f in batch]).items()
-            for label in each
-        ]
-        if explained:
-            _write_rows(place / "explanations" / name, explained)
-            _check_lines(place / "explanations" / name, np_layout.EXPLANATION, len(explained))
+    with RowFiles() as files:
+        for name, head in np_layout.head_rows(source, instruct, width).items():
+            _write_rows(files, place / f"{name}.jsonl", np_layout.HEADS[name], [head])
+        for number, batch in _batches(report, control, reader, features):
+            name = f"batch-{number}.jsonl.gz"
+            rows = [np_layout.feature_row(source, f, reader.vector(f.number)) for f in batch]
+            silent += len(batch) - len(_fired(batch))
+            _write_rows(files, place / "features" / name, np_layout.FEATURE, rows)
+            told = [line for feature in batch for line in lines.of(feature)]
+            if told:
+                path = place / "activations" / name
+                files.write(path, "".join(told), np_layout.ACTIVATION, len(told))
+            explained = [
+                np_layout.explanation_row(source, index, label)
+                for index, each in labels([f.number for f in batch]).items()
+                for label in each
+            ]
+            if explained:
+                path = place / "explanations" / name
+                _write_rows(files, path, np_layout.EXPLANATION, explained)
     return Written(len(features), silent)
 
 
@@ -285,14 +283,12 @@ def _write_dashboards(
     return Written(len(shown), len(features) - len(shown))
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    _write_gzip(path, "".join(lines))
+def _write_rows(files: RowFiles, path: Path, schema: Schema, rows: list[dict[str, Any]]) -> None:
+    from mistudio.ml.formats.row_schema import require_all
 
-
-def _write_gzip(path: Path, text: str) -> None:
-    # without a time in its head the same rows give the same bytes
-    path.write_bytes(gzip.compress(text.encode("utf-8"), FAST, mtime=0))
+    require_all(schema, rows, path.name)
+    lines = [_JSON(row) + "\n" for row in rows]
+    files.write(path, "".join(lines), schema, len(rows))
 
 
 def _write_checked(path: Path, content: dict[str, Any], schema: Schema) -> None:
@@ -301,30 +297,3 @@ def _write_checked(path: Path, content: dict[str, Any], schema: Schema) -> None:
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     path.write_text(text, encoding="utf-8")
     require(schema, json.loads(path.read_text(encoding="utf-8")), path.name)
-
-
-def read_lines(path: Path) -> Iterator[Any]:
-    """The values of a .jsonl or .jsonl.gz file."""
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            yield from (json.loads(line) for line in stream if line.strip())
-    else:
-        with path.open(encoding="utf-8") as stream:
-            yield from (json.loads(line) for line in stream if line.strip())
-
-
-def _check_lines(path: Path, schema: Schema, expected: int) -> None:
-    from mistudio.ml.formats.row_schema import require_all
-
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        content = gzip.decompress(content)
-    lines = [line for line in content.decode("utf-8").split("\n") if line.strip()]
-    del content
-    found = 0
-    for start in range(0, len(lines), _AT_ONCE):
-        values = json.loads(f"[{','.join(lines[start : start + _AT_ONCE])}]")
-        require_all(schema, values, path.name, found + 1)
-        found += len(values)
-    if found != expected:
-        raise Damaged(f"{path.name} came out with {found:,} of {expected:,} rows.")

@@ -12,7 +12,7 @@ from mistudio.core.errors import Damaged, InvalidInput, Mismatch, NotFound, from
 from mistudio.core.feature_export_configs import ImportExplanationsConfig
 from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext, Result
-from mistudio.jobs.export_peers import read_lines
+from mistudio.jobs.row_files import read_lines
 from mistudio.jobs.runner import Studio
 from mistudio.store import feature_export
 from mistudio.store.connection import Db

@@ -13,7 +13,7 @@ import pytest
 from mistudio.core.errors import Damaged, NotFound, StudioError
 from mistudio.core.feature_export_configs import ExportFeaturesConfig, ImportExplanationsConfig
 from mistudio.jobs import feature_pages, import_explanations, lookup, sae_library
-from mistudio.jobs.export_peers import read_lines
+from mistudio.jobs.row_files import read_lines
 from mistudio.jobs.runner import Studio
 from mistudio.ml.formats import neuronpedia_upload, row_schema
 from mistudio.store import feature_export, features

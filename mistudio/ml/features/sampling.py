@@ -63,7 +63,7 @@ def intervals(
     """
     if values.size == 0:
         return []
-    edges = np.linspace(0.0, float(values.max()), INTERVALS + 1)
+    edges = _edges(0.0, float(values.max()), INTERVALS)
     which = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, INTERVALS - 1)
     found = []
     for index in reversed(range(INTERVALS)):
@@ -100,8 +100,24 @@ def histogram(values: NDArray[np.float64]) -> Histogram:
     """`HISTOGRAM_BINS` equal bins from the smallest to the largest non-zero value."""
     if values.size == 0:
         return Histogram(np.zeros(0), np.zeros(0, np.int64))
-    counts, edges = np.histogram(values, bins=HISTOGRAM_BINS)
-    return Histogram(edges, counts.astype(np.int64))
+    low, high = float(values.min()), float(values.max())
+    if not low < high:
+        counts, edges = np.histogram(values, bins=HISTOGRAM_BINS)
+        return Histogram(edges, counts.astype(np.int64))
+    # as np.histogram counts, without what it takes to find out what it was given
+    edges = _edges(low, high, HISTOGRAM_BINS)
+    which = ((values - low) * (HISTOGRAM_BINS / (high - low))).astype(np.int64)
+    np.minimum(which, HISTOGRAM_BINS - 1, out=which)
+    which -= values < edges[which]
+    which += (values >= edges[which + 1]) & (which < HISTOGRAM_BINS - 1)
+    return Histogram(edges, np.bincount(which, minlength=HISTOGRAM_BINS))
+
+
+def _edges(low: float, high: float, parts: int) -> NDArray[np.float64]:
+    """What np.linspace(low, high, parts + 1) gives."""
+    edges = np.arange(parts + 1) * ((high - low) / parts) + low
+    edges[-1] = high
+    return edges
 
 
 def hash_pairs(

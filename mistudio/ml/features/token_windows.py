@@ -56,7 +56,8 @@ class TokenWindows:
     def __init__(self, store: FeatureStore, context: int) -> None:
         self._store, self._context = store, context
         self._length = store.row_length
-        self._ids = open_array(store.folder / "ids.npy").reshape(-1, self._length)
+        # as a plain array: a memory map is slow to cut small pieces from
+        self._ids_T = np.asarray(open_array(store.folder / "ids.npy")).reshape(-1)
         self._filled = self._filled_of(store)
         self._top_rows = open_array(store.folder / "top_rows.npy")
         self._top_positions = open_array(store.folder / "top_positions.npy")
@@ -71,9 +72,14 @@ class TokenWindows:
             filled[start : start + 4096] = self._length - content[:, ::-1].argmax(1)
         return filled
 
-    def groups(self, feature: int, top: int) -> list[WindowGroup]:
-        """The `top` strongest windows, then five intervals, strongest first; none if it is dead."""
-        tokens, values = self._store.entries(feature)
+    def groups(
+        self, feature: int, top: int, entries: tuple[NDArray[np.uint32], NDArray[np.float64]]
+    ) -> list[WindowGroup]:
+        """The `top` strongest windows, then five intervals, strongest first; none if it is dead.
+
+        `entries` are those of the store for this feature.
+        """
+        tokens, values = entries
         if not len(tokens):
             return []
         rows = self._top_rows[feature][:top]
@@ -102,17 +108,27 @@ class TokenWindows:
         first = row * self._length
         low = first + np.maximum(position - self._context, 0)
         high = first + np.minimum(self._filled[row], position + self._context + 1)
-        starts = np.searchsorted(tokens, low.astype(tokens.dtype)).tolist()
-        stops = np.searchsorted(tokens, high.astype(tokens.dtype)).tolist()
-        ids_T = self._ids.reshape(-1)
-        return [
-            Window(
-                ids_T[lo:hi].tolist(),
-                [token - lo for token in tokens[a:b].tolist()],
-                values[a:b].tolist(),
-                at - lo,
-            )
-            for at, lo, hi, a, b in zip(
-                places, low.tolist(), high.tolist(), starts, stops, strict=True
-            )
-        ]
+        starts = np.searchsorted(tokens, low.astype(tokens.dtype))
+        stops = np.searchsorted(tokens, high.astype(tokens.dtype))
+        # everything is cut at once and then shared out: one conversion for all windows
+        inside, id_ends = _joined(low, high)
+        active, active_ends = _joined(starts, stops)
+        ids = self._ids_T[inside].tolist()
+        active_places = (tokens[active] - np.repeat(low, stops - starts)).tolist()
+        active_values = values[active].tolist()
+        found, i, a = [], 0, 0
+        for peak, id_end, active_end in zip(
+            (place - low).tolist(), id_ends, active_ends, strict=True
+        ):
+            part = slice(a, active_end)
+            found.append(Window(ids[i:id_end], active_places[part], active_values[part], peak))
+            i, a = id_end, active_end
+        return found
+
+
+def _joined(low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[int]]:
+    """The numbers of all ranges low..high-1 one behind the other, and where each range ends."""
+    size = high - low
+    ends = np.cumsum(size)
+    total = int(ends[-1]) if ends.size else 0
+    return np.arange(total) + np.repeat(low - (ends - size), size), ends.tolist()

@@ -7,9 +7,11 @@ batches of 128 features, `features/`, `activations/` and `explanations/`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from mistudio.core.errors import Damaged
 from mistudio.ml.features.token_windows import WindowGroup
 from mistudio.ml.formats.peer_features import PeerFeature, PeerFeatures, Source
 from mistudio.ml.formats.row_schema import (
@@ -296,7 +298,11 @@ def feature_row(source: Source, found: PeerFeature, vector: list[float]) -> dict
 
 
 class ActivationLines:
-    """Lines of `activations/`, written by hand: there are dozens to a feature."""
+    """Lines of `activations/`, written by hand: there are dozens to a feature.
+
+    Tokens come as JSON from the reader, without NUL; raises `Damaged` for a value that is no
+    finite number, which JSON cannot hold.
+    """
 
     def __init__(self, source: Source, reader: PeerFeatures, key: str) -> None:
         """`key` makes the ids of the rows: the same store gives the same ids."""
@@ -323,23 +329,31 @@ class ActivationLines:
         return [line for group in found.groups for line in self._group(found.number, group)]
 
     def _group(self, index: int, group: WindowGroup) -> list[str]:
-        bins = f'"binMin":{group.low!r},"binMax":{group.high!r},"binContains":{group.share!r}'
         lines, texts = [], self._reader.json_texts.__getitem__
-        for window in group.windows:
-            self._count += 1
-            values = ["0"] * len(window.ids)
-            most, place = 0.0, 0
-            for at, value in zip(window.places, window.values, strict=True):
+        # a sum over an infinity or a NaN is none of the finite numbers
+        numbers = [value for window in group.windows for value in window.values]
+        if not math.isfinite(sum(numbers, group.low + group.high + group.share)):
+            raise Damaged(f"The activations of feature {index:,} hold values that are no numbers.")
+        bins = f'"binMin":{group.low!r},"binMax":{group.high!r},"binContains":{group.share!r}'
+        start, middle = f'{{"id":"c{self._key}', f'","index":"{index}","tokens":['
+        bins, count = f',{bins},"qualifyingTokenIndex":', self._count
+        for ids, places, active, peak in group.windows:
+            count += 1
+            values = ["0"] * len(ids)
+            for at, value in zip(places, active, strict=True):
                 values[at] = repr(value)
-                if value > most:
-                    most, place = value, at
-            least = 0.0 if len(window.places) < len(window.ids) else min(window.values)
+            most, place = max(active, default=0.0), 0
+            if most > 0:
+                place = places[active.index(most)]
+            else:
+                most = 0.0
+            least = 0.0 if len(places) < len(ids) else min(active)
             lines.append(
-                f'{{"id":"c{self._key}{self._count:012x}","index":"{index}","tokens":['
-                f"{','.join(map(texts, window.ids))}],"
+                f"{start}{count:012x}{middle}{','.join(map(texts, ids))}],"
                 f'"values":[{",".join(values)}],"maxValue":{most!r},"maxValueTokenIndex":{place},'
-                f'"minValue":{least!r},{bins},"qualifyingTokenIndex":{window.peak},{self._end}\n'
+                f'"minValue":{least!r}{bins}{peak},{self._end}\n'
             )
+        self._count = count
         return lines
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mistudio.ml.features.feature_store import FeatureStore, TokenWeight
+from mistudio.ml.features.sampling import histogram
 from mistudio.ml.features.token_windows import TokenWindows, WindowGroup
 
 BATCH = 128  # features to a file in all of these layouts
@@ -106,8 +107,15 @@ class PeerFeatures:
     def feature(self, index: int) -> PeerFeature:
         """Everything of one feature."""
         line = self._store.statistics[index]
-        groups = self._windows.groups(index, self._top)
-        tables = {**self._decoder(index), **self._lens(index), **self._histogram(index)}
+        entries = self._store.entries(index)
+        groups = self._windows.groups(index, self._top, entries)
+        bars = histogram(entries[1])
+        tables = {
+            **self._decoder(index),
+            **self._lens(index),
+            "freq_hist_data_bar_heights": bars.counts.tolist(),
+            "freq_hist_data_bar_values": _centres(bars.edges.tolist()),
+        }
         fraction = int(line["count"]) / max(self._scanned, 1)
         return PeerFeature(index, fraction, float(line["max"]), tables, groups)
 
@@ -142,13 +150,6 @@ class PeerFeatures:
             "neg_values": [token.weight for token in negative],
             "logits_hist_data_bar_heights": lens.counts.tolist() if lens else [],
             "logits_hist_data_bar_values": _centres(edges),
-        }
-
-    def _histogram(self, index: int) -> dict[str, Any]:
-        bars = self._store.histogram(index)
-        return {
-            "freq_hist_data_bar_heights": bars.counts.tolist(),
-            "freq_hist_data_bar_values": _centres(bars.edges.tolist()),
         }
 
 
