@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput
 from mistudio.core.steering_spec import Edit, Feature, Spec
-from mistudio.jobs import feature_pages, lookup, sae_library, steer
+from mistudio.jobs import feature_pages, lookup, sae_library
 
 if TYPE_CHECKING:
     from mistudio.jobs.runner import Studio
     from mistudio.ml.loading import LoadedModel
+    from mistudio.ml.steering.dose_response import Calibration
     from mistudio.ml.steering.prompts import Prompt
     from mistudio.ml.steering.replay import Replay
     from mistudio.ml.steering.sources import Library
@@ -107,7 +108,8 @@ def _ready(studio: Studio, wanted: str, count: int, rounds: int, seed: int) -> _
     if len(chosen) < VARIANTS:
         raise InvalidInput(f"The measurement needs at least {VARIANTS} live features.")
     sae = sae_library.read_sae(studio, row).to(loaded.device)
-    median = steer.median_norm(studio, row)
+    norm = "median_norm_out" if sae.is_transcoder else "median_norm"
+    median = float((kept.summary or {}).get(norm) or 0.0)
     if not median:
         raise InvalidInput("The median norm of the stream is not known; find the features.")
     hook = row.hook_out or row.hook_in or ""
@@ -186,7 +188,7 @@ def _auto(ready: _Bench, count: int, target_kl: float) -> dict[str, Any]:
     from mistudio.ml.steering.dose_response import strength_for_kl
 
     replay = ready.replay()
-    found = []
+    found: list[Calibration] = []
     begun = time.perf_counter()
     for number in range(min(count, len(ready.features))):
         norm = ready.norms[number]

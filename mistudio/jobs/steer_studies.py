@@ -151,9 +151,9 @@ def _ready(ctx: JobContext, config: PreviewConfig | DoseConfig) -> _Ready:
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     library = steer.library_of(ctx, row, loaded, spec)
     prompt = read_prompt(loaded.tokenizer, run.prompt, chat=run.chat)
-    known = library.saes.get(row.id)
-    median = known.median_norm if known else None
-    return _Ready(loaded, prompt, spec, library, median)
+    return _Ready(
+        loaded, prompt, spec, library, next((s.median_norm for s in library.saes.values()), None)
+    )
 
 
 def preview_lines(found: Mapping[str, Any]) -> list[str]:

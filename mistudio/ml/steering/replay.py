@@ -75,11 +75,12 @@ class Replay:
     @property
     def base_SV(self) -> torch.Tensor:
         """Logits of the unsteered model, in its own type."""
-        if self._base_SV is None:
+        found = self._base_SV
+        if found is None:
             with torch.inference_mode():
                 output = self.loaded.model(input_ids=self._ids_1S, use_cache=False)
-            self._base_SV = output.logits[0]
-        return self._base_SV
+            found = self._base_SV = output.logits[0]
+        return found
 
     def follow(self, other: Replay) -> Replay:
         """Itself, with the probed model of another text, whose probing is then not repeated."""
