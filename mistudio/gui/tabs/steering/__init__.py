@@ -1,1 +1,1 @@
-"""The Steering tab: generate with features added or clamped, beside the unsteered text."""
+"""The Steering tab: texts of a model whose features are turned, beside the unsteered text."""
