@@ -18,8 +18,12 @@ def steer_verbs(command: Any, groups: Any) -> None:
     verbs = steering.add_subparsers(
         metavar="[presets|history|export|preview|dose|claim]", dest="subcommand"
     )
-    _preset_verbs(command, _group(verbs, "presets", "list_presets", "named settings of steering"))
-    _history_verbs(command, _group(verbs, "history", "steering_history", "kept steering runs"))
+    _preset_verbs(
+        command, _group(command, verbs, "presets", "list_presets", "named settings of steering")
+    )
+    _history_verbs(
+        command, _group(command, verbs, "history", "steering_history", "kept steering runs")
+    )
     made = command(verbs, "export", "export_steering", "write runs as JSON, Markdown or HTML")
     made.add_argument("run", nargs="*", default=["last"], help="ids, last or all (default last)")
     made.add_argument("--out", metavar="FILE", help="file to write; its ending is the format")
@@ -27,10 +31,10 @@ def steer_verbs(command: Any, groups: Any) -> None:
     study_verbs(command, verbs)
 
 
-def _group(verbs: Any, name: str, verb: str, about: str) -> Any:
+def _group(command: Any, verbs: Any, name: str, verb: str, about: str) -> Any:
     """Verbs below a verb; the name alone lists."""
-    made = verbs.add_parser(name, help=about, description=about)
-    made.set_defaults(verb=verb, text="", starred=False, limit=50)
+    made = command(verbs, name, verb, about)
+    made.set_defaults(text="", starred=False, limit=50)
     return made.add_subparsers(metavar="[VERB]", dest="verb_of_group")
 
 

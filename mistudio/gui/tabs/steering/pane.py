@@ -105,8 +105,7 @@ class Pane(Card):
             area.setWidget(self.tokens)
             self._pages.addWidget(area)
         pieces = [TokenPiece(text, value) for text, value in pairs]
-        self.tokens.set_tokens(pieces, largest)
-        self.tokens.set_view(line_breaks=True, marks=True, curve=LINEAR)
+        self.tokens.show_tokens(pieces, largest, None, line_breaks=True, marks=True, curve=LINEAR)
         self._pages.setCurrentIndex(1)
 
     def marked(self) -> list[str]:
