@@ -140,7 +140,6 @@ class FeatureDetail(Dialog):
     def _go(self, index: int) -> None:
         self.head.commit()
         self.index = index
-        self._ask()  # it is read while the rest is written
         self.setWindowTitle(f"Feature #{index}")
         self.head.title.setText(f"Feature #{index}")
         at = self._position()
@@ -151,6 +150,7 @@ class FeatureDetail(Dialog):
         self.back.setVisible(bool(self._came_from))
         if self._came_from:
             self.back.setText(f"Back to #{self._came_from[-1]}")
+        self._ask()
         self.lists.read()
 
     def _subject(self) -> tuple[str, list[int]] | None:
