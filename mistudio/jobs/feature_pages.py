@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.errors import NotFound
 from mistudio.core.units import format_count, format_percent
+from mistudio.jobs.kept_pages import pages_of
 from mistudio.jobs.open_stores import open_store
 from mistudio.jobs.runner import Studio
 from mistudio.store import features
@@ -21,7 +22,7 @@ GROUPS = ("intervals", "quantiles")
 
 if TYPE_CHECKING:
     from mistudio.ml.features.examples import Example as StoredExample
-    from mistudio.ml.features.feature_store import BinExamples, TokenWeight
+    from mistudio.ml.features.feature_store import BinExamples, FeatureStore, TokenWeight
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Piece:
     text: str
     value: float
     masked: bool
+
+    def __reduce__(self) -> tuple[type[Piece], tuple[str, float, bool]]:
+        """A page holds hundreds: kept in a small room, without names of fields."""
+        return Piece, (self.text, self.value, self.masked)
 
 
 @dataclass(frozen=True)
@@ -135,19 +140,34 @@ def page(
     found = feature_set(studio, sae)
     check_feature(sae, index)
     store = open_store(studio, found)
+    row = features.feature_rows(studio.db(), found, [index])[0]
+    asked = (sae.id, found.id, index, before, after, *(name in groups for name in GROUPS))
+    read = pages_of(store).get(asked, lambda: _read(store, sae, found, row, before, after, groups))
+    return dataclasses.replace(read, row=row)  # labels and marks change, the files do not
+
+
+def _read(
+    store: FeatureStore,
+    sae: SaeRow,
+    found: FeatureSetRow,
+    row: FeatureRow,
+    before: int,
+    after: int,
+    groups: Collection[str],
+) -> FeaturePage:
     width = {"before": before, "after": after}
-    lens = store.lens(index)
-    bars = store.histogram(index)
+    lens = store.lens(row.index)
+    bars = store.histogram(row.index)
     return FeaturePage(
-        row=features.feature_rows(studio.db(), found, [index])[0],
+        row=row,
         sae_id=sae.id,
         feature_set_id=found.id,
         n_tokens=found.n_tokens or 0,
-        examples=[_example(e) for e in store.examples(index, **width)],
-        intervals=_groups(store.intervals(index, **width), "Interval")
+        examples=[_example(e) for e in store.examples(row.index, **width)],
+        intervals=_groups(store.intervals(row.index, **width), "Interval")
         if "intervals" in groups
         else [],
-        quantiles=_groups(store.quantiles(index, **width), "Decile")
+        quantiles=_groups(store.quantiles(row.index, **width), "Decile")
         if "quantiles" in groups
         else [],
         activations=Bars(bars.edges.tolist(), bars.counts.tolist()),

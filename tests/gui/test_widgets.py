@@ -22,9 +22,10 @@ from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor, NumberBox, automatic_number
 from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, Collapsible, SearchField
 from mistudio.gui.widgets.plots import MAX_POINTS, CurvePlot, HistogramPlot
+from mistudio.gui.widgets.row_paint import RowPainter
 from mistudio.gui.widgets.row_table import LATE, BlockTableModel, Column, RowTable
 from mistudio.gui.widgets.token_layout import DETAIL, TokenLayout, TokenPiece, with_values
-from mistudio.gui.widgets.token_text import TokenText
+from mistudio.gui.widgets.token_text import TokenLine, TokenText
 
 
 @pytest.fixture
@@ -164,6 +165,59 @@ def test_100k_rows_load_only_what_is_seen(table: Any, services: Services, qtbot:
     view.scrollToBottom()
     view.repaint()
     qtbot.waitUntil(lambda: model.index(99_999, 0).data() == "#0")
+
+
+def test_rows_look_as_the_style_draws_them(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["plain", "two\nlines", "שלום rtl", "long " * 40, "tab\there", "日本 😀"]
+    line = TokenLine((TokenPiece(" a", 1.0), TokenPiece(" b")), 2.0)
+    columns = [
+        Column("ID", lambda row: f"#{row}", width=90, numeric=True, role="emerald"),
+        Column("Share", lambda row: f"{row} ½ %", width=60, numeric=True),
+        Column("Text", lambda row: " a b", width=100, tokens=lambda row: line),
+        Column("Label", lambda row: names[row], role=lambda row: "yellow" if row else ""),
+    ]
+    model = BlockTableModel(columns, lambda db, ids: [int(i) for i in ids], services.query)
+    view = RowTable(model)
+    qtbot.addWidget(view)
+    view.resize(500, 400)
+    view.show()
+    qtbot.waitExposed(view)
+    model.set_ids(np.arange(len(names)))
+
+    def same() -> bool:
+        drawn = view.viewport().grab().toImage()
+        with monkeypatch.context() as patch:
+            patch.setattr(RowPainter, "paint", lambda self, region, special: region)
+            return drawn == view.viewport().grab().toImage()
+
+    assert same()  # not loaded yet
+    qtbot.waitUntil(lambda: model.has(0))
+    assert same()
+    view.selectRow(2)
+    view.horizontalHeader().moveSection(3, 0)
+    view.setColumnHidden(1, True)
+    view.verticalScrollBar().setValue(7)
+    assert same()
+
+
+def test_plain_rows_ask_no_roles(table: Any, services: Services, qtbot: QtBot) -> None:
+    model, view, _ = table
+    model.set_ids(np.arange(1000))
+    view.show()
+    qtbot.waitExposed(view)
+    qtbot.waitUntil(lambda: model.has(0))
+    asked: list[int] = []
+    model.data = lambda index, role=0: asked.append(index.row())
+    view.setCurrentIndex(model.index(3, 0))
+    asked.clear()
+    view.viewport().grab()
+    assert set(asked) == {3}
+    view.selectionModel().clear()
+    asked.clear()
+    view.viewport().grab()
+    assert not asked
 
 
 def test_row_cache_is_bounded(table: Any, services: Services, qtbot: QtBot) -> None:

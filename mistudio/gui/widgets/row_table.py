@@ -17,17 +17,17 @@ from PySide6.QtCore import (
     Signal,
     Slot,
 )
-from PySide6.QtGui import QColor, QKeyEvent
+from PySide6.QtGui import QColor, QCursor, QFont, QKeyEvent, QPaintEvent, QRegion
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from mistudio.gui.query_lane import QueryLane
 from mistudio.gui.style import mono_font
 from mistudio.gui.theme import appearance
+from mistudio.gui.widgets.row_paint import LATE, RowPainter
 from mistudio.gui.widgets.token_text import TOKENS_ROLE, TokenTextDelegate
 
 Index = QModelIndex | QPersistentModelIndex
 ROW_ROLE = Qt.ItemDataRole.UserRole + 11
-LATE = "…"
 # made once: a view asks for thousands of these while it scrolls
 _SIDES = {
     False: Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter,
@@ -119,6 +119,10 @@ class BlockTableModel(QAbstractTableModel):
     def ids(self) -> np.ndarray:
         """The ids in order; not to be written to."""
         return self._ids
+
+    def number_font(self) -> QFont:
+        """The font of figures."""
+        return self._fonts[True]
 
     def id_at(self, position: int) -> Any:
         """The id of the row at a position, as a Python value."""
@@ -254,6 +258,7 @@ class RowTable(QTableView):
         self.verticalHeader().setDefaultSectionSize(appearance().px(40))
         header.setHighlightSections(False)
         self._delegate = TokenTextDelegate(self)
+        self._painter = RowPainter(self, self._delegate.draw)
         for position, column in enumerate(model.columns):
             if column.tokens is not None:
                 self.setItemDelegateForColumn(position, self._delegate)
@@ -293,6 +298,29 @@ class RowTable(QTableView):
         position = self.currentIndex().row() + by
         if 0 <= position < self.rows.rowCount():
             self.selectRow(position)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        region = event.region()
+        if self.isEnabled():
+            region = self._painter.paint(region, self._marked_rows(region))
+        if not region.isEmpty():
+            super().paintEvent(QPaintEvent(region))
+
+    def _marked_rows(self, region: QRegion) -> set[int]:
+        """Rows in view that are selected, current or under the mouse: the style draws those."""
+        viewport = self.viewport()
+        box = region.boundingRect()
+        marked = {self.currentIndex().row()}
+        if viewport.underMouse():
+            marked.add(self.rowAt(viewport.mapFromGlobal(QCursor.pos()).y()))
+        chosen = self.selectionModel()
+        if chosen.hasSelection():
+            first, last = self.rowAt(box.top()), self.rowAt(box.bottom())
+            last = self.rows.rowCount() - 1 if last < 0 else last
+            selection: Any = chosen.selection()
+            for part in selection:
+                marked.update(range(max(first, part.top()), min(last, part.bottom()) + 1))
+        return marked
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and not event.modifiers():

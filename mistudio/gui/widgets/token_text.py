@@ -6,9 +6,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PySide6.QtCore import QEvent, QModelIndex, QPersistentModelIndex, QPointF, QRectF, QSize, Qt
+from PySide6.QtCore import (
+    QEvent,
+    QModelIndex,
+    QPersistentModelIndex,
+    QPointF,
+    QRect,
+    QRectF,
+    QSize,
+    Qt,
+)
 from PySide6.QtGui import (
     QContextMenuEvent,
+    QFont,
     QGuiApplication,
     QHelpEvent,
     QKeyEvent,
@@ -190,8 +200,7 @@ class TokenTextDelegate(QStyledItemDelegate):
         super().__init__(parent)
         self._cache: OrderedDict[tuple[object, ...], TokenLayout] = OrderedDict()
 
-    def _layout_of(self, line: TokenLine, option: QStyleOptionViewItem) -> TokenLayout:
-        font = option.font  # type: ignore[attr-defined]
+    def _layout_of(self, line: TokenLine, font: QFont) -> TokenLayout:
         colors = appearance().colors
         key = (id(line), colors.name, font.key())
         found = self._cache.get(key)
@@ -216,7 +225,11 @@ class TokenTextDelegate(QStyledItemDelegate):
         box = option.rect  # type: ignore[attr-defined]
         style = widget.style()
         style.drawPrimitive(QStyle.PrimitiveElement.PE_PanelItemViewItem, option, painter, widget)
-        layout = self._layout_of(line, option)
+        self.draw(painter, line, box, option.font)  # type: ignore[attr-defined]
+
+    def draw(self, painter: QPainter, line: TokenLine, box: QRect, font: QFont) -> None:
+        """Draw a line of tokens into a cell, without the cell's background."""
+        layout = self._layout_of(line, font)
         pad = appearance().px(10)
         inner = QRectF(box).adjusted(pad, 0, -pad, 0)
         painter.save()
@@ -240,7 +253,7 @@ class TokenTextDelegate(QStyledItemDelegate):
         line = index.data(TOKENS_ROLE)
         if not isinstance(line, TokenLine):
             return super().helpEvent(event, view, option, index)
-        layout = self._layout_of(line, option)
+        layout = self._layout_of(line, option.font)  # type: ignore[attr-defined]
         box = QRectF(option.rect)  # type: ignore[attr-defined]
         top = box.top() + (box.height() - layout.height) / 2
         place = QPointF(event.pos()) - QPointF(box.left() + appearance().px(10), top)

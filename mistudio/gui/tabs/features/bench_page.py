@@ -104,6 +104,7 @@ def _show(
     painted = detail.painted_at
     while detail.examples.column.is_filling():
         app.processEvents()
+    app.processEvents()  # what that changed is drawn now, not in the next page's time
     return _Shown(painted - began, time.monotonic() - began)
 
 
