@@ -119,24 +119,28 @@ def _reader(
 
 def _batches(
     report: Reporter, control: JobControl, reader: PeerFeatures, features: Sequence[int]
-) -> Iterator[tuple[int, list[PeerFeature]]]:
-    """Numbered batches of features; progress from 20 to 98 %."""
+) -> Iterator[tuple[int, Iterator[PeerFeature]]]:
+    """Numbered batches of features, each read when it is asked for; progress from 20 to 98 %."""
     from mistudio.ml.formats.peer_features import BATCH
 
-    for number, start in enumerate(range(0, len(features), BATCH)):
-        batch = features[start : start + BATCH]
-        found: list[PeerFeature] = []
+    def read(batch: Sequence[int]) -> Iterator[PeerFeature]:
         for index in batch:
             control.check()
-            found.append(reader.feature(index))
+            yield reader.feature(index)
+
+    for number, start in enumerate(range(0, len(features), BATCH)):
         share = start / len(features)
         rate = f"{start:,} of {len(features):,} features"
         report.progress(0.2 + 0.78 * share, "writing", rate=rate)
-        yield number, found
+        yield number, read(features[start : start + BATCH])
+
+
+def _has_fired(feature: PeerFeature) -> bool:
+    return any(group.windows for group in feature.groups)
 
 
 def _fired(found: Iterable[PeerFeature]) -> list[PeerFeature]:
-    return [feature for feature in found if any(group.windows for group in feature.groups)]
+    return [feature for feature in found if _has_fired(feature)]
 
 
 def _write_bulk(
@@ -191,16 +195,21 @@ def write_bulk(
             _write_rows(files, place / f"{name}.jsonl", np_layout.HEADS[name], [head])
         for number, batch in _batches(report, control, reader, features):
             name = f"batch-{number}.jsonl.gz"
-            rows = [np_layout.feature_row(source, f, reader.vector(f.number)) for f in batch]
-            silent += len(batch) - len(_fired(batch))
+            rows: list[dict[str, Any]] = []
+            numbers: list[int] = []
+            told: list[str] = []
+            for feature in batch:  # one at a time: its windows are let go before the next ones
+                rows.append(np_layout.feature_row(source, feature, reader.vector(feature.number)))
+                numbers.append(feature.number)
+                told += lines.of(feature)
+                silent += not _has_fired(feature)
             _write_rows(files, place / "features" / name, np_layout.FEATURE, rows)
-            told = [line for feature in batch for line in lines.of(feature)]
             if told:
                 path = place / "activations" / name
                 files.write(path, "".join(told), np_layout.ACTIVATION, len(told))
             explained = [
                 np_layout.explanation_row(source, index, label)
-                for index, each in labels([f.number for f in batch]).items()
+                for index, each in labels(numbers).items()
                 for label in each
             ]
             if explained:

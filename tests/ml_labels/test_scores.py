@@ -226,3 +226,17 @@ def test_rules_never_see_the_rows_they_are_scored_on(made: Harvest, tmp_path: ob
         assert label.scores["fit_auroc"] == after[key].scores["fit_auroc"]
     aurocs = [(label.scores["auroc"], after[key].scores["auroc"]) for key, label in before.items()]
     assert any(a != b for a, b in aurocs), "the scores do depend on those rows"
+
+
+def test_a_predicates_auroc_is_that_of_counting_its_pairs() -> None:
+    rng = np.random.default_rng(3)
+    positive = rng.choice([0.0, 1.0, np.nan], (20, 9)).astype(np.float32)
+    negative = rng.choice([0.0, 1.0, np.nan], (20, 14)).astype(np.float32)
+    positive[0], negative[1] = np.nan, np.nan
+    graded = (positive * 2 + 0.5, negative * 2 + 0.5)  # the same order, sorted to be ranked
+    found = auroc(positive, negative)
+    assert np.array_equal(found, auroc(*graded), equal_nan=True)
+    for line in range(20):
+        p, q = (a[line][~np.isnan(a[line])] for a in (positive, negative))
+        pairs = (p[:, None] > q).astype(float) + (p[:, None] == q) / 2
+        assert (found[line] == pairs.mean()) if pairs.size else np.isnan(found[line])

@@ -36,6 +36,12 @@ def auroc(
     """P(s+ > s-) + P(s+ = s-) / 2 of each line; NaN marks places without a token."""
     have_p, have_q = ~np.isnan(positive_FP), ~np.isnan(negative_FQ)
     n_p, n_q = have_p.sum(1), have_q.sum(1)
+    yes_p, yes_q = (positive_FP == 1).sum(1), (negative_FQ == 1).sum(1)
+    no_p, no_q = (positive_FP == 0).sum(1), (negative_FQ == 0).sum(1)
+    if (yes_p + no_p == n_p).all() and (yes_q + no_q == n_q).all():
+        # a predicate: its pairs are counted without sorting
+        won = yes_p * no_q + (yes_p * yes_q + no_p * no_q) / 2
+        return _share(won, n_p, n_q)
     # the rank sum: of all tokens sorted, those of a tie share the mean rank
     every = np.concatenate([positive_FP, negative_FQ], axis=1).astype(np.float64)
     every = np.where(np.isnan(every), np.inf, every)
@@ -53,8 +59,15 @@ def auroc(
     is_positive = order < positive_FP.shape[1]
     real = np.take_along_axis(np.concatenate([have_p, have_q], axis=1), order, 1)
     total = np.where(is_positive & real, mean_rank, 0.0).sum(1)
+    return _share(total - n_p * (n_p + 1) / 2, n_p, n_q)
+
+
+def _share(
+    won: NDArray[np.float64], n_p: NDArray[np.int64], n_q: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Pairs won of all pairs; NaN where there are none."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = (total - n_p * (n_p + 1) / 2) / (n_p * n_q)
+        found = won / (n_p * n_q)
     return np.where((n_p > 0) & (n_q > 0), found, np.nan)
 
 
