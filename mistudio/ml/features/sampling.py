@@ -115,7 +115,7 @@ def histogram(values: NDArray[np.float64]) -> Histogram:
 
 def _edges(low: float, high: float, parts: int) -> NDArray[np.float64]:
     """What np.linspace(low, high, parts + 1) gives."""
-    edges = np.arange(parts + 1) * ((high - low) / parts) + low
+    edges = np.arange(parts + 1, dtype=np.float64) * ((high - low) / parts) + low
     edges[-1] = high
     return edges
 
