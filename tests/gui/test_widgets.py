@@ -114,6 +114,8 @@ def test_number_box_steps_by_magnitude(styled: QApplication, qtbot: QtBot) -> No
     assert float(box.text_value()) == pytest.approx(0.00021)
     box.stepBy(-100)
     assert float(box.text_value()) == 0.0
+    box.set_number(0.123456)
+    assert box.lineEdit().cursorPosition() == 0  # so that a narrow box shows the beginning
     whole = NumberBox(whole=True, minimum=1, maximum=100)
     qtbot.addWidget(whole)
     whole.set_number(4)

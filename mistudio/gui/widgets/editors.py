@@ -208,6 +208,7 @@ class NumberBox(QAbstractSpinBox):
             self.lineEdit().clear()
         else:
             self.lineEdit().setText(f"{int(value)}" if self._whole else f"{value:g}")
+            self.lineEdit().setCursorPosition(0)  # of a long number the beginning counts
 
     def stepBy(self, steps: int) -> None:
         try:

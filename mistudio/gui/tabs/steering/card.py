@@ -190,7 +190,6 @@ class FeatureCard(Card):
     def set_value(self, value: float) -> None:
         """Show another strength."""
         self.number.set_number(round(value, 6) + 0.0)
-        self.number.lineEdit().setCursorPosition(0)  # of a long number its beginning counts
 
     def edit(self) -> Edit | None:
         """The edit, None while it cannot be read or cannot be."""
