@@ -11,7 +11,7 @@ from mistudio.console import Console
 from mistudio.core.config import from_arguments, from_dict, names_of, to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import InvalidInput, NotFound
-from mistudio.core.steering_shown import over_steering, read_run
+from mistudio.core.steering_shown import edit_words, edits_of, over_steering, read_run
 from mistudio.jobs import steering_presets, steering_report, templates
 from mistudio.jobs.runner import Studio
 from mistudio.store import steering
@@ -44,7 +44,7 @@ def list_presets(studio: Studio, console: Console, arguments: Arguments) -> None
         {
             "id": preset.row.id,
             "name": preset.row.name,
-            "features": len(preset.config.feature),
+            "features": len(edits_of(to_dict(preset.config))),
             "layers": ", ".join(map(str, preset.layers)),
             "available": preset.is_available,
             "description": preset.row.description or "",
@@ -87,16 +87,17 @@ def steering_history(studio: Studio, console: Console, arguments: Arguments) -> 
     ids = steering.run_ids(studio.db(), arguments.text, starred=arguments.starred)
     found = steering.runs(studio.db(), ids[: arguments.limit])
     rows = [_short(run) for run in found if run]
-    console.table("runs", rows, ("id", "created_at", "mode", "feature", "prompt", "kl", "star"))
+    console.table("runs", rows, ("id", "created_at", "mode", "edits", "prompt", "kl", "star"))
 
 
 def _short(run: SteeringRunRow) -> dict[str, Any]:
     metrics = run.metrics or {}
+    unit = str(run.config.get("unit") or "max")
     return {
         "id": run.id,
         "created_at": run.created_at,
         "mode": run.mode,
-        "feature": ", ".join(run.config.get("feature", ())),
+        "edits": ", ".join(edit_words(edit, unit) for edit in edits_of(run.config)),
         "prompt": run.prompt,
         "kl": metrics.get("kl"),
         "star": run.is_favorite,

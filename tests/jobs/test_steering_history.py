@@ -199,3 +199,20 @@ def test_the_command_line_lists_exports_and_deletes(
     assert out == {**out, "runs": 1, "path": str(tmp_path / "x.html")}
     assert main(["steer", "history", "delete", run.id, "--home", home]) != 0
     assert told("steer", "history", "delete", run.id, "--yes")["deleted"] == [run.id]
+
+
+def test_the_command_lists_edits_however_they_were_given(
+    studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(studio, "old")
+    kept(studio, "flag", config={"edit": ["40:ablate"]})
+    specification = {"edits": [{"feature": 7, "operator": "clamp", "value": 3.0}], "unit": "raw"}
+    kept(studio, "file", config={"unit": "raw", "specification": specification})
+    assert main(["steer", "history", "--home", str(studio.paths.home), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = told["runs"] if "runs" in told else told["result"]["runs"]
+    assert {row["prompt"]: row["edits"] for row in rows} == {
+        "old": "#12 +2 × max",
+        "flag": "Ablate #40",
+        "file": "#7 = 3",
+    }
