@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.configs import SteerConfig
@@ -74,6 +75,12 @@ class ClaimConfig(Config):
             yield Violation("output", "The report must end in .md or .json.")
 
 
+def _as_steered(name: str) -> Any:
+    """The same option as in the settings of a run of steering."""
+    known = SteerConfig.__dataclass_fields__[name]
+    return field(default=known.default, metadata=known.metadata)
+
+
 @dataclass(frozen=True)
 class _Steered(Config):
     """What is steered and on which prompt, as in a run of steering."""
@@ -82,25 +89,13 @@ class _Steered(Config):
     feature: tuple[str, ...] = option(
         (), "Feature", "N=VALUE[:OP], as of a run of steering. Repeat for several."
     )
-    edit: tuple[str, ...] = option(
-        (), "Edit", "SOURCE=VALUE[UNIT][:OP], as of a run of steering.", advanced=True
-    )
-    spec: str = option(
-        "", "Specification", "JSON file with edits, positions and norm rule.", advanced=True
-    )
-    prompt: str = option("", "Prompt", "Text the model continues.", required=True)
-    unit: str = option(
-        "max",
-        "Unit",
-        "max: VALUE times the feature's largest activation; raw: the activation itself; percent: "
-        "of the median norm of the stream.",
-        choices=("max", "raw", "percent"),
-    )
-    positions: str = option("all", "Positions", "Tokens that are steered, as of a run of steering.")
-    norm: str = option("", "Norm", "keep, or cap:R, as of a run of steering.", advanced=True)
-    chat: bool = option(
-        False, "Chat template", "The prompt is what a user says to the model.", advanced=True
-    )
+    edit: tuple[str, ...] = _as_steered("edit")
+    spec: str = _as_steered("spec")
+    prompt: str = _as_steered("prompt")
+    unit: str = _as_steered("unit")
+    positions: str = _as_steered("positions")
+    norm: str = _as_steered("norm")
+    chat: bool = _as_steered("chat")
 
     def steering(self) -> SteerConfig:
         """The same as the settings of a run of steering."""

@@ -23,6 +23,7 @@ from mistudio.core.vector_configs import (
 )
 from mistudio.jobs import feature_pages, lookup, sae_library, vector_library
 from mistudio.jobs.runner import Studio
+from mistudio.ml.steering import feature_means
 from mistudio.store.tables import STEERING_VECTORS
 from tests.helpers.studio import run
 from tests.helpers.tiny import STORIES
@@ -74,7 +75,9 @@ def test_a_contrast_is_kept_with_all_that_is_known_of_it(trained: Studio) -> Non
     assert near[0]["cosine"] == pytest.approx(cosine.max(), abs=1e-4)
 
 
-def test_a_features_mean_equals_brute_force(trained: Studio) -> None:
+def test_a_features_mean_equals_brute_force(
+    trained: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sae = lookup.sae(trained, "last")
     store = feature_pages.open_store(trained, feature_pages.feature_set(trained, sae))
     feature = int(np.argmax(store.statistics["count"]))
@@ -100,6 +103,11 @@ def test_a_features_mean_equals_brute_force(trained: Studio) -> None:
     higher = (project[0][:, None] > project[1][None]).mean()
     assert result["auroc"] == pytest.approx(higher, abs=1e-3)
     assert result["held_out"][0] > 0
+    monkeypatch.setattr(feature_means, "PLAIN_ROWS", store.n_rows)  # so that every row is read
+    other = int(np.argsort(store.statistics["count"])[-2])
+    many = feature_means.feature_means(loaded, 1, "resid_post", store, [other, feature])
+    np.testing.assert_allclose(many[feature].numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert not np.allclose(many[other].numpy(), expected, rtol=1e-3)
     part = run(trained, "feature_mean", FeatureMeanConfig(feature=feature, tokens=512))
     assert part["whole_text"] is False
     assert part["rows"] <= 16
