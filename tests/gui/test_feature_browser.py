@@ -117,7 +117,7 @@ def test_colours_mark_filter_and_are_named(
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
     select(tab, 1, 4)
-    tab.table.paint_rows("green")
+    tab.table.marks.paint("green")
     settle(tab, qtbot)
     model = tab.table.model
     cell = model.index(model.position(4), 1)
@@ -237,13 +237,13 @@ def test_several_rows_are_starred_hidden_and_listed_at_once(
     tab = shown_tab(services, qtbot)
     select(tab, 3, 5, 6)
     assert tab.table._footer.text().startswith("3 selected")
-    tab.table.star()
+    tab.table.marks.star()
     settle(tab, qtbot)
     rows = features.feature_rows(db, world.feature_set, [3, 4, 5, 6])
     assert [row.is_favorite for row in rows] == [True, False, True, True]
     assert tab.table.model.index(tab.table.model.position(3), 0).data() == "★"
     select(tab, 3, 5)
-    tab.table.star()
+    tab.table.marks.star()
     settle(tab, qtbot)
     rows = features.feature_rows(db, world.feature_set, [3, 5, 6])
     assert [row.is_favorite for row in rows] == [False, False, True]
@@ -256,7 +256,7 @@ def test_several_rows_are_starred_hidden_and_listed_at_once(
     settle(tab, qtbot)
     assert listed(tab) == [10, 12]
     select(tab, 10, 12)
-    tab.table.hide_row()
+    tab.table.marks.hide()
     tab.table.reload()
     settle(tab, qtbot)
     assert listed(tab) == []

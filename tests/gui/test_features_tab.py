@@ -148,7 +148,7 @@ def test_star_by_click_and_key_keeps_the_selection(services: Services, qtbot: Qt
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
     tab.table.view.select_id(3)
-    tab.table.star()
+    tab.table.marks.star()
     settle(tab, qtbot)
     (row,) = features.feature_rows(services.studio.db(), world.feature_set, [3])
     assert row.is_favorite
@@ -157,7 +157,7 @@ def test_star_by_click_and_key_keeps_the_selection(services: Services, qtbot: Qt
     tab.table.filters.favorites.setChecked(True)
     settle(tab, qtbot)
     assert listed(tab) == [3]
-    tab.table.hide_row()
+    tab.table.marks.hide()
     tab.table.reload()
     settle(tab, qtbot)
     assert listed(tab) == []

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal
-from PySide6.QtGui import QKeySequence, QShortcut
-from PySide6.QtWidgets import QAbstractItemView, QMenu, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QAbstractItemView, QStackedWidget, QVBoxLayout, QWidget
 
 from mistudio.core.units import format_count
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.features import columns, edits
-from mistudio.gui.tabs.features.colours import fill_colours
+from mistudio.gui.tabs.features import columns
 from mistudio.gui.tabs.features.column_chooser import ColumnChooser
 from mistudio.gui.tabs.features.filters import FilterBar
 from mistudio.gui.tabs.features.finder import Finder, Ranking
 from mistudio.gui.tabs.features.hits_page import HitsPage
 from mistudio.gui.tabs.features.list_menu import ListButton
+from mistudio.gui.tabs.features.row_marks import RowMarks
 from mistudio.gui.tabs.features.views_menu import ViewsButton
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, label, row
@@ -71,6 +70,7 @@ class FeatureTable(QWidget):
         self.chooser.restore(stored.get("columns"))
         self.views = ViewsButton(services, self.state)
         self.lists = ListButton(services, self.selected, "Add to list")
+        self.marks = RowMarks(services, self.view, self.model, self.selected, self.lists)
         self.finder = Finder(services)
         self.density: DensityPanel | None = None
         self.spread = button("Density", self._on_spread, variant="toggle", icon="curve")
@@ -120,11 +120,8 @@ class FeatureTable(QWidget):
 
     def _connect(self) -> None:
         self.view.opened.connect(self._on_opened)
-        self.view.clicked.connect(self._on_clicked)
         self.view.verticalScrollBar().valueChanged.connect(self._tell_range)
         self.view.selectionModel().selectionChanged.connect(self._tell_range)
-        self.view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        self.view.customContextMenuRequested.connect(self._on_menu)
         self.finder.ranked.connect(self.show_ranking)
         self.finder.examples.toggled.connect(self._show_page)
         self.chooser.changed.connect(self._remember)
@@ -134,8 +131,7 @@ class FeatureTable(QWidget):
         self.lists.problem.connect(self._tell_problem)
         self.lists.manage.connect(self.lists_wanted)
         self.lists.lists_menu.aboutToShow.connect(self.lists.read)
-        for key, slot in (("S", self.star), ("H", self.hide_row)):
-            QShortcut(QKeySequence(key), self.view, slot)
+        self.marks.opened.connect(self.opened)
 
     def show_set(self, feature_set: FeatureSetRow | None) -> None:
         """List the features of another set (or of the same, read again)."""
@@ -213,29 +209,6 @@ class FeatureTable(QWidget):
         """The SAE and the selected features."""
         indices = [int(index) for index in self.view.selected_ids()]
         return (self._set.sae_id, indices) if self._set is not None and indices else None
-
-    def star(self) -> None:
-        """Turn the star of the selected features."""
-        self._edit(edits.turn_favorite, "favorite")
-
-    def hide_row(self) -> None:
-        """Hide the selected features, or show them again."""
-        self._edit(edits.turn_hidden, "hidden")
-
-    def _edit(self, what: Any, mark: str) -> None:
-        subject = self.selected()
-        if subject is None:
-            return
-        sae_id, indices = subject
-        if len(indices) == 1:
-            self._services.query.ask(lambda db: what(db, sae_id, indices[0]), self._on_edited)
-        else:
-            self._services.query.ask(
-                lambda db: edits.turn_several(db, sae_id, indices, mark), self._on_edited
-            )
-
-    def _on_edited(self, edited: str) -> None:
-        self._services.publisher.publish("features", edited)
 
     def state(self) -> dict[str, Any]:
         """What is remembered, and what a view keeps: columns, order, filters."""
@@ -356,45 +329,6 @@ class FeatureTable(QWidget):
 
     def _on_opened(self, index: Any) -> None:
         self.opened.emit(int(index))
-
-    def _on_clicked(self, index: QModelIndex) -> None:
-        plain = self.view.selectionModel().selection().count() == 1
-        if index.column() == columns.STAR and plain:
-            self.star()
-
-    def _on_menu(self, at: QPoint) -> None:
-        subject = self.selected()
-        if subject is None:
-            return
-        menu = QMenu(self)
-        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        if len(subject[1]) == 1:
-            menu.addAction("Open").triggered.connect(self._open_current)
-        menu.addAction("Star, or take the star away").triggered.connect(self.star)
-        menu.addAction("Hide, or show again").triggered.connect(self.hide_row)
-        colours = menu.addMenu("Colour")
-        alone = self.model.row(self.model.position(subject[1][0])) if len(subject[1]) == 1 else None
-        fill_colours(colours, alone.row.colour if alone else "?", self._on_colour)
-        menu.addAction("Add to list…").triggered.connect(self.lists.click)
-        menu.popup(self.view.viewport().mapToGlobal(at))
-
-    def _on_colour(self) -> None:
-        action: Any = self.sender()
-        self.paint_rows(action.data())
-
-    def paint_rows(self, colour: str) -> None:
-        """Mark the selected features with a colour; "" takes their mark away."""
-        subject = self.selected()
-        if subject is not None:
-            sae_id, indices = subject
-            self._services.query.ask(
-                lambda db: edits.paint(db, sae_id, indices, colour), self._on_edited
-            )
-
-    def _open_current(self) -> None:
-        index = self.view.current_id()
-        if index is not None:
-            self.opened.emit(int(index))
 
     def _page_up(self) -> None:
         self._go(-PAGE)

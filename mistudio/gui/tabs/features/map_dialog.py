@@ -24,6 +24,7 @@ from mistudio.jobs import map_features
 from mistudio.jobs.map_features import FeatureMap
 from mistudio.store.feature_conditions import LABEL_STATES, LabelState
 from mistudio.store.feature_keys import keys_of
+from mistudio.store.feature_masks import satisfying
 from mistudio.store.features import feature_rows
 from mistudio.store.records import FeatureSetRow, SaeRow
 from mistudio.store.tables import JOBS
@@ -55,7 +56,7 @@ def read_map(db: Any, studio: Any, sae: SaeRow, found: FeatureSetRow) -> Shown |
         density = np.log10(keys.values("frequency")[at])
     state = np.zeros(len(at), np.int64)
     for number, name in enumerate(LABEL_STATES):
-        state[keys.satisfying(LabelState(name))[at]] = number
+        state[satisfying(keys, LabelState(name))[at]] = number
     return Shown(placed, density, state)
 
 
