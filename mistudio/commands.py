@@ -296,6 +296,7 @@ def list_feature_sets(studio: Studio, console: Console, arguments: Arguments) ->
             "context": (found.summary or {}).get("row_length"),
             "activations": found.config.get("activations") or "",
             "truncated": bool((found.summary or {}).get("truncated")),
+            "free_shapes": bool((found.summary or {}).get("fast")),
             "created": found.created_at,
         }
         for found in features.feature_sets(studio.db(), sae.id)

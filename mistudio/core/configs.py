@@ -142,6 +142,24 @@ class HarvestConfig(Config):
         "Id or name of an activation set of this text, read instead of running the model; empty "
         "runs the model.",
     )
+    batch_size: int = option(
+        0,
+        "Batch",
+        "Rows read between two looks at pause, cancel and checkpoint: rounded up to whole tiles of "
+        "2,048 tokens (8,192 on a GPU), so that the result does not depend on it. With free shapes "
+        "the rows of one forward pass. 0 takes one tile.",
+        unit="rows",
+        minimum=0,
+        maximum=4096,
+        advanced=True,
+    )
+    fast: bool = option(
+        False,
+        "Free shapes",
+        "One forward pass per batch, whatever its size, instead of tiles of one shape. The last "
+        "bits of the activations then depend on the batch, and the feature set is marked.",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)

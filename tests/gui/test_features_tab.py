@@ -303,7 +303,7 @@ def test_sets_are_chosen_and_deleted(
         db, sae_id=world.sae.id, n_tokens=7, n_live=1, status="ready",
         created_at="2001-01-01T00:00:00", summary={"n_tokens": 7, "n_all": 9, "row_length": 8,
         "masked": {"special": 2}, "fit": {"warning": "It does not fit."},
-        "truncated": {"tokens": 3, "most_entries": 256}},
+        "truncated": {"tokens": 3, "most_entries": 256}, "fast": True, "tile_rows": 24},
     )  # fmt: skip
     features.add_statistics(db, older.id, [feature_world.statistics(0, 7)])
     tab = shown_tab(services, qtbot)
@@ -316,6 +316,9 @@ def test_sets_are_chosen_and_deleted(
     assert listed(tab) == [0]
     assert "7 of 9 tokens count (2 special left out)" in tab.chips.text()
     assert "truncated: 3 tokens" in tab.chips.text()
+    assert "read with free shapes, 24 rows at a time" in tab.chips.text()
+    assert "free shapes" in tab.sets.combo.itemText(0)
+    assert "free shapes" not in tab.sets.combo.itemText(1)
     assert tab.doubt.text() == "It does not fit."
     monkeypatch.setattr("mistudio.gui.tabs.features.feature_sets.confirm", lambda *_: True)
     tab.sets._on_delete()

@@ -18,7 +18,17 @@ from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.jobs import harvest_source
 
-FIELDS = ("dataset", "rows", "context", "top_k", "activations", "labels", "seed")
+FIELDS = (
+    "dataset",
+    "rows",
+    "context",
+    "top_k",
+    "activations",
+    "labels",
+    "seed",
+    "batch_size",
+    "fast",
+)
 
 
 class FindForm(QWidget):
