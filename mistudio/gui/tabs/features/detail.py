@@ -19,6 +19,7 @@ from mistudio.gui.tabs.features.detail_head import DetailHead
 from mistudio.gui.tabs.features.examples_page import ExamplesPage
 from mistudio.gui.tabs.features.labels_page import LabelsPage
 from mistudio.gui.tabs.features.list_menu import ListButton
+from mistudio.gui.tabs.features.pages_ahead import PagesAhead
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
 from mistudio.jobs import feature_pages
@@ -57,6 +58,8 @@ class FeatureDetail(Dialog):
         self._came_from: list[int] = []  # features that led to this one by its partners
         self.ablation: AblationPage | None = None
         self.try_text: TryPage | None = None
+        self.ahead = PagesAhead(services, self.examples.column.is_filling, self)
+        self._way = 1  # in which direction of the table the last step went
         self._own: tuple[int, float] | None = None  # feature, and its largest on one's own text
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
@@ -115,7 +118,8 @@ class FeatureDetail(Dialog):
         self.labels.chosen.connect(self._on_choose)
         self.labels.regenerate.connect(self._on_regenerate)
         self.pages.currentChanged.connect(self._on_tab)
-        for keys, slot in ((("J", "Right"), self.go_next), (("K", "Left"), self.go_previous)):
+        onward, back = ("J", "Right", "Alt+Right"), ("K", "Left", "Alt+Left")
+        for keys, slot in ((onward, self.go_next), (back, self.go_previous)):
             for key in keys:
                 QShortcut(QKeySequence(key), self, slot)
 
@@ -188,23 +192,36 @@ class FeatureDetail(Dialog):
     def _step(self, by: int) -> None:
         target = self._position() + by
         if self._position() >= 0 and 0 <= target < len(self._order):
-            self._came_from = []
+            self._came_from, self._way = [], by
             self._go(int(self._order[target]))
             self.stepped.emit(self.index)
 
     def _ask(self) -> None:
-        sae, index, width = self._sae, self.index, self.examples.width_tokens()
-        if sae is None:
-            return
+        read, index = self._reader(), self.index
+        self.ahead.stop()
+        if read is not None:
+            self._services.query.ask(
+                lambda db: read(index), self._show, on_error=self._on_error, key="page"
+            )
+
+    def _reader(self) -> Callable[[int], feature_pages.FeaturePage] | None:
+        """Reads a feature's page as it is shown now; None without an SAE."""
+        sae, width = self._sae, self.examples.width_tokens()
         studio, groups = self._services.studio, self.examples.groups_shown()
-        self._services.query.ask(
-            lambda db: feature_pages.page(
-                studio, sae, index, before=width, after=width, groups=groups
-            ),
-            self._show,
-            on_error=self._on_error,
-            key="page",
+        if sae is None:
+            return None
+        return lambda index: feature_pages.page(
+            studio, sae, index, before=width, after=width, groups=groups
         )
+
+    def _read_ahead(self) -> None:
+        """The next and the previous page, first the one in the direction of the last step."""
+        read, at = self._reader(), self._position()
+        if read is None or at < 0:
+            return
+        beside = [at + self._way, at - self._way]
+        features = [int(self._order[i]) for i in beside if 0 <= i < len(self._order)]
+        self.ahead.read(features, read)
 
     def _show(self, page: feature_pages.FeaturePage) -> None:
         self.page = page
@@ -218,6 +235,7 @@ class FeatureDetail(Dialog):
         self.tiles["interpretability"].setToolTip(score_tip(row_))
         self.examples.show_page(page)
         self._on_tab(self.pages.currentIndex())
+        self._read_ahead()
 
     def _on_error(self, sentence: str, details: str) -> None:
         self.problem.setText(sentence)
@@ -345,5 +363,6 @@ class FeatureDetail(Dialog):
         self._write(edits.turn_hidden)
 
     def done(self, result: int) -> None:
+        self.ahead.stop()
         self.head.commit()
         super().done(result)
