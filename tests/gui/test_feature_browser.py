@@ -17,6 +17,7 @@ from mistudio.gui.tabs.features.lists_dialog import NOTE, ListsDialog
 from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import context_search, encoders, feature_pages
 from mistudio.jobs.context_search import TextMatches
+from mistudio.jobs.feature_pages import Piece
 from mistudio.store import feature_lists, features
 from mistudio.store.feature_conditions import (
     HasColour,
@@ -393,7 +394,10 @@ def test_hits_by_meaning_come_in_pages_with_examples(
     monkeypatch.setattr(feature_pages, "page", feature_world.page)
 
     def top(studio: Any, found: Any, indices: Any, most: int, around: int) -> Any:
-        return {i: [feature_world.example(n, 4.0) for n in range(most)] for i in indices}
+        made = [feature_world.example(n, 4.0) for n in range(most)]
+        for n, example in enumerate(made):  # each text twice
+            example.pieces[0] = Piece(f"{n // 2}: ", 0.0, False)
+        return dict.fromkeys(indices, made)
 
     monkeypatch.setattr(feature_pages, "top_examples", top)
     monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
@@ -412,8 +416,9 @@ def test_hits_by_meaning_come_in_pages_with_examples(
     ranked = listed(tab)
     assert [card.index for card in hits.cards] == ranked[:20]
     assert [text.text() for text in hits.cards[0].examples] == [
-        "It was\nan old ship of the north."
-    ] * 3
+        f"{n}: an old ship of the north." for n in range(3)
+    ]
+    assert not tab.table.lists.isVisible(), "there is no selection to put into lists"
     hits.after.click()
     settle(tab, qtbot)
     assert [card.index for card in hits.cards if card.isVisible()] == ranked[20:]

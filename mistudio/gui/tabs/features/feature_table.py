@@ -104,8 +104,8 @@ class FeatureTable(QWidget):
         self.filters.tools.addWidget(chosen)
         before = button("Previous", self._page_up, icon="chevron_left", tip="50 features back")
         after = button("Next", self._page_down, icon="chevron_right", tip="50 features on")
-        self._pagers = (self._footer, before, after)
         hint = label("Return opens · S stars · H hides", "small")
+        self._of_rows = (self._footer, hint, self.lists, before, after)
         self.problem.hide()
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -277,7 +277,7 @@ class FeatureTable(QWidget):
             self.hits.show_hits(found, ids, ranking)
         else:
             self._pages.setCurrentWidget(self.view)
-        for part in self._pagers:  # hits have pages of their own
+        for part in self._of_rows:  # hits have pages of their own, and no selection
             part.setVisible(self._pages.currentWidget() is not self.hits)
 
     def _on_error(self, sentence: str, details: str) -> None:
