@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.repositories import repository_problem
@@ -162,11 +163,23 @@ class HarvestConfig(Config):
     )
 
 
+def _needs_sae(config: Any) -> bool:
+    from mistudio.core.steering_settings import needs_sae
+
+    return needs_sae(config)
+
+
 @dataclass(frozen=True)
 class SteerConfig(Config):
     """Generate text with and without steering and measure the difference."""
 
-    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    sae: str = option(
+        "last",
+        "SAE",
+        "Id or name of an SAE, or last; of no matter where only vectors steer.",
+        required=True,
+        applies=lambda config: _needs_sae(config),
+    )
     feature: tuple[str, ...] = option(
         (),
         "Feature",

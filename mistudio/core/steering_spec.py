@@ -180,6 +180,11 @@ class Spec:
         """Whether the error of an SAE is dropped, which must be said beside every result."""
         return bool(self.replace)
 
+    @property
+    def leaves_sae_open(self) -> bool:
+        """Whether something is left to the SAE that the run names."""
+        return "" in self.replace or any(not feature.sae for feature in self.features())
+
     def problems(self) -> list[str]:
         """A sentence for everything that makes the specification unusable."""
         found = [problem for edit in self.edits for problem in edit.problems(self.unit)]

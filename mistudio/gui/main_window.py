@@ -86,6 +86,7 @@ CHANGES = {
     "steer_preview": (),
     "steer_dose": (),
     "steer_claims": (),
+    "steer_export": (),
     "contrast_vector": ("steering_vectors",),
     "feature_mean": ("steering_vectors",),
     "import_vectors": ("steering_vectors",),
@@ -99,6 +100,7 @@ CHANGES = {
         "feature_sets",
         "features",
         "steering_runs",
+        "templates",
     ),
 }
 READINGS_MS = 1000

@@ -65,7 +65,9 @@ class Output(QWidget):
         )
         self.parting.toggled.connect(self._fill)
         self._tools = QWidget()
-        tools = row(self.marks, self.parting, None, self.sample)
+        self.export_button = button("Export", icon="download", tip="Write what is shown here")
+        self.export_button.setAccessibleName("Export what is shown")
+        tools = row(self.marks, self.parting, None, self.sample, self.export_button)
         self._tools.setLayout(tools)
         self._sides = QWidget()
         self._line = QHBoxLayout(self._sides)
@@ -141,6 +143,10 @@ class Output(QWidget):
         self._chosen = first.name if first else ""
         self._fill()
         self._show_figures()
+
+    def chosen(self) -> str:
+        """The name of the variant whose figures are shown, "" if there is none."""
+        return self._chosen
 
     def choose(self, name: str) -> None:
         """Show the figures of a variant."""

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QInputDialog, QLineEdit, QWidget
 
+from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import StudioError
+from mistudio.core.steering_shown import edits_of
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.scrolling import scrolling
@@ -150,10 +152,11 @@ class PresetLine(QWidget):
         name = Elided("label")
         name.set_text(kept.name)
         about = Elided("muted")
-        gone = "Unavailable: its SAE is not in the library. " if preset.missing else ""
-        saes = ", ".join(sae.name for sae in preset.saes)
+        what = "vector" if all(name.startswith("@") for name in preset.missing) else "SAE"
+        gone = f"Unavailable: its {what} is not in the library. " if preset.missing else ""
+        saes = ", ".join([*(s.name for s in preset.saes), *(f"@{v.name}" for v in preset.vectors)])
         about.set_text(gone + " · ".join(part for part in (kept.description or "", saes) if part))
-        count = len(config.feature) + len(config.edit)
+        count = len(edits_of(to_dict(config)))
         facts = [label(f"{count} feature{'' if count == 1 else 's'}", "text-emerald")]
         if preset.layers:
             layers = ", ".join(map(str, preset.layers))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication, QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QInputDialog, QScrollArea, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QFrame,
+    QInputDialog,
+    QScrollArea,
+    QSplitter,
+    QVBoxLayout,
+    QWidget,
+)
 
 from mistudio.core.config import command_line, from_dict, to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import variants_of
 from mistudio.core.steering_shown import edit_words, edits_of
@@ -23,6 +32,7 @@ from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.tabs.steering.auto import AutoStrength
 from mistudio.gui.tabs.steering.batch import ENDED, MOST_PROMPTS, Batch
 from mistudio.gui.tabs.steering.card import CardState, with_sae
+from mistudio.gui.tabs.steering.export import OutsideExport
 from mistudio.gui.tabs.steering.history import History
 from mistudio.gui.tabs.steering.modes import BATCH, ModeRow
 from mistudio.gui.tabs.steering.output import Output
@@ -43,6 +53,7 @@ from mistudio.store.tables import JOBS, STEERING_RUNS
 
 NARROW = 1180  # px below which the two sides are stacked, at a 16-px font
 REMEMBERED = "steering.rules"
+RELOADED = ("saes", "feature_sets", "steering_runs", "steering_vectors", "templates", "models")
 
 
 class SteeringTab(Tab):
@@ -71,6 +82,10 @@ class SteeringTab(Tab):
         self.auto_button = button("Auto…", self.ask_auto, variant="ghost")
         self.auto_button.setToolTip("Find the strength of all cards together for a wanted KL")
         self.panel.tools.insertWidget(3, self.auto_button)
+        self.export_button = button("Export", icon="download")
+        self.export_button.setToolTip("Write what is set here as code or as vectors")
+        self.exporting = OutsideExport(services, self)
+        self.exporting.told.connect(self._on_told)
         self.reason = label("", "muted", wrap=True)
         self.problem = label("", "error", wrap=True)
         self.job = JobLine(services, "running")
@@ -79,10 +94,24 @@ class SteeringTab(Tab):
         self.preview = LivePreview(services)
         self.history = History(services)
         self.presets = Presets(services, self.config)
+        self._shown_run = ""
         self._recall()
         self._lay_out()
         self._connect()
+        self._make_menus()
         self._tell()
+
+    def _make_menus(self) -> None:
+        """Entries that write what is set, and what is shown."""
+        self.exporting.make_menu(
+            self.export_button,
+            lambda: ExportSteeringConfig(run="", settings=json.dumps(to_dict(self.config()))),
+        )
+        self.exporting.make_menu(
+            self.output.export_button,
+            lambda: ExportSteeringConfig(run=self._shown_run, variant=self.output.chosen()),
+            lambda ending: self.history.ask_export(ending, [self._shown_run]),
+        )
 
     def _recall(self) -> None:
         stored = self.services.settings.recall(REMEMBERED)
@@ -99,9 +128,9 @@ class SteeringTab(Tab):
         box.setSpacing(px(8))
         box.addWidget(self.prompt_box)
         box.addWidget(self.modes)
-        actions = row(self.generate_button, self.stop_button, self.copy_button, self.reason)
-        actions.setStretch(3, 1)
-        box.addLayout(actions)
+        buttons = self.generate_button, self.stop_button, self.copy_button, self.export_button
+        box.addLayout(row(*buttons, None))
+        box.addWidget(self.reason)
         box.addWidget(self.problem)
         box.addWidget(self.job)
         self.problem.hide()
@@ -155,7 +184,7 @@ class SteeringTab(Tab):
         self.history.rerun.connect(self.run_again)
         self.presets.loaded.connect(self.load_preset)
         self.presets.problem.connect(self._complain)
-        self.auto.told.connect(self._on_auto_told)
+        self.auto.told.connect(self._on_told)
         self.auto.found.connect(self.panel.scale)
         self.batch.opened.connect(self._show_kept)
         self.batch.ended.connect(self._on_batch_ended)
@@ -299,9 +328,15 @@ class SteeringTab(Tab):
         except StudioError as error:
             self._complain(error.sentence)
 
-    def _on_auto_told(self, sentence: str) -> None:
+    def _on_told(self, sentence: str) -> None:
         self._tell()
+        if sentence:
+            self._say(sentence)
+
+    def _say(self, sentence: str) -> None:
+        """What is missing or under way, below the buttons."""
         self.reason.setText(sentence)
+        self.reason.setVisible(bool(sentence))
 
     def open_vectors(self) -> None:
         """Open the window of raw directions."""
@@ -311,8 +346,10 @@ class SteeringTab(Tab):
         """Show a run of the history, with its features and settings."""
         self.problem.hide()
         self._load(from_dict(SteerConfig, run.config), run.config, run.sae_id or "")
+        if not run.sae_id and run.model_id:
+            self.panel.source.choose(run.model_id)
         self._show_kept(run)
-        if not run.sae_id:
+        if not run.sae_id and run.config.get("sae"):
             self._complain("The SAE of this run was deleted; its texts are shown.")
 
     def load_preset(self, preset: Preset) -> None:
@@ -340,8 +377,12 @@ class SteeringTab(Tab):
 
     def _show_kept(self, run: SteeringRunRow) -> None:
         self.output.show()
-        self.output.show_run(run.prompt, run.outputs, run.metrics)
+        self._show_run(run)
         self._reveal(self.output)
+
+    def _show_run(self, run: SteeringRunRow) -> None:
+        self._shown_run = run.id
+        self.output.show_run(run.prompt, run.outputs, run.metrics)
 
     def _reload(self) -> None:
         self._stale = False
@@ -372,9 +413,10 @@ class SteeringTab(Tab):
     def _tell(self) -> None:
         """Say what is missing, and enable what can be done."""
         busy, reason = self._is_busy(), self._problem()
-        self.reason.setText("" if busy else reason)
+        self._say("" if busy else reason)
         self.generate_button.setEnabled(not busy and not reason)
         self.copy_button.setEnabled(not reason)
+        self.export_button.setEnabled(not reason)
         self.stop_button.setEnabled(busy)
         on = [edit for card in self.panel.cards if card.is_on() and (edit := card.edit())]
         self.modes.set_cards([edit_words(replace(edit, condition=None)) for edit in on])
@@ -434,7 +476,7 @@ class SteeringTab(Tab):
     def _show_end(self, job: JobRow, run: SteeringRunRow | None) -> None:
         self.job_id = ""
         if run is not None:
-            self.output.show_run(run.prompt, run.outputs, run.metrics)
+            self._show_run(run)
         elif job.status == "completed" and job.result:
             self.output.show_run(self.prompt_box.prompt(), job.result, job.result)
         elif job.status == "failed":
@@ -467,7 +509,8 @@ class SteeringTab(Tab):
                 self._ask_job()
             if object_id == "" or self.batch.owns(object_id):
                 self.batch.ask()
-        elif kind in ("saes", "feature_sets", "steering_runs", "templates"):
+        elif kind in RELOADED:
+            self.panel.search.refresh()
             self._stale = True
             if self.isVisible():
                 self._reload()
