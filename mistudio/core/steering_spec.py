@@ -214,6 +214,11 @@ class Spec:
         """With one of the edits only, as a comparison shows it."""
         return replace(self, edits=(self.edits[index],))
 
+    def instead(self, edit: Edit) -> Spec:
+        """With this edit in place of the one that its source has."""
+        edits = tuple(edit if own.source == edit.source else own for own in self.edits)
+        return replace(self, edits=edits)
+
     def on_sae(self, sae: str) -> Spec:
         """With the SAE that the run names written into everything that left it open."""
 

@@ -17,7 +17,7 @@ from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
 from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
-from mistudio.core.steering_settings import spec_of, variants_of, written_spec
+from mistudio.core.steering_settings import everything, spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
 from mistudio.jobs import encoders, lookup, sae_library, vector_library
 from mistudio.jobs.context import JobContext, Result
@@ -42,10 +42,16 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
     row = lookup.sae(studio, config.sae)
     lookup.model_of(studio, row)
-    spec = spec_of(config).on_sae(row.id).check()
+    spec = everything(named_variants(config, row.id))
     scales(studio, row, spec)
     for direction in spec.directions():
         vector_row(studio, row, direction.name)
+
+
+def named_variants(config: SteerConfig, sae_id: str) -> dict[str, Spec]:
+    """What a run compares, by name, with its SAE written into it. Raises `InvalidInput`."""
+    variants = variants_of(config)
+    return {name: spec.on_sae(sae_id).check() for name, spec in variants.items()}
 
 
 def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float]]:
@@ -204,11 +210,12 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     row = lookup.sae(ctx.studio, config.sae)
     model = lookup.model_of(ctx.studio, row)
     spec = spec_of(config).on_sae(row.id).check()
-    variants = {name: one.on_sae(row.id) for name, one in variants_of(config).items()}
-    scales(ctx.studio, row, spec)
+    variants = named_variants(config, row.id)
+    needed = everything(variants)
+    scales(ctx.studio, row, needed)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    library = library_of(ctx, row, loaded, spec)
+    library = library_of(ctx, row, loaded, needed)
     began = time.monotonic()
     found = steer(loaded, variants, library, config, ctx.report, ctx.control)
     if found.is_empty and any(text.reason == "stopped" for text in found.comparison.texts):
@@ -222,7 +229,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     _measure_meaning(ctx, config.prompt, outputs["variants"], found.metrics)
     figures = found.metrics[first]
     if config.spec:  # the file may change: what it says is kept instead
-        config = _with_inline_spec(config, spec)
+        config = _with_inline_spec(config, spec, variants)
     kept = STEERING_RUNS.insert(
         ctx.db,
         model_id=model.id,
@@ -286,13 +293,18 @@ def _encoder(folder: Path) -> Encoder:
     return Encoder(folder)
 
 
-def _with_inline_spec(config: SteerConfig, spec: Spec) -> SteerConfig:
+def _with_inline_spec(config: SteerConfig, spec: Spec, variants: Mapping[str, Spec]) -> SteerConfig:
     """The same settings with the whole specification written into them."""
+    beside: list[str] = []
+    if config.mode == "operators":  # of the same SAE as in the specification
+        own = set(spec.edits)
+        beside = [e.written() for one in variants.values() for e in one.edits if e not in own]
     return replace(
         config,
         spec=written_spec(spec),
         feature=(),
         edit=(),
+        alternative=tuple(beside),
         positions="all",
         norm="",
         replace=False,

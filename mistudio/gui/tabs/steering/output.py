@@ -17,7 +17,7 @@ from mistudio.core.steering_shown import (
     title_of,
 )
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.steering.figures import FiguresTable, variant_line
+from mistudio.gui.tabs.steering.figures import FiguresTable, figures_line, variant_line
 from mistudio.gui.tabs.steering.pane import Pane
 from mistudio.gui.tabs.steering.tiles import Tiles
 from mistudio.gui.theme import appearance
@@ -165,6 +165,7 @@ class Output(QWidget):
             pane.set_text("")
             pane.set_ending("")
             pane.set_acted("")
+            pane.set_figures("")
             pane.choose.setVisible(not pane.is_baseline and len(wanted) > 2)
 
     def _fill(self) -> None:
@@ -198,6 +199,8 @@ class Output(QWidget):
         self.of.setText(f"Figures of: {chosen.title}" if chosen else "")
         for pane in self.panes.values():
             pane.set_chosen(pane.name == self._chosen)
+        for variant in steered:
+            self.panes[variant.name].set_figures(figures_line(variant) if several else "")
         self.table.setVisible(several)
         self.table.set_lines([variant_line(variant) for variant in steered])
         strengths = all(v.strength is not None for v in steered)
