@@ -58,6 +58,7 @@ from mistudio.jobs import (
     sample,
     steer,
     steer_claims,
+    steer_controls,
     steer_studies,
     survival,
     tokenize,
@@ -429,6 +430,14 @@ JOB_KINDS: dict[str, JobKind] = {
             steer_claims.run,
             steer_claims.prepare,
             early_finish=True,
+        ),
+        JobKind(
+            "steer_controls",
+            "gpu",
+            "Test a steering run against random features",
+            steering_study_configs.ControlsConfig,
+            steer_controls.run,
+            steer_controls.prepare,
         ),
         JobKind("demo", "gpu", "Run the sample", configs.DemoConfig, demo.run),
     )

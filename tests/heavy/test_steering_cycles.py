@@ -89,7 +89,9 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
 
 
 def test_nothing_is_left_by_thousands_of_runs(
-    studio: Studio, record_property: Callable[[str, object], None]
+    studio: Studio,
+    record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest,
 ) -> None:
     chance = random.Random(0)
     model = lookup.model_of(studio, lookup.sae(studio, "last"))
@@ -101,6 +103,7 @@ def test_nothing_is_left_by_thousands_of_runs(
 
     before, threads = hooks(), 0
     asker = Asker(studio)
+    request.addfinalizer(asker.end)
     memory, late, ended = list[float](), list[float](), Counter[str]()
     begun = time.monotonic()
     process = psutil.Process()

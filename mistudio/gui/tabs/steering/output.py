@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from mistudio.core.steering_shown import (
@@ -35,7 +35,9 @@ CURVES = (
 
 
 class Output(QWidget):
-    """Streams the texts of a run, then shows its figures."""
+    """Streams the texts of a run, then shows its figures; `chose(name)` of which variant."""
+
+    chose = Signal(str)
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -146,6 +148,7 @@ class Output(QWidget):
         """Show the figures of a variant."""
         self._chosen = name
         self._show_figures()
+        self.chose.emit(name)
         if name in self.panes:
             self.area.ensureWidgetVisible(self.panes[name])
 

@@ -25,6 +25,7 @@ from mistudio.gui.tabs.steering.alternatives import Alternatives
 from mistudio.gui.tabs.steering.auto import AutoStrength
 from mistudio.gui.tabs.steering.batch import ENDED, MOST_PROMPTS, Batch
 from mistudio.gui.tabs.steering.card import CardState, with_sae
+from mistudio.gui.tabs.steering.controls import Controls
 from mistudio.gui.tabs.steering.history import History
 from mistudio.gui.tabs.steering.modes import BATCH, OPERATORS, ModeRow
 from mistudio.gui.tabs.steering.output import Output
@@ -78,6 +79,7 @@ class SteeringTab(Tab):
         self.problem = label("", "error", wrap=True)
         self.job = JobLine(services, "running")
         self.output = Output(services)
+        self.controls = Controls(services)
         self.batch = Batch(services)
         self.preview = LivePreview(services)
         self.history = History(services)
@@ -121,7 +123,7 @@ class SteeringTab(Tab):
         self.settings.box.addWidget(self.positions)
         self.settings.box.addWidget(self.form)
         above = (self.alternatives, self.settings, self.preview)
-        self._below = scrolling(*above, self.batch, self.output, self.history).area
+        self._below = scrolling(*above, self.batch, self.output, self.controls, self.history).area
         # beside an open jobs panel the results may be wider than what is left
         self._below.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         box.addWidget(self._below, 1)
@@ -156,6 +158,7 @@ class SteeringTab(Tab):
         self.alternatives.changed.connect(self._tell)
         self.form.changed.connect(self._summarise)
         self.positions.changed.connect(self._tell)
+        self.output.chose.connect(self.controls.show_variant)
         self.history.loaded.connect(self.load_run)
         self.history.rerun.connect(self.run_again)
         self.presets.loaded.connect(self.load_preset)
@@ -250,6 +253,7 @@ class SteeringTab(Tab):
         if len(prompts) > MOST_PROMPTS:
             raise InvalidInput(f"A batch has at most {MOST_PROMPTS} prompts.")
         self.output.hide()
+        self.controls.show_run(None)
         self.batch.start(config, prompts)
         self._reveal(self.batch)
         self._tell()
@@ -259,6 +263,7 @@ class SteeringTab(Tab):
         self.batch.hide()
         self.output.show()
         self.output.start(list(variants_of(config)))
+        self.controls.show_run(None)
         self._reveal(self.output)
         self._ask_job()
         self._tell()
@@ -360,6 +365,7 @@ class SteeringTab(Tab):
     def _show_kept(self, run: SteeringRunRow) -> None:
         self.output.show()
         self.output.show_run(run.prompt, run.outputs, run.metrics)
+        self.controls.show_run(run)
         self._reveal(self.output)
 
     def _reload(self) -> None:
@@ -458,6 +464,7 @@ class SteeringTab(Tab):
         self.job_id = ""
         if run is not None:
             self.output.show_run(run.prompt, run.outputs, run.metrics)
+            self.controls.show_run(run)
         elif job.status == "completed" and job.result:
             self.output.show_run(self.prompt_box.prompt(), job.result, job.result)
         elif job.status == "failed":
