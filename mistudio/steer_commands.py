@@ -123,6 +123,7 @@ def show_steering_run(studio: Studio, console: Console, arguments: Arguments) ->
                             "texts": [dataclasses.asdict(text) for text in variant.texts],
                             "metrics": dict(variant.metrics),
                             "over_steered": over_steering(variant.metrics),
+                            **({"controls": dict(variant.controls)} if variant.controls else {}),
                         }
                         for variant in shown.variants
                     ],

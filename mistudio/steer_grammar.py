@@ -16,7 +16,7 @@ def steer_verbs(command: Any, groups: Any) -> None:
     steering = command(groups, "steer", "steer", about, configs.SteerConfig)
     steering.add_argument("--preset", help="take the settings of a preset; flags come before it")
     verbs = steering.add_subparsers(
-        metavar="[presets|history|export|preview|dose|claim]", dest="subcommand"
+        metavar="[presets|history|export|preview|dose|claim|controls]", dest="subcommand"
     )
     _preset_verbs(
         command, _group(command, verbs, "presets", "list_presets", "named settings of steering")

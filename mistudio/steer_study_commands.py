@@ -7,8 +7,13 @@ import argparse
 from mistudio.commands import run_job
 from mistudio.console import Console
 from mistudio.core.config import from_arguments
-from mistudio.core.steering_study_configs import ClaimConfig, DoseConfig, PreviewConfig
-from mistudio.jobs import claim_report, steer_studies
+from mistudio.core.steering_study_configs import (
+    ClaimConfig,
+    ControlsConfig,
+    DoseConfig,
+    PreviewConfig,
+)
+from mistudio.jobs import claim_report, steer_studies, steering_controls_report
 from mistudio.jobs.runner import Studio
 
 Arguments = argparse.Namespace
@@ -30,6 +35,12 @@ def steering_claim(studio: Studio, console: Console, arguments: Arguments) -> No
     """Steer features and count for how many it does what their label says."""
     found = run_job(studio, console, "steer_claims", from_arguments(ClaimConfig, arguments))
     console.result(found, claim_report.lines(found))
+
+
+def steering_controls(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Test a kept run against random features."""
+    found = run_job(studio, console, "steer_controls", from_arguments(ControlsConfig, arguments))
+    console.result(found, steering_controls_report.lines(found))
 
 
 def bench_steering(studio: Studio, console: Console, arguments: Arguments) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.core.steering_study_configs import ClaimConfig, DoseConfig, PreviewConfig
+from mistudio.core.steering_study_configs import (
+    ClaimConfig,
+    ControlsConfig,
+    DoseConfig,
+    PreviewConfig,
+)
 
 
 def study_verbs(command: Any, verbs: Any) -> None:
@@ -15,6 +20,8 @@ def study_verbs(command: Any, verbs: Any) -> None:
     command(verbs, "dose", "steering_dose", about, DoseConfig, "sae")
     about = "for how many features steering does what the label says, beside controls"
     command(verbs, "claim", "steering_claim", about, ClaimConfig, "sae")
+    about = "test a kept run against random features, and keep the result with it"
+    command(verbs, "controls", "steering_controls", about, ControlsConfig, "run")
 
 
 def steering_bench(command: Any, bench: Any) -> None:

@@ -247,8 +247,9 @@ class SteerConfig(Config):
     mode: str = option(
         "blended",
         "Mode",
-        "blended: all edits together; compare: each alone; sweep: all at several strengths.",
-        choices=("blended", "compare", "sweep"),
+        "blended: all edits together; compare: each alone; sweep: all at several strengths; "
+        "operators: one source's edit beside its alternatives.",
+        choices=("blended", "compare", "sweep", "operators"),
         advanced=True,
     )
     strengths: str = option(
@@ -257,6 +258,13 @@ class SteerConfig(Config):
         "Factors of a sweep, 2 to 16.",
         advanced=True,
         applies=lambda config: config.mode == "sweep",
+    )
+    alternative: tuple[str, ...] = option(
+        (),
+        "Alternative",
+        "Another edit of a source that is steered, in its place; as --edit. Repeat for several.",
+        advanced=True,
+        applies=lambda config: config.mode == "operators",
     )
     samples: int = option(
         1, "Samples", "Texts of each variant.", minimum=1, maximum=10, advanced=True

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.core.steering_operators import Value
 from mistudio.core.steering_positions import Positions, parse_positions
-from mistudio.core.steering_spec import Spec, parse_edits
-from mistudio.core.steering_words import parse_condition, parse_norm
+from mistudio.core.steering_spec import Edit, Spec, parse_edits
+from mistudio.core.steering_words import parse_condition, parse_edit, parse_norm
 
 if TYPE_CHECKING:
     from mistudio.core.configs import SteerConfig
 
-MODES = ("blended", "compare", "sweep")
+MODES = ("blended", "compare", "sweep", "operators")
+MOST_COLUMNS = 16  # variants of a run
 
 
 def spec_of(config: SteerConfig) -> Spec:
@@ -84,14 +87,62 @@ def variants_of(config: SteerConfig) -> dict[str, Spec]:
     """The specifications that a run's mode compares, by name; raises `InvalidInput`.
 
     "blended": all edits together, named steered. "compare": each edit alone, named by its short
-    form. "sweep": all edits at each of the strengths, named by these, such as "×0.5".
+    form. "sweep": all edits at each of the strengths, named by these, such as "×0.5". "operators":
+    one source under its own edit and under each alternative, named by their short forms; the other
+    edits stay as they are.
     """
     spec = spec_of(config)
     if config.mode == "compare":
         return {edit.written(): spec.alone(index) for index, edit in enumerate(spec.edits)}
     if config.mode == "sweep":
         return {f"×{strength:g}": spec.scaled(strength) for strength in strengths_of(config)}
+    if config.mode == "operators":
+        own, *others = alternatives_of(config, spec)
+        return {_name(edit, spec.unit): spec.instead(edit) for edit in (own, *others)}
     return {"steered": spec}
+
+
+def _name(edit: Edit, unit: str) -> str:
+    """An edit in short, with its unit wherever that is not × max: a name is read on its own."""
+    has_unit = edit.rule.value not in (Value.NONE, Value.FACTOR)
+    own = edit.unit or unit
+    return replace(edit, unit=own if has_unit and own != "max" else "").written()
+
+
+def alternatives_of(config: SteerConfig, spec: Spec) -> list[Edit]:
+    """The edit that a source has in `spec`, and those that take its place one after another.
+
+    Raises `InvalidInput` unless there are alternatives, all of one source that is steered, and all
+    unlike.
+    """
+    others = [parse_edit(text) for text in config.alternative]
+    wrong = [problem for edit in others for problem in edit.problems(spec.unit)]
+    if wrong:
+        raise InvalidInput(" ".join(wrong))
+    if not others:
+        raise InvalidInput("Name another edit to compare with, such as --alternative 12=1:clamp.")
+    source = others[0].source
+    if any(edit.source != source for edit in others):
+        raise InvalidInput("Alternatives must all be of one feature or vector.")
+    own = [edit for edit in spec.edits if edit.source == source]
+    if not own:
+        raise InvalidInput(f"{source.words} has alternatives, but is not steered itself.")
+    found = [*own, *others]
+    if len(found) > MOST_COLUMNS:
+        raise InvalidInput(f"At most {MOST_COLUMNS} edits can stand side by side.")
+    seen: set[Edit] = set()
+    for edit in found:
+        plain = replace(edit, unit=edit.unit or spec.unit, resolved=None)
+        if plain in seen:
+            raise InvalidInput(f"The edit {edit.written()} is there twice.")
+        seen.add(plain)
+    return found
+
+
+def everything(variants: Mapping[str, Spec]) -> Spec:
+    """Every edit of all variants together: what must be looked up for them, not what acts."""
+    edits = dict.fromkeys(edit for spec in variants.values() for edit in spec.edits)
+    return replace(next(iter(variants.values())), edits=tuple(edits))
 
 
 def problems(config: SteerConfig) -> list[tuple[str, str]]:
@@ -119,4 +170,9 @@ def problems(config: SteerConfig) -> list[tuple[str, str]]:
         return [("feature", error.sentence)]
     if config.mode == "compare" and len(spec.edits) < 1:
         return [("mode", "There is no edit to compare.")]
+    if config.mode == "operators":
+        try:
+            alternatives_of(config, spec)
+        except StudioError as error:
+            return [("alternative", error.sentence)]
     return []

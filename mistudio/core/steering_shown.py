@@ -63,6 +63,8 @@ class Variant:
     strength: float | None = None
     per_token: tuple[tuple[str, float], ...] = ()
     """pieces of the first text with the KL of their prediction, where measured"""
+    controls: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """what a test against random features found, empty before one"""
 
     @property
     def is_baseline(self) -> bool:
@@ -131,6 +133,8 @@ def _variants_form(
 ) -> PromptRun:
     """Texts by variant; figures are those of the only one, or by name under "variants"."""
     several: Mapping[str, Any] = metrics.get("variants") or {}
+    tested: Mapping[str, Any] = metrics.get("controls") or {}
+    metrics = {name: value for name, value in metrics.items() if name != "controls"}
     found: list[Variant] = []
     for name, told in outputs.items():
         texts = [_text_of(one, name) for one in told.get("samples", ())]
@@ -144,7 +148,9 @@ def _variants_form(
         own: Mapping[str, Any] = {} if is_baseline else several.get(name) or metrics
         parts: Mapping[str, Any] = told.get("per_token") or {}
         pairs = tuple(zip(parts.get("pieces", ()), parts.get("kl", ()), strict=False))
-        found.append(Variant(name, title_of(name), tuple(texts), own, strength_of(name), pairs))
+        controls: Mapping[str, Any] = tested.get(name) or {}
+        strength = strength_of(name)
+        found.append(Variant(name, title_of(name), tuple(texts), own, strength, pairs, controls))
     return PromptRun(prompt, tuple(found))
 
 

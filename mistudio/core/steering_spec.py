@@ -73,6 +73,8 @@ class Edit:
     `value` and, of a range, `high` are in `unit`; "" is the unit of the specification. A target KL
     (unit "kl") is turned into a raw value by calibration and then kept in `resolved`; it cannot
     act before. `target` is where a swap goes. With a `condition` it acts only where that holds.
+    With `along` everything is read as it is without, but the change goes along that source instead,
+    with the length that it has: a control.
     """
 
     source: Source
@@ -83,6 +85,7 @@ class Edit:
     target: Source | None = None
     condition: Condition | None = None
     resolved: float | None = None
+    along: Source | None = None
 
     @property
     def feature(self) -> int:
@@ -219,6 +222,11 @@ class Spec:
         """With one of the edits only, as a comparison shows it."""
         return replace(self, edits=(self.edits[index],))
 
+    def instead(self, edit: Edit) -> Spec:
+        """With this edit in place of the one that its source has."""
+        edits = tuple(edit if own.source == edit.source else own for own in self.edits)
+        return replace(self, edits=edits)
+
     def on_sae(self, sae: str) -> Spec:
         """With the SAE that the run names written into everything that left it open."""
 
@@ -230,7 +238,13 @@ class Spec:
             return source
 
         edits = tuple(
-            replace(e, source=put(e.source), target=put(e.target), condition=put(e.condition))
+            replace(
+                e,
+                source=put(e.source),
+                target=put(e.target),
+                condition=put(e.condition),
+                along=put(e.along),
+            )
             for e in self.edits
         )
         return replace(
@@ -244,7 +258,8 @@ class Spec:
         """Every feature that is edited, swapped to or watched, once, in rising order."""
         found: set[Feature] = set()
         for edit in self.edits:
-            found |= {s for s in (edit.source, edit.target) if isinstance(s, Feature)}
+            named = (edit.source, edit.target, edit.along)
+            found |= {source for source in named if isinstance(source, Feature)}
             found |= {edit.condition.feature} if edit.condition else set()
         found |= {self.abort.feature} if self.abort else set()
         return sorted(found, key=lambda feature: (feature.sae, feature.index))
@@ -254,7 +269,7 @@ class Spec:
         found = {
             source
             for edit in self.edits
-            for source in (edit.source, edit.target)
+            for source in (edit.source, edit.target, edit.along)
             if isinstance(source, Direction)
         }
         return sorted(found, key=lambda d: (d.name, -1 if d.layer is None else d.layer, d.hook))
@@ -375,6 +390,8 @@ def _edit_json(edit: Edit) -> dict[str, Any]:
         values["target"] = _source_json(edit.target)
     if edit.condition is not None:
         values["condition"] = _condition_json(edit.condition)
+    if edit.along is not None:
+        values["along"] = _source_json(edit.along)
     return values
 
 
@@ -409,9 +426,10 @@ def _condition_of(values: Any) -> Condition:
 def _edit_of(values: Any) -> Edit:
     values = _mapping(values, "An edit")
     known = {*_SOURCE, "operator", "value", "unit", "high", "target", "condition", "resolved"}
-    _only(values, known, "An edit")
+    _only(values, {*known, "along"}, "An edit")
     high, resolved = values.get("high"), values.get("resolved")
     target, condition = values.get("target"), values.get("condition")
+    along = values.get("along")
     return Edit(
         _source_of(values),
         float(values.get("value", 0.0)),
@@ -421,6 +439,7 @@ def _edit_of(values: Any) -> Edit:
         None if target is None else _source_of(_mapping(target, "A target")),
         None if condition is None else _condition_of(condition),
         None if resolved is None else float(resolved),
+        None if along is None else _source_of(_mapping(along, "What a change goes along")),
     )
 
 

@@ -76,6 +76,41 @@ class ClaimConfig(Config):
             yield Violation("output", "The report must end in .md or .json.")
 
 
+@dataclass(frozen=True)
+class ControlsConfig(Config):
+    """Test a kept run against random features with changes of the same length."""
+
+    run: str = option("last", "Run", "Id of a steering run, or last.", required=True)
+    variant: str = option("", "Variant", "Name of a variant of the run; empty takes the first.")
+    controls: int = option(
+        19,
+        "Controls",
+        "Random features of like density; p cannot be smaller than 1 / (controls + 1).",
+        minimum=19,
+        maximum=199,
+    )
+    words: str = option(
+        "", "Words", "Whose tokens are looked for, as cat,dog; empty takes those of the label."
+    )
+    texts: bool = option(
+        True,
+        "Texts of controls",
+        "Controls write texts too, so that what is found in texts has a p.",
+        advanced=True,
+    )
+    means: bool = option(
+        True, "Difference of means", "Also change along the difference of means.", advanced=True
+    )
+    max_tokens: int = option(
+        40,
+        "Tokens",
+        "Of the unsteered continuation that is read, and of each text.",
+        minimum=8,
+        maximum=512,
+    )
+    seed: int = option(0, "Seed", "Choice of the controls.", minimum=0, advanced=True)
+
+
 def _as_steered(name: str) -> Any:
     """The same option as in the settings of a run of steering."""
     known = SteerConfig.__dataclass_fields__[name]

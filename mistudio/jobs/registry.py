@@ -59,6 +59,7 @@ from mistudio.jobs import (
     sample,
     steer,
     steer_claims,
+    steer_controls,
     steer_export,
     steer_studies,
     survival,
@@ -439,6 +440,14 @@ JOB_KINDS: dict[str, JobKind] = {
             steering_export_configs.ExportSteeringConfig,
             steer_export.run,
             steer_export.prepare,
+        ),
+        JobKind(
+            "steer_controls",
+            "gpu",
+            "Test a steering run against random features",
+            steering_study_configs.ControlsConfig,
+            steer_controls.run,
+            steer_controls.prepare,
         ),
         JobKind("demo", "gpu", "Run the sample", configs.DemoConfig, demo.run),
     )

@@ -17,7 +17,7 @@ from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
 from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
-from mistudio.core.steering_settings import spec_of, variants_of, written_spec
+from mistudio.core.steering_settings import everything, spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
 from mistudio.jobs import encoders, lookup, sae_library, vector_library
 from mistudio.jobs.context import JobContext, Result
@@ -76,10 +76,17 @@ def _model_of_vector(studio: Studio, row: SteeringVectorRow) -> ModelRow:
 
 def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
-    model, _, spec = subject_of(studio, config)
+    model, row, _ = subject_of(studio, config)
+    spec = everything(named_variants(config, row.id if row else ""))
     scales(studio, model, spec)
     for direction in spec.directions():
         vector_row(studio, model, direction.name)
+
+
+def named_variants(config: SteerConfig, sae_id: str) -> dict[str, Spec]:
+    """What a run compares, by name, with its SAE written into it. Raises `InvalidInput`."""
+    variants = variants_of(config)
+    return {name: spec.on_sae(sae_id).check() for name, spec in variants.items()}
 
 
 def scales(studio: Studio, model: ModelRow, spec: Spec) -> dict[str, dict[int, float]]:
@@ -264,11 +271,12 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
 
     model, row, spec = subject_of(ctx.studio, config)
     sae_id = row.id if row else ""
-    variants = {name: one.on_sae(sae_id) for name, one in variants_of(config).items()}
-    scales(ctx.studio, model, spec)
+    variants = named_variants(config, sae_id)
+    needed = everything(variants)
+    scales(ctx.studio, model, needed)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    library = library_of(ctx, model, loaded, spec)
+    library = library_of(ctx, model, loaded, needed)
     began = time.monotonic()
     found = steer(loaded, variants, library, config, ctx.report, ctx.control)
     if found.is_empty and any(text.reason == "stopped" for text in found.comparison.texts):
@@ -282,7 +290,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     _measure_meaning(ctx, config.prompt, outputs["variants"], found.metrics)
     figures = found.metrics[first]
     if config.spec:  # the file may change: what it says is kept instead
-        config = _with_inline_spec(config, spec)
+        config = _with_inline_spec(config, spec, variants)
     kept = STEERING_RUNS.insert(
         ctx.db,
         model_id=model.id,
@@ -346,13 +354,18 @@ def _encoder(folder: Path) -> Encoder:
     return Encoder(folder)
 
 
-def _with_inline_spec(config: SteerConfig, spec: Spec) -> SteerConfig:
+def _with_inline_spec(config: SteerConfig, spec: Spec, variants: Mapping[str, Spec]) -> SteerConfig:
     """The same settings with the whole specification written into them."""
+    beside: list[str] = []
+    if config.mode == "operators":  # of the same SAE as in the specification
+        own = set(spec.edits)
+        beside = [e.written() for one in variants.values() for e in one.edits if e not in own]
     return replace(
         config,
         spec=written_spec(spec),
         feature=(),
         edit=(),
+        alternative=tuple(beside),
         positions="all",
         norm="",
         replace=False,

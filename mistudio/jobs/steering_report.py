@@ -15,6 +15,7 @@ from mistudio.core.errors import InvalidInput, from_os_error
 from mistudio.core.ids import now
 from mistudio.core.steering_shown import PromptRun, Text, differing, over_steering, read_run
 from mistudio.core.units import EM_DASH
+from mistudio.jobs import steering_controls_report as controls_report
 from mistudio.jobs.report_markup import escape
 from mistudio.store.records import SteeringRunRow
 
@@ -97,6 +98,8 @@ def as_markdown(runs: Sequence[SteeringRunRow]) -> str:
                 "\n".join(f"> {line}" for line in shown.prompt.splitlines() or [""]) + "\n"
             )
             parts.append(_markdown_table(shown))
+            tested = [v for v in shown.variants if v.controls]
+            parts += [controls_report.markdown(v.title, v.controls) for v in tested]
     return "\n".join(parts)
 
 
@@ -171,7 +174,8 @@ def _prompt_html(shown: PromptRun) -> str:
     )
     table = f"<table><tr><th></th>{head}</tr>{rows}</table>" if rows else ""
     prompt = f'<p class="prompt">{escape(shown.prompt)}</p>'
-    return f'{prompt}<div class="sides">{"".join(sides)}</div>{table}'
+    tested = [controls_report.html(v.title, v.controls) for v in shown.variants if v.controls]
+    return f'{prompt}<div class="sides">{"".join(sides)}</div>{table}{"".join(tested)}'
 
 
 def _marked(text: str, baseline: str | None) -> str:

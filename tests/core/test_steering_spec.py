@@ -14,7 +14,13 @@ from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import InvalidInput
 from mistudio.core.steering_operators import OPERATORS, Value
 from mistudio.core.steering_positions import RULES, Positions, parse_positions
-from mistudio.core.steering_settings import read_spec, spec_of, variants_of, written_spec
+from mistudio.core.steering_settings import (
+    everything,
+    read_spec,
+    spec_of,
+    variants_of,
+    written_spec,
+)
 from mistudio.core.steering_spec import (
     Condition,
     Direction,
@@ -206,6 +212,38 @@ def test_settings_make_a_specification(tmp_path: Path) -> None:
     assert spec_of(config(abort="7>0.5")).abort == parse_condition("7>0.5")
     assert list(variants_of(config(edit=("4=1",), mode="compare"))) == ["3=4.0:add", "4=1.0:add"]
     assert list(variants_of(config(mode="sweep", strengths="0.5, 2"))) == ["×0.5", "×2"]
+
+
+def test_alternatives_stand_in_place_of_one_edit() -> None:
+    made = variants_of(
+        config(edit=("4=1",), mode="operators", alternative=("3=2max:clamp", "3:ablate"))
+    )
+    assert list(made) == ["3=4.0:add", "3=2.0:clamp", "3=0.0:ablate"]
+    edits = {name: [edit.written() for edit in spec.edits] for name, spec in made.items()}
+    assert edits["3=2.0:clamp"] == ["3=2.0max:clamp", "4=1.0:add"]
+    assert edits["3=4.0:add"] == ["3=4.0:add", "4=1.0:add"]
+    raw = variants_of(config(unit="raw", mode="operators", alternative=("3:ablate",)))
+    assert list(raw) == ["3=4.0raw:add", "3=0.0:ablate"]
+    assert [e.feature for e in everything(made).edits] == [3, 4, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("alternative", "words"),
+    [
+        ((), "Name another edit"),
+        (("3=1:clamp", "4=1"), "one feature or vector"),
+        (("5=1:clamp",), "Feature 5 has alternatives, but is not steered itself"),
+        (("3=4max",), "there twice"),  # in the unit of the settings
+        (("3=1:clamp", "3=1:clamp"), "there twice"),
+        (tuple(f"3={n}:clamp" for n in range(16)), "At most 16"),
+        (("3=x",), "not of the form"),
+        (("3=1:swap",), "second source"),
+    ],
+)
+def test_alternatives_that_cannot_be(alternative: tuple[str, ...], words: str) -> None:
+    found = violations(config(mode="operators", alternative=alternative))
+    assert [violation.field for violation in found] == ["alternative"]
+    assert words in found[0].sentence
 
 
 def test_rows_of_before_still_read() -> None:

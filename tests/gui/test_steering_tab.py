@@ -529,6 +529,57 @@ def test_compare_has_a_column_each_and_samples_to_choose(
     assert output._charts.isHidden()
 
 
+def test_operators_of_a_card_stand_side_by_side(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    assert tab.alternatives.isHidden()
+    tab.modes.buttons["operators"].click()
+    made = tab.alternatives
+    assert not made.isHidden()
+    assert [made.of.itemText(i) for i in range(made.of.count())] == ["#3 +2 × max", "#12 = 1 × max"]
+    assert tab.config().alternative == ("3=1.0:clamp",)
+    made.add_button.click()
+    assert tab.config().alternative == ("3=1.0:clamp", "3=2.0:scale")
+    made.cards[0].number.lineEdit().setText("")
+    assert tab.reason.text() == "A strength is not a number."
+    made.cards[0].set_value(3.0)
+    made.of.setCurrentIndex(1)  # the same operators, of the other card
+    assert tab.config().alternative == ("12=3.0:clamp", "12=2.0:scale")
+    made.cards[1].toggle.setChecked(False)
+    tab.run_primary()
+    settle(tab, qtbot)
+    config = only_job(services).config
+    assert (config["mode"], config["alternative"]) == ("operators", ["12=3.0:clamp"])
+    assert list(tab.output.panes) == ["baseline", "12=1.0:clamp", "12=3.0:clamp"]
+    again = SteeringTab(services)  # as after a restart
+    qtbot.addWidget(again)
+    again.show()
+    settle(again, qtbot)
+    assert again.config().alternative == ("12=3.0:clamp",)
+    for _ in range(2):
+        made.cards[0].removed.emit(made.cards[0])
+    assert tab._problem() == "Add an operator to compare with."
+    tab.modes.buttons["blended"].click()
+    assert tab.config().alternative == ()
+
+
+def test_a_run_of_operators_comes_back(services: Services, qtbot: QtBot) -> None:
+    tab = ready_tab(services, qtbot)
+    sae = tab.panel.main_sae()
+    names = "3=2.0:add", "3=1.0:clamp"
+    figures = {name: {**METRICS, "kl": kl} for name, kl in zip(names, (0.5, 0.02), strict=True)}
+    run = STEERING_RUNS.insert(
+        services.studio.db(), mode="operators", prompt="p", sae_id=sae, status="completed",
+        config={"feature": [names[0]], "mode": "operators", "alternative": [names[1]]},
+        outputs=variants(*names), metrics={**METRICS, "variants": figures},
+    )  # fmt: skip
+    tab.load_run(run)
+    settle(tab, qtbot)
+    assert tab.config().alternative == (names[1],)
+    told = [pane.figures.text() for pane in tab.output.panes.values()]
+    assert told == ["", "KL 0.5000 · PPL +5.50 · ‖Δ‖/‖x‖ 0.300",
+                    "KL 0.0200 · PPL +5.50 · ‖Δ‖/‖x‖ 0.300"]  # fmt: skip
+
+
 def test_predictions_are_shaded_by_their_kl(services: Services, qtbot: QtBot) -> None:
     output = Output(services)
     qtbot.addWidget(output)

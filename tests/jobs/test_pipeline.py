@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mistudio.core.configs import (
 from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.errors import InvalidInput, Mismatch, NotFound, StudioError
 from mistudio.core.events import RecordingReporter
-from mistudio.core.steering_shown import read_run
+from mistudio.core.steering_shown import read_run, title_of
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import feature_pages, lookup, sae_library, vector_library
 from mistudio.jobs.runner import Studio
@@ -306,6 +307,28 @@ def test_a_sweep_keeps_every_variant(trained: Studio) -> None:
     sample = told["samples"][0]
     assert len(sample["acted_at"]) > 0.5 * sample["positions"]
     assert set((kept.metrics or {})["variants"]) == {"×0.5", "×2"}
+
+
+def test_operators_side_by_side_are_kept_and_repeated(trained: Studio, tmp_path: Path) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text('{"unit": "raw", "edits": [{"feature": 1, "value": 3}]}')
+    config = SteerConfig(
+        spec=str(file), prompt="Once upon", max_tokens=4, mode="operators",
+        alternative=("1=1raw:clamp", "1=2raw:swap>5"),
+    )  # fmt: skip
+    result = run(trained, "steer", config)
+    titles = [title_of(name) for name in result["variants"]]
+    assert titles == ["Unsteered (baseline)", "#1 +3", "#1 = 1", "#1 ↔ #5"]
+    file.unlink()
+    kept = STEERING_RUNS.get(trained.db(), str(result["run"]))
+    again = run(trained, "steer", from_dict(SteerConfig, kept.config))
+    before, after = list(result["variants"].values()), list(again["variants"].values())
+    assert [told["samples"] for told in before] == [told["samples"] for told in after]
+    with pytest.raises(InvalidInput, match="does not exist"):
+        trained.submit(
+            "steer",
+            replace(config, spec="", feature=("1=3",), alternative=("1=2raw:swap>5000",)),
+        )
 
 
 def test_a_norm_that_nobody_knows_is_measured_once(trained: Studio) -> None:

@@ -256,6 +256,13 @@ def test_compare_and_sweep_are_the_single_runs(llama: LoadedModel, sae: SparseAu
     assert list(swept.metrics) == ["×-1", "×0.5", "×1"]
     assert [figures["values"] for figures in swept.metrics.values()] == [[-4.0], [2.0], [4.0]]
     assert swept.comparison.samples("×1")[0].ids == alone["3=4"].steered_ids
+    config = _config(*edits, seed=2, mode="operators", alternative=("3=5:clamp", "3:ablate"))
+    beside = steer(llama, variants_of(config), library(sae), config, *silent)
+    assert list(beside.metrics) == ["3=4.0raw:add", "3=5.0raw:clamp", "3=0.0:ablate"]
+    for name, first in zip(beside.metrics, ("3=4", "3=5:clamp", "3:ablate"), strict=True):
+        single = _steer(llama, sae, _config(first, edits[1], seed=2))
+        assert beside.comparison.samples(name)[0].ids == single.steered_ids
+        assert beside.metrics[name]["kl"] == pytest.approx(single.metrics["kl"], rel=1e-3)
 
 
 def test_an_empty_specification_installs_no_hook(

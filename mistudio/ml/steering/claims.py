@@ -10,7 +10,7 @@ length, and to the unsteered model with the label's words in its prompt.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from mistudio.ml.features.controls import Standing, standing
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering import metrics
 from mistudio.ml.steering.dose_response import STRENGTHS, Calibration, strength_for_kl
-from mistudio.ml.steering.generate import Continuation, Row, generate
+from mistudio.ml.steering.generate import Continuation, Generated, Row, generate
 from mistudio.ml.steering.operators import BASELINE
 from mistudio.ml.steering.prompts import Prompt
 from mistudio.ml.steering.replay import Replay
@@ -33,18 +33,21 @@ from mistudio.ml.steering.steered_model import SteeredModel
 
 STEERED, MEANS, PROMPTED = "steered", "difference of means", "prompt only"
 MEASURES = ("probability", "share", "reread")
+ROWS = 32  # texts that are written together
+READING = 0.3  # share of the work that reading takes, for the progress bar
 
 
 class Shown(NamedTuple):
     """What one variant does; `kl` and `ratio` (|Δ| / |x|) are None where it is not steered.
 
     `probability`: mean over the continuation that the next token is one of the label's. `share`:
-    of the label's tokens in the greedy text. `reread`: mean activation of the feature over that
-    text as the unsteered model reads it; both None without a text. `kl`: mean over the
-    continuation, on the same tokens.
+    of the label's tokens in the greedy text. Both None without such tokens. `reread`: mean
+    activation of the feature (of several, their mean) over that text as the unsteered model reads
+    it; share and re-read are None without a text. `kl`: mean over the continuation, on the same
+    tokens.
     """
 
-    probability: float
+    probability: float | None
     share: float | None
     reread: float | None
     kl: float | None
@@ -144,7 +147,7 @@ def claim(
         library = Library({"": setting.placed}, {MEANS: Vector(means_D, *place)})
         value = length / float(means_D.float().norm())
         specs[MEANS] = Spec((Edit(Direction(MEANS), value, unit="raw"),))
-    shown = _measure(setting, feature, concept, specs, library, prompted, control)
+    shown = measure(setting, [feature], concept, specs, library, prompted, control)
     numbers = {n: shown[str(n)] for n in controls}
     return Claim(
         feature,
@@ -160,62 +163,87 @@ def claim(
     )
 
 
-def _measure(
+def measure(
     setting: Setting,
-    feature: int,
+    features: Sequence[int],
     concept: Collection[int],
     specs: Mapping[str, Spec],
     library: Library,
     prompted: Prompt | None,
     control: JobControl,
+    told: Callable[[float], None] = lambda _share: None,
 ) -> dict[str, Shown]:
-    """Every variant's figures, the baseline's and those of the prompt among them."""
+    """Every variant's figures, the baseline's and those of the prompt among them.
+
+    `specs` are the steered one's, and by their names the difference of means' and the controls'.
+    Texts are written some rows at a time; `told` hears how much is done. Raises as `Replay.read`
+    and `generate`.
+    """
     replay, loaded = setting.replay, setting.loaded
     count = len(replay.ids) - len(replay.prompt.ids) + 1
-    chances: dict[str, float] = {}
+    chances: dict[str, float | None] = {}
     kls: dict[str, float | None] = {BASELINE: None, PROMPTED: None}
     ratios: dict[str, float | None] = {BASELINE: None, PROMPTED: None}
-    for name, told in replay.read(specs, library, last=count, check=control.check):
+    for number, (name, read) in enumerate(
+        replay.read(specs, library, last=count, check=control.check)
+    ):
         if not chances:
-            chances[BASELINE] = _chance(told.base_TV, concept)
-        chances[name] = _chance(told.logits_TV, concept)
-        kls[name] = float(metrics.divergences(told.base_TV, told.logits_TV).kl_T.mean())
-        changed_S = told.ratio_S[told.ratio_S != 0]
+            chances[BASELINE] = _chance(read.base_TV, concept)
+        chances[name] = _chance(read.logits_TV, concept)
+        kls[name] = float(metrics.divergences(read.base_TV, read.logits_TV).kl_T.mean())
+        changed_S = read.ratio_S[read.ratio_S != 0]
+        told(READING * number / len(specs))
         ratios[name] = float(changed_S.mean()) if len(changed_S) else None
     unwritten = set() if setting.control_texts else set(specs) - {STEERED, MEANS}
     names = [name for name in (BASELINE, *specs) if name not in unwritten]
-    prompts, rows = [replay.prompt], [Row(0, name, 0, True) for name in names]
     if prompted is not None:
         asked = Replay(loaded, prompted, replay.ids[len(replay.prompt.ids) :])
         chances[PROMPTED] = _chance(asked.base_SV[-count:], concept)
-        prompts.append(prompted)
-        rows.append(Row(1, BASELINE, 0, True))
         names.append(PROMPTED)
+    found: dict[str, Shown] = {}
+    for low in range(0, len(names), ROWS):
+        told(READING + (1 - READING) * low / len(names))
+        part = names[low : low + ROWS]
+        texts = _write(setting, part, specs, library, prompted, control)
+        placed = setting.placed
+        hook = placed.hook_in or placed.hook
+        values = reread_texts(
+            loaded, placed.sae, placed.layer, hook, features, replay.prompt.ids, texts.ids
+        )
+        for row, name in enumerate(part):
+            own = values[row]
+            found[name] = Shown(
+                chances[name],
+                metrics.concept_share(texts.ids[row], concept) if concept else None,
+                sum(own) / len(own) if own else None,
+                kls[name],
+                ratios[name],
+                texts.texts[row],
+                metrics.loops(texts.ids[row]),
+            )
+    silent = {name: Shown(chances[name], None, None, kls[name], ratios[name]) for name in unwritten}
+    return {**found, **silent}
+
+
+def _write(
+    setting: Setting,
+    names: Sequence[str],
+    specs: Mapping[str, Spec],
+    library: Library,
+    prompted: Prompt | None,
+    control: JobControl,
+) -> Generated:
+    """Greedy texts of these variants, in one batch."""
+    prompts = [setting.replay.prompt, *([prompted] if prompted is not None else [])]
+    rows = [
+        Row(1, BASELINE, 0, True) if name == PROMPTED else Row(0, name, 0, True) for name in names
+    ]
     request = Continuation(
         tuple(prompts), tuple(rows), setting.max_tokens, SamplingSettings(temperature=0.0)
     )
-    written = {name: spec for name, spec in specs.items() if name not in unwritten}
-    with SteeredModel(loaded, written, library) as model:
-        texts = generate(model, request, control)
-    placed = setting.placed
-    hook = placed.hook_in or placed.hook
-    read = reread_texts(
-        loaded, placed.sae, placed.layer, hook, [feature], replay.prompt.ids, texts.ids
-    )
-    found = {
-        name: Shown(
-            chances[name],
-            metrics.concept_share(texts.ids[row], concept),
-            values[0] if values else None,
-            kls[name],
-            ratios[name],
-            texts.texts[row],
-            metrics.loops(texts.ids[row]),
-        )
-        for row, (name, values) in enumerate(zip(names, read, strict=True))
-    }
-    silent = {name: Shown(chances[name], None, None, kls[name], ratios[name]) for name in unwritten}
-    return {**found, **silent}
+    steered = {name: specs[name] for name in names if name in specs}
+    with SteeredModel(setting.loaded, steered, library) as model:
+        return generate(model, request, control)
 
 
 def _standing(measure: str, own: Shown, others: Sequence[Shown]) -> Standing:
@@ -226,7 +254,9 @@ def _standing(measure: str, own: Shown, others: Sequence[Shown]) -> Standing:
     return standing(value, known if value is not None else [])
 
 
-def _chance(logits_TV: torch.Tensor, concept: Collection[int]) -> float:
+def _chance(logits_TV: torch.Tensor, concept: Collection[int]) -> float | None:
+    if not concept:
+        return None
     return metrics.mean(metrics.concept_probability(logits_TV, concept)) or 0.0
 
 

@@ -52,7 +52,7 @@ def change(
         if channel.operator.reads is Reads.COORDINATE:
             continue
         amount_T = _amount(channel, _own(site, channel, own, x_TD), variant_T, known)
-        delta_TD += amount_T[:, None] * channel.direction_D
+        delta_TD += amount_T[:, None] * channel.written_D
     if site.bases:
         delta_TD += _directions(site, x_TD, variant_T, known)
     for name, mine_N in site.replacements:
@@ -107,8 +107,8 @@ def _directions(
                 for j, product_T in enumerate(product_KT):
                     z_T = z_T + inverse_KK[k, j] * product_T
             amount_T = _amount(channel, z_T, variant_T, known)
-            part_TD += amount_T[:, None] * channel.direction_D
-            if channel.target_D is not None:
+            part_TD += amount_T[:, None] * channel.written_D
+            if channel.target_D is not None and channel.along_D is None:
                 part_TD -= amount_T[:, None] * channel.target_D
         delta_TD = torch.where(mine_N[variant_T][:, None], part_TD, delta_TD)
     return delta_TD

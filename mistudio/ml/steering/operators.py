@@ -16,7 +16,7 @@ import torch
 
 from mistudio.core.errors import InvalidInput
 from mistudio.core.steering_operators import Operator, Reads, Value
-from mistudio.core.steering_spec import Condition, Edit, Feature, Spec, source_order
+from mistudio.core.steering_spec import Condition, Edit, Feature, Source, Spec, source_order
 from mistudio.ml.steering.readers import Reader
 from mistudio.ml.steering.sources import Found, Library, Place, find, find_sae
 
@@ -37,7 +37,8 @@ class Gate(NamedTuple):
 class Channel:
     """One operator on one source, for all variants N; inactive ones have no such edit.
 
-    `gates_N` holds each variant's condition, None where it always acts.
+    `gates_N` holds each variant's condition, None where it always acts. `along_D` stands in place
+    of direction and target when the change is written.
     """
 
     operator: Operator
@@ -48,6 +49,12 @@ class Channel:
     high_N: torch.Tensor
     active_N: torch.Tensor
     gates_N: list[Gate | None]
+    along_D: torch.Tensor | None = None
+
+    @property
+    def written_D(self) -> torch.Tensor:
+        """What a change of 1 adds, but for the target of a swap."""
+        return self.direction_D if self.along_D is None else self.along_D
 
 
 class Basis(NamedTuple):
@@ -220,7 +227,7 @@ class _Work:
         median = found.median_norm or self._norms.get(found.place)
         resolved = resolve(edit, edit.unit or spec.unit, found.largest, median, length)
         channels = self._channels.setdefault(found.place, {})
-        key = (*source_order(edit), _target_key(edit))
+        key = (*source_order(edit), _key(edit.target), _key(edit.along))
         channel = channels.get(key)
         if channel is None:
             channel = Channel(
@@ -232,6 +239,7 @@ class _Work:
                 torch.zeros(count),
                 torch.zeros(count, dtype=torch.bool),
                 [None] * count,
+                self._along(edit, direction_D, target_D),
             )
             channels[key] = channel
         if rule.reads is Reads.FEATURE:
@@ -251,6 +259,18 @@ class _Work:
                 )
             channel.gates_N[n] = gate
         return value
+
+    def _along(
+        self, edit: Edit, direction_D: torch.Tensor, target_D: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """The direction of `edit.along`, as long as what a change of 1 adds without it."""
+        if edit.along is None:
+            return None
+        own_D = self._find(edit.along).direction_D
+        if not float(own_D.norm()) > 0:
+            raise InvalidInput(f"{edit.along.words} has no direction: its vector is 0.")
+        plain_D = direction_D if target_D is None else direction_D - target_D
+        return own_D * (plain_D.norm() / own_D.norm())
 
     def replace(self, n: int, count: int, spec: Spec) -> None:
         """Note which SAEs' reconstructions stand in place of what they read."""
@@ -336,8 +356,8 @@ class _Work:
         return site
 
 
-def _target_key(edit: Edit) -> tuple[Any, ...]:
-    return () if edit.target is None else source_order(Edit(edit.target))
+def _key(source: Source | None) -> tuple[Any, ...]:
+    return () if source is None else source_order(Edit(source))
 
 
 def _used_together(site: Site, variant: int) -> tuple[int, ...]:

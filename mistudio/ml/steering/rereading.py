@@ -41,7 +41,7 @@ def reread_texts(
     are filled up behind their end, where a left-to-right model does not look.
     """
     longest = max(map(len, texts), default=0)
-    if not longest:
+    if not longest or not features:
         return [None for _ in texts]
     rows = [[*prompt_ids, *ids, *[prompt_ids[0]] * (longest - len(ids))] for ids in texts]
     x_BSD = Capture(loaded, layer, hook_in)(torch.tensor(rows, device=loaded.device))

@@ -183,6 +183,17 @@ class FiguresTable(QWidget):
             self.opened.emit(str(item.data(Qt.ItemDataRole.UserRole)))
 
 
+def figures_line(variant: Variant) -> str:
+    """The chief figures of a variant in one line; what was not measured is left out."""
+    shown = (("KL", "kl", "{:.4f}"), ("PPL", "perplexity_delta", "{:+.2f}"))
+    parts: list[str] = []
+    for name, key, form in (*shown, ("‖Δ‖/‖x‖", "delta_ratio", "{:.3f}")):
+        value = variant.metrics.get(key)
+        if value is not None:
+            parts.append(f"{name} {form.format(value)}".replace("-", "−"))
+    return " · ".join(parts)
+
+
 def variant_line(variant: Variant, name: str = "Variant") -> Line:
     """A variant as a row."""
     numbers: dict[str, float | None] = {key: variant.metrics.get(key) for _, key, _ in FIGURES}

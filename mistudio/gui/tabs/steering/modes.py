@@ -12,10 +12,12 @@ from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import guard_wheel
 
 BATCH = "batch"
+OPERATORS = "operators"
 MODES = (
     ("blended", "Blended", "All cards together, beside the baseline"),
     ("compare", "Compare", "Each card alone, a column each"),
     ("sweep", "Sweep", "The cards at 2 to 16 strengths: table and dose–response curve"),
+    (OPERATORS, "Operators", "One card under several operators or strengths, a column each"),
     (BATCH, "Batch", "Blended for every line of the prompt field, as a table"),
 )
 

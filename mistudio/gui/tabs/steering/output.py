@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from mistudio.core.steering_shown import (
@@ -17,7 +17,7 @@ from mistudio.core.steering_shown import (
     title_of,
 )
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.steering.figures import FiguresTable, variant_line
+from mistudio.gui.tabs.steering.figures import FiguresTable, figures_line, variant_line
 from mistudio.gui.tabs.steering.pane import Pane
 from mistudio.gui.tabs.steering.tiles import Tiles
 from mistudio.gui.theme import appearance
@@ -35,7 +35,9 @@ CURVES = (
 
 
 class Output(QWidget):
-    """Streams the texts of a run, then shows its figures."""
+    """Streams the texts of a run, then shows its figures; `chose(name)` of which variant."""
+
+    chose = Signal(str)
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -152,6 +154,7 @@ class Output(QWidget):
         """Show the figures of a variant."""
         self._chosen = name
         self._show_figures()
+        self.chose.emit(name)
         if name in self.panes:
             self.area.ensureWidgetVisible(self.panes[name])
 
@@ -171,6 +174,7 @@ class Output(QWidget):
             pane.set_text("")
             pane.set_ending("")
             pane.set_acted("")
+            pane.set_figures("")
             pane.choose.setVisible(not pane.is_baseline and len(wanted) > 2)
 
     def _fill(self) -> None:
@@ -204,6 +208,8 @@ class Output(QWidget):
         self.of.setText(f"Figures of: {chosen.title}" if chosen else "")
         for pane in self.panes.values():
             pane.set_chosen(pane.name == self._chosen)
+        for variant in steered:
+            self.panes[variant.name].set_figures(figures_line(variant) if several else "")
         self.table.setVisible(several)
         self.table.set_lines([variant_line(variant) for variant in steered])
         strengths = all(v.strength is not None for v in steered)

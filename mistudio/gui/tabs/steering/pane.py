@@ -41,6 +41,8 @@ class Pane(Card):
         copy = button("", self._copy, variant="ghost", icon="copy", tip=f"Copy: {title}")
         self.title = Elided("label")
         self.title.set_text(title)
+        self.figures = label("", "small", wrap=True)
+        self.figures.hide()
         self.choose = button("Figures", self._on_choose, variant="ghost")
         self.choose.setToolTip(f"Show the figures of: {title}")
         self.choose.setAccessibleName(f"Figures of {title}")
@@ -54,6 +56,7 @@ class Pane(Card):
         self._pages = QStackedWidget()
         self._pages.addWidget(self.text)
         self.box.addWidget(self._pages, 1)
+        self.box.addWidget(self.figures)
         self.box.addLayout(row(self.acted, None, self.choose))
         self.box.addWidget(self.ending)
         self._beside: str | None = None
@@ -81,6 +84,11 @@ class Pane(Card):
         """Say on how many positions was acted."""
         self.acted.setText(sentence)
         self.acted.setVisible(bool(sentence))
+
+    def set_figures(self, sentence: str) -> None:
+        """Say the figures of the variant in one line, "" for none."""
+        self.figures.setText(sentence)
+        self.figures.setVisible(bool(sentence))
 
     def set_chosen(self, on: bool) -> None:
         """Whether the tiles show this variant."""

@@ -71,7 +71,7 @@ class FeaturePanel(QWidget):
     def _recall(self) -> None:
         stored = self._services.settings.recall(REMEMBERED)
         if isinstance(stored, dict):
-            self.load(_states_of(stored))
+            self.load(states_of(stored))
 
     def load(self, states: Sequence[CardState]) -> None:
         """Show these cards in place of those there are."""
@@ -275,6 +275,11 @@ class FeaturePanel(QWidget):
         self.changed.emit()
 
 
+def written_edits(edits: Sequence[Edit], sae: str) -> tuple[str, ...]:
+    """Edits in short, with the run's own SAE left open."""
+    return tuple(_without_sae(edit, sae).written() for edit in edits)
+
+
 def _without_sae(edit: Edit, sae: str) -> Edit:
     """The edit with the run's own SAE left open."""
 
@@ -291,7 +296,7 @@ def _without_sae(edit: Edit, sae: str) -> Edit:
     )
 
 
-def _states_of(stored: dict[str, Any]) -> list[CardState]:
+def states_of(stored: dict[str, Any]) -> list[CardState]:
     """Remembered cards, of this version or of the first; what cannot be read is left out."""
     found: list[CardState] = []
     sae, unit = str(stored.get("sae", "")), str(stored.get("unit", "max"))

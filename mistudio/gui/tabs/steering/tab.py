@@ -25,18 +25,21 @@ from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import variants_of
 from mistudio.core.steering_shown import edit_words, edits_of
 from mistudio.core.steering_spec import Spec
+from mistudio.core.steering_words import parse_edit
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.features.job_line import JobLine
 from mistudio.gui.tabs.features.scrolling import scrolling
+from mistudio.gui.tabs.steering.alternatives import Alternatives
 from mistudio.gui.tabs.steering.auto import AutoStrength
 from mistudio.gui.tabs.steering.batch import ENDED, MOST_PROMPTS, Batch
 from mistudio.gui.tabs.steering.card import CardState, with_sae
+from mistudio.gui.tabs.steering.controls import Controls
 from mistudio.gui.tabs.steering.export import OutsideExport
 from mistudio.gui.tabs.steering.history import History
-from mistudio.gui.tabs.steering.modes import BATCH, ModeRow
+from mistudio.gui.tabs.steering.modes import BATCH, OPERATORS, ModeRow
 from mistudio.gui.tabs.steering.output import Output
-from mistudio.gui.tabs.steering.panel import FeaturePanel
+from mistudio.gui.tabs.steering.panel import FeaturePanel, states_of, written_edits
 from mistudio.gui.tabs.steering.positions import PositionsRow
 from mistudio.gui.tabs.steering.presets import Presets
 from mistudio.gui.tabs.steering.preview import LivePreview
@@ -67,6 +70,7 @@ class SteeringTab(Tab):
         self.prompt_box = PromptBox(services)
         self.prompt = self.prompt_box.text
         self.modes = ModeRow()
+        self.alternatives = Alternatives()
         self.positions = PositionsRow()
         self.form = generation_form(services.settings)
         self.generate_button = button(
@@ -90,6 +94,7 @@ class SteeringTab(Tab):
         self.problem = label("", "error", wrap=True)
         self.job = JobLine(services, "running")
         self.output = Output(services)
+        self.controls = Controls(services)
         self.batch = Batch(services)
         self.preview = LivePreview(services)
         self.history = History(services)
@@ -118,6 +123,7 @@ class SteeringTab(Tab):
         kept = stored if isinstance(stored, dict) else {}
         self.positions.set_values(str(kept.get("positions", "all")), str(kept.get("norm", "")))
         self.modes.set_mode(str(kept.get("mode", "blended")), str(kept.get("strengths", "")))
+        self.alternatives.load(states_of({"cards": kept.get("alternatives") or ()}))
         self.prompt_box.chat.setChecked(bool(kept.get("chat")))
 
     def _lay_out(self) -> None:
@@ -145,8 +151,8 @@ class SteeringTab(Tab):
         head.insertLayout(0, line)
         self.settings.box.addWidget(self.positions)
         self.settings.box.addWidget(self.form)
-        parts = (self.settings, self.preview, self.batch, self.output, self.history)
-        self._below = scrolling(*parts).area
+        above = (self.alternatives, self.settings, self.preview)
+        self._below = scrolling(*above, self.batch, self.output, self.controls, self.history).area
         # beside an open jobs panel the results may be wider than what is left
         self._below.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         box.addWidget(self._below, 1)
@@ -177,9 +183,11 @@ class SteeringTab(Tab):
     def _connect(self) -> None:
         self.panel.changed.connect(self._tell)
         self.prompt_box.changed.connect(self._tell)
-        self.modes.changed.connect(self._tell)
+        self.modes.changed.connect(self._on_mode)
+        self.alternatives.changed.connect(self._tell)
         self.form.changed.connect(self._summarise)
         self.positions.changed.connect(self._tell)
+        self.output.chose.connect(self.controls.show_variant)
         self.history.loaded.connect(self.load_run)
         self.history.rerun.connect(self.run_again)
         self.presets.loaded.connect(self.load_preset)
@@ -231,10 +239,22 @@ class SteeringTab(Tab):
                 "norm": self.positions.norm_rule(),
                 "mode": "blended" if one else mode,
                 "strengths": self.modes.written_strengths(),
+                "alternative": self._alternatives(),
                 "chat": self.prompt_box.is_chat(),
             }
         )
         return self.form.values()
+
+    def _alternatives(self) -> tuple[str, ...]:
+        """What stands beside the edit of a card, in short."""
+        if self.modes.mode() != OPERATORS:
+            return ()
+        return written_edits(self.alternatives.edits(), self.panel.main_sae())
+
+    def _on_mode(self) -> None:
+        if self.modes.mode() == OPERATORS:
+            self.alternatives.begin()
+        self._tell()
 
     def _chosen(self) -> int:
         """The card that is swept alone, −1 for all that are on."""
@@ -262,6 +282,7 @@ class SteeringTab(Tab):
         if len(prompts) > MOST_PROMPTS:
             raise InvalidInput(f"A batch has at most {MOST_PROMPTS} prompts.")
         self.output.hide()
+        self.controls.show_run(None)
         self.batch.start(config, prompts)
         self._reveal(self.batch)
         self._tell()
@@ -271,6 +292,7 @@ class SteeringTab(Tab):
         self.batch.hide()
         self.output.show()
         self.output.start(list(variants_of(config)))
+        self.controls.show_run(None)
         self._reveal(self.output)
         self._ask_job()
         self._tell()
@@ -369,6 +391,8 @@ class SteeringTab(Tab):
             positions = spec.positions.written()
             norm = f"cap:{spec.cap:g}" if spec.norm == "cap" else spec.norm
         self.positions.set_values(positions, norm)
+        beside = [parse_edit(text) for text in config.alternative]
+        self.alternatives.load([CardState(with_sae(e, sae_id, config.unit)) for e in beside])
         self.modes.set_mode(config.mode, config.strengths)
         self.prompt_box.chat.setChecked(config.chat)
         if config.prompt:
@@ -383,6 +407,7 @@ class SteeringTab(Tab):
     def _show_run(self, run: SteeringRunRow) -> None:
         self._shown_run = run.id
         self.output.show_run(run.prompt, run.outputs, run.metrics)
+        self.controls.show_run(run)
 
     def _reload(self) -> None:
         self._stale = False
@@ -408,7 +433,7 @@ class SteeringTab(Tab):
             chosen = self.panel.edits(self._chosen())
             if not any(not e.is_neutral and e.rule.value is not Value.NONE for e in chosen):
                 return "Set a strength other than 0: a sweep multiplies it."
-        return ""
+        return self.alternatives.problem() if self.modes.mode() == OPERATORS else ""
 
     def _tell(self) -> None:
         """Say what is missing, and enable what can be done."""
@@ -418,8 +443,11 @@ class SteeringTab(Tab):
         self.copy_button.setEnabled(not reason)
         self.export_button.setEnabled(not reason)
         self.stop_button.setEnabled(busy)
-        on = [edit for card in self.panel.cards if card.is_on() and (edit := card.edit())]
-        self.modes.set_cards([edit_words(replace(edit, condition=None)) for edit in on])
+        on = [(c, edit) for c in self.panel.cards if c.is_on() and (edit := c.edit())]
+        titles = [edit_words(replace(edit, condition=None)) for _, edit in on]
+        self.modes.set_cards(titles)
+        self.alternatives.set_cards([card.facts for card, _ in on], titles)
+        self.alternatives.setVisible(self.modes.mode() == OPERATORS)
         self.prompt_box.set_lines(self.modes.mode() == BATCH)
         self.prompt_box.set_model(self.panel.model_id())
         rules = {
@@ -427,6 +455,7 @@ class SteeringTab(Tab):
             "norm": self.positions.norm_rule(),
             "mode": self.modes.mode(),
             "strengths": self.modes.written_strengths(),
+            "alternatives": [[s.edit.written(), s.on] for s in self.alternatives.states()],
             "chat": self.prompt_box.chat.isChecked(),
         }
         self._summarise()
