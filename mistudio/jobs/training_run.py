@@ -56,7 +56,8 @@ def run_trainings(
     """Take trainings from where they stand to completed, stopped or paused.
 
     All read the same rows of the same text. With `ends_turn` a pause ends the job's turn at a
-    checkpoint; without, it waits in place. No row stays in a working state: a failure leaves it
+    checkpoint; without, it waits in place, and a program that closes leaves paused runs and raises
+    `Left`. No row stays in a working state: a failure leaves it
     failed, with its sentence. One that fails does not end the others; raises what it failed of if
     there is no other.
     """
@@ -82,6 +83,8 @@ def run_trainings(
             if not run.ended:
                 fail(turn, run, as_studio_error(error))
         raise
+    if turn.held and not ends_turn:
+        ctx.control.check()
     ctx.held = turn.held
     return results
 

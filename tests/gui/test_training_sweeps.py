@@ -65,6 +65,7 @@ def opened(qtbot: Any, services: Services, world: World) -> Iterator[Callable[[]
 def form(opened: Callable[[], TrainingTab]) -> NewTraining:
     made = opened().runs.form
     made.dataset.set_value("tales")
+    made.form.set_values({"layers": "0", "width": TrainConfig().width})
     return made
 
 

@@ -208,7 +208,8 @@ class NewTraining(Card):
             self._sets = sets
             self.form.activations.offer(sets)
         model = fit_to_source(self.form, self._choices, model)
-        self.form.set_model_width(model.hidden_dim if model else None)
+        blocks = model.num_layers if model and self._stored() is None else None
+        self.form.set_model(model.hidden_dim if model else None, blocks)
         saes = self._choices.sae_pairs(model)
         if saes != self._saes:
             self._saes = saes
