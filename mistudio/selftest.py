@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,8 +16,6 @@ from mistudio.core.errors import InvalidInput, StudioError
 
 if TYPE_CHECKING:
     from mistudio.console import Console
-
-log = logging.getLogger(__name__)
 
 CHECKS: dict[str, Callable[[], str]] = {
     "database": selftest_libraries.database,
@@ -37,7 +35,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def run(console: Console, only: Sequence[str] = ()) -> int:
-    """Print one line per check with its time; returns 0 if all passed, else 1.
+    """Print one line per check with its time; returns 0 if all passed, else 1 and a sentence.
 
     Each check is on its own: one that fails does not keep the others from running. Raises
     `InvalidInput` for an unknown name in `only`.
@@ -53,7 +51,7 @@ def run(console: Console, only: Sequence[str] = ()) -> int:
             ok, found, details = _ask(CHECKS[name])
         if not ok:
             failed.append(name)
-            details = "\n".join(part for part in (details, said.getvalue()) if part)
+            details = "\n".join(part for part in (details, said.getvalue().strip()) if part)
         console.check(name, ok, time.perf_counter() - start, found, details)
     seconds = time.perf_counter() - began
     count = len(only or CHECKS)
@@ -62,7 +60,7 @@ def run(console: Console, only: Sequence[str] = ()) -> int:
         console.error(
             "selftest",
             f"{len(failed)} of {count} checks failed: {', '.join(failed)}. "
-            "`mistudio doctor` looks for the reason.",
+            "`mistudio doctor` looks for the reason; --json tells more.",
         )
     else:
         console.result({"checks": count, "failed": 0, "seconds": round(seconds, 3)}, lines)
@@ -75,9 +73,8 @@ def _ask(check: Callable[[], str]) -> tuple[bool, str, str]:
         return True, check(), ""
     except StudioError as error:
         return False, error.sentence, error.details
-    except Exception as error:
-        log.exception("a check failed")
-        return False, f"{type(error).__name__}: {error}", ""
+    except Exception as error:  # noqa: BLE001  # a library may raise anything; the line says what
+        return False, f"{type(error).__name__}: {error}", traceback.format_exc()
 
 
 @contextlib.contextmanager

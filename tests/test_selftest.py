@@ -50,14 +50,16 @@ def test_failures_are_sentences_and_the_others_still_run(
     monkeypatch.setattr(selftest, "CHECKS", {"a": broken, "b": missing, "c": noisy})
     assert cli.main(["selftest"]) == 1
     said = capsys.readouterr()
-    first, *rest = said.out.splitlines()
-    assert first.startswith("FAILED a")
-    assert first.endswith("It is broken.")
-    assert rest[:2] == [f"{'':7}by hand", f"{'':7}a library says something"]
-    assert rest[2].endswith("ModuleNotFoundError: No module named 'x'")
-    assert rest[3].startswith("ok     c")
-    assert "noise" not in said.out
+    shown = said.out.splitlines()
+    assert [line.split()[:2] for line in shown] == [["FAILED", "a"], ["FAILED", "b"], ["ok", "c"]]
+    assert shown[0].endswith(" s  It is broken.")
+    assert shown[1].endswith(" s  ModuleNotFoundError: No module named 'x'")
     assert said.err.startswith("2 of 3 checks failed: a, b. `mistudio doctor`")
+    assert cli.main(["selftest", "--json"]) == 1
+    found = lines(capsys)
+    assert found[0]["details"] == "by hand\na library says something"
+    assert "in missing" in str(found[1]["details"])  # where it broke
+    assert found[-1]["code"] == "selftest"
 
 
 def test_an_unknown_check_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

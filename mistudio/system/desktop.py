@@ -111,7 +111,7 @@ def quoted(word: str) -> str:
 
 
 def _tell_desktop(base: Path) -> None:
-    """Have caches made anew where the programs for it are there; desktops look by themselves too."""
+    """Have caches made anew where the programs for it are there; desktops look by themselves."""
     for words, folder in (
         (["update-desktop-database", "-q"], base / "applications"),
         (["gtk-update-icon-cache", "-q", "-t"], base / "icons" / "hicolor"),
