@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -114,10 +113,8 @@ def _with_config(words: list[str]) -> list[str]:
 
 def _dispatch(words: Sequence[str]) -> int:
     arguments = build_parser().parse_args(words)
-    if arguments.selftest:
-        from mistudio.selftest import run as selftest
-
-        return selftest()
+    if arguments.selftest or arguments.command == "selftest":
+        return _selftest(arguments)
     if arguments.command is not None:
         return run_headless(arguments)
     if arguments.json:
@@ -125,18 +122,27 @@ def _dispatch(words: Sequence[str]) -> int:
     return open_window(arguments.home)
 
 
+def _selftest(arguments: argparse.Namespace) -> int:
+    from mistudio.console import Console
+    from mistudio.core.errors import StudioError
+    from mistudio.selftest import run
+
+    try:
+        return run(Console(as_json=arguments.json), getattr(arguments, "only", ()))
+    except StudioError as error:
+        raise Usage(error.sentence) from error
+
+
 def open_window(home: str | None) -> int:
     """Open the window; what keeps it from opening is a sentence."""
     from mistudio.core.errors import StudioError, Unsupported
     from mistudio.core.paths import Paths
+    from mistudio.system import display
 
-    shown = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
     try:
-        if sys.platform == "linux" and not any(os.environ.get(name) for name in shown):
-            raise Unsupported(
-                "There is no screen to open the window on (DISPLAY is not set). Start it in a "
-                "desktop session, or use a command: `mistudio --help` lists them."
-            )
+        sentence = display.obstacle()
+        if sentence:
+            raise Unsupported(sentence)
         paths = Paths.at(home)
         from mistudio.gui.app import run
     except StudioError as error:
@@ -170,6 +176,10 @@ def run_headless(arguments: argparse.Namespace) -> int:
             from mistudio.system import doctor
 
             return doctor.print_report(console, arguments.home)
+        if arguments.command == "desktop":
+            from mistudio import desktop_commands
+
+            return desktop_commands.run(console, arguments)
         launch = launch_of()
         if launch.is_shared:
             check_shared(arguments)

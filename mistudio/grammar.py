@@ -168,6 +168,12 @@ def build_parser() -> argparse.ArgumentParser:
         command(job_verbs, name, verb, about).add_argument("job")
 
     command(groups, "doctor", "doctor", "check this machine, with advice")
+    made = command(groups, "selftest", "selftest", "check this installation, library by library")
+    about = "only this check; may be given several times"
+    made.add_argument("--only", metavar="NAME", action="append", default=[], help=about)
+    entry = group("desktop", "the entry in the desktop's menu")
+    command(entry, "install", "desktop", "put program, icons and description into the menu")
+    command(entry, "remove", "desktop", "take them out again")
 
     bench = group("bench", "measurements")
     step = command(bench, "train-step", "bench_train_step", "one training step against one GEMM")
