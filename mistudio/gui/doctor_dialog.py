@@ -24,7 +24,12 @@ class DoctorDialog(Dialog):
         self.box.addWidget(label("Doctor", "title"))
         self.box.addWidget(self._wait)
         self.box.addStretch(1)
-        self.copy_button = button("Copy report", self.copy, icon="copy")
+        self.copy_button = button(
+            "Copy report",
+            self.copy,
+            icon="copy",
+            tip="Copy the checks with versions and device, without private paths",
+        )
         self.copy_button.setEnabled(False)
         self.buttons.addWidget(self.copy_button)
         self.add_close()

@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import Any
 
-from PySide6.QtCore import QSettings, Qt, QTimer, Signal, Slot
+from PySide6.QtCore import QEvent, QSettings, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QAction, QCloseEvent
 from PySide6.QtWidgets import (
     QApplication,
@@ -28,6 +28,7 @@ from mistudio.gui.dialog import confirm
 from mistudio.gui.header import Header
 from mistudio.gui.jobs_panel import JobsPanel
 from mistudio.gui.lanes import Lanes
+from mistudio.gui.notices import JobNotices
 from mistudio.gui.publisher import Publisher
 from mistudio.gui.query_lane import QueryLane
 from mistudio.gui.reporting import Drained
@@ -139,6 +140,7 @@ class MainWindow(QMainWindow):
             settings=settings,
             open_tab=self.tabs.show_tab,
             banner=self.banners.show_banner,
+            take_tour=self.begin_tour,
         )
         self._warned_of_disk = False
         self._ending = False
@@ -169,6 +171,9 @@ class MainWindow(QMainWindow):
         self.jobs_panel = JobsPanel(self.services, self)
         self.jobs_panel.hide()
         self.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, self.jobs_panel)
+        self.notices = JobNotices(
+            self, self.services.settings, self.banners.show_banner, self.come_forward
+        )
         self.status = StatusBar()
         self.setStatusBar(self.status)
         redraw_icons(self.actions_by_name)
@@ -194,6 +199,7 @@ class MainWindow(QMainWindow):
         self.status.jobs_clicked.connect(self.commands.toggle_jobs)
         self.jobs_panel.counted.connect(self._on_counted)
         self.jobs_panel.moved.connect(self._on_moved)
+        self.jobs_panel.moved.connect(self.notices.consider)
         self.jobs_panel.running.connect(self.status.show_job)
         self.query.failed.connect(self._on_query_failed)
         self.network.failed.connect(self._on_query_failed)
@@ -218,6 +224,12 @@ class MainWindow(QMainWindow):
         if note:
             shown = self.jobs_panel.show
             self.banners.show_banner(note, level="warning", action="Show jobs", clicked=shown)
+        self.commands.offer_tour()
+
+    @Slot()
+    def begin_tour(self) -> None:
+        """Lead through the tab that is shown."""
+        self.commands.take_tour()
 
     @Slot()
     def refresh_readings(self) -> None:
@@ -348,6 +360,11 @@ class MainWindow(QMainWindow):
         self._ending = True
         self.close()
 
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ActivationChange and self.isActiveWindow():
+            self.notices.forget()
+
     def closeEvent(self, event: QCloseEvent) -> None:
         asks = self.services.settings.values.confirm_close and not self._ending
         if self.lanes.is_idle() or self._forced:
@@ -393,6 +410,7 @@ class MainWindow(QMainWindow):
     def _end(self) -> None:
         """Stop timers and threads and keep what is to be kept; safe to call twice."""
         self._keep_geometry()
+        self.notices.forget()
         self._readings.stop()
         self.jobs_panel.stop()
         self.monitor.stop()

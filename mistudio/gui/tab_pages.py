@@ -10,7 +10,7 @@ from PySide6.QtCore import QSize, Signal, Slot
 from PySide6.QtWidgets import QTabWidget, QVBoxLayout, QWidget
 
 from mistudio.gui import icons
-from mistudio.gui.actions import TAB_ICONS, TAB_NAMES
+from mistudio.gui.actions import TAB_ICONS, TAB_NAMES, TAB_TIPS
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.theme import appearance
 
@@ -50,7 +50,7 @@ class TabPages(QTabWidget):
             box = QVBoxLayout(page)
             box.setContentsMargins(0, 0, 0, 0)
             self._boxes.append(box)
-            self.addTab(page, spec.name)
+            self.setTabToolTip(self.addTab(page, spec.name), TAB_TIPS[spec.name])
         self.currentChanged.connect(self._on_changed)
         appearance().changed.connect(self._redraw)
         self._redraw()

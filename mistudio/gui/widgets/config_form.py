@@ -111,6 +111,11 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         outer.addLayout(self.action_row)
         self._copy_button.setVisible(bool(self._command))
 
+    @property
+    def config_class(self) -> type[ConfigT]:
+        """Whose settings it edits."""
+        return self._class
+
     def insert_row(self, widget: QWidget) -> None:
         """Put something that is no setting below the basic settings."""
         self._outer.insertWidget(1, widget)

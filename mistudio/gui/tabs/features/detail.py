@@ -100,7 +100,13 @@ class FeatureDetail(Dialog):
         self.buttons.insertWidget(1, self.back)
         self.buttons.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
         self.buttons.addWidget(button("Export…", self.export, icon="upload", tip="Write it"))
-        self.steer_button = button("Steer", self.steer, variant="primary", icon="sliders")
+        self.steer_button = button(
+            "Steer",
+            self.steer,
+            variant="primary",
+            icon="sliders",
+            tip="Add the feature as a card of the Steering tab",
+        )
         self.buttons.addWidget(self.steer_button)
         self.add_close()
 

@@ -88,7 +88,9 @@ class FeatureTable(QWidget):
         self.view.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.view.verticalHeader().setDefaultSectionSize(appearance().px(36))
         nothing = "No feature passes these filters."
-        self._empty = EmptyState("search", nothing, "Clear the filters", self.filters.clear)
+        self._empty = EmptyState(
+            "search", nothing, "Clear the filters", self.filters.clear, tip="Show all again"
+        )
         self._pages = QStackedWidget()
         self._pages.addWidget(self.view)
         self._pages.addWidget(self._empty)

@@ -42,7 +42,9 @@ class FilterBar(QWidget):
         self.live.setAccessibleName("Live or all features")
         self.live.setToolTip("Live features fire at least once on the text read.")
         guard_wheel(self.live)
-        self.favorites = button("Favourites", variant="toggle", icon="star")
+        self.favorites = button(
+            "Favourites", variant="toggle", icon="star", tip="Only starred features"
+        )
         self.hidden = button("Hidden", variant="toggle", icon="eye_off", tip="Show hidden ones too")
         self.low, self.high = (self._percent(end) for end in ("Least", "Most"))
         self.chips = ConditionChips()

@@ -55,8 +55,19 @@ class FindForm(QWidget):
         self._estimate = label("", "muted", wrap=True)
         self._problem = label("", "error", wrap=True)
         self._problem.hide()
-        self.find_button = button("Find features", self.submit, variant="primary", icon="bolt")
-        self.back_button = button("Back to the table", self.closed.emit, icon="table")
+        self.find_button = button(
+            "Find features",
+            self.submit,
+            variant="primary",
+            icon="bolt",
+            tip="Read the text and keep what each latent fires on (Ctrl+Return)",
+        )
+        self.back_button = button(
+            "Back to the table",
+            self.closed.emit,
+            icon="table",
+            tip="The features found before, unchanged",
+        )
         self._lay_out()
         self.form.changed.connect(self._tell_amount)
         self._tell_amount()

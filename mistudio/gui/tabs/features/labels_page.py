@@ -50,8 +50,18 @@ class LabelsPage(QWidget):
         self.table = FactsTable(TITLES, "Labels of this feature", most=9, stretch=1)
         self.table.itemSelectionChanged.connect(self._on_selected)
         self.table.itemDoubleClicked.connect(self._on_use)
-        self.use_button = button("Use this label", self._on_use, icon="check")
-        self.prompt_button = button("Show the prompt", self._on_prompt, icon="text")
+        self.use_button = button(
+            "Use this label",
+            self._on_use,
+            icon="check",
+            tip="Make the selected label the one that is shown",
+        )
+        self.prompt_button = button(
+            "Show the prompt",
+            self._on_prompt,
+            icon="text",
+            tip="What a language model was asked for this label",
+        )
         self.regenerate_button = button(
             "Regenerate…",
             self._on_regenerate,

@@ -132,16 +132,26 @@ class MapDialog(Dialog):
         self.color = QComboBox()
         self.color.addItems(["Colour: density", "Colour: label"])
         self.color.setAccessibleName("What the colours show")
+        self.color.setToolTip("What the colour of a point stands for")
         guard_wheel(self.color)
         self.told = label("", "small", wrap=True)
         self.under = label("", "label")
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.job = JobLine(services, working="running")
-        self.anew = button("Compute again", self._on_anew, icon="retry")
+        self.anew = button(
+            "Compute again",
+            self._on_anew,
+            icon="retry",
+            tip="Lay the map out anew, with these settings",
+        )
         self.lists = ListButton(services, self._subject, "Add to list")
         self.table_button = button(
-            "Show in the table", self._on_table, variant="primary", icon="table"
+            "Show in the table",
+            self._on_table,
+            variant="primary",
+            icon="table",
+            tip="Narrow the table to the features inside the lasso",
         )
         self._lay_out()
         self._connect()

@@ -96,8 +96,10 @@ class FeaturesTab(Tab):
             "There is no SAE yet. Train one, or import one, and its features appear here.",
             "Go to Training",
             self._on_training,
+            tip="Where an SAE is trained, or imported into the library",
         )
         no_sae.sentence.setMinimumWidth(px(560))
+        no_sae.offer_tour(self.services.take_tour)
         found = QWidget()
         box = QVBoxLayout(found)
         box.setContentsMargins(0, 0, 0, 0)

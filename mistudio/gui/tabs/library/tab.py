@@ -89,8 +89,14 @@ class LibraryTab(Tab):
         self.filters = Filters(title, every)
         self.filters.changed.connect(self._arrange)
         self.empty = EmptyState(self.icon, "", "Run the sample", self._run_sample)
+        self.empty.button.setToolTip("The whole path from text to steering in two minutes")
+        self.empty.offer_tour(self.services.take_tour)
         self.nothing = EmptyState(
-            "search", f"No {self.noun} passes the filters.", "Clear filters", self.filters.clear
+            "search",
+            f"No {self.noun} passes the filters.",
+            "Clear filters",
+            self.filters.clear,
+            tip="Show all again",
         )
         self.job_grid = CardGrid(columns=self.columns)
         self.grid = VisibleGrid(self.page, self._card_of, self._forget, columns=self.columns)

@@ -31,6 +31,7 @@ class TemplatePanel(Collapsible):
 
     def __init__(self, services: Services, kind: str, parent: QWidget | None = None) -> None:
         super().__init__("Templates", parent)
+        self.heading.setToolTip("Settings that were saved, and saving these")
         self._services, self._kind = services, kind
         self.lines: list[TemplateLine] = []
         self._list = QVBoxLayout()

@@ -35,6 +35,7 @@ class Presets(Collapsible):
         self, services: Services, config: Callable[[], SteerConfig], parent: QWidget | None = None
     ) -> None:
         super().__init__("Presets", parent)
+        self.heading.setToolTip("Features and settings that were saved, and saving these")
         self._services, self._config = services, config
         self.lines: list[PresetLine] = []
         self._area, self._list = scrolling(spacing=4)

@@ -63,8 +63,12 @@ class FeatureSearch(QWidget):
         self.results.setMinimumHeight(px(152))
         self.results.itemActivated.connect(self._on_activated)
         self.hint = label("", "small", wrap=True)
-        self.add_button = button("Add", self.add_current, icon="plus")
-        self.close_button = button("Close", self.close_results, variant="ghost")
+        self.add_button = button(
+            "Add", self.add_current, icon="plus", tip="Add the chosen feature as a card (Return)"
+        )
+        self.close_button = button(
+            "Close", self.close_results, variant="ghost", tip="Hide what was found (Esc)"
+        )
         self.popup = QWidget()
         inner = QVBoxLayout(self.popup)
         inner.setContentsMargins(0, 0, 0, 0)

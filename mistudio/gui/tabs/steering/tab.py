@@ -78,7 +78,12 @@ class SteeringTab(Tab):
         )
         self.stop_button = button("Stop", self.stop, variant="danger", icon="stop")
         self.stop_button.setToolTip("End now and keep the text so far")
-        self.copy_button = button("Copy as command", self.copy_command, icon="command")
+        self.copy_button = button(
+            "Copy as command",
+            self.copy_command,
+            icon="command",
+            tip="Copy the line that does the same in a terminal",
+        )
         self.vectors_button = button("Vectors…", self.open_vectors, variant="ghost", icon="sliders")
         self.vectors_button.setToolTip("Make, import and export directions; @name adds one")
         self.panel.tools.insertWidget(2, self.vectors_button)

@@ -83,12 +83,23 @@ class VectorsDialog(Dialog):
             settings=services.settings,
             remember="steering.contrast",
         )
-        self.make_button = button("Make vector", self.make, variant="primary", icon="play")
+        self.make_button = button(
+            "Make vector",
+            self.make,
+            variant="primary",
+            icon="play",
+            tip="Read both lists with the model and keep the direction between them",
+        )
         self.job = OneJob(services, self.make_button, self, failure="The vector was not made.")
         self.job.done.connect(self._on_made)
         self.outcome = label("", "muted", wrap=True, selectable=True)
         self.table = self._table()
-        self.export_button = button("Export…", self.export, icon="upload")
+        self.export_button = button(
+            "Export…",
+            self.export,
+            icon="upload",
+            tip="Write the chosen vectors for another program",
+        )
         self.export_job = OneJob(services, self.export_button, self, failure="The export failed.")
         self.export_job.done.connect(self._on_exported)
         self._lay_out()
@@ -102,6 +113,7 @@ class VectorsDialog(Dialog):
         made = QPlainTextEdit(str(self._services.settings.recall(f"steering.{name}", "")))
         made.setAccessibleName(name)
         made.setPlaceholderText(hint)
+        made.setToolTip(f"{hint}; the direction leads from the negative ones to the positive ones")
         made.setTabChangesFocus(True)
         made.setMinimumHeight(appearance().px(64))
         return made
@@ -136,9 +148,18 @@ class VectorsDialog(Dialog):
         self.box.addWidget(self.job.problem)
         self.box.addWidget(self.table, 3)
         self.box.addWidget(self.export_job.problem)
-        self.import_button = button("Import…", self.open_import, icon="download")
-        self.rename_button = button("Rename…", self.rename, icon="edit")
-        self.delete_button = button("Delete…", self.delete, icon="trash")
+        self.import_button = button(
+            "Import…",
+            self.open_import,
+            icon="download",
+            tip="Add vectors from a file of another program",
+        )
+        self.rename_button = button(
+            "Rename…", self.rename, icon="edit", tip="Give the vector another name"
+        )
+        self.delete_button = button(
+            "Delete…", self.delete, icon="trash", tip="Delete the chosen vectors"
+        )
         for place, one in enumerate(
             (self.import_button, self.export_button, self.rename_button, self.delete_button)
         ):

@@ -70,6 +70,7 @@ class CompareRuns(Dialog):
         for curve in CURVES:
             self.metric_box.addItem(curve.title, curve.column)
         self.metric_box.setAccessibleName("Metric")
+        self.metric_box.setToolTip("What the curves show")
         self.metric_box.currentIndexChanged.connect(self._draw_all)
         self.tools = ChartTools()
         self.tools.changed.connect(self._draw_all)

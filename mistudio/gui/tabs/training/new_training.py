@@ -66,9 +66,17 @@ class NewTraining(Card):
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.reason = label("", "muted")
-        self.start_button = button("Start training", self.start, variant="primary", icon="play")
+        self.start_button = button(
+            "Start training",
+            self.start,
+            variant="primary",
+            icon="play",
+            tip="Queue the run that the form describes (Ctrl+Return)",
+        )
         self.start_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.get_button = button("", self._open_library, variant="link")
+        self.get_button = button(
+            "", self._open_library, variant="link", tip="Go where what is missing is got"
+        )
         self._build()
         self.form.changed.connect(self._on_changed)
         self.plan.changed.connect(self._show_reason)
@@ -79,6 +87,7 @@ class NewTraining(Card):
     def _build(self) -> None:
         self.section = Collapsible("New training", is_open=self._recalled())
         self.section.heading.setProperty("role", "card")
+        self.section.heading.setToolTip("Show or hide the form of a new training")
         self.section.toggled.connect(self._on_toggled)
         self.templates.loaded.connect(self.load)
         self.templates.save_asked.connect(self._save_template)

@@ -83,7 +83,7 @@ class RunCard(Card):
         return made
 
     def _toggle(self, name: str) -> QPushButton:
-        made = button(PANES[name].title, variant="toggle")
+        made = button(PANES[name].title, variant="toggle", tip=PANES[name].tip)
         made.toggled.connect(lambda on: self.open_pane(name, on))
         made.clicked.connect(lambda on: self.asked.emit() if on else None)
         return made

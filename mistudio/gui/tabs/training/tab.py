@@ -13,6 +13,10 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, row
 
 RUNS, LIBRARY = range(2)
+VIEWS = {
+    "Runs": "Start a training, and follow those there are",
+    "SAE library": "Every SAE, trained here or imported: measure, compare, export",
+}
 
 
 class TrainingTab(Tab):
@@ -26,8 +30,8 @@ class TrainingTab(Tab):
         self.pages.addWidget(self.runs)
         self.pages.addWidget(self.library)
         self.views = QButtonGroup(self)
-        for place, name in enumerate(("Runs", "SAE library")):
-            self.views.addButton(button(name, variant="toggle"), place)
+        for place, (name, tip) in enumerate(VIEWS.items()):
+            self.views.addButton(button(name, variant="toggle", tip=tip), place)
         self.views.idClicked.connect(self.show_view)
         px = appearance().px
         box = QVBoxLayout(self)
