@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import QHBoxLayout, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
 
 from mistudio.core.units import format_count, format_percent
 from mistudio.gui.services import Services, Tab
@@ -21,6 +21,8 @@ from mistudio.gui.tabs.features.overview import Overview, fit_warning, read_over
 from mistudio.gui.tabs.features.sources import SaeCombo
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
+from mistudio.gui.widgets.elided import Elided
+from mistudio.gui.widgets.flow import FlowRow
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class FeaturesTab(Tab):
         self._soon.setInterval(150)
         self._soon.timeout.connect(self._reload)
         self.source = SaeCombo(services, "features.sae")
-        self.chips = label("", "small", wrap=True)
+        self.chips = Elided("small")
         self.doubt = label("", "warning", wrap=True)
         self.doubt.hide()
         self.sets = SetChooser(services)
@@ -127,16 +129,22 @@ class FeaturesTab(Tab):
             self.import_button,
             self.export_button,
         )
-        told = row(self.chips, *self.tools)
-        told.setStretch(0, 1)
         inner.addWidget(self.heading)
-        inner.addLayout(told)
+        inner.addWidget(self.chips)
+        inner.addLayout(FlowRow(*self.tools))
         for widget in (self.doubt, self.job):
             inner.addWidget(widget)
         inner.addWidget(self.pages, 1)
+        # a large font on a small screen: the page scrolls rather than squeezing what is above rows
+        self.table.view.setMinimumHeight(px(180))
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        area.setWidget(column)
         outer = QHBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(column)
+        outer.addWidget(area)
 
     def _connect(self) -> None:
         self.source.chosen.connect(self._on_source)
@@ -277,7 +285,7 @@ class FeaturesTab(Tab):
         self.heading.setVisible(sae is not None)
         if sae is None:
             self.overview = None
-            self.chips.setText("")
+            self.chips.set_text("")
             self.doubt.hide()
             self.sets.hide()
             self.job.show_job(None)
@@ -316,7 +324,7 @@ class FeaturesTab(Tab):
         warning = fit_warning(found.feature_set)
         self.doubt.setText(warning)
         self.doubt.setVisible(bool(warning))
-        self.chips.setText(" · ".join(part for part in parts if part))
+        self.chips.set_text(" · ".join(part for part in parts if part))
         tokens = found.feature_set.n_tokens if found.feature_set else None
         live = f"{format_count(found.live)} / {format_count(found.features)}"
         self.tiles["found"].set_value(live)
