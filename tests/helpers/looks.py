@@ -122,7 +122,13 @@ def hidden_sideways(root: QWidget) -> list[str]:
 def faults(root: QWidget) -> list[str]:
     """All of the above, after pending layouts."""
     QApplication.processEvents()
-    return [*cut_off(root), *squeezed(root), *overlapping(root), *outside(root), *hidden_sideways(root)]
+    return [
+        *cut_off(root),
+        *squeezed(root),
+        *overlapping(root),
+        *outside(root),
+        *hidden_sideways(root),
+    ]
 
 
 def _told(part: QWidget, what: str = "") -> str:
