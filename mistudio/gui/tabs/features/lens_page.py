@@ -94,7 +94,14 @@ class LensPage(QWidget):
         self.positive = TokenBars("Promoted tokens", "emerald")
         self.negative = TokenBars("Suppressed tokens", "red")
         self.note = label("", "muted", wrap=True)
-        self.histogram = HistogramPlot("Logits over the vocabulary", "logit", color="blue")
+        self.histogram = HistogramPlot(
+            "Logits over the vocabulary", "logit", color="emerald", below_zero="red"
+        )
+        self.shape = label("", "small", wrap=True)
+        self.shape.setToolTip(
+            "Of the logits z, standardised over the vocabulary: skew E[z³], kurtosis E[z⁴]. 0 and "
+            "3 for a normal distribution; a large skew means that few tokens are promoted much."
+        )
         sides = QHBoxLayout()
         sides.setSpacing(px(16))
         for title, bars in (("Promoted", self.positive), ("Suppressed", self.negative)):
@@ -103,7 +110,11 @@ class LensPage(QWidget):
             card.box.addWidget(bars)
             card.box.addStretch(1)
             sides.addWidget(card, 3)
-        sides.addWidget(self.histogram, 4)
+        whole = QVBoxLayout()
+        whole.setSpacing(px(4))
+        whole.addWidget(self.histogram, 1)
+        whole.addWidget(self.shape)
+        sides.addLayout(whole, 4)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(8))
@@ -117,6 +128,9 @@ class LensPage(QWidget):
         self.positive.set_tokens(page.positive, largest)
         self.negative.set_tokens(page.negative, largest)
         self.histogram.set_counts(page.logits.edges, page.logits.counts)
+        skew, kurtosis = page.row.skew, page.row.kurtosis
+        known = skew is not None and kurtosis is not None
+        self.shape.setText(f"Skew {skew:.3f} · kurtosis {kurtosis:.2f}" if known else "")
         self.note.setText(page.lens_note or reading(page))
 
 
