@@ -175,3 +175,6 @@ def _feature_exchange(command: Any, features: Any) -> None:
     about = "labels from Neuronpedia's explanation files; yours stay"
     importing = feature_export_configs.ImportExplanationsConfig
     command(features, "import-explanations", "import_explanations", about, importing, "path", "sae")
+    about = "a feature set from activations that delphi found"
+    caching = feature_export_configs.ImportCacheConfig
+    command(features, "import-delphi", "import_cache", about, caching, "path", "sae")

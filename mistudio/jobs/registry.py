@@ -39,6 +39,7 @@ from mistudio.jobs import (
     extract_activations,
     harvest,
     import_activations,
+    import_cache,
     import_dataset,
     import_explanations,
     import_model,
@@ -301,6 +302,15 @@ JOB_KINDS: dict[str, JobKind] = {
             feature_export_configs.ImportExplanationsConfig,
             import_explanations.run,
             import_explanations.prepare,
+            subject="sae",
+        ),
+        JobKind(
+            "import_cache",
+            "gpu",
+            "Import a delphi cache for",
+            feature_export_configs.ImportCacheConfig,
+            import_cache.run,
+            import_cache.prepare,
             subject="sae",
         ),
         JobKind(
