@@ -81,6 +81,7 @@ CHANGES = {
     "index_contexts": ("feature_sets",),
     "embed_features": ("feature_sets",),
     "map_features": (),
+    "feature_lens": (),
     "own_text": (),
     "attribute": (),
     "steer": ("steering_runs",),

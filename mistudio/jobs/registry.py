@@ -37,6 +37,7 @@ from mistudio.jobs import (
     exchange_vectors,
     export_features,
     extract_activations,
+    feature_lens,
     harvest,
     import_activations,
     import_cache,
@@ -346,6 +347,15 @@ JOB_KINDS: dict[str, JobKind] = {
             feature_search_configs.EmbedFeaturesConfig,
             meaning_search.run,
             meaning_search.prepare,
+        ),
+        JobKind(
+            "feature_lens",
+            "gpu",
+            "Logit lens of",
+            analysis_configs.FeatureLensConfig,
+            feature_lens.run,
+            feature_lens.prepare,
+            subject="sae",
         ),
         JobKind(
             "own_text",

@@ -108,3 +108,49 @@ def test_the_lens_tells_the_shape_of_the_logits(
     colours = [brush.name() for brush in bars.opts["brushes"]]
     assert colours[0] == colours[1] != colours[2] == colours[3]  # split at zero
     detail.close()
+
+
+def test_raw_logits_and_z_scores_come_from_the_model(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    monkeypatch.setattr("mistudio.jobs.feature_lens.prepare", lambda *_: None)
+    world, db = feature_world.add_world(services.studio.db()), services.studio.db()
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(1)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    detail.pages.setCurrentIndex(LENS)
+    lens = detail.lens
+    assert lens is not None
+    assert lens.positive.text().splitlines()[0] == "·river\t+2.0000"
+    assert JOBS.select(db) == []  # what is kept needs no model
+    lens.how.setCurrentIndex(1)
+    (job,) = JOBS.select(db)
+    assert (job.kind, job.config["feature"], job.config["raw"]) == ("feature_lens", 1, True)
+    lens.again.setEnabled(True)  # as the end of the job does
+    told = {
+        "sae": world.sae.id,
+        "feature": 1,
+        "raw": True,
+        "positive": [[" up", 3.0, 2.5]],
+        "negative": [[" down", -1.0, -1.5]],
+        "edges": [-1.0, 1.0, 3.0],
+        "counts": [4, 6],
+        "mean": 0.5,
+        "deviation": 1.0,
+        "skew": 0.1,
+        "kurtosis": 3.0,
+    }
+    lens._on_done(told)
+    assert lens.positive.text() == "·up\t+3.0000"
+    lens.z_scores.setChecked(True)
+    assert lens.positive.text() == "·up\t+2.5000"
+    assert lens.histogram._edges.tolist() == [-1.5, 0.5, 2.5]
+    assert len(JOBS.select(db)) == 1  # the scores came with the logits
+    lens.how.setCurrentIndex(0)  # z-scores past the norm are another question
+    assert [job.config["raw"] for job in JOBS.select(db)] in ([True, False], [False, True])
+    lens.z_scores.setChecked(False)
+    assert lens.positive.text().splitlines()[0] == "·river\t+2.0000"
+    detail.close()

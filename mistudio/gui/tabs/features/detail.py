@@ -232,7 +232,7 @@ class FeatureDetail(Dialog):
         if number == LENS and self.lens is None:
             from mistudio.gui.tabs.features.lens_page import LensPage
 
-            self.lens = LensPage()
+            self.lens = LensPage(self._services)
             self._fill(number, self.lens)
         elif number == CORRELATIONS and self.correlations is None:
             from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
