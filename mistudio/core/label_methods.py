@@ -23,6 +23,8 @@ METHODS = {
     "token and the position",
     "lens": "its direction promotes few tokens: skew of the logits above 3",
     "set": "its direction promotes a class of tokens: enrichment against random sets",
+    "cluster": "words that at least three of its neighbours share, by direction or by firing "
+    "with it",
     "examples": "a language model read 40 examples",
 }
 RULE_SCORE = (

@@ -39,6 +39,7 @@ _SHORT = {
     "words": "telling words",
     "lens": "logit lens",
     "set": "promoted class",
+    "cluster": "neighbours' words",
     "examples": "40 examples",
 }
 
