@@ -59,6 +59,7 @@ def _verb(name: str) -> Verb:
             "import_explanations",
             feature_export_configs.ImportExplanationsConfig,
         ),
+        "import_cache": ("import_cache", feature_export_configs.ImportCacheConfig),
         "features_label": ("label_features", label_configs.LabelConfig),
         "features_index_text": ("index_contexts", feature_search_configs.IndexContextsConfig),
         "features_embed": ("embed_features", feature_search_configs.EmbedFeaturesConfig),

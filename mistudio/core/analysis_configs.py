@@ -140,3 +140,17 @@ class AttributeConfig(Config):
         minimum=-1,
         advanced=True,
     )
+
+
+@dataclass(frozen=True)
+class FeatureLensConfig(Config):
+    """Which tokens a feature's direction promotes and suppresses, with z-scores."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    feature: int = option(0, "Feature", "Number of the feature.", minimum=0)
+    raw: bool = option(
+        False,
+        "Raw",
+        "Decoder row times unembedding and nothing else; without, past the final norm's gain and "
+        "centring, less the mean over the vocabulary.",
+    )

@@ -14,15 +14,15 @@ from mistudio.core.units import format_count, format_percent
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import edits
-from mistudio.gui.tabs.features.columns import score_tip
 from mistudio.gui.tabs.features.detail_head import DetailHead
 from mistudio.gui.tabs.features.examples_page import ExamplesPage
 from mistudio.gui.tabs.features.labels_page import LabelsPage
 from mistudio.gui.tabs.features.list_menu import ListButton
 from mistudio.gui.tabs.features.pages_ahead import PagesAhead
+from mistudio.gui.tabs.features.tile_tips import tile_tips
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
-from mistudio.jobs import feature_pages
+from mistudio.jobs import feature_pages, feature_samples
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class FeatureDetail(Dialog):
         self.lists.problem.connect(self._on_list_problem)
         self.lists.manage.connect(self.lists_wanted)
         self.examples.width_changed.connect(self._ask)
+        self.examples.column.sample_wanted.connect(self._on_sample)
+        self.examples.column.try_wanted.connect(self.try_this)
         self.labels.chosen.connect(self._on_choose)
         self.labels.regenerate.connect(self._on_regenerate)
         self.pages.currentChanged.connect(self._on_tab)
@@ -238,7 +240,8 @@ class FeatureDetail(Dialog):
         self.tiles["max"].set_value(f"{row_.max:.3f}" if row_.count else "never fired")
         self.tiles["samples"].set_value(format_count(row_.active_samples))
         self.tiles["interpretability"].set_value(format_percent(row_.label_score))
-        self.tiles["interpretability"].setToolTip(score_tip(row_))
+        for name, tip in tile_tips(page).items():
+            self.tiles[name].setToolTip(tip)
         self.examples.show_page(page)
         self._on_tab(self.pages.currentIndex())
         self._read_ahead()
@@ -253,7 +256,7 @@ class FeatureDetail(Dialog):
         if number == LENS and self.lens is None:
             from mistudio.gui.tabs.features.lens_page import LensPage
 
-            self.lens = LensPage()
+            self.lens = LensPage(self._services)
             self._fill(number, self.lens)
         elif number == CORRELATIONS and self.correlations is None:
             from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
@@ -295,6 +298,28 @@ class FeatureDetail(Dialog):
             self.statistics.ask(self._sae, self.index)
             own = self._own
             self.statistics.mark_own(own[1] if own and own[0] == self.index else None)
+
+    def _on_sample(self, example: feature_pages.Example) -> None:
+        """Read the document that an example comes from, and show it."""
+        sae, studio = self._sae, self._services.studio
+        if sae is not None:
+            self._services.query.ask(
+                lambda _db: feature_samples.sample_of(studio, sae, example.row, example.position),
+                self._show_sample,
+                on_error=self._on_error,
+                key="sample",
+            )
+
+    def _show_sample(self, found: feature_samples.ExampleSample) -> None:
+        from mistudio.gui.tabs.features.sample_dialog import SampleDialog
+
+        SampleDialog(self._services, found, self).show()
+
+    def try_this(self, text: str) -> None:
+        """Read a text in Try text."""
+        self.pages.setCurrentIndex(TRY_TEXT)
+        if self.try_text is not None:
+            self.try_text.read_text(text)
 
     def _on_own_text(self, largest: float | None) -> None:
         self._own = None if largest is None else (self.index, largest)

@@ -46,6 +46,8 @@ MEANINGS = {
     "neuronpedia_upload": "Requests of at most 128 features for Neuronpedia's upload address, as "
     "files. Nothing is sent.",
     "saedashboard": "The files that SAEDashboard writes.",
+    "delphi": "Every activation of the features with the tokens of the text, as delphi caches them "
+    "before it explains and scores features.",
 }
 LONGEST_ORDER = 20_000  # features whose order in the table is kept; more go by number
 

@@ -68,6 +68,10 @@ class FindForm(QWidget):
             icon="table",
             tip="The features found before, unchanged",
         )
+        tip = "A feature set from activations that delphi found, with its text"
+        self.cache_button = button(
+            "Import a delphi cache…", self.import_cache, icon="download", tip=tip
+        )
         self._lay_out()
         self.form.changed.connect(self._tell_amount)
         self._tell_amount()
@@ -89,7 +93,7 @@ class FindForm(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(scrolling(card).area, 1)
         outer.addWidget(self._problem)
-        outer.addLayout(row(self.find_button, self.back_button, None))
+        outer.addLayout(row(self.find_button, self.back_button, None, self.cache_button))
 
     def show_overview(self, found: Overview) -> None:
         """Offer the datasets there are; the first choice is the text of the training."""
@@ -118,6 +122,13 @@ class FindForm(QWidget):
         except StudioError as error:
             self._problem.setText(error.sentence)
             self._problem.show()
+
+    def import_cache(self) -> None:
+        """Take activations over that another program found."""
+        if self._overview is not None:
+            from mistudio.gui.tabs.features.import_cache_dialog import ImportCacheDialog
+
+            ImportCacheDialog(self._services, self._overview.sae, self).show()
 
     def _tell_amount(self) -> None:
         """Tokens, bytes and time at most; how many tokens there are is known when they are read."""

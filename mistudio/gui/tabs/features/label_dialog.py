@@ -27,7 +27,7 @@ from mistudio.store.records import SaeRow
 from mistudio.store.tables import MODELS
 
 FIELDS = (
-    *("method", "feature", "model", "endpoint", "endpoint_model"),
+    *("method", "clusters", "feature", "model", "endpoint", "endpoint_model"),
     *("detection", "fuzzing", "embedding", "encoder", "anew", "seed"),
 )
 

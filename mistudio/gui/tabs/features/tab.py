@@ -19,6 +19,7 @@ from mistudio.gui.tabs.features.job_line import JobLine
 from mistudio.gui.tabs.features.lists_dialog import ListsDialog
 from mistudio.gui.tabs.features.overview import Overview, fit_warning, read_overview, remarks
 from mistudio.gui.tabs.features.sources import SaeCombo
+from mistudio.gui.tabs.features.tile_tips import set_tips
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
 from mistudio.gui.widgets.elided import Elided
@@ -332,6 +333,8 @@ class FeaturesTab(Tab):
         labelled = found.interpretable
         self.tiles["interpretable"].set_value(format_percent(labelled.share if labelled else None))
         self.tiles["rate"].set_value(format_percent(found.mean_rate, 3))
+        for name, tip in set_tips(found.feature_set).items():
+            self.tiles[name].setToolTip(tip)
 
     def _open_pending(self) -> None:
         pending, self._pending = self._pending, None
