@@ -19,6 +19,7 @@ from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import DUPLICATE_ABOVE, FLAGS
 from mistudio.store.kept_keys import revision_of
 from mistudio.store.records import FeatureSetRow
+from mistudio.store.tables import FEATURE_SETS
 
 Mask = NDArray[np.bool_]
 
@@ -89,11 +90,6 @@ class FeatureKeys:
             self._find_indices()
         elif self._revisions[1] != before[1]:
             self._written = {}
-
-    def read_first(self) -> None:
-        """Read, and so keep, what a table asks for when it opens."""
-        self.bring_up_to_date()
-        self.order("frequency", descending=True)
 
     def _find_indices(self) -> None:
         rowids, indices = self._kept("rowids"), self._kept("indices")
@@ -352,6 +348,13 @@ def _found_in(
     known = places < len(rising)
     known[known] = rising[places[known]] == wanted[known]
     return places[known], known
+
+
+def keep_first(db: Db, feature_set_id: str) -> None:
+    """Read, and so keep, what a table asks for when it opens: after a set was written."""
+    keys = FeatureKeys(db, FEATURE_SETS.get(db, feature_set_id))
+    keys.bring_up_to_date()
+    keys.order("frequency", descending=True)
 
 
 _CACHE: weakref.WeakKeyDictionary[Any, dict[str, FeatureKeys]] = weakref.WeakKeyDictionary()

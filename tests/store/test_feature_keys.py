@@ -20,6 +20,7 @@ from mistudio.store.feature_conditions import (
     NumberRange,
 )
 from mistudio.store.feature_keys import keys_of
+from mistudio.store.feature_neighbours import Nearest, write_nearest
 from mistudio.store.features import FeatureFilter
 from mistudio.store.records import FeatureSetRow
 from mistudio.store.tables import FEATURE_SETS, SAES
@@ -231,6 +232,20 @@ def test_a_table_opens_from_kept_keys_without_reading_rows(
     assert asked.rows_read() == 0, "kept when it was first asked for"
     tokens = {row["feature_index"]: row["top_tokens"].lower() for row in rows()}
     assert by_tokens == sorted(tokens, key=lambda index: (tokens[index], index))
+
+
+def test_a_table_opens_from_kept_keys_after_an_analysis(store: Store, found: FeatureSetRow) -> None:
+    effect = {"ablation_ce": 0.5, "ablation_kl": 0.1, "ablation_percentile": 9.0, "ablation_p": 0.5}
+    for write in (
+        lambda: features.set_ablation(store.db(), found.id, [{"feature_index": 3, **effect}]),
+        lambda: write_nearest(store.db(), found.id, [Nearest(4, 7, 0.99, True)]),
+    ):
+        write()
+        store.release()
+        asked = _Asked(store.db())
+        assert len(listed(store.db(), found, sort="frequency", descending=True)) == N
+        assert asked.rows_read() == 0
+    assert listed(store.db(), found, sort="ablation_ce")[0] == 3
 
 
 @pytest.mark.parametrize(
