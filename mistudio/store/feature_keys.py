@@ -2,7 +2,7 @@
 
 All arrays are aligned: place p belongs to feature `indices[p]`. An unknown value is NaN. The keys
 belong to one connection and follow the revisions that triggers keep of what was written; those of
-the set's own figures are kept in the database once they were read.
+the set's own figures are kept in the database when `keep` is called.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import DUPLICATE_ABOVE, FLAGS
 from mistudio.store.kept_keys import revision_of
 from mistudio.store.records import FeatureSetRow
+from mistudio.store.tables import FEATURE_SETS
 
 Mask = NDArray[np.bool_]
 
@@ -76,6 +77,7 @@ class FeatureKeys:
         self._statistics: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._revisions = (-1, -1)
+        self._unkept: dict[str, NDArray[Any]] = {}
         self.indices: NDArray[np.int64] = np.empty(0, np.int64)
         self._rowids: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -85,30 +87,28 @@ class FeatureKeys:
         found = self.feature_set
         self._revisions = revision_of(self.db, found.id), revision_of(self.db, found.sae_id)
         if self._revisions[0] != before[0]:
-            self._statistics, self._written = {}, {}
+            self._statistics, self._written, self._unkept = {}, {}, {}
             self._find_indices()
         elif self._revisions[1] != before[1]:
             self._written = {}
-
-    def read_first(self) -> None:
-        """Read, and so keep, what a table asks for when it opens."""
-        self.bring_up_to_date()
-        self.order("frequency", descending=True)
 
     def _find_indices(self) -> None:
         rowids, indices = self._kept("rowids"), self._kept("indices")
         if rowids is None or indices is None or len(rowids) != len(indices):
             self._read_indices()
-            self._keep("rowids", self._rowids)
-            self._keep("indices", self.indices)
+            self._unkept |= {"rowids": self._rowids, "indices": self.indices}
         else:
             self._rowids, self.indices = rowids.astype(np.int64), indices.astype(np.int64)
 
     def _kept(self, name: str) -> NDArray[Any] | None:
         return kept_keys.kept(self.db, self.feature_set.id, self._revisions[0], name)
 
-    def _keep(self, name: str, array: NDArray[Any]) -> None:
-        kept_keys.keep(self.db, self.feature_set.id, self._revisions[0], name, array)
+    def keep(self) -> None:
+        """Keep in the database what was read from rows since the last call: it takes some time,
+        so that it is not done before an answer."""
+        if self._unkept:
+            kept_keys.keep(self.db, self.feature_set.id, self._revisions[0], self._unkept)
+        self._unkept = {}
 
     def _read_indices(self) -> None:
         """Read places and, in the same pass, what every first question asks for."""
@@ -129,9 +129,8 @@ class FeatureKeys:
                 self._own("frequency", self._statistics["count"] / self.feature_set.n_tokens)
 
     def _own(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """Remember an array of the set's own figures, here and in the database."""
-        self._statistics[name] = array
-        self._keep(name, array)
+        """Remember an array of the set's own figures."""
+        self._statistics[name] = self._unkept[name] = array
         return array
 
     def _scan(self, columns: str, fields: list[tuple[str, str]], count: int = -1) -> Any:
@@ -246,7 +245,7 @@ class FeatureKeys:
         values = self.values(name)
         orders[key] = np.argsort(-values if descending else values, kind="stable")
         if key == FIRST_ORDER:
-            self._keep(key, orders[key].astype("<u4"))
+            self._unkept[key] = orders[key].astype("<u4")
         return orders[key]
 
     def mask_of(self, features: Sequence[int] | NDArray[np.int64]) -> Mask:
@@ -352,6 +351,14 @@ def _found_in(
     known = places < len(rising)
     known[known] = rising[places[known]] == wanted[known]
     return places[known], known
+
+
+def keep_first(db: Db, feature_set_id: str) -> None:
+    """Read, and so keep, what a table asks for when it opens: after a set was written."""
+    keys = FeatureKeys(db, FEATURE_SETS.get(db, feature_set_id))
+    keys.bring_up_to_date()
+    keys.order("frequency", descending=True)
+    keys.keep()
 
 
 _CACHE: weakref.WeakKeyDictionary[Any, dict[str, FeatureKeys]] = weakref.WeakKeyDictionary()

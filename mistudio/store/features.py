@@ -14,7 +14,7 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id, now
 from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import COLOURS, Condition
-from mistudio.store.feature_keys import SORTABLE, FeatureKeys, Mask, columns_of, keys_of
+from mistudio.store.feature_keys import SORTABLE, FeatureKeys, Mask, columns_of, keep_first, keys_of
 from mistudio.store.feature_masks import combined, satisfying
 from mistudio.store.records import FeatureSetRow
 from mistudio.store.tables import FEATURE_SETS
@@ -117,7 +117,7 @@ def add_statistics(db: Db, feature_set_id: str, rows: Iterable[Mapping[str, Any]
             "ON CONFLICT (scope) DO UPDATE SET revision = revision + 1",
             [feature_set_id],
         )
-    FeatureKeys(db, FEATURE_SETS.get(db, feature_set_id)).read_first()
+    keep_first(db, feature_set_id)
 
 
 def set_ablation(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -134,6 +134,7 @@ def set_ablation(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]])
                 for row in rows
             ],
         )
+    keep_first(db, feature_set_id)
 
 
 def feature_ids(
@@ -376,10 +377,7 @@ def _set(db: Db, sae_id: str, feature: int, column: str, value: Any) -> None:
 
 
 def feature_sets(db: Db, sae_id: str) -> list[FeatureSetRow]:
-    """The finished feature sets of an SAE: the one in use first.
-
-    In use is the one that was found or chosen last.
-    """
+    """The finished sets of an SAE, the one in use first: that found or chosen last."""
     return FEATURE_SETS.select(
         db,
         "sae_id = ? AND status = 'ready'",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,15 +39,19 @@ def kept(db: Db, feature_set_id: str, revision: int, name: str) -> NDArray[Any] 
     return np.frombuffer(found[2], found[0])
 
 
-def keep(db: Db, feature_set_id: str, revision: int, name: str, array: NDArray[Any]) -> None:
-    """Keep an array that was read at a revision, unless the set has been written since.
+def keep(db: Db, feature_set_id: str, revision: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Keep arrays that were read at a revision, unless the set has been written since.
 
     Nothing waits for this: while another connection writes, or where the disk is full or cannot
-    be written, the array is left out and read from the rows next time.
+    be written, they are left out and read from the rows next time.
     """
     if db.conn.in_transaction:
         return
-    data, dtype = array.tobytes(), next(name for name in _TYPES if array.dtype == np.dtype(name))
+    rows = [
+        [feature_set_id, name, revision, dtype, zlib.crc32(data), data]
+        for name, array in arrays.items()
+        for dtype, data in [(_type_of(array), array.tobytes())]
+    ]
     waits = db.execute("PRAGMA busy_timeout").fetchone()[0]
     db.execute("PRAGMA busy_timeout = 0")
     try:
@@ -57,9 +62,12 @@ def keep(db: Db, feature_set_id: str, revision: int, name: str, array: NDArray[A
                 "DELETE FROM feature_keys WHERE feature_set_id = ? AND revision <> ?",
                 [feature_set_id, revision],
             )
-            db.execute(
-                "INSERT OR REPLACE INTO feature_keys VALUES (?, ?, ?, ?, ?, ?)",
-                [feature_set_id, name, revision, dtype, zlib.crc32(data), data],
+            db.conn.executemany(
+                "INSERT OR REPLACE INTO feature_keys VALUES (?, ?, ?, ?, ?, ?)", rows
             )
     finally:
         db.execute(f"PRAGMA busy_timeout = {int(waits)}")
+
+
+def _type_of(array: NDArray[Any]) -> str:
+    return next(name for name in _TYPES if array.dtype == np.dtype(name))

@@ -288,6 +288,19 @@ def test_the_example_keeps_its_peak_in_sight() -> None:
     assert line.maximum == 2.0
 
 
+def test_sort_keys_are_kept_when_the_table_stands(services: Services, qtbot: QtBot) -> None:
+    world = feature_world.add_world(services.studio.db())
+    db = services.studio.db()
+    db.execute("DELETE FROM feature_keys")
+    tab = shown_tab(services, qtbot)
+    names = "SELECT name FROM feature_keys WHERE feature_set_id = ?"
+    assert db.execute(names, [world.feature_set.id]).fetchall() == []
+    qtbot.waitUntil(lambda: not tab.table._rest.isActive())
+    settle(tab, qtbot)
+    kept = {row[0] for row in db.execute(names, [world.feature_set.id]).fetchall()}
+    assert kept == {"rowids", "indices", "count", "frequency", "frequency falling"}
+
+
 def test_density_of_a_feature_that_never_fired_is_a_bound() -> None:
     assert density(0, 3_000_000) == "below 0.0001 % (95 % bound, never fired)"
     assert density(10, 3_000_000) == "0.0003 % · 1 in 300,000"

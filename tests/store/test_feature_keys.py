@@ -20,6 +20,7 @@ from mistudio.store.feature_conditions import (
     NumberRange,
 )
 from mistudio.store.feature_keys import keys_of
+from mistudio.store.feature_neighbours import Nearest, write_nearest
 from mistudio.store.features import FeatureFilter
 from mistudio.store.records import FeatureSetRow
 from mistudio.store.tables import FEATURE_SETS, SAES
@@ -225,12 +226,27 @@ def test_a_table_opens_from_kept_keys_without_reading_rows(
     assert asked.rows_read() == 0
     listed(store.db(), found, sort="tokens")
     assert asked.rows_read() == 1
+    keys_of(store.db(), found).keep()
     store.release()
     asked = _Asked(store.db())
     by_tokens = listed(store.db(), found, sort="tokens")
-    assert asked.rows_read() == 0, "kept when it was first asked for"
+    assert asked.rows_read() == 0
     tokens = {row["feature_index"]: row["top_tokens"].lower() for row in rows()}
     assert by_tokens == sorted(tokens, key=lambda index: (tokens[index], index))
+
+
+def test_a_table_opens_from_kept_keys_after_an_analysis(store: Store, found: FeatureSetRow) -> None:
+    effect = {"ablation_ce": 0.5, "ablation_kl": 0.1, "ablation_percentile": 9.0, "ablation_p": 0.5}
+    for write in (
+        lambda: features.set_ablation(store.db(), found.id, [{"feature_index": 3, **effect}]),
+        lambda: write_nearest(store.db(), found.id, [Nearest(4, 7, 0.99, True)]),
+    ):
+        write()
+        store.release()
+        asked = _Asked(store.db())
+        assert len(listed(store.db(), found, sort="frequency", descending=True)) == N
+        assert asked.rows_read() == 0
+    assert listed(store.db(), found, sort="ablation_ce")[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -252,6 +268,7 @@ def test_absent_or_damaged_keys_are_read_from_the_rows(
         listed(store.db(), found, sort=sort, descending=True, min_frequency=0.2)
         for sort in ("frequency", "count", "max")
     ]
+    keys_of(store.db(), found).keep()
     store.db().execute(damage)
     store.release()
     for sort, order in zip(("frequency", "count", "max"), expected, strict=True):
@@ -262,6 +279,7 @@ def test_absent_or_damaged_keys_are_read_from_the_rows(
 def test_kept_keys_of_before_a_write_are_not_taken(store: Store, found: FeatureSetRow) -> None:
     db = store.db()
     listed(db, found, sort="max")
+    keys_of(db, found).keep()
     db.execute(
         "UPDATE feature_statistics SET max = 9, frequency = 7 "
         "WHERE feature_index = 41 AND feature_set_id = ?",
@@ -273,6 +291,7 @@ def test_kept_keys_of_before_a_write_are_not_taken(store: Store, found: FeatureS
             order = listed(store.db(), found, sort=sort, descending=True)
             assert order[0] == 41
             assert len(order) == N
+        keys_of(store.db(), found).keep()
     features.add_statistics(store.db(), found.id, iter(rows()[:30]))
     store.release()
     assert len(listed(store.db(), found, sort="frequency")) == 30
@@ -283,9 +302,23 @@ def test_keys_are_left_unkept_while_another_writes(store: Store, found: FeatureS
     other = Store(store.path, store.path.parent / "backups")
     with other.db().atomic():
         assert len(listed(store.db(), found, sort="max")) == N
+        keys_of(store.db(), found).keep()
     assert store.db().execute("SELECT COUNT(*) FROM feature_keys").fetchone()[0] == 0
     assert store.db().execute("PRAGMA busy_timeout").fetchone()[0] == 5000
     other.close()
+
+
+def test_keys_that_were_read_before_a_write_are_not_kept(
+    store: Store, found: FeatureSetRow
+) -> None:
+    store.db().execute("DELETE FROM feature_keys")
+    listed(store.db(), found, sort="max")
+    keys = keys_of(store.db(), found)
+    other = Store(store.path, store.path.parent / "backups")
+    other.db().execute("UPDATE feature_statistics SET max = 9 WHERE feature_index = 41")
+    other.close()
+    keys.keep()
+    assert store.db().execute("SELECT COUNT(*) FROM feature_keys").fetchone()[0] == 0
 
 
 def test_keys_go_with_their_set(store: Store, found: FeatureSetRow) -> None:

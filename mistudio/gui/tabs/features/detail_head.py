@@ -12,6 +12,8 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row, set_icon
 from mistudio.store.features import FeatureRow
 
+BESIDE = "The feature beside this one in table order"
+
 
 class DetailHead(QWidget):
     """Edits what the user writes about a feature; text is told on Return and when focus leaves."""
@@ -35,12 +37,8 @@ class DetailHead(QWidget):
             tip="Leave it out of the table; Hidden there shows it again",
         )
         self.colour = ColourButton()
-        self.previous = button(
-            "Previous (K)", icon="chevron_left", tip="The feature before it in the table"
-        )
-        self.next = button(
-            "Next (J)", icon="chevron_right", tip="The feature after it in the table"
-        )
+        self.previous = button("Previous (K)", icon="chevron_left", tip=f"{BESIDE}: K, ← or Alt+←")
+        self.next = button("Next (J)", icon="chevron_right", tip=f"{BESIDE}: J, → or Alt+→")
         self.label_edit = self._line("Label", "What does it fire on?", 512)
         self.note_edit = self._line("Note", "Your note", 4000)
         self.source = label("", "small")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import QAbstractItemView, QStackedWidget, QVBoxLayout, QWidget
 
 from mistudio.core.units import format_count
@@ -23,7 +23,7 @@ from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
 from mistudio.store import feature_lists
 from mistudio.store.feature_conditions import Among
-from mistudio.store.feature_keys import columns_of
+from mistudio.store.feature_keys import columns_of, keys_of
 from mistudio.store.features import SORT_COLUMNS, feature_index_array
 from mistudio.store.records import FeatureSetRow
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PAGE = 50
 REMEMBERED = "features.table"
+REST_MS = 400  # after a list is shown, before what it was made with is kept
 
 
 class _Listed(NamedTuple):
@@ -77,6 +78,9 @@ class FeatureTable(QWidget):
         self.spread.setToolTip("How often features fire, with a brush that filters")
         self.mapper = button("Map", self.map_wanted.emit, icon="dot")
         self.mapper.setToolTip("Features by their decoder directions, with a lasso")
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
         self.problem = label("", "error", wrap=True)
         self._footer = label("", "muted")
         self._lay_out()
@@ -134,6 +138,7 @@ class FeatureTable(QWidget):
         self.lists.manage.connect(self.lists_wanted)
         self.lists.lists_menu.aboutToShow.connect(self.lists.read)
         self.marks.opened.connect(self.opened)
+        self._rest.timeout.connect(self._keep_keys)
 
     def show_set(self, feature_set: FeatureSetRow | None) -> None:
         """List the features of another set (or of the same, read again)."""
@@ -266,7 +271,17 @@ class FeatureTable(QWidget):
             self.density.set_range(wanted.min_frequency, wanted.max_frequency)
         self._show_page()
         self._tell_range()
+        self._rest.start()
         self.listed.emit()
+
+    def _keep_keys(self) -> None:
+        """Let the next opening of the set find the sort keys that were read for this one."""
+        found = self._set
+        if found is not None:
+            self._services.query.ask(lambda db: keys_of(db, found).keep(), self._on_kept)
+
+    def _on_kept(self, _answer: None) -> None:
+        """Nothing changes what is shown."""
 
     def _show_page(self) -> None:
         """The table; hits with examples while a search by meaning asks for them; or nothing."""
