@@ -29,6 +29,7 @@ class Settings:
     monitor_period_s: float = 2.0  # between two samples of the machine
     pause_at_c: int = 0  # °C at which a training pauses; 0: never
     confirm_close: bool = True  # ask before closing while a job runs
+    remote_display: str = "auto"  # profile of a remote screen: auto, on or off
     log_level: str = "info"
     remembered: dict[str, Any] = field(default_factory=dict[str, Any])
 

@@ -36,6 +36,10 @@ CHOICES = {
             ("fp4", "FP4"),
         ),
     ),
+    "remote_display": (
+        "Remote screen",
+        (("auto", "Automatic"), ("on", "Always"), ("off", "Never")),
+    ),
     "log_level": ("Log", (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings"))),
 }
 NUMBERS = {
@@ -150,5 +154,6 @@ def _forget_token(_db: object) -> TokenState:
     return hub_pages.token_state()
 
 
-def _look(services: Services) -> tuple[str, int]:
-    return services.settings.values.theme, services.settings.values.font_px
+def _look(services: Services) -> tuple[str, int, str]:
+    values = services.settings.values
+    return values.theme, values.font_px, values.remote_display

@@ -98,16 +98,16 @@ class FeaturesTab(Tab):
             self._on_training,
         )
         no_sae.sentence.setMinimumWidth(px(560))
-        found = QWidget()
+        column = QWidget(self)  # parents first: a later one makes Qt style all that is inside anew
+        self.pages = QStackedWidget(column)
+        found = QWidget(self.pages)
         box = QVBoxLayout(found)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(8))
         box.addLayout(row(*self.tiles.values(), spacing=16))
         box.addWidget(self.table, 1)
-        self.pages = QStackedWidget()
         for page in (no_sae, self.form, found):
             self.pages.addWidget(page)
-        column = QWidget()
         column.setMaximumWidth(max(1280, px(1280)))
         inner = QVBoxLayout(column)
         inner.setContentsMargins(px(24), px(12), px(24), px(8))

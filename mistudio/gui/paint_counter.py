@@ -1,0 +1,91 @@
+"""Counts what is really repainted: by widget, how often and how many pixels."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from PySide6.QtCore import QEvent, QObject
+from PySide6.QtGui import QPaintEvent
+from PySide6.QtWidgets import QApplication, QWidget
+
+
+@dataclass
+class Painted:
+    """One widget's repaints: times, and pixels of all of them together."""
+
+    times: int = 0
+    pixels: int = 0
+
+
+class PaintCounter(QObject):
+    """Sees every event of the application between `start` and `stop`.
+
+    A repaint is one flush of the window: several widgets may be painted in it. The filter costs
+    some microseconds per event, so that waiting times are not measured beside it.
+    """
+
+    def __init__(self, window: QWidget) -> None:
+        super().__init__(window)
+        self._window = window
+        self._began = 0.0
+        self._updates = 0
+        self._widgets: dict[str, Painted] = {}
+
+    def start(self) -> None:
+        """Begin a fresh count."""
+        self._updates, self._widgets = 0, {}
+        self._began = time.monotonic()
+        _app().installEventFilter(self)
+
+    def stop(self) -> dict[str, Any]:
+        """seconds, repaints_per_s, pixels_per_s, and `widgets`: name, times, pixels of each."""
+        _app().removeEventFilter(self)
+        seconds = time.monotonic() - self._began
+        rows = [
+            {"widget": name, "times": seen.times, "pixels": seen.pixels}
+            for name, seen in sorted(self._widgets.items(), key=lambda item: -item[1].pixels)
+        ]
+        return {
+            "seconds": round(seconds, 1),
+            "repaints": self._updates,
+            "repaints_per_s": round(self._updates / seconds, 2),
+            "pixels_per_s": round(sum(int(row["pixels"]) for row in rows) / seconds),
+            "widgets": rows,
+        }
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        kind = event.type()
+        if kind == QEvent.Type.Paint and isinstance(watched, QWidget):
+            self._take(watched, event)
+        elif kind == QEvent.Type.UpdateRequest and watched is self._window:
+            self._updates += 1
+        return False
+
+    def _take(self, widget: QWidget, event: QEvent) -> None:
+        if isinstance(event, QPaintEvent):
+            seen = self._widgets.setdefault(_name(widget), Painted())
+            seen.times += 1
+            seen.pixels += sum(r.width() * r.height() for r in event.region())
+
+
+def _app() -> QApplication:
+    app = QApplication.instance()
+    assert isinstance(app, QApplication)
+    return app
+
+
+# what stands for a part of the window: the first of these above a widget names it too
+_PARTS = ("Header", "StatusBar", "JobsPanel", "TabPages", "BannerArea", "CurvePlot", "RunCard")
+
+
+def _name(widget: QWidget) -> str:
+    """The class of a widget and of the part of the window that it is in."""
+    own = type(widget).__name__
+    above = widget.parentWidget()
+    while above is not None:
+        if type(above).__name__ in _PARTS:
+            return f"{type(above).__name__} › {own}"
+        above = above.parentWidget()
+    return own
