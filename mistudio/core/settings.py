@@ -27,6 +27,7 @@ class Settings:
     hub_address: str = ""  # of the Hugging Face Hub; empty is the public one
     proxy: str = ""  # for requests to the Hub, such as http://proxy:3128
     monitor_period_s: float = 2.0  # between two samples of the machine
+    device_profile: str = "auto"  # small (8 GB in all), standard, or auto: by the memory
     pause_at_c: int = 0  # °C at which a training pauses; 0: never
     confirm_close: bool = True  # ask before closing while a job runs
     remote_display: str = "auto"  # profile of a remote screen: auto, on or off

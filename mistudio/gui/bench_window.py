@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +75,10 @@ class WindowBench(QObject):
         except StopIteration:
             self._end()
         except Exception as error:  # noqa: BLE001 - told to who started the measurement
-            self._end(f"{type(error).__name__}: {error}")
+            self._end("".join(traceback.format_exception(error)))
         else:
-            self._since = began = time.monotonic()
-            ends = None if callable(wait) else began + wait
-            self._until = wait if callable(wait) else lambda: time.monotonic() >= (ends or 0)
+            self._since = time.monotonic()
+            self._until = wait if callable(wait) else _after(self._since + wait)
 
     def _end(self, problem: str = "") -> None:
         self._timer.stop()
@@ -175,7 +175,7 @@ class WindowBench(QObject):
         self._window.tabs.show_tab("Training")
         config = TrainConfig(
             model="sample", dataset="sample", layer=2, width=1024, k=32,
-            tokens=int(self._plan["tokens"]), eval_tokens=0, name="bench",
+            tokens=int(self._plan["tokens"]), eval_tokens=1024, name="bench",
         )  # fmt: skip
         job = services.submit("train", config)
         db = services.studio.db()
@@ -195,3 +195,7 @@ class WindowBench(QObject):
         self.found["training"] = counter.stop()
         self._window.lanes.request(job, "cancel")
         yield self._window.lanes.is_idle
+
+
+def _after(moment: float) -> Callable[[], bool]:
+    return lambda: time.monotonic() >= moment

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import QEvent, QObject
+from PySide6.QtCore import QEvent, QObject, QRect
 from PySide6.QtGui import QPaintEvent
 from PySide6.QtWidgets import QApplication, QWidget
 
@@ -67,13 +68,17 @@ class PaintCounter(QObject):
         if isinstance(event, QPaintEvent):
             seen = self._widgets.setdefault(_name(widget), Painted())
             seen.times += 1
-            seen.pixels += sum(r.width() * r.height() for r in event.region())
+            seen.pixels += sum(part.width() * part.height() for part in _parts(event))
 
 
 def _app() -> QApplication:
     app = QApplication.instance()
     assert isinstance(app, QApplication)
     return app
+
+
+def _parts(event: QPaintEvent) -> Iterable[QRect]:
+    return event.region()  # type: ignore[return-value]  # its stubs do not tell that it iterates
 
 
 # what stands for a part of the window: the first of these above a widget names it too

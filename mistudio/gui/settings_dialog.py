@@ -24,6 +24,10 @@ from mistudio.jobs.hub_pages import TokenState
 CHOICES = {
     "theme": ("Theme", (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop"))),
     "device": ("Device", (("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "Processor"))),
+    "device_profile": (
+        "Device profile",
+        (("auto", "Automatic"), ("small", "Small: 8 GB in all"), ("standard", "Standard")),
+    ),
     "model_format": (
         "Format of new models",
         (

@@ -55,7 +55,7 @@ class BenchHub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: BenchHub
+    server: BenchHub  # type: ignore[assignment]  # it is of no other kind here
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not told on the terminal."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,8 +149,8 @@ def _run(
         if not report.exists():
             raise StudioError("The window ended before it was measured.", details=errors)
         found = json.loads(report.read_text(encoding="utf-8"))
-    if found.pop("problem"):
-        raise StudioError("The window could not be measured.", details=json.dumps(found))
+    if problem := found.pop("problem"):
+        raise StudioError("The window could not be measured.", details=str(problem))
     return {"machine_load": round(load, 2), **found}
 
 
@@ -184,7 +184,7 @@ def _prepare(paths: Paths) -> None:
 
 
 @contextmanager
-def _screen() -> Iterator[dict[str, str]]:
+def _screen() -> Generator[dict[str, str]]:
     """The environment of a window: a virtual screen of its own, else the one there is."""
     own = {name: value for name, value in os.environ.items() if name != "QT_QPA_PLATFORM"}
     server = shutil.which("Xvfb")
