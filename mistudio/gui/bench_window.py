@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QEvent, QObject, QTimer, Slot
+from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer, Slot
 
 from mistudio.core.atomic import write_json
 from mistudio.core.configs import DemoConfig
@@ -58,9 +58,10 @@ class WindowBench(QObject):
         """Lets the window paint first, then notes when that had ended."""
         if event.type() == QEvent.Type.UpdateRequest and watched is self._window:
             self._window.removeEventFilter(self)
-            self._window.event(event)
-            self._painted_at = time.monotonic()
+            QCoreApplication.sendEvent(self._window, event)
             self._window.installEventFilter(self)
+            if not self._window.pacer.is_holding():
+                self._painted_at = time.monotonic()
             return True
         return False
 
@@ -119,6 +120,7 @@ class WindowBench(QObject):
         for number in range(ROUNDS + 1):
             for name in (*TAB_NAMES[1:], TAB_NAMES[0]):
                 began, self._painted_at = time.monotonic(), 0.0
+                self._window.pacer.stir()  # as the key would that the user presses
                 self._window.tabs.show_tab(name)
                 yield lambda: bool(self._painted_at)
                 took = round(1000 * (self._painted_at - began), 1)

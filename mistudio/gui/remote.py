@@ -79,15 +79,24 @@ class Pacer(QObject):
         if self._handle is not None and isValid(self._handle):
             self._handle.removeEventFilter(self)
 
+    def is_holding(self) -> bool:
+        """Whether a repaint waits for the beat."""
+        return self._held
+
+    def stir(self) -> None:
+        """The user does something: for a second everything is shown at once."""
+        if self._on:
+            self._hand.start()
+            self._release()
+
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         kind = event.type()
         if watched is self._window:
             if kind == QEvent.Type.Show:
                 self._watch_input()
             return kind == QEvent.Type.UpdateRequest and self._holds()
-        if kind in INPUT and self._on:
-            self._hand.start()
-            self._release()
+        if kind in INPUT:
+            self.stir()
         return False
 
     def _watch_input(self) -> None:
