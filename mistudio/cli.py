@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mistudio.grammar import Usage, build_parser
-
 if TYPE_CHECKING:
     from mistudio.core.config import Config
 
@@ -93,15 +91,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     import multiprocessing
 
     multiprocessing.freeze_support()
-    words = _with_config(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        # a bare start opens the window at once: the grammar would take a quarter of its time
+        if not words or (len(words) == 2 and words[0] == "--home"):
+            return open_window(words[1] if words else None)
+        return _checked(_with_config(words))
+    except KeyboardInterrupt:
+        _fail(words, "cancelled", "Cancelled.")
+        return CANCELLED
+
+
+def _checked(words: Sequence[str]) -> int:
+    from mistudio.grammar import Usage
+
     try:
         return _dispatch(words)
     except Usage as error:
         _fail(words, "usage", str(error))
         return USAGE
-    except KeyboardInterrupt:
-        _fail(words, "cancelled", "Cancelled.")
-        return CANCELLED
 
 
 def _with_config(words: list[str]) -> list[str]:
@@ -113,6 +121,8 @@ def _with_config(words: list[str]) -> list[str]:
 
 
 def _dispatch(words: Sequence[str]) -> int:
+    from mistudio.grammar import Usage, build_parser
+
     arguments = build_parser().parse_args(words)
     if arguments.selftest or arguments.command == "selftest":
         return _selftest(arguments)

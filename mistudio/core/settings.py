@@ -82,6 +82,12 @@ class Settings:
         "directly.",
     )
     monitor_period_s: float = 2.0  # between two samples of the machine
+    device_profile: str = _setting(
+        "auto",  # small (8 GB in all), standard, or auto: by the memory
+        "Device profile",
+        "Small plans for a machine with 8 GB in all, shared with its GPU: 4-bit models, fewer rows, "
+        "one model at a time. Automatic goes by the memory that is there.",
+    )
     pause_at_c: int = _setting(
         0,
         "Pause training at (°C, 0: never)",
@@ -99,6 +105,12 @@ class Settings:
         "Notice when a long job ends",
         f"Tells when a job of {LONG_JOB_S} seconds or more ends while another window is in front: "
         "a notification of the desktop where there is one, else the window asks for attention.",
+    )
+    remote_display: str = _setting(
+        "auto",  # auto, on or off
+        "Remote screen",
+        "On a screen that is reached over a network nothing moves and figures follow twice a "
+        "second. Automatic sees SSH, VNC and RDP sessions.",
     )
     log_level: str = _setting(
         "info",

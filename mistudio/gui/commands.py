@@ -15,12 +15,8 @@ from mistudio.gui.actions import TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
 from mistudio.gui.crash import report
 from mistudio.gui.dialog import Dialog
-from mistudio.gui.doctor_dialog import DoctorDialog
 from mistudio.gui.help_topics import topic_at
 from mistudio.gui.help_window import HelpWindow
-from mistudio.gui.settings_dialog import SettingsDialog
-from mistudio.gui.storage_dialog import StorageDialog
-from mistudio.gui.system_dialog import SystemDialog
 from mistudio.gui.theme import appearance
 from mistudio.gui.tour import Tour
 from mistudio.gui.tours import TOURS
@@ -92,6 +88,8 @@ class Commands(QObject):
 
     @Slot()
     def show_settings(self) -> None:
+        from mistudio.gui.settings_dialog import SettingsDialog
+
         dialog = SettingsDialog(self._window.services, self._window)
         dialog.theme_changed.connect(self._window.apply_theme)
         dialog.show()
@@ -113,11 +111,15 @@ class Commands(QObject):
     @Slot()
     def show_system(self) -> None:
         """Open the System window, or bring it forward."""
+        from mistudio.gui.system_dialog import SystemDialog
+
         self._show_once(SystemDialog, lambda: SystemDialog(self._window.monitor, self._window))
 
     @Slot()
     def show_storage(self) -> None:
         """Open the storage window, or bring it forward."""
+        from mistudio.gui.storage_dialog import StorageDialog
+
         self._show_once(StorageDialog, lambda: StorageDialog(self._window.services, self._window))
 
     def _show_once(self, kind: type[Dialog], make: Callable[[], Dialog]) -> None:
@@ -232,6 +234,8 @@ class Commands(QObject):
 
     @Slot()
     def show_doctor(self) -> None:
+        from mistudio.gui.doctor_dialog import DoctorDialog
+
         DoctorDialog(self._window.services, self._window).show()
 
     @Slot()

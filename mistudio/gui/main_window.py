@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from typing import Any
 
@@ -31,17 +30,20 @@ from mistudio.gui.lanes import Lanes
 from mistudio.gui.notices import JobNotices
 from mistudio.gui.publisher import Publisher
 from mistudio.gui.query_lane import QueryLane
+from mistudio.gui.remote import Pacer, still_desktop
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.status_bar import StatusBar
-from mistudio.gui.tab_pages import TabPages
+from mistudio.gui.tab_pages import TabPages, load_tabs
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
 from mistudio.jobs.storage import is_nearly_full
 from mistudio.store.records import JobRow
+from mistudio.system.remote_display import is_remote
 from mistudio.system.monitor import Monitor, Sample
 from mistudio.system.preload import preload_torch
+from mistudio.system.steady import steady
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +111,6 @@ CHANGES = {
 READINGS_MS = 1000
 
 
-def load_plots() -> None:
-    """Import the plotting library before a tab needs it, so that opening the tab does not wait."""
-    importlib.import_module("pyqtgraph")
-
-
 class MainWindow(QMainWindow):
     """One window on one data folder. `ended` is emitted when it has closed for good."""
 
@@ -126,7 +123,7 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(960, 560)
         self.publisher = Publisher(self)
         self.lanes = Lanes(
-            studio, self, remote=appearance().remote, warm_up=preload_torch, at_start=load_plots
+            studio, self, remote=appearance().remote, warm_up=preload_torch, at_start=load_tabs
         )
         self.query = QueryLane(studio.db, self)
         self.network = QueryLane(studio.db, self)
@@ -145,12 +142,14 @@ class MainWindow(QMainWindow):
             take_tour=self.begin_tour,
         )
         self._warned_of_disk = False
+        self._shown: Sample | None = None  # on a remote screen
         self._ending = False
         self._forced = False
         self._writing = False  # settings on their way to the disk
         self._build()
         self._connect()
         self._restore()
+        self._take_profile()
         self.tabs.open(self.services, str(settings.recall("window.tab", "Datasets")))
 
     def _build(self) -> None:
@@ -168,6 +167,7 @@ class MainWindow(QMainWindow):
             box.addWidget(part)
         box.addWidget(self.tabs, 1)
         self._central = central
+        self.pacer = Pacer(self)
         self.setCentralWidget(central)
         self._add_jobs_corner()
         self.jobs_panel = JobsPanel(self.services, self)
@@ -221,6 +221,7 @@ class MainWindow(QMainWindow):
         self.monitor.start()
         self.jobs_panel.start()
         self._readings.start()
+        self.tabs.build_ahead()
         if self.services.settings.problem:
             self.banners.show_banner(self.services.settings.problem, level="warning")
         if note:
@@ -238,6 +239,8 @@ class MainWindow(QMainWindow):
         """Show the newest sample and the loaded model; write settings that wait."""
         sample = self.monitor.latest
         self._warn_of_disk(sample)
+        if sample is not None and appearance().remote:
+            sample = self._shown = steady(self._shown, sample)
         self.header.strip.show_sample(sample)
         self.status.show_sample(sample)
         self.status.show_model(self.services.studio.models.name)
@@ -279,7 +282,17 @@ class MainWindow(QMainWindow):
         """Put theme and font size of the settings on the application."""
         app, values = QApplication.instance(), self.services.settings.values
         if isinstance(app, QApplication):
+            appearance().set_remote(is_remote(values.remote_display))
             style.apply(app, values.theme, values.font_px)
+            self._take_profile()
+
+    def _take_profile(self) -> None:
+        """Repaint seldom and let nothing move where the screen is a remote one."""
+        app, remote = QApplication.instance(), appearance().remote
+        self.pacer.set_on(remote)
+        self.lanes.set_remote(remote)
+        if isinstance(app, QApplication):
+            still_desktop(app, remote)
 
     @Slot()
     def _redraw(self) -> None:
@@ -414,6 +427,8 @@ class MainWindow(QMainWindow):
         self._keep_geometry()
         self.notices.forget()
         self._readings.stop()
+        self.tabs.stop()
+        self.pacer.stop()
         self.jobs_panel.stop()
         self.monitor.stop()
         if not self._forced:

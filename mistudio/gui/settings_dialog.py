@@ -25,6 +25,11 @@ from mistudio.jobs.hub_pages import TokenState
 CHOICES = {
     "theme": (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop")),
     "device": (("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "Processor")),
+    "device_profile": (
+        ("auto", "Automatic"),
+        ("small", "Small: 8 GB in all"),
+        ("standard", "Standard"),
+    ),
     "model_format": (
         ("auto", "Automatic"),
         ("fp32", "FP32"),
@@ -34,6 +39,7 @@ CHOICES = {
         ("nf4", "NF4"),
         ("fp4", "FP4"),
     ),
+    "remote_display": (("auto", "Automatic"), ("on", "Always"), ("off", "Never")),
     "log_level": (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings")),
 }
 NUMBERS = {"font_px": (11, 24), "threads": (0, 256), "pause_at_c": (0, 110)}
@@ -150,5 +156,6 @@ def _forget_token(_db: object) -> TokenState:
     return hub_pages.token_state()
 
 
-def _look(services: Services) -> tuple[str, int]:
-    return services.settings.values.theme, services.settings.values.font_px
+def _look(services: Services) -> tuple[str, int, str]:
+    values = services.settings.values
+    return values.theme, values.font_px, values.remote_display

@@ -91,6 +91,8 @@ def run_trainings(
 
 def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     first = runs[0]
+    if not first.config.model:
+        ctx.studio.models.unload()  # the plan counts on its room, and bare vectors need no model
     found = check_training(ctx.studio, [run.config for run in runs])
     source = open_source(ctx, first.row, first.config)
     for run in runs:

@@ -26,6 +26,7 @@ from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.editors import Editor, editor_for
 from mistudio.gui.widgets.form_field import Field
 from mistudio.gui.widgets.layout import Collapsible
+from mistudio.jobs.device_profile import proposals
 
 NARROWEST = 260  # px of one column at a 16-px font
 
@@ -76,6 +77,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
             name: Field(known[name], (editors or {}).get(name) or editor_for(known[name]), self)
             for name in names
         }
+        self._proposed = proposals(config_class, settings.values) if settings else {}
         self._build()
         self.reset(announce=False)
         stored = settings.recall(remember) if settings and remember else None
@@ -180,10 +182,11 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         self._on_edited()
 
     def reset(self, *, announce: bool = True) -> None:
-        """Every shown setting back to its default."""
+        """Every shown setting back to its default, or to what this device's profile proposes."""
         self._quiet = True
         for field in self.fields.values():
-            field.editor.set_value(field.setting.default)
+            name = field.setting.name
+            field.editor.set_value(self._proposed.get(name, field.setting.default))
         self._quiet = False
         self._asked = False
         if announce:

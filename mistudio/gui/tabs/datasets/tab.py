@@ -10,7 +10,6 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.datasets.detail import DatasetDialog
 from mistudio.gui.tabs.datasets.download_card import DownloadCard
 from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
 from mistudio.gui.tabs.library.cached_card import CachedRepositories
@@ -34,7 +33,7 @@ class DatasetsTab(LibraryTab):
     color = "blue"
     columns = 2
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         importer = ImportDatasetCard(services)
         self.download = DownloadCard(services)
         self.sources = SourceSwitch(services.settings, "get_datasets")
@@ -52,6 +51,7 @@ class DatasetsTab(LibraryTab):
             title="Datasets",
             subtitle="Text to train on and to look through.",
             getter=self.sources,
+            parent=parent,
             every="All sources",
         )
         self.sources.restore()
@@ -97,6 +97,8 @@ class DatasetsTab(LibraryTab):
         return entry.row.source
 
     def open_dialog(self, entry: ListedDataset) -> QWidget:
+        from mistudio.gui.tabs.datasets.detail import DatasetDialog
+
         dialog = DatasetDialog(self.services, entry, self)
         dialog.delete_asked.connect(self.deleter.ask)
         return dialog

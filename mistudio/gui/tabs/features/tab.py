@@ -103,16 +103,17 @@ class FeaturesTab(Tab):
         )
         no_sae.sentence.setMinimumWidth(px(560))
         no_sae.offer_tour(self.services.take_tour)
-        found = QWidget()
+        area = QScrollArea(self)  # parents first: a later one makes Qt style all inside anew
+        column = QWidget(area.viewport())
+        self.pages = QStackedWidget(column)
+        found = QWidget(self.pages)
         box = QVBoxLayout(found)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(8))
         box.addLayout(row(*self.tiles.values(), spacing=16))
         box.addWidget(self.table, 1)
-        self.pages = QStackedWidget()
         for page in (no_sae, self.form, found):
             self.pages.addWidget(page)
-        column = QWidget()
         column.setMaximumWidth(max(1280, px(1280)))
         inner = QVBoxLayout(column)
         inner.setContentsMargins(px(24), px(12), px(24), px(8))
@@ -138,7 +139,6 @@ class FeaturesTab(Tab):
         inner.addWidget(self.pages, 1)
         # a large font on a small screen: the page scrolls rather than squeezing what is above rows
         self.table.view.setMinimumHeight(px(180))
-        area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setAlignment(Qt.AlignmentFlag.AlignHCenter)

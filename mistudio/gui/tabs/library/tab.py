@@ -51,13 +51,14 @@ class LibraryTab(Tab):
         subtitle: str,
         getter: QWidget | None = None,
         every: str = "",
+        parent: QWidget | None = None,
     ) -> None:
         """`of` and `delete` say what deleting an object means, and do it.
 
         `getter` stands on top instead of `importer` (which it holds); `every` names the choice of
         the filter by `further` that lets all pass.
         """
-        super().__init__(services)
+        super().__init__(services, parent)
         self.importer = importer
         self.deleter = Deleter(services, self.kinds[0], of, delete, self)
         self.deleter.deleted.connect(self._on_deleted)
@@ -82,7 +83,7 @@ class LibraryTab(Tab):
         self.refresh()
 
     def _build(self, title: str, subtitle: str, getter: QWidget, every: str) -> None:
-        self.page = CenteredColumn()
+        self.page = CenteredColumn(self)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.page)

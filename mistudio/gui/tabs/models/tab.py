@@ -59,7 +59,7 @@ class ModelsTab(LibraryTab):
     color = "purple"
     columns = 1
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         importer = import_card(services)
         self.download = DownloadModelCard(services)
         self.cached = CachedRepositories(
@@ -78,6 +78,7 @@ class ModelsTab(LibraryTab):
             title="Models",
             subtitle="Language models to look into, from the Hub or from this machine.",
             getter=self.sources,
+            parent=parent,
             every="All architectures",
         )
         self.sources.restore()

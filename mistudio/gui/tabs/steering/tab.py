@@ -66,7 +66,8 @@ class SteeringTab(Tab):
         super().__init__(services, parent)
         self.job_id = ""
         self._stale = True
-        self.panel = FeaturePanel(services)
+        self._frame()
+        self.panel = FeaturePanel(services, self.split)
         self.prompt_box = PromptBox(services)
         self.prompt = self.prompt_box.text
         self.modes = ModeRow()
@@ -123,6 +124,12 @@ class SteeringTab(Tab):
             lambda ending: self.history.ask_export(ending, [self._shown_run]),
         )
 
+    def _frame(self) -> None:
+        """What holds the rest, first: with a later parent Qt styles all that is inside anew."""
+        self.area = QScrollArea(self)
+        self._page = QWidget(self.area.viewport())
+        self.split = QSplitter(Qt.Orientation.Horizontal, self._page)
+
     def _recall(self) -> None:
         stored = self.services.settings.recall(REMEMBERED)
         kept = stored if isinstance(stored, dict) else {}
@@ -133,7 +140,7 @@ class SteeringTab(Tab):
 
     def _lay_out(self) -> None:
         px = appearance().px
-        right = QWidget()
+        right = QWidget(self.split)
         box = self._right_box = QVBoxLayout(right)
         box.setContentsMargins(px(12), 0, 0, 0)
         box.setSpacing(px(8))
@@ -157,18 +164,18 @@ class SteeringTab(Tab):
         self.settings.box.addWidget(self.positions)
         self.settings.box.addWidget(self.form)
         above = (self.alternatives, self.settings, self.preview)
-        self._below = scrolling(*above, self.batch, self.output, self.controls, self.history).area
+        below = (self.batch, self.output, self.controls, self.history)
+        self._below = scrolling(*above, *below, parent=right).area
         # beside an open jobs panel the results may be wider than what is left
         self._below.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         box.addWidget(self._below, 1)
         self.panel.setMinimumWidth(px(440))
         self._right = right
-        self.split = QSplitter(Qt.Orientation.Horizontal)
         self.split.addWidget(self.panel)
         self.split.addWidget(right)
         self.split.setStretchFactor(1, 1)
         self.split.setChildrenCollapsible(False)
-        page = QWidget()
+        page = self._page
         page.setObjectName("column")
         page.setMaximumWidth(max(1280, px(1280)))
         inner = QVBoxLayout(page)
@@ -176,7 +183,6 @@ class SteeringTab(Tab):
         inner.setSpacing(px(8))
         inner.addWidget(self.presets)
         inner.addWidget(self.split, 1)
-        self.area = QScrollArea()
         self.area.setWidgetResizable(True)
         self.area.setFrameShape(QFrame.Shape.NoFrame)
         self.area.setAlignment(Qt.AlignmentFlag.AlignHCenter)

@@ -52,7 +52,8 @@ class NewTraining(Card):
         self._saes: Pairs = []
         self._sets: Pairs = []
         self._begun_at = ""  # the SAE whose latents the form took over
-        self.form = TrainingForm(services.settings)
+        self.section = Collapsible("New training", self, is_open=self._recalled())
+        self.form = TrainingForm(services.settings, self.section.body)
         self.form.set_values({"init_from": "", "activations": ""})  # each run asks for them anew
         self.model, self.dataset = self.form.model, self.form.dataset
         self.layers = self.form.layers
@@ -85,7 +86,6 @@ class NewTraining(Card):
         self.reload()
 
     def _build(self) -> None:
-        self.section = Collapsible("New training", is_open=self._recalled())
         self.section.heading.setProperty("role", "card")
         self.section.heading.setToolTip("Show or hide the form of a new training")
         self.section.toggled.connect(self._on_toggled)

@@ -37,8 +37,8 @@ class RunsView(CenteredColumn):
         super().__init__(parent)
         self._services = services
         self.live = LiveRuns(services.lanes, self)
-        self.form = NewTraining(services)
-        self.list = RunList(services, self.live)
+        self.form = NewTraining(services, self.column)
+        self.list = RunList(services, self.live, self.column)
         self._deleter = Deleter(services, "trainings", of_training, delete_training, self)
         self.box.addWidget(self.form)
         self.box.addWidget(self.list)

@@ -24,9 +24,10 @@ class TrainingTab(Tab):
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(services, parent)
-        self.runs = RunsView(services)
-        self.library = LibraryView(services)
-        self.pages = QStackedWidget()
+        # each has its parent from the start: a later one makes Qt style all it holds anew
+        self.pages = QStackedWidget(self)
+        self.runs = RunsView(services, self.pages)
+        self.library = LibraryView(services, self.pages)
         self.pages.addWidget(self.runs)
         self.pages.addWidget(self.library)
         self.views = QButtonGroup(self)
