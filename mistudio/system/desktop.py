@@ -111,16 +111,14 @@ def quoted(word: str) -> str:
 
 
 def _tell_desktop(base: Path) -> None:
-    """Have caches made anew where the programs for it are there; desktops look by themselves."""
-    for words, folder in (
-        (["update-desktop-database", "-q"], base / "applications"),
-        (["gtk-update-icon-cache", "-q", "-t"], base / "icons" / "hicolor"),
-    ):
-        if folder.is_dir() and shutil.which(words[0]):
-            subprocess.run(
-                [*words, str(folder)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=20,
-                check=False,
-            )
+    """Have GTK's cache of icons made anew where there is one: it hides what came later."""
+    theme = base / "icons" / "hicolor"
+    program = shutil.which("gtk-update-icon-cache")
+    if program and (theme / "icon-theme.cache").is_file():
+        subprocess.run(
+            [program, "-q", "-t", str(theme)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
+            check=False,
+        )
