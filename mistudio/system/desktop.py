@@ -85,6 +85,19 @@ def remove(base: Path) -> list[Path]:
     return gone
 
 
+def installed_program(base: Path) -> Path | None:
+    """The program that the user's menu entry starts; None if there is no entry."""
+    try:
+        text = (base / "applications" / ENTRY).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if key == "TryExec":
+            return Path(value.replace("\\\\", "\\"))
+    return None
+
+
 def entry(text: str, command: Sequence[str]) -> str:
     """The entry's text with the program that it starts put in."""
     lines = []
