@@ -41,7 +41,7 @@ def run(paths: Paths) -> int:
     settings = SettingsFile(paths.settings)
     handler = start_log(paths.logs, settings.values.log_level)
     style.apply(app, settings.values.theme, settings.values.font_px)
-    app.setWindowIcon(icons.icon("brand", "emerald"))
+    app.setWindowIcon(icons.program_icon())
     try:
         return _run(app, paths, settings)
     finally:

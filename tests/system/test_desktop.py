@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtGui import QImage
+from PySide6.QtWidgets import QApplication
 
 from mistudio import cli
 from mistudio.core.errors import InvalidInput
 from mistudio.core.paths import resources
+from mistudio.gui import icons
 from mistudio.system import bundle, desktop
 
 SOURCE = resources() / "desktop"
@@ -102,6 +104,14 @@ def test_the_icons_have_the_sizes_of_their_folders() -> None:
         assert (image.width(), image.height()) == (side, side)
         assert image.pixelColor(0, 0).alpha() == 0  # rounded corners
         assert image.pixelColor(side // 2, side // 2).lightness() > 150  # the dot in the middle
+
+
+def test_the_window_has_the_icon_of_the_menu(qapp: QApplication) -> None:
+    found = icons.program_icon()
+    sides = {size.width() for size in found.availableSizes()}
+    assert {16, 32, 48, 256} <= sides
+    drawn = found.pixmap(48).toImage()
+    assert drawn.pixelColor(24, 24).lightness() > 150
 
 
 @pytest.mark.parametrize(
