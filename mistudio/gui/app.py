@@ -49,7 +49,7 @@ def run(paths: Paths) -> int:
     handler = start_log(paths.logs, settings.values.log_level)
     appearance().set_remote(is_remote(settings.values.remote_display))
     style.apply(app, settings.values.theme, settings.values.font_px)
-    app.setWindowIcon(icons.icon("brand", "emerald"))
+    app.setWindowIcon(icons.program_icon())
     try:
         return _run(app, paths, settings)
     finally:

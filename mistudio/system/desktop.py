@@ -85,6 +85,19 @@ def remove(base: Path) -> list[Path]:
     return gone
 
 
+def installed_program(base: Path) -> Path | None:
+    """The program that the user's menu entry starts; None if there is no entry."""
+    try:
+        text = (base / "applications" / ENTRY).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if key == "TryExec":
+            return Path(value.replace("\\\\", "\\"))
+    return None
+
+
 def entry(text: str, command: Sequence[str]) -> str:
     """The entry's text with the program that it starts put in."""
     lines = []
@@ -111,16 +124,14 @@ def quoted(word: str) -> str:
 
 
 def _tell_desktop(base: Path) -> None:
-    """Have caches made anew where the programs for it are there; desktops look by themselves."""
-    for words, folder in (
-        (["update-desktop-database", "-q"], base / "applications"),
-        (["gtk-update-icon-cache", "-q", "-t"], base / "icons" / "hicolor"),
-    ):
-        if folder.is_dir() and shutil.which(words[0]):
-            subprocess.run(
-                [*words, str(folder)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=20,
-                check=False,
-            )
+    """Have GTK's cache of icons made anew where there is one: it hides what came later."""
+    theme = base / "icons" / "hicolor"
+    program = shutil.which("gtk-update-icon-cache")
+    if program and (theme / "icon-theme.cache").is_file():
+        subprocess.run(
+            [program, "-q", "-t", str(theme)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
+            check=False,
+        )

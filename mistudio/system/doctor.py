@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from mistudio.core.paths import default_home
 from mistudio.core.units import format_bytes
-from mistudio.system import display
+from mistudio.system import desktop, display
 from mistudio.system.bundle import is_bundle
 from mistudio.system.fonts import CJK, EMOJI, Fonts, installed_fonts
 
@@ -73,6 +73,7 @@ def checks(home: Path) -> list[Check]:
         lambda: data_folder(home),
         lambda: disk_room(home),
         torch_device,
+        menu_entry,
     ):
         found.extend(_run(part))
     return found
@@ -201,6 +202,21 @@ def fonts(found: Fonts | None = None) -> Iterator[Check]:
         yield Check("Fonts", None, sentence, "sudo apt install " + " ".join(packages))
     else:
         yield Check("Fonts", True, f"{there.number:,} fonts, also for CJK and emoji.")
+
+
+def menu_entry(base: Path | None = None) -> Iterator[Check]:
+    """Whether the desktop's menu has the program, and one that is there."""
+    if sys.platform != "linux":
+        return
+    program = desktop.installed_program(base or desktop.data_home())
+    advice = "mistudio desktop install"
+    if program is None:
+        yield Check("Menu", None, "miStudio is not in the desktop's menu.", advice)
+    elif not program.is_file():
+        sentence = f"The desktop's menu starts {program}, which is not there any more."
+        yield Check("Menu", None, sentence, advice)
+    else:
+        yield Check("Menu", True, f"The desktop's menu starts {program}.")
 
 
 def sqlite_features() -> Iterator[Check]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mistudio.system import doctor
+from mistudio.system import desktop, doctor
 from mistudio.system.doctor import Check
 from mistudio.system.fonts import CJK, EMOJI, Fonts
 
@@ -68,6 +68,18 @@ def test_torch_is_asked_in_a_process_of_its_own(
     assert [check.ok for check in found] == [True] * len(found)
     assert found[0].sentence == ("torch 9 on Card." if packed else "torch 9.")
     assert ("selftest" in asked[0]) is packed  # a bundle has no interpreter that takes code
+
+
+def test_the_menu_entry_starts_a_program_that_is_there(tmp_path: Path) -> None:
+    program = tmp_path / "mi studio"
+    (check,) = doctor.menu_entry(tmp_path)
+    assert (check.ok, check.advice) == (None, "mistudio desktop install")
+    desktop.install([str(program)], tmp_path)
+    (check,) = doctor.menu_entry(tmp_path)
+    assert check.ok is None
+    assert f"{program}, which is not there" in check.sentence
+    program.write_text("")
+    assert next(doctor.menu_entry(tmp_path)).ok is True
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
