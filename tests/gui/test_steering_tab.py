@@ -26,6 +26,7 @@ from mistudio.store.features import FeatureRow
 from mistudio.store.jobs import JobState
 from mistudio.store.tables import JOBS, STEERING_RUNS, STEERING_VECTORS
 from tests.gui import feature_world
+from tests.gui.conftest import Window
 
 METRICS = {
     "kl": 0.0512,
@@ -714,7 +715,11 @@ def test_a_run_of_the_history_is_done_again_as_it_was(services: Services, qtbot:
 
 
 def test_history_is_searched_starred_noted_and_cleared(
-    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    services: Services,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+    window_stub: Window,
 ) -> None:
     world = feature_world.add_world(services.studio.db())
     first, second = kept_run(services, world.sae.id), kept_run(services, world.sae.id, prompt="Two")
@@ -738,11 +743,15 @@ def test_history_is_searched_starred_noted_and_cleared(
     assert "from the sea" in (tmp_path / "a.md").read_text("utf-8")
     monkeypatch.setattr(history_module, "confirm", lambda *_, **__: True)
     history.view.select_id(second.id)
+    before = STEERING_RUNS.get(services.studio.db(), second.id)
     history.delete_button.click()
-    assert STEERING_RUNS.find(services.studio.db(), second.id) is None
-    history.undo()
-    assert STEERING_RUNS.find(services.studio.db(), second.id) is not None
     settle(tab, qtbot)
+    assert STEERING_RUNS.find(services.studio.db(), second.id) is None
+    for work in window_stub.undone["Deleted this run."]:
+        work()
+    settle(tab, qtbot)
+    assert STEERING_RUNS.find(services.studio.db(), second.id) == before
+    assert list(history.model.ids()) == [second.id]
 
 
 def test_two_runs_are_compared(services: Services, qtbot: QtBot) -> None:

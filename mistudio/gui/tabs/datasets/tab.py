@@ -18,7 +18,6 @@ from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.library.tab import LibraryTab
 from mistudio.gui.theme import appearance
 from mistudio.jobs import library_pages
-from mistudio.jobs.deletion import delete_dataset
 from mistudio.jobs.dependants import of_dataset
 from mistudio.jobs.library_pages import DatasetList, ListedDataset
 from mistudio.store.records import DatasetRow, JobRow
@@ -47,7 +46,6 @@ class DatasetsTab(LibraryTab):
             services,
             importer,
             of_dataset,
-            delete_dataset,
             title="Datasets",
             subtitle="Text to train on and to look through.",
             getter=self.sources,

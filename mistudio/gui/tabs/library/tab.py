@@ -45,7 +45,6 @@ class LibraryTab(Tab):
         services: Services,
         importer: ImportCard,
         of: Callable[[Studio, str], Dependants],
-        delete: Callable[[Studio, str], None],
         *,
         title: str,
         subtitle: str,
@@ -53,14 +52,14 @@ class LibraryTab(Tab):
         every: str = "",
         parent: QWidget | None = None,
     ) -> None:
-        """`of` and `delete` say what deleting an object means, and do it.
+        """`of` says what deleting an object means.
 
         `getter` stands on top instead of `importer` (which it holds); `every` names the choice of
         the filter by `further` that lets all pass.
         """
         super().__init__(services, parent)
         self.importer = importer
-        self.deleter = Deleter(services, self.kinds[0], of, delete, self)
+        self.deleter = Deleter(services, self.kinds[0], of, self)
         self.deleter.deleted.connect(self._on_deleted)
         self._rows: Sequence[Any] = ()
         self._by_id: dict[str, Any] = {}

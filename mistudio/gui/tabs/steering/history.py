@@ -22,6 +22,7 @@ from mistudio.core.steering_shown import edit_words, edits_of
 from mistudio.core.units import format_decimal
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import delete_undoably
 from mistudio.gui.tabs.steering.compare import CompareRuns
 from mistudio.gui.tabs.steering.export import OutsideExport
 from mistudio.gui.theme import appearance
@@ -30,6 +31,7 @@ from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import SearchField
 from mistudio.gui.widgets.row_table import BlockTableModel, Column, RowTable
 from mistudio.jobs import steering_report
+from mistudio.jobs.set_aside import set_aside
 from mistudio.store import steering
 from mistudio.store.records import SteeringRunRow
 
@@ -77,7 +79,6 @@ class History(QWidget):
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._services = services
-        self._gone: list[SteeringRunRow] = []
         self.model = BlockTableModel(COLUMNS, _load, services.query, self)
         self.view = RowTable(self.model)
         self.view.setAccessibleName("Steering runs")
@@ -258,12 +259,11 @@ class History(QWidget):
         chosen = self.selected()
         words = "this run" if len(chosen) == 1 else f"{len(chosen):,} runs"
         if chosen and confirm(self, f"Delete {words}?", "Texts and figures go with it."):
-            self._gone = steering.delete(self._services.studio.db(), chosen)
-            self._services.banner(f"Deleted {words}.", action="Undo", clicked=self.undo)
-            self.reload()
-
-    def undo(self) -> None:
-        """Bring back what was deleted last."""
-        steering.restore(self._services.studio.db(), self._gone)
-        self._gone = []
-        self.reload()
+            studio = self._services.studio
+            delete_undoably(
+                self._services,
+                lambda: [set_aside(studio, "steering_runs", run_id) for run_id in chosen],
+                f"Deleted {words}.",
+                "steering_runs",
+                self.reload,
+            )

@@ -14,11 +14,13 @@ from mistudio.core.steering_shown import edits_of
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.scrolling import scrolling
+from mistudio.gui.tabs.library.deleting import delete_undoably
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row, set_icon
 from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.layout import Collapsible
 from mistudio.jobs import steering_presets, templates
+from mistudio.jobs.set_aside import set_aside
 from mistudio.jobs.steering_presets import Preset
 
 
@@ -124,7 +126,14 @@ class Presets(Collapsible):
                     return
                 templates.rename(studio, row_.id, name)
             elif confirm(self, f"Delete preset “{row_.name}”?", "Its settings are lost."):
-                templates.delete(studio, row_.id)
+                delete_undoably(
+                    self._services,
+                    lambda: [set_aside(studio, "templates", row_.id)],
+                    f"The preset “{row_.name}” is deleted.",
+                    "templates",
+                    self.read,
+                )
+                return
         except StudioError as error:
             self.problem.emit(error.sentence)
         self.read()

@@ -24,6 +24,7 @@ from mistudio.core.units import EM_DASH
 from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
 from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import delete_undoably
 from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.steering.vectors_import import ImportVectorsDialog, model_names
 from mistudio.gui.theme import appearance
@@ -31,6 +32,7 @@ from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.jobs import vector_library
+from mistudio.jobs.set_aside import set_aside
 from mistudio.store.records import SteeringVectorRow
 from mistudio.store.tables import STEERING_VECTORS
 
@@ -226,14 +228,16 @@ class VectorsDialog(Dialog):
     def delete(self) -> None:
         """Delete the selected vectors, after asking."""
         ids, studio = [one.id for one in self.chosen()], self._services.studio
-        said = "Runs that used them keep their texts; the vectors are gone for good."
-        if ids and confirm(self, f"Delete {len(ids):,} vectors?", said):
-
-            def remove(_: Any) -> None:
-                for vector_id in ids:
-                    vector_library.delete(studio, vector_id)
-
-            self._write(remove)
+        words = "1 vector" if len(ids) == 1 else f"{len(ids):,} vectors"
+        said = "Runs that used them keep their texts; they cannot be done again."
+        if ids and confirm(self, f"Delete {words}?", said):
+            delete_undoably(
+                self._services,
+                lambda: [set_aside(studio, "steering_vectors", vector_id) for vector_id in ids],
+                f"Deleted {words}.",
+                "steering_vectors",
+                self.read,
+            )
 
     def chosen(self) -> list[SteeringVectorRow]:
         """The selected vectors."""

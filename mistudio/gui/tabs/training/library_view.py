@@ -30,7 +30,6 @@ from mistudio.gui.widgets.cards import EmptyState, button, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import SearchField
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
-from mistudio.jobs.deletion import delete_sae
 from mistudio.jobs.dependants import of_sae
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
@@ -113,7 +112,7 @@ class LibraryView(QWidget):
             icon="download",
             tip="Add an SAE from a folder, a file or the Hub",
         )
-        self._deleter = Deleter(services, "saes", of_sae, delete_sae, self)
+        self._deleter = Deleter(services, "saes", of_sae, self)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(100)
