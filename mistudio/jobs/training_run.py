@@ -14,6 +14,7 @@ from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.training_plan import Plan
 from mistudio.jobs import checkpoints
 from mistudio.jobs.context import JobContext, Result, StageReporter
+from mistudio.jobs.crew import Share, ends_all
 from mistudio.jobs.held_rows import CalibrationRows, EvaluationRows
 from mistudio.jobs.runner import as_studio_error
 from mistudio.jobs.shared_progress import SharedProgress
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from mistudio.ml.activations.windows import Feed
     from mistudio.ml.evaluation.held_out import HeldRows
     from mistudio.ml.training.learner import Learner
+    from mistudio.ml.training.learner_terms import LearnerOptions
     from mistudio.ml.training.loop import TrainResult
 
 log = logging.getLogger(__name__)
@@ -184,9 +186,7 @@ def _learn(
     failures: list[StudioError] = []
     learners: dict[int, Learner] = {}
     crew = ctx.studio.crew
-    if crew is not None and len(runs) > 1:
-        raise InvalidInput("Several processes can train one SAE together, not a sweep.")
-    if crew is not None and config.micro_batch:
+    if crew is not None and any(run.config.micro_batch for run in runs):
         raise InvalidInput("Several processes take their shares of a batch whole: no micro-batch.")
     control = ctx.control if crew is None else crew.control(ctx.control)
     collective = SINGLE if crew is None else crew.collective
@@ -208,7 +208,7 @@ def _learn(
         keep(ctx, source, runs[number], result)
 
     def on_failed(number: int, error: StudioError) -> None:
-        if len(runs) == 1:
+        if len(runs) == 1 or (crew is not None and ends_all(error)):
             raise error
         runs[number].report.note(error.sentence, level="error")
         fail(ctx, runs[number], error)
@@ -234,18 +234,26 @@ def _learn(
     # of several processes the others wait meanwhile, and only a step later hear of a request
     heeded = ctx.control if crew is None else None
     evaluation = EvaluationRows(reader, source, feeds, config, kept / "evaluation", heeded, tell)
+    shares: list[Share] = []
     try:
         for number, run in enumerate(runs):
             feed = numbers[pair_of(run.config)]
             stream = ActivationStream(windows, feed, batch=run.config.batch)
             try:
-                learners[number] = _learner(
+                options = _options(
                     ctx, source, run, stream, feeds[feed], calibration.of(feed), evaluation.of(feed)
                 )
+                learners[number] = _learner(ctx, source, run, stream, feeds[feed], options)
                 learners[number].run.micro.limit(pieces)
             except StudioError as error:
                 on_failed(number, error)
+            else:
+                begun, metadata = options.resume_from, dict(options.metadata)
+                shares.append(Share(run.config, run.folder, feed, begun, metadata))
         order = list(learners)
+        if crew is not None and shares:
+            folders = {numbers[pair_of(run.config)]: run.folder for run in runs}
+            crew.order(ctx, source, [(f, folders[i]) for i, f in enumerate(feeds)], shares)
         train_together(
             list(learners.values()),
             control,
@@ -261,7 +269,7 @@ def _learn(
     return failures
 
 
-def _learner(
+def _options(
     ctx: JobContext,
     source: TrainingSource,
     run: Run,
@@ -269,10 +277,10 @@ def _learner(
     feed: Feed,
     calibration: Callable[[], Iterator[torch.Tensor]],
     held_out: HeldRows,
-) -> Learner:
-    """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
+) -> LearnerOptions:
+    """What a run is given, and where it stands: at its newest checkpoint, where it is to begin, or
+    afresh."""
     from mistudio.ml.collective import SINGLE
-    from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.learner_terms import LearnerOptions
 
     statistics, given = feed.statistics, feed.target_statistics
@@ -292,24 +300,35 @@ def _learner(
         target=target,
     )
     crew = ctx.studio.crew
-    if crew is not None:
-        crew.order(ctx, source, run.config, run.folder, feed, begun, metadata)
+    return LearnerOptions(
+        calibration=calibration,
+        held_out=held_out,
+        resume_from=begun,
+        before_save=run.report.write_durably,  # whoever goes on from a checkpoint lacks no row
+        origin=source.origin,
+        target=target,
+        metadata=metadata,
+        collective=SINGLE if crew is None else crew.collective,
+    )
+
+
+def _learner(
+    ctx: JobContext,
+    source: TrainingSource,
+    run: Run,
+    stream: ActivationStream,
+    feed: Feed,
+    options: LearnerOptions,
+) -> Learner:
+    from mistudio.ml.training.learner import Learner
+
     return Learner(
         run.config,
         stream,
-        statistics,
+        feed.statistics,
         run.folder,
         StageReporter(run.report, MEASURED, 1.0),
         ctx.control,
         source.device,
-        LearnerOptions(
-            calibration=calibration,
-            held_out=held_out,
-            resume_from=begun,
-            before_save=run.report.write_durably,  # whoever goes on from a checkpoint lacks no row
-            origin=source.origin,
-            target=target,
-            metadata=metadata,
-            collective=SINGLE if crew is None else crew.collective,
-        ),
+        options,
     )

@@ -29,6 +29,17 @@ FILTERS = {
 
 
 @dataclass(frozen=True)
+class SweepFigures:
+    """The newest figures of a sweep's runs as one: loss and L0 averaged over the runs that tell
+    them, dead latents summed, of so many latents in all."""
+
+    loss: float | None
+    l0: float | None
+    dead: int | None
+    latents: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A training with the names its card shows and the job that works on it, if any."""
 
@@ -44,6 +55,8 @@ class Run:
     """runs of its sweep"""
     held_out: float | None = None
     """explained variance on held-out text when that was last measured"""
+    sweep: SweepFigures | None = None
+    """of a run that is one of several"""
 
     @property
     def shares_its_job(self) -> bool:
@@ -119,6 +132,19 @@ def _run(db: Any, row: TrainingRow) -> Run:
         ids.index(row.id) + 1 if row.id in ids else 1,
         len(ids),
         trainings.newest_held_out(db, row.id),
+        _figures(group) if len(group) > 1 else None,
+    )
+
+
+def _figures(group: Sequence[TrainingRow]) -> SweepFigures:
+    losses = [row.latest_loss for row in group if row.latest_loss is not None]
+    counts = [row.latest_l0 for row in group if row.latest_l0 is not None]
+    told = [row for row in group if row.latest_dead is not None]
+    return SweepFigures(
+        sum(losses) / len(losses) if losses else None,
+        sum(counts) / len(counts) if counts else None,
+        sum(row.latest_dead or 0 for row in told) if told else None,
+        sum(int(row.config.get("width") or 0) for row in told),
     )
 
 
