@@ -19,7 +19,7 @@ from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import everything, spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
-from mistudio.jobs import encoders, lookup, sae_library, vector_library
+from mistudio.jobs import encoders, lookup, sae_library, steering_layers, vector_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.steering_cards import median_norm_at
@@ -44,6 +44,7 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     lookup.model_of(studio, row)
     spec = everything(named_variants(config, row.id))
     scales(studio, row, spec)
+    steering_layers.check(studio, row, spec)
     for direction in spec.directions():
         vector_row(studio, row, direction.name)
 
@@ -135,7 +136,8 @@ def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) ->
             largest,
             median_norm(ctx, other, sae, loaded),
         )
-    return Library(saes, vectors_of(ctx.studio, row, spec))
+    norms = steering_layers.norms(ctx, row, loaded, spec, _sample_texts, NORM_FILE)
+    return Library(saes, vectors_of(ctx.studio, row, spec), norms)
 
 
 def vectors_of(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, Vector]:
