@@ -190,8 +190,8 @@ class SteerConfig(Config):
     edit: tuple[str, ...] = option(
         (),
         "Edit",
-        "SOURCE=VALUE[UNIT][:OP][>TARGET][?N>LEVEL]; SOURCE is N, SAE#N or @VECTOR, UNIT max, raw, "
-        "% or kl. Repeat for several.",
+        "SOURCE=VALUE[UNIT][:OP][/LAYERS][>TARGET][?N>LEVEL]; SOURCE is N, SAE#N or @VECTOR, UNIT "
+        "max, raw, % or kl, LAYERS further ones that are added to. Repeat for several.",
         advanced=True,
     )
     spec: str = option(

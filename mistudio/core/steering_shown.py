@@ -204,6 +204,9 @@ def edit_words(edit: Edit, unit: str = "max") -> str:
         words = f"{rule.label} {source}: {edit.value:g} to {edit.high:g}{mark}"
     else:
         words = f"{rule.label} {source}: {edit.value:g}{mark}"
+    if edit.layers:
+        words += f", also at {'layer' if len(edit.layers) == 1 else 'layers'} "
+        words += ", ".join(map(str, edit.layers))
     if edit.condition is not None:
         words += f" if #{edit.condition.feature.index} > {edit.condition.above:g}"
     return words.replace("-", "−") if edit.value < 0 else words

@@ -74,7 +74,8 @@ class Edit:
     (unit "kl") is turned into a raw value by calibration and then kept in `resolved`; it cannot
     act before. `target` is where a swap goes. With a `condition` it acts only where that holds.
     With `along` everything is read as it is without, but the change goes along that source instead,
-    with the length that it has: a control.
+    with the length that it has: a control. `layers`: of an addition, further layers to whose
+    residual stream the same vector is added, as long as at the source's own place.
     """
 
     source: Source
@@ -86,6 +87,7 @@ class Edit:
     condition: Condition | None = None
     resolved: float | None = None
     along: Source | None = None
+    layers: tuple[int, ...] = ()
 
     @property
     def feature(self) -> int:
@@ -150,6 +152,10 @@ class Edit:
             found.append(f"{words} cannot be swapped for itself.")
         if own_unit == "kl" and rule.value not in (Value.STRENGTH, Value.LEVEL):
             found.append(f"A target KL cannot set the value of {self.operator}.")
+        if self.layers and self.operator != "add":
+            found.append(f"Only an addition acts at further layers; {self.operator} does not.")
+        if len(set(self.layers)) != len(self.layers) or any(n < 0 for n in self.layers):
+            found.append(f"The further layers of {words} must be different numbers from 0 on.")
         if self.condition is not None:
             found += _condition_problems(self.condition)
         return found
@@ -392,6 +398,8 @@ def _edit_json(edit: Edit) -> dict[str, Any]:
         values["condition"] = _condition_json(edit.condition)
     if edit.along is not None:
         values["along"] = _source_json(edit.along)
+    if edit.layers:
+        values["layers"] = list(edit.layers)
     return values
 
 
@@ -426,7 +434,7 @@ def _condition_of(values: Any) -> Condition:
 def _edit_of(values: Any) -> Edit:
     values = _mapping(values, "An edit")
     known = {*_SOURCE, "operator", "value", "unit", "high", "target", "condition", "resolved"}
-    _only(values, {*known, "along"}, "An edit")
+    _only(values, {*known, "along", "layers"}, "An edit")
     high, resolved = values.get("high"), values.get("resolved")
     target, condition = values.get("target"), values.get("condition")
     along = values.get("along")
@@ -440,6 +448,7 @@ def _edit_of(values: Any) -> Edit:
         None if condition is None else _condition_of(condition),
         None if resolved is None else float(resolved),
         None if along is None else _source_of(_mapping(along, "What a change goes along")),
+        tuple(int(layer) for layer in values.get("layers", ())),
     )
 
 

@@ -1,9 +1,9 @@
-"""The short form of an edit: SOURCE[=VALUE[..HIGH][UNIT]][:OP][>TARGET][?FEATURE>LEVEL].
+"""The short form of an edit: SOURCE[=VALUE[..HIGH][UNIT]][:OP][/LAYERS][>TARGET][?N>LEVEL].
 
 A source is a feature (`12`, `#12`, or `SAE#12` of another SAE) or a vector (`@name`, moved with
 `@name/LAYER.HOOK`). Units: `max`, `raw`, `%`, `kl`. Examples: `12=2`, `12=5%:add`,
 `#12=0.5max:floor`, `@formal=-4`, `12=-1..1raw:dir-clip`, `12:ablate`, `12:swap>40`,
-`12=3:clamp?7>0.5`.
+`12=3:clamp?7>0.5`, `12=2:add/4,6` (added at layers 4 and 6 too).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _FEATURE = r"(?:[^#@=?>\s]*#)?\d+"
 _VECTOR = r"@[^@=?>:]+?"
 _SOURCE = rf"(?:{_FEATURE}|{_VECTOR})"
 _FORM = re.compile(
-    rf"^\s*({_SOURCE})\s*(?:=\s*(\S*?)\s*)?(?::\s*([\w-]+)\s*)?(?:>\s*({_SOURCE})\s*)?"
+    rf"^\s*({_SOURCE})\s*(?:=\s*([^\s/]*?)\s*)?(?::\s*([\w-]+)\s*)?"
+    rf"(?:/\s*(\d+(?:\s*,\s*\d+)*)\s*)?(?:>\s*({_SOURCE})\s*)?"
     rf"(?:\?\s*({_FEATURE})\s*>\s*(\S+?)\s*)?$"
 )
 _VALUE = re.compile(r"^([^%]*?)(?:\.\.([^%]*?))?(max|raw|kl|%)?$")
@@ -42,11 +43,11 @@ def parse_edit(text: str) -> Edit:
     if operator not in OPERATORS:
         raise InvalidInput(f"{operator!r} is no operator; use one of {', '.join(OPERATORS)}.")
     condition = None
-    if match[5]:
-        level = _VALUE.match(match[6])
+    if match[6]:
+        level = _VALUE.match(match[7])
         if level is None or level[3] in ("%", "kl") or level[2] is not None:
             raise _not_of_the_form(text)
-        source = _source(match[5])
+        source = _source(match[6])
         assert isinstance(source, Feature)
         condition = Condition(source, _number(level[1], text), _UNITS[level[3]] or "raw")
     return Edit(
@@ -55,8 +56,9 @@ def parse_edit(text: str) -> Edit:
         operator,
         _UNITS[value[3]],
         None if value[2] is None else _number(value[2], text),
-        _source(match[4]) if match[4] else None,
+        _source(match[5]) if match[5] else None,
         condition,
+        layers=tuple(sorted(int(layer) for layer in match[4].split(","))) if match[4] else (),
     )
 
 
@@ -67,6 +69,8 @@ def written(edit: Edit) -> str:
     if edit.high is not None:
         parts += ["..", repr(edit.high)]
     parts += [units.get(edit.unit, edit.unit), ":", edit.operator]
+    if edit.layers:
+        parts += ["/", ",".join(map(str, edit.layers))]
     if edit.target is not None:
         parts += [">", source_written(edit.target)]
     if edit.condition is not None:

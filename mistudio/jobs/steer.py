@@ -19,7 +19,7 @@ from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import everything, spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
-from mistudio.jobs import encoders, lookup, sae_library, vector_library
+from mistudio.jobs import encoders, lookup, sae_library, steering_layers, vector_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.steering_cards import STREAM_NORM, median_norm_at
@@ -79,6 +79,7 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     model, row, _ = subject_of(studio, config)
     spec = everything(named_variants(config, row.id if row else ""))
     scales(studio, model, spec)
+    steering_layers.check(model, spec)
     for direction in spec.directions():
         vector_row(studio, model, direction.name)
 
@@ -174,7 +175,8 @@ def library_of(ctx: JobContext, model: ModelRow, loaded: LoadedModel, spec: Spec
             largest,
             median_norm(ctx, other, sae, loaded),
         )
-    return Library(saes, vectors_of(ctx, model, loaded, spec))
+    norms = steering_layers.norms(ctx, model, loaded, spec, _sample_texts, NORM_FILE)
+    return Library(saes, vectors_of(ctx, model, loaded, spec), norms)
 
 
 def vectors_of(
@@ -247,13 +249,13 @@ def median_norm(
     known = summary.get(name) or sae_library.training_norm(sae, name)
     if known:
         return float(known)
-    kept = ctx.paths.absolute(row.path) / NORM_FILE
-    if kept.is_file():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return float(json.loads(kept.read_text(encoding="utf-8"))[name])
+    file = ctx.paths.absolute(row.path) / NORM_FILE
+    kept = steering_layers.kept_norms(file)
+    if name in kept:
+        return kept[name]
     hook = row.hook_out or row.hook_in or ""
     measured = _measured_norm(ctx, loaded, row.layer or 0, hook)
-    write_json(kept, {name: measured})
+    write_json(file, {**kept, name: measured})
     return measured
 
 

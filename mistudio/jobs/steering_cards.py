@@ -15,7 +15,7 @@ from mistudio.jobs import vector_library
 from mistudio.jobs.runner import Studio
 from mistudio.store.features import FeatureRow, feature_rows, newest_set
 from mistudio.store.records import FeatureSetRow, SaeRow, SteeringVectorRow
-from mistudio.store.tables import SAES, STEERING_VECTORS
+from mistudio.store.tables import MODELS, SAES, STEERING_VECTORS
 
 STREAM_NORM = "stream_norm"  # in a vector's report: the median norm where it acts, if measured
 
@@ -23,13 +23,23 @@ STREAM_NORM = "stream_norm"  # in a vector's report: the median norm where it ac
 @dataclass(frozen=True)
 class CardFacts:
     """A source as a card shows it. `push` is |d| / M, the share of the median residual norm M that
-    an activation of 1 adds; None where the files do not say."""
+    an activation of 1 adds; None where the files do not say. `layers`: how many the model has, 0
+    where that is not known."""
 
     source: Source
     sae: SaeRow | None = None
     found: FeatureRow | None = None
     push: float | None = None
     vector: SteeringVectorRow | None = None
+    layers: int = 0
+
+    @property
+    def layer(self) -> int | None:
+        """The layer that it acts at, None where that is not known."""
+        if isinstance(self.source, Direction) and self.source.layer is not None:
+            return self.source.layer
+        known = self.vector or self.sae
+        return known.layer if known else None
 
     @property
     def model_id(self) -> str:
@@ -94,10 +104,14 @@ def read_cards(studio: Studio, sources: Sequence[Source]) -> list[CardFacts]:
         rows = feature_rows(db, chosen, [source.index]) if chosen else []
         row_norm = _decoder_norm(studio, sae, source.index)
         push = row_norm / median if row_norm and median else None
-        found.append(
-            CardFacts(source, sae, rows[0] if rows else unknown_feature(source.index), push)
-        )
+        row = rows[0] if rows else unknown_feature(source.index)
+        found.append(CardFacts(source, sae, row, push, layers=_layers(studio, sae.model_id)))
     return found
+
+
+def _layers(studio: Studio, model_id: str | None) -> int:
+    model = MODELS.find(studio.db(), model_id) if model_id else None
+    return (model.num_layers or 0) if model else 0
 
 
 def _vector_facts(studio: Studio, source: Direction) -> list[CardFacts]:
@@ -107,7 +121,8 @@ def _vector_facts(studio: Studio, source: Direction) -> list[CardFacts]:
     except StudioError:
         return []
     median = median_norm_at(studio, row.model_id, row.layer, row.hook)
-    return [CardFacts(source, push=row.norm / median if median else None, vector=row)]
+    push = row.norm / median if median else None
+    return [CardFacts(source, push=push, vector=row, layers=_layers(studio, row.model_id))]
 
 
 def median_norm_at(studio: Studio, model_id: str | None, layer: int, hook: str) -> float | None:

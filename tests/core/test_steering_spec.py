@@ -21,6 +21,7 @@ from mistudio.core.steering_settings import (
     variants_of,
     written_spec,
 )
+from mistudio.core.steering_shown import edit_words
 from mistudio.core.steering_spec import (
     Condition,
     Direction,
@@ -212,6 +213,22 @@ def test_settings_make_a_specification(tmp_path: Path) -> None:
     assert spec_of(config(abort="7>0.5")).abort == parse_condition("7>0.5")
     assert list(variants_of(config(edit=("4=1",), mode="compare"))) == ["3=4.0:add", "4=1.0:add"]
     assert list(variants_of(config(mode="sweep", strengths="0.5, 2"))) == ["×0.5", "×2"]
+
+
+def test_further_layers_are_written_and_read() -> None:
+    for text, layers in (("3=4:add/5,2", (2, 5)), ("@v/1.mlp_out=2%/4", (4,)), ("3=2/0", (0,))):
+        edit = parse_edits([text]).edits[0]
+        assert edit.layers == layers
+        assert parse_edits([edit.written()]).edits == (edit,)
+        assert Spec.from_json(Spec((edit,)).to_json()).edits == (edit,)
+    assert parse_edits(["@a/b=2"]).edits[0].source == Direction("a/b")
+    assert edit_words(parse_edits(["3=4/5,2"]).edits[0]) == "#3 +4 × max, also at layers 2, 5"
+    for text, words in (
+        ("3=4:clamp/5", "Only an addition"),
+        ("3=4:add/5,5", "different numbers"),
+        ("3=4:add/x", "not of the form"),
+    ):
+        assert words in parse_edits([text]).problems[0]
 
 
 def test_alternatives_stand_in_place_of_one_edit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from mistudio.jobs.steering_cards import CardFacts
 from mistudio.store import jobs
 from mistudio.store.features import FeatureRow
 from mistudio.store.jobs import JobState
+from mistudio.store.records import SaeRow
 from mistudio.store.tables import JOBS, STEERING_RUNS, STEERING_VECTORS
 from tests.gui import feature_world
 from tests.gui.conftest import Window
@@ -63,6 +65,13 @@ def feature_row(index: int) -> FeatureRow:
     words = values["top_tokens"], "", "", "[]"
     number = values["count"], values["frequency"], 7, values["max"], 1.5
     return FeatureRow(index, None, None, None, False, False, *number, *words)
+
+
+SAE = SaeRow(
+    id="sae_x", created_at="", updated_at="", status="ready", name="x", origin="training",
+    encoder_type="sae", architecture="topk", d_in=16, d_out=16, n_latents=64, path="saes/none",
+    layer=3,
+)  # fmt: skip
 
 
 def facts(index: int = 2, push: float | None = 0.02) -> CardFacts:
@@ -163,6 +172,39 @@ def test_operators_show_what_they_take(styled: Any, qtbot: QtBot) -> None:
     found = made.edit()
     assert found is not None
     assert found.condition == Condition(Feature(5, "sae_x"), 0.5)
+
+
+def test_an_addition_may_act_at_further_layers(styled: Any, qtbot: QtBot) -> None:
+    known = replace(facts(), sae=SAE, layers=12)
+    made = FeatureCard(known, CardState(Edit(known.source, 2.0)))
+    qtbot.addWidget(made)
+    made.show()
+    assert made.layers is None
+    made.also.setChecked(True)
+    grid = made.layers
+    assert grid is not None
+    assert not grid.buttons[3].isEnabled()  # its own
+    places = [grid.layout().itemAt(1).layout().getItemPosition(n)[:2] for n in (7, 8)]  # type: ignore[union-attr]
+    assert places == [(0, 7), (1, 0)]
+    for layer in (4, 9):
+        grid.buttons[layer].click()
+    assert made.edit() == Edit(known.source, 2.0, layers=(4, 9))
+    assert "in the unit of layer 3" in grid.about.text()
+    assert grid.warning.isHidden()
+    for layer in (5, 6, 7):
+        grid.buttons[layer].click()
+    assert not grid.warning.isHidden()
+    choose(made.operator, "clamp")
+    assert made.also.isHidden()
+    assert made.edit() == Edit(known.source, 1.0, "clamp")
+    choose(made.operator, "add")
+    made.also.setChecked(False)
+    assert made.edit() == Edit(known.source, 0.0)
+    edit = Edit(known.source, 2.0, layers=(1, 2))
+    for of in (known, replace(known, layers=0)):  # also where the model's layers are not known
+        again = FeatureCard(of, CardState(edit))
+        qtbot.addWidget(again)
+        assert again.state() == CardState(edit)
 
 
 def test_an_edit_comes_back_from_its_card(styled: Any, qtbot: QtBot) -> None:

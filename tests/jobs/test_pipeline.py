@@ -309,6 +309,23 @@ def test_a_sweep_keeps_every_variant(trained: Studio) -> None:
     assert set((kept.metrics or {})["variants"]) == {"×0.5", "×2"}
 
 
+def test_an_edit_acts_at_further_layers_with_their_norms_known(trained: Studio) -> None:
+    own = lookup.sae(trained, "last").layer
+    config = SteerConfig(feature=("1=3/0,2",), prompt="Once upon", unit="raw", max_tokens=3)
+    reporter = RecordingReporter()
+    result = run(trained, "steer", config, reporter)
+    assert sorted(result["delta_ratios"]) == ["0.resid_post", f"{own}.resid_post", "2.resid_post"]
+    notes = [str(event.values.get("sentence")) for event in reporter.events]
+    assert sum("measured on 4,096 tokens" in note for note in notes) == 2
+    again = RecordingReporter()
+    assert run(trained, "steer", config, again)["kl"] == result["kl"]
+    assert not any("measured on" in str(event.values.get("sentence")) for event in again.events)
+    kept = STEERING_RUNS.get(trained.db(), str(result["run"]))
+    assert kept.config["specification"]["edits"][0]["layers"] == [0, 2]
+    with pytest.raises(InvalidInput, match="There is no layer 4; tiny has layers 0 to 3"):
+        trained.submit("steer", replace(config, feature=("1=3/4",)))
+
+
 def test_operators_side_by_side_are_kept_and_repeated(trained: Studio, tmp_path: Path) -> None:
     file = tmp_path / "spec.json"
     file.write_text('{"unit": "raw", "edits": [{"feature": 1, "value": 3}]}')

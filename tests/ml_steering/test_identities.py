@@ -20,7 +20,7 @@ from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.forward import FedRow, Stepper
 from mistudio.ml.steering.operators import BASELINE
 from mistudio.ml.steering.prompts import Prompt, read_prompt
-from mistudio.ml.steering.sources import Library, PlacedSae
+from mistudio.ml.steering.sources import Library, Place, PlacedSae
 from mistudio.ml.steering.steered_model import SteeredModel
 from mistudio.ml.steering.teacher_forcing import predictions
 from tests.helpers.tiny import save_tiny_llama, tiny_tokenizer
@@ -171,6 +171,59 @@ def test_several_saes_at_several_layers_act_in_turn(family: str) -> None:
         handle.remove()
     assert bool(gate[0].any())
     torch.testing.assert_close(found[0], logits[0, len(PROMPT.ids) - 1 :], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
+def test_an_addition_at_further_layers_is_the_same_vector_at_each(family: str) -> None:
+    loaded, sae = loaded_model(family), random_sae("standard")
+    edit = Edit(Feature(4), 3.0, layers=(0, 2))
+    placed = {"": PlacedSae(sae, LAYER, "resid_post", largest={4: 2.0})}
+    with SteeredModel(loaded, {"a": Spec((edit,))}, Library(placed)) as model:
+        assert [place.words for place in model.places] == [
+            "0.resid_post",
+            "1.resid_post",
+            "2.resid_post",
+        ]
+        found = logits_of(model, ["a"])
+        stepper = Stepper(model, [FedRow(PROMPT, "a")])
+        stepper.prompt()
+        assert stepper.traces()[0].acted == len(PROMPT.ids) - 1  # all but BOS
+    ids = torch.tensor([[*PROMPT.ids, *TEXT[:-1]]])
+    special = torch.isin(ids[0], torch.tensor([0, 1]))[:, None]
+    delta = torch.where(special, 0.0, 6.0 * sae.W_dec_FO[4].expand(ids.shape[1], -1))
+
+    def put(_m: Any, _x: Any, y: Any) -> Any:
+        return (y[0] + delta, *y[1:]) if isinstance(y, tuple) else y + delta
+
+    handles = [
+        hook_module(loaded, layer, "resid_post").register_forward_hook(put) for layer in (0, 1, 2)
+    ]
+    with torch.inference_mode():
+        logits = loaded.model(ids, use_cache=False).logits
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(found[0], logits[0, len(PROMPT.ids) - 1 :], rtol=1e-3, atol=1e-3)
+
+
+def test_further_layers_keep_to_their_sinks_conditions_and_numbers() -> None:
+    loaded, sae = loaded_model("llama"), random_sae("standard")
+    placed = PlacedSae(sae, LAYER, "resid_post")
+    tiny = Library({"": placed}, norms={Place(2, "resid_post"): 1e-6})
+    edit = Edit(Feature(4), 3.0, layers=(2,))
+    with SteeredModel(loaded, {"a": Spec((edit,), unit="raw")}, tiny) as model:
+        stepper = Stepper(model, [FedRow(PROMPT, "a")])
+        stepper.prompt()
+        trace = stepper.traces()[0]
+        assert trace.ratio(Place(LAYER, "resid_post"))[0]
+        assert trace.ratio(Place(2, "resid_post")) is None  # every token counts as a sink there
+    early = dataclasses.replace(edit, layers=(0,), condition=Condition(Feature(9), 0.3))
+    for wrong, words in (
+        (early, "can only depend on a feature read"),
+        (dataclasses.replace(edit, layers=(LAYER,)), "acts at layer 1 already"),
+        (dataclasses.replace(edit, layers=(7,)), "layer"),
+    ):
+        with pytest.raises(StudioError, match=words):
+            SteeredModel(loaded, {"a": Spec((wrong,), unit="raw")}, Library({"": placed}))
 
 
 def test_nothing_is_left_after_success_error_or_cancel() -> None:

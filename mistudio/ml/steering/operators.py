@@ -125,7 +125,7 @@ def prepare(
     """
     names = tuple(specs)
     ordered = [_checked(specs[name]) for name in names]
-    work = _Work(library, width, device, norms or {})
+    work = _Work(library, width, device, {**library.norms, **(norms or {})})
     values: dict[str, list[float]] = {}
     for n, spec in enumerate(ordered):
         values[names[n]] = [
@@ -226,37 +226,33 @@ class _Work:
             target_D = target.direction_D / target.direction_D.norm()
         median = found.median_norm or self._norms.get(found.place)
         resolved = resolve(edit, edit.unit or spec.unit, found.largest, median, length)
-        channels = self._channels.setdefault(found.place, {})
         key = (*source_order(edit), _key(edit.target), _key(edit.along))
-        channel = channels.get(key)
-        if channel is None:
-            channel = Channel(
-                rule,
-                direction_D,
-                target_D,
-                edit.source if isinstance(edit.source, Feature) else None,
-                torch.zeros(count),
-                torch.zeros(count),
-                torch.zeros(count, dtype=torch.bool),
-                [None] * count,
-                self._along(edit, direction_D, target_D),
-            )
-            channels[key] = channel
         if rule.reads is Reads.FEATURE:
             assert isinstance(edit.source, Feature)
             self._read(found.place, edit.source)
         value = resolved(edit.value)
-        channel.value_N[n] = value
-        channel.high_N[n] = 0.0 if edit.high is None else resolved(edit.high)
-        channel.active_N[n] = True
-        if edit.condition is not None:
-            gate = self.watch(edit.condition, count)
-            if gate.place.order > found.place.order:
-                raise InvalidInput(
-                    f"{edit.source.words} acts at {found.place.words} and can only depend on a "
-                    f"feature read there or before; {edit.condition.feature.words.lower()} is read "
-                    f"at {gate.place.words}."
+        gate = None if edit.condition is None else self.watch(edit.condition, count)
+        for place in (found.place, *_further(edit, found.place)):
+            channels = self._channels.setdefault(place, {})
+            channel = channels.get(key)
+            if channel is None:
+                channel = Channel(
+                    rule,
+                    direction_D,
+                    target_D,
+                    edit.source if isinstance(edit.source, Feature) else None,
+                    torch.zeros(count),
+                    torch.zeros(count),
+                    torch.zeros(count, dtype=torch.bool),
+                    [None] * count,
+                    self._along(edit, direction_D, target_D),
                 )
+                channels[key] = channel
+            channel.value_N[n] = value
+            channel.high_N[n] = 0.0 if edit.high is None else resolved(edit.high)
+            channel.active_N[n] = True
+            if gate is not None:
+                _check_order(edit, place, gate)
             channel.gates_N[n] = gate
         return value
 
@@ -354,6 +350,22 @@ class _Work:
             mine_N = torch.tensor([other == chosen for other in used], device=self._device)
             site.bases.append(Basis(chosen, _inverse(site, chosen), mine_N))
         return site
+
+
+def _further(edit: Edit, own: Place) -> list[Place]:
+    """The residual streams of the further layers that an addition acts at."""
+    places = [Place(layer, "resid_post") for layer in edit.layers]
+    if own in places:
+        raise InvalidInput(f"{edit.source.words} acts at layer {own.layer} already.")
+    return places
+
+
+def _check_order(edit: Edit, place: Place, gate: Gate) -> None:
+    if gate.place.order > place.order:
+        raise InvalidInput(
+            f"{edit.source.words} acts at {place.words} and can only depend on a feature read "
+            f"there or before; feature {gate.feature:,} is read at {gate.place.words}."
+        )
 
 
 def _key(source: Source | None) -> tuple[Any, ...]:

@@ -70,10 +70,14 @@ class Vector:
 
 @dataclass(frozen=True)
 class Library:
-    """Everything that the edits of a run can name: SAEs by id, vectors by name."""
+    """Everything that the edits of a run can name: SAEs by id, vectors by name.
+
+    `norms` are median |x| at places that neither of these tells of.
+    """
 
     saes: Mapping[str, PlacedSae] = field(default_factory=dict[str, PlacedSae])
     vectors: Mapping[str, Vector] = field(default_factory=dict[str, Vector])
+    norms: Mapping[Place, float] = field(default_factory=dict[Place, float])
 
 
 class Found(NamedTuple):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, NamedTuple
-
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFrame, QSizePolicy, QWidget
 
@@ -19,9 +16,11 @@ from mistudio.core.steering_scales import (
     step,
 )
 from mistudio.core.steering_shown import LARGE_PUSH
-from mistudio.core.steering_spec import FACTOR_REACH, REACH, Edit, Feature, Source
+from mistudio.core.steering_spec import FACTOR_REACH, REACH, Edit, Feature
 from mistudio.gui.style import set_property
+from mistudio.gui.tabs.steering.card_state import CardState, with_sae
 from mistudio.gui.tabs.steering.extras import ConditionRow, TargetRow
+from mistudio.gui.tabs.steering.layers import LayerGrid
 from mistudio.gui.tabs.steering.strength import StrengthSlider
 from mistudio.gui.theme import ACCENTS, appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
@@ -31,18 +30,13 @@ from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.gui.widgets.progress import Toggle
 from mistudio.jobs.steering_cards import CardFacts
 
+__all__ = ["CardState", "FeatureCard", "with_sae"]
+
 UNITS = {"max": "× max", "raw": "raw", "percent": "% norm"}
 UNIT_TIP = (
     "× max: multiples of the feature's largest activation on the text read. raw: the activation "
     "itself. % norm: of the median residual norm, comparable across models."
 )
-
-
-class CardState(NamedTuple):
-    """A card as it is kept and loaded again; its features name their SAE."""
-
-    edit: Edit
-    on: bool = True
 
 
 class FeatureCard(Card):
@@ -54,7 +48,7 @@ class FeatureCard(Card):
     def __init__(self, facts: CardFacts, state: CardState, parent: QWidget | None = None) -> None:
         super().__init__("nested", parent, padding=10)
         self.facts = facts
-        self._resolved = state.edit.resolved
+        self._kept_layers = state.edit.layers  # while it is not known which layers there are
         self.stripe = QFrame(self)
         name = self._name()
         self.toggle = Toggle(f"Steer {name}")
@@ -79,6 +73,7 @@ class FeatureCard(Card):
         self.slider = self.strength.slider
         self.target: TargetRow | None = None  # made when first needed, as seldom used
         self.condition: ConditionRow | None = None
+        self.layers: LayerGrid | None = None
         self.hint = label("", "small", wrap=True)
         self.problem = label("", "error", wrap=True)
         for combo in (self.operator, self.unit):
@@ -119,7 +114,9 @@ class FeatureCard(Card):
         self.reset_button.setAccessibleName(f"Reset {name}")
         self.when = button("If", variant="toggle", tip="Act only where a feature is active")
         self.when.setAccessibleName(f"Condition of {name}")
-        foot = row(self.less, self.reset_button, self.more, None, self.when, spacing=4)
+        self.also = button("", icon="list", variant="toggle", tip="Also at layers…")
+        self.also.setAccessibleName(f"Also at layers, {name}")
+        foot = row(self.less, self.reset_button, self.more, None, self.also, self.when, spacing=4)
         self.box.addLayout(head)
         self.box.addLayout(controls)
         self.box.addWidget(self.range_row)
@@ -129,6 +126,8 @@ class FeatureCard(Card):
         self.box.addLayout(foot)
         self._condition_box = row()
         self.box.addLayout(self._condition_box)
+        self._layers_box = row()
+        self.box.addLayout(self._layers_box)
         self.box.addWidget(self.hint)
         self.box.addWidget(self.problem)
 
@@ -146,6 +145,9 @@ class FeatureCard(Card):
         if edit.condition is not None:
             self._condition().set_condition(edit.condition)
             self.when.setChecked(True)
+        if edit.layers and self._has_layers():
+            self._layers().set_layers(edit.layers)
+            self.also.setChecked(True)
 
     def _connect(self) -> None:
         self.slider.valueChanged.connect(self._on_slider)
@@ -155,6 +157,7 @@ class FeatureCard(Card):
         self.unit.currentIndexChanged.connect(self._on_unit)
         self.toggle.toggled.connect(self._tell)
         self.when.toggled.connect(self._on_when)
+        self.also.toggled.connect(self._on_when)
 
     def resizeEvent(self, event: object) -> None:
         self.stripe.setGeometry(0, 4, appearance().px(5), self.height() - 8)
@@ -176,6 +179,23 @@ class FeatureCard(Card):
             self.condition.changed.connect(self._on_number)
             self._condition_box.addWidget(self.condition)
         return self.condition
+
+    def _has_layers(self) -> bool:
+        return self.facts.layers > 1 and self.facts.layer is not None
+
+    def _layers(self) -> LayerGrid:
+        if self.layers is None:
+            self.layers = LayerGrid(self.facts.layers, self.facts.layer or 0, self._name())
+            self.layers.changed.connect(self._on_number)
+            self._layers_box.addWidget(self.layers)
+        return self.layers
+
+    def _further(self) -> tuple[int, ...]:
+        """The further layers that are chosen, none for an operator that has none."""
+        if not self._has_layers():
+            return self._kept_layers if self.operator_name() == "add" else ()
+        shown = self.layers is not None and self.also.isChecked()
+        return self._layers().layers() if shown and self.operator_name() == "add" else ()
 
     def operator_name(self) -> str:
         return str(self.operator.currentData())
@@ -216,6 +236,7 @@ class FeatureCard(Card):
             high if rule.value is Value.RANGE else None,
             self._target().target() if rule.has_target else None,
             condition,
+            layers=self._further(),
         )
 
     def state(self) -> CardState:
@@ -297,6 +318,10 @@ class FeatureCard(Card):
             self._target().setVisible(rule.has_target)
         if self.condition is not None or self.when.isChecked():
             self._condition().setVisible(self.when.isChecked())
+        can_add = operator == "add" and self._has_layers()
+        self.also.setVisible(can_add)
+        if self.layers is not None or (can_add and self.also.isChecked()):
+            self._layers().setVisible(can_add and self.also.isChecked())
         reach = REACH[unit] if has_unit else FACTOR_REACH
         for box in (self.number, self.high):
             box.set_range(-reach, reach)
@@ -369,21 +394,3 @@ def _number(box: NumberBox) -> float | None:
 
 def _short(value: float, *, sign: bool = False) -> str:
     return f"{round(value, 3):{'+' if sign else ''}g}".replace("-", "−")
-
-
-def with_sae(edit: Edit, sae: str, unit: str = "") -> Edit:
-    """An edit whose features name their SAE, and with its own unit."""
-
-    def put(source: Any) -> Source | Any:
-        return (
-            replace(source, sae=sae) if isinstance(source, Feature) and not source.sae else source
-        )
-
-    condition = edit.condition
-    return replace(
-        edit,
-        source=put(edit.source),
-        target=put(edit.target),
-        condition=replace(condition, feature=put(condition.feature)) if condition else None,
-        unit=edit.unit or ("" if unit == "max" else unit),
-    )

@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 from mistudio.core.errors import StudioError
 from mistudio.core.steering_controls import (
     ABOUT,
+    MEASURES,
     control_rows,
     controls_summary,
     is_selective,
@@ -31,10 +32,8 @@ from mistudio.store.records import JobRow, SteeringRunRow
 from mistudio.store.tables import JOBS, STEERING_RUNS
 
 COUNTS = (19, 39, 99)
-TITLES = (
-    "Measure", "Unsteered", "Steered", "Random features", "p", "Verdict", "Difference of means",
-    "Prompt only",
-)  # fmt: skip
+TITLES = ("Measure", "Unsteered", "Steered", "Random", "p", "Verdict", "Means", "Prompt")
+SHORT = {"probability": "Words", "share": "Share", "reread": "Re-read", "kl": "KL"}
 ABOUT_TEST = (
     "Makes the same change, with the same length and at the same tokens, along random features of "
     "like density and along the difference of means, and writes the words into the prompt instead. "
@@ -143,9 +142,13 @@ class Controls(QWidget):
         several = len(self._variants) > 1
         self.verdict.setText(f"{variant.title}: {told[0]}" if several and variant else told[0])
         self.details.setText(" ".join(told[1:]))
-        rows = control_rows(found)
-        self.table.set_rows(rows, [ABOUT[name] for name, _ in measured(found)])
-        self.strip.show_measures(measured(found))
+        known = measured(found)
+        rows = [
+            (SHORT[name], *texts[1:])
+            for (name, _), texts in zip(known, control_rows(found), strict=True)
+        ]
+        self.table.set_rows(rows, [f"{MEASURES[name]}: {ABOUT[name]}" for name, _ in known])
+        self.strip.show_measures(known)
 
     def _ask(self) -> None:
         job_id = self.job_id

@@ -91,6 +91,10 @@ class Tiles(QWidget):
         overlap, ratio = m.get("word_overlap"), m.get("delta_ratio")
         self._tell("overlap", format_percent(overlap), overlap_word(overlap), m, "word_overlap")
         self._tell("ratio", format_decimal(ratio, 3), ratio_word(ratio), m, "delta_ratio")
+        places: Mapping[str, float] = m.get("delta_ratios") or {}
+        if len(places) > 1:
+            each = ", ".join(f"{place} {value:.3f}" for place, value in places.items())
+            self.tiles["ratio"].setToolTip(f"{TIPS['ratio']}\nBy layer: {each}.")
         acted, positions = m.get("acted"), m.get("positions")
         known = acted is not None and positions is not None
         share = format_percent(acted / positions, 0) if known and positions else ""
