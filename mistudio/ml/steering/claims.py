@@ -18,6 +18,7 @@ import torch
 
 from mistudio.core.control import JobControl
 from mistudio.core.steering_spec import Direction, Edit, Feature, Spec
+from mistudio.core.word_stems import stem
 from mistudio.ml.features.controls import Standing, standing
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering import metrics
@@ -41,7 +42,8 @@ class Shown(NamedTuple):
     `probability`: mean over the continuation that the next token is one of the label's. `share`:
     of the label's tokens in the greedy text. `reread`: mean activation of the feature over that
     text as the unsteered model reads it; both None without a text. `kl`: mean over the
-    continuation, on the same tokens.
+    continuation, on the same tokens. `repeat`: share of the text that its longest repeated n-gram
+    takes; `repeats`: whether that is warned of.
     """
 
     probability: float
@@ -51,6 +53,8 @@ class Shown(NamedTuple):
     ratio: float | None
     text: str = ""
     loops: bool = False
+    repeat: float | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,8 @@ def _measure(
             ratios[name],
             texts.texts[row],
             metrics.loops(texts.ids[row]),
+            metrics.repeat_share(texts.ids[row]),
+            metrics.repeats(texts.ids[row]),
         )
         for row, (name, values) in enumerate(zip(names, read, strict=True))
     }
@@ -231,10 +237,13 @@ def _chance(logits_TV: torch.Tensor, concept: Collection[int]) -> float:
 
 
 def matching_tokens(texts: Sequence[str], words: Collection[str]) -> list[int]:
-    """Ids of tokens that are one of these words, whatever their case and a space before them."""
+    """Ids of tokens that are a form of one of these words, as `stem` has it.
+
+    Case and a space before a token do not matter; what is no word is looked for as it is.
+    """
     wanted = {_plain(word) for word in words} - {""}
     return [index for index, text in enumerate(texts) if _plain(text) in wanted]
 
 
 def _plain(text: str) -> str:
-    return text.strip().casefold() if text.strip() else text
+    return stem(text.strip()) if text.strip() else text
