@@ -163,7 +163,11 @@ class DoseConfig(_Steered):
         "16 factors of the values from low to high, or some, as 0.5,1,2.",
         applies=lambda config: not config.target_kl,
     )
-    target: str = option("", "Target", "Words whose probability is told beside the KL, as cat,dog.")
+    target: str = option(
+        "",
+        "Target",
+        "Words whose probability, in all their forms, is told beside the KL, as cat,dog.",
+    )
     target_kl: float = option(
         0.0,
         "Target KL",

@@ -261,6 +261,7 @@ def _counts(entries: list[dict[str, Any]]) -> dict[str, Any]:
             "reread_judged": sum(e["standings"]["reread"]["controls"] > 0 for e in judged),
             "reread_selective": sum(e["holds"]["reread"] for e in judged),
             "looping": sum(e["steered"]["loops"] for e in judged),
+            "repeating": sum(e["steered"]["repeats"] for e in judged),
             "means_higher": sum(
                 bool(e["means"]) and e["means"]["probability"] > e["steered"]["probability"]
                 for e in judged

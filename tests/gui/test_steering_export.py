@@ -99,7 +99,7 @@ def test_a_vector_steers_where_there_is_no_sae(services: Services, qtbot: QtBot)
     assert tab.problem.isHidden()
     (kept,) = STEERING_RUNS.select(services.studio.db())
     assert (kept.sae_id, kept.model_id) == (None, lookup.model(services.studio, "tiny").id)
-    assert tab.output.panes["steered"].text() == kept.outputs["steered"]  # type: ignore[index]
+    assert tab.output.panes["steered"].text.toPlainText() == kept.outputs["steered"]  # type: ignore[index]
     panel.clear()
     settle(qtbot, services)
     tab.history.view.selectRow(0)

@@ -851,3 +851,29 @@ def test_the_unmeasured_is_a_dash_and_identity_is_said(
     assert output.tiles.tiles["kl"].value() == "—"
     assert not output.note.isHidden()
     assert output.warning.isHidden()
+
+
+def test_a_stretch_that_is_said_again_is_warned_of(services: Services, qtbot: QtBot) -> None:
+    made = Output(services)
+    qtbot.addWidget(made)
+    figures = {
+        "longest_repeat_steered": 24,
+        "repeat_share_steered": 0.6,
+        "longest_repeat_baseline": 3,
+        "repeat_share_baseline": 0.075,
+    }
+    outputs = {"baseline": "a", "steered": "b"}
+    made.show_run("p", outputs, figures)
+    assert made.repeating.isHidden()
+    assert made.repeats.text() == (
+        "Longest stretch said again: steered 24 tokens, 60% of the text; baseline 3 tokens, 8% of "
+        "the text."
+    )
+    made.show_run("p", outputs, {**figures, "repeats_steered": True})
+    assert not made.repeating.isHidden()
+    assert made.repeating_text.text() == (
+        "The text says a stretch of 24 tokens more than once, 60% of its length."
+    )
+    assert made.warning.isHidden(), "it is not the warning of over-steering"
+    made.show_run("p", outputs, {"kl": 0.1})  # a run of before it was measured
+    assert made.repeats.isHidden()
