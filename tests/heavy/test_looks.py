@@ -99,6 +99,9 @@ class Album:
         self._look = look
         self.faults: dict[str, list[str]] = {}
 
+    def told(self) -> list[str]:
+        return [f"{name}: {fault}" for name, found in self.faults.items() for fault in found]
+
     def take(self, name: str, widget: QWidget) -> None:
         found = faults(widget)
         picture = widget.grab()
@@ -126,7 +129,7 @@ def test_tabs(window: MainWindow, qtbot: QtBot, request: pytest.FixtureRequest) 
         if name == "Steering":
             steer(window, qtbot)
         album.take(name.lower(), window)
-    assert not album.faults
+    assert not album.faults, "\n".join(album.told())
 
 
 def steer(window: MainWindow, qtbot: QtBot) -> None:
@@ -158,7 +161,7 @@ def test_dialogs(window: MainWindow, qtbot: QtBot, request: pytest.FixtureReques
             album.take(f"{name}{number or ''}", dialog)
             dialog.close()
         qtbot.wait(20)
-    assert not album.faults
+    assert not album.faults, "\n".join(album.told())
 
 
 def openers(window: MainWindow) -> dict[str, Callable[[], object]]:

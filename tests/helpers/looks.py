@@ -66,6 +66,7 @@ def squeezed(root: QWidget) -> list[str]:
         if isinstance(part, QAbstractButton | QComboBox | QLineEdit | QAbstractSpinBox)
         and part.isVisible()
         and not isinstance(part.parentWidget(), QAbstractSpinBox | QComboBox)
+        and not part.objectName().startswith("qt_")  # Qt's own, such as a menu bar's arrow
         and part.height() < part.minimumSizeHint().height() - 2
     ]
 

@@ -75,10 +75,10 @@ class FilterBar(QWidget):
         self.first.addWidget(self.search, 1)
         for widget in (self.live, self.favorites, self.hidden):
             self.first.addWidget(widget)
-        self.first.addWidget(label("Frequency %", "label"))
-        for widget in (self.low, label("to", "muted"), self.high):
-            self.first.addWidget(widget)
         self.tools.setSpacing(px(8))
+        self.tools.addWidget(label("Frequency %", "label"))
+        for widget in (self.low, label("to", "muted"), self.high):
+            self.tools.addWidget(widget)
         second = QHBoxLayout()
         second.setSpacing(px(8))
         second.addWidget(self.chips, 1)
