@@ -136,6 +136,7 @@ def _dispatch(words: Sequence[str]) -> int:
 def _selftest(arguments: argparse.Namespace) -> int:
     from mistudio.console import Console
     from mistudio.core.errors import StudioError
+    from mistudio.grammar import Usage
     from mistudio.selftest import run
 
     try:

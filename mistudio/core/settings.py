@@ -85,8 +85,8 @@ class Settings:
     device_profile: str = _setting(
         "auto",  # small (8 GB in all), standard, or auto: by the memory
         "Device profile",
-        "Small plans for a machine with 8 GB in all, shared with its GPU: 4-bit models, fewer rows, "
-        "one model at a time. Automatic goes by the memory that is there.",
+        "Small plans for a machine with 8 GB in all, shared with its GPU: 4-bit models, fewer "
+        "rows, one model at a time. Automatic goes by the memory that is there.",
     )
     pause_at_c: int = _setting(
         0,

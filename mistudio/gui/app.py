@@ -24,8 +24,8 @@ from mistudio.gui.single_instance import SingleInstance, raise_other
 from mistudio.gui.theme import appearance
 from mistudio.jobs import hub_pages
 from mistudio.jobs.runner import Studio, interrupt_note
-from mistudio.system.remote_display import is_remote
 from mistudio.system.process import age_s
+from mistudio.system.remote_display import is_remote
 
 if TYPE_CHECKING:
     from mistudio.gui.heartbeat import Heartbeat

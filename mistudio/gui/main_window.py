@@ -40,9 +40,9 @@ from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
 from mistudio.jobs.storage import is_nearly_full
 from mistudio.store.records import JobRow
-from mistudio.system.remote_display import is_remote
 from mistudio.system.monitor import Monitor, Sample
 from mistudio.system.preload import preload_torch
+from mistudio.system.remote_display import is_remote
 from mistudio.system.steady import steady
 
 log = logging.getLogger(__name__)
