@@ -44,11 +44,11 @@ class AblateConfig(Config):
         64, "Window", "Tokens of a window.", unit="tokens", minimum=8, maximum=512
     )
     controls: int = option(
-        24,
+        29,
         "Controls",
         "Random features of like density and strength to compare with; with fewer than 19 no "
-        "feature can be called selective. Of features that are in no way special 24 call 4 % "
-        "selective, 19 and 39 call 5 %.",
+        "feature can be called selective. Of features that are in no way special 29 call "
+        "3.3 % selective, 24 call 4 %, 19 and 39 call 5 %.",
         minimum=0,
         maximum=199,
     )

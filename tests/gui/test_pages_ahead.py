@@ -83,8 +83,7 @@ def test_they_are_read_as_wide_as_the_page_is_shown(
 ) -> None:
     reads.take()
     detail.examples.widths.buttons()[2].click()
-    qtbot.waitUntil(lambda: bool(reads.features))
-    rest(detail, qtbot, 12)
+    qtbot.waitUntil(lambda: len(reads.features) == 3)
     assert reads.features == [(12, 200), (33, 200), (40, 200)]
 
 
@@ -99,6 +98,22 @@ def test_a_page_that_is_asked_for_waits_for_none_that_has_not_begun(
     reads.free.set()
     rest(detail, qtbot, 50)
     assert reads.take() == [33, 9, 50], "not 12, and nothing beside a feature out of the table"
+
+
+def test_one_that_waits_for_its_turn_is_left_out_when_another_page_is_asked_for(
+    detail: FeatureDetail, qtbot: QtBot, reads: Reads
+) -> None:
+    reads.take()
+    detail.go_next()
+    qtbot.waitUntil(lambda: detail.page is not None and detail.page.row.index == 33)
+    free = threading.Event()
+    detail._services.query.ask(lambda _db: free.wait(10), detail.ahead._on_read)
+    detail.ahead._reading += 1
+    qtbot.waitUntil(lambda: detail.ahead._reading == 2)  # asked for, behind what is under way
+    detail.open_partner(50)
+    free.set()
+    rest(detail, qtbot, 50)
+    assert reads.take() == [33, 50]
 
 
 def test_nothing_is_read_after_the_window_is_closed(
