@@ -14,6 +14,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QScrollArea,
+    QSizePolicy,
     QWidget,
 )
 
@@ -31,6 +32,8 @@ def cut_off(root: QWidget) -> list[str]:
             continue
         if not part.text() or part.text().endswith("…"):
             continue
+        if part.sizePolicy().horizontalPolicy() is QSizePolicy.Policy.Ignored and part.toolTip():
+            continue  # made to be clipped, such as a chart's legend; its tooltip has all of it
         width, height = part.width(), part.height()
         if isinstance(part, QLabel) and part.wordWrap():
             inside = part.contentsRect().width()
@@ -65,7 +68,7 @@ def squeezed(root: QWidget) -> list[str]:
         for part in root.findChildren(QWidget)
         if isinstance(part, QAbstractButton | QComboBox | QLineEdit | QAbstractSpinBox)
         and part.isVisible()
-        and not isinstance(part.parentWidget(), QAbstractSpinBox | QComboBox)
+        and not isinstance(part.parentWidget(), QAbstractSpinBox | QComboBox | QLineEdit)
         and not part.objectName().startswith("qt_")  # Qt's own, such as a menu bar's arrow
         and part.height() < part.minimumSizeHint().height() - 2
     ]
