@@ -103,8 +103,7 @@ def test_the_lens_tells_the_shape_of_the_logits(
     detail.pages.setCurrentIndex(LENS)
     assert detail.lens is not None
     assert detail.lens.shape.text() == "Skew 0.250 · kurtosis 3.50"
-    bars = detail.lens.histogram._bars
-    assert bars is not None
+    bars: Any = detail.lens.histogram._bars
     colours = [brush.name() for brush in bars.opts["brushes"]]
     assert colours[0] == colours[1] != colours[2] == colours[3]  # split at zero
     detail.close()
@@ -129,6 +128,7 @@ def test_raw_logits_and_z_scores_come_from_the_model(
     lens.how.setCurrentIndex(1)
     (job,) = JOBS.select(db)
     assert (job.kind, job.config["feature"], job.config["raw"]) == ("feature_lens", 1, True)
+    assert lens.positive.text() == ""  # nothing else is shown meanwhile
     lens.again.setEnabled(True)  # as the end of the job does
     told = {
         "sae": world.sae.id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from PySide6.QtGui import QFont
 from PySide6.QtWidgets import QApplication
 
@@ -11,7 +13,8 @@ from mistudio.gui.widgets.token_layout import DETAIL, TokenLayout, TokenMeasure,
 
 def layout(*texts: str, **how: bool) -> TokenLayout:
     pieces = [TokenPiece(text, 1.0) for text in texts]
-    return TokenLayout(pieces, 1.0, 600, QFont("DejaVu Sans"), DARK, DETAIL, **how)
+    options: dict[str, Any] = how
+    return TokenLayout(pieces, 1.0, 600, QFont("DejaVu Sans"), DARK, DETAIL, **options)
 
 
 def drawn(*texts: str, **how: bool) -> str:

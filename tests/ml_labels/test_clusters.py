@@ -37,7 +37,8 @@ def test_partners_are_those_that_fire_together() -> None:
     found = partners(rows, fit, 0, counts)[0].tolist()
     weights = {f: len(a & active[f]) / np.sqrt(counts[f]) for f in (1, 2, 3)}
     assert found == [*sorted(weights, key=lambda f: -weights[f]), NOBODY]  # 4 shares no token
-    nobody = Active(*(part[:0] for part in fit[:3]), np.array([0]), np.array([0]))
+    none, nothing = np.empty(0, np.int64), np.array([0])
+    nobody = Active(none, none, np.empty(0, np.uint16), nothing, nothing)
     assert partners(rows, nobody, 0, counts).tolist() == [[NOBODY] * clusters.PARTNERS]
 
 
@@ -81,8 +82,8 @@ def store_of(made: Harvest, folder: Path, shuffle_scored: bool = False) -> Path:
     return folder
 
 
-def labelled(made: Harvest, folder: Path, **options: bool) -> list[RuleLabel]:
-    return label_features(folder, LENGTH, made.kept, VOCABULARY, **options)
+def labelled(made: Harvest, folder: Path, clusters: bool = False) -> list[RuleLabel]:
+    return label_features(folder, LENGTH, made.kept, VOCABULARY, clusters=clusters)
 
 
 def test_cluster_labels_come_beside_the_others(made: Harvest, tmp_path: Path) -> None:

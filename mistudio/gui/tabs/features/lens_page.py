@@ -169,10 +169,11 @@ class LensPage(QWidget):
 
     def show_page(self, page: Any) -> None:
         """Show the lens of a `FeaturePage`, or why there is none."""
-        other = self._page is None or page.row.index != self._page.row.index
-        other = other or page.feature_set_id != self._page.feature_set_id
-        self._page = page
-        if other:
+        before, self._page = self._page, page
+        if before is None or (before.row.index, before.feature_set_id) != (
+            page.row.index,
+            page.feature_set_id,
+        ):
             self.found = None
             self.job.say("")
         self._on_changed()
@@ -198,8 +199,10 @@ class LensPage(QWidget):
             self._show_stored(self._page)
         elif self._fits():
             self._show_found()
-        elif self.again.isEnabled():
-            self.run()
+        else:
+            self._show_nothing()
+            if self.again.isEnabled():
+                self.run()
 
     def _fits(self) -> bool:
         wanted = self.config()
@@ -212,6 +215,14 @@ class LensPage(QWidget):
         if self._page is not None and result["sae"] == self._page.sae_id:
             self.found = result
             self._on_changed()
+
+    def _show_nothing(self) -> None:
+        """Other logits than those that are chosen would be misread."""
+        for bars in (self.positive, self.negative):
+            bars.set_tokens([], 0.0)
+        self.histogram.set_counts([], [])
+        self.shape.setText("")
+        self.note.setText("These come from the model, which is asked for them.")
 
     def _show_found(self) -> None:
         found = self.found
