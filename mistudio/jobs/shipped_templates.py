@@ -98,7 +98,8 @@ def fitted(scaling: Scaling, hidden_dim: int | None, layers: int | None) -> Mapp
     if scaling.expansion and hidden_dim:
         found["width"] = scaling.expansion * hidden_dim
     if scaling.depths and layers:
-        chosen = [max(0, round(share * layers) - 1) for share in scaling.depths]
+        # halves go up: half of five blocks is the third
+        chosen = [max(0, int(share * layers + 0.5) - 1) for share in scaling.depths]
         found["layer"] = chosen[len(chosen) // 2]
         found["layers"] = ",".join(str(layer) for layer in dict.fromkeys(chosen))
     return found

@@ -29,7 +29,9 @@ from mistudio.gui.tabs.training.compare_dialog import CompareDialog
 from mistudio.gui.tabs.training.metrics_pane import MetricsPane
 from mistudio.gui.tabs.training.run_card import RunCard
 from mistudio.gui.tabs.training.series import MetricSeries, smoothed
+from mistudio.gui.tabs.training.training_form import FRESH
 from mistudio.gui.theme import appearance
+from mistudio.jobs.shipped_templates import fitted
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
 from mistudio.store.tables import FEATURE_SETS, JOBS, MODELS, SAES, TRAININGS
@@ -148,6 +150,9 @@ def test_layer_and_latents_follow_the_model_until_they_are_chosen(qtbot: Any, de
     assert (form.layers.value(), form.form.width_editor.value()) == ("0", "4096")
     form.model.set_value("gpt-tiny")
     assert (form.layers.value(), form.form.width_editor.value()) == ("5", "512")
+    form.form.set_model(192, 5)
+    assert form.form.width_editor.value() == "1536"
+    assert fitted(FRESH, 192, 5)["layers"] == "2", "the middle one of five"
     form.model.set_value("wide")
     assert (form.layers.value(), form.form.width_editor.value()) == ("14", "4608")
     form.layers.grid.toggles[14].click()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mistudio.core.config import from_dict, to_dict
+from mistudio.core.control import JobControl
 from mistudio.core.errors import TrainingBroke
 from mistudio.core.events import SilentReporter
 from mistudio.core.paths import Paths
@@ -20,7 +21,7 @@ from mistudio.ml.collective import Collective
 from mistudio.ml.training.learner import Learner
 from mistudio.store import trainings
 from mistudio.store.records import TrainingRow
-from mistudio.store.tables import JOBS, SAES
+from mistudio.store.tables import JOBS, SAES, TRAININGS
 from tests.helpers.processes import in_threads
 from tests.helpers.studio import run, tiny_studio, tiny_training
 
@@ -56,9 +57,22 @@ def sweep(**values: Any) -> SweepConfig:
     return from_dict(SweepConfig, {**base, "layers": "0,1", "vary": vary, **values})
 
 
-def by_two(studio: Studio, config: SweepConfig) -> list[TrainingRow]:
-    """Train a sweep by two; all processes must end."""
+class PausesAt(SilentReporter):
+    """Asks for a pause when the first SAE of layer 1 reaches a step."""
+
+    def __init__(self, step: int, control: JobControl) -> None:
+        self._step, self._control = step, control
+
+    def progress(self, fraction: float, phase: str, **_rest: object) -> None:
+        if phase.startswith(f"SAE 3 of 4: Training: step {self._step} "):
+            self._control.pause()
+
+
+def by_two(studio: Studio, config: SweepConfig, pause_at: int = 0) -> list[TrainingRow]:
+    """Train a sweep by two, to the end or to a pause; all processes must end."""
     job = studio.submit("sweep", config)
+    control = JobControl()
+    report = PausesAt(pause_at, control) if pause_at else SilentReporter()
 
     def work(collective: Collective) -> int:
         if collective.rank:
@@ -67,7 +81,8 @@ def by_two(studio: Studio, config: SweepConfig) -> list[TrainingRow]:
             return 0
         studio.crew = Threads(collective)
         try:
-            assert studio.execute(job, SilentReporter()) == "completed"
+            wanted = "paused" if pause_at else "completed"
+            assert studio.execute(job, report, control) == wanted
         finally:
             studio.crew = None
         return 0
@@ -88,6 +103,16 @@ def test_a_sweep_has_the_curves_of_one_process(studio: Studio) -> None:
     alone = trainings.of_group(studio.db(), group)
     together = by_two(studio, sweep())
     assert [row.status for row in together] == ["completed"] * 4
+    paused = by_two(studio, sweep(), pause_at=20)
+    assert [row.status for row in paused] == ["paused"] * 4
+    assert len({row.current_step for row in paused}) == 2, "some are a few steps ahead"
+    studio.execute(studio.resume_training(paused[0].id))
+    alike(studio, alone, together)
+    alike(studio, alone, [TRAININGS.get(studio.db(), row.id) for row in paused])
+
+
+def alike(studio: Studio, alone: list[TrainingRow], together: list[TrainingRow]) -> None:
+    """The curves, the looks between and the final figures are nearly the same."""
     for one, two in zip(alone, together, strict=True):
         assert one.config["input_norm"] == two.config["input_norm"]
         rows = [trainings.metrics(studio.db(), row.id) for row in (one, two)]
