@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, QUrl, Slot
 from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QApplication
 
-import mistudio
 from mistudio.core.errors import StudioError
+from mistudio.gui.about_dialog import AboutDialog
 from mistudio.gui.actions import TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
-from mistudio.gui.crash import report
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.help_topics import topic_at
 from mistudio.gui.help_window import HelpWindow
+from mistudio.gui.problem_report import device_line, report
 from mistudio.gui.theme import appearance
 from mistudio.gui.tour import Tour
 from mistudio.gui.tours import TOURS
-from mistudio.gui.widgets.cards import IconLabel, label
 from mistudio.store.connection import Db
 
 if TYPE_CHECKING:
@@ -236,23 +236,25 @@ class Commands(QObject):
     def show_doctor(self) -> None:
         from mistudio.gui.doctor_dialog import DoctorDialog
 
-        DoctorDialog(self._window.services, self._window).show()
+        DoctorDialog(self._window.services, self._window, self.for_report()).show()
+
+    def for_report(self) -> tuple[Path, str]:
+        """The log and the device, as a report takes them."""
+        services = self._window.services
+        chosen = services.settings.values.device
+        log_file = services.studio.paths.logs / "mistudio.jsonl"
+        return log_file, device_line(self._window.monitor.latest, chosen)
 
     @Slot()
     def copy_report(self) -> None:
-        log_file = self._window.services.studio.paths.logs / "mistudio.jsonl"
-        QGuiApplication.clipboard().setText(report("", log_file))
-        self._window.services.banner("The report is on the clipboard.")
+        QGuiApplication.clipboard().setText(report("", *self.for_report()))
+        self._window.services.banner(
+            "The report is on the clipboard. It holds no tokens and no private paths; read it "
+            "before you send it."
+        )
 
     @Slot()
     def show_about(self) -> None:
-        dialog = Dialog("About miStudio", self._window, width=520, height_share=0.5)
-        dialog.box.addWidget(IconLabel("brand", "emerald", 48))
-        dialog.box.addWidget(label(f"miStudio {mistudio.__version__}", "title"))
-        dialog.box.addWidget(
-            label("Mechanistic interpretability on your own machine.", "muted", wrap=True)
-        )
-        dialog.box.addWidget(label("Apache License 2.0. No telemetry.", "small"))
-        dialog.box.addStretch(1)
-        dialog.add_close()
+        dialog = AboutDialog(self._window.services, self._window)
+        dialog.report_asked.connect(self.copy_report)
         dialog.show()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import platform
 import sys
 import threading
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -17,8 +15,8 @@ from PySide6.QtCore import QObject, Qt, Signal, Slot
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QPlainTextEdit, QWidget
 
-import mistudio
 from mistudio.gui.dialog import Dialog
+from mistudio.gui.problem_report import report
 from mistudio.gui.style import mono_font
 from mistudio.gui.widgets.cards import button, label
 
@@ -90,30 +88,21 @@ class CrashReporter(QObject):
             self._on_error(arguments.exc_type, error, arguments.exc_traceback)
 
 
-def report(details: str, log_file: Path | None = None) -> str:
-    """What a bug report needs: versions, the machine, what broke, the end of the log."""
-    lines = [f"miStudio {mistudio.__version__}, Python {platform.python_version()}"]
-    lines.append(platform.platform())
-    for package in ("PySide6-Essentials", "pyqtgraph", "numpy", "torch", "transformers"):
-        try:
-            lines.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            lines.append(f"{package} not installed")
-    if details:
-        lines += ["", details.rstrip()]
-    if log_file is not None and log_file.exists():
-        tail = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-50:]
-        lines += ["", "End of the log:", *tail]
-    return "\n".join(lines) + "\n"
-
-
 class ErrorDialog(Dialog):
     """A sentence, the report, and a button that copies it; blocks nothing."""
 
-    def __init__(self, sentence: str, details: str, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        sentence: str,
+        details: str,
+        parent: QWidget | None = None,
+        *,
+        log_file: Path | None = None,
+        device: str = "",
+    ) -> None:
         super().__init__("Something went wrong", parent, height_share=0.6, scroll=False)
         self.setWindowFlag(Qt.WindowType.Dialog)
-        self.text = QPlainTextEdit(report(details))
+        self.text = QPlainTextEdit(report(f"{sentence}\n\n{details}", log_file, device))
         self.text.setReadOnly(True)
         self.text.setFont(mono_font(13))
         self.text.setAccessibleName("Report")

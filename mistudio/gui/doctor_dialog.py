@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PySide6.QtCore import Slot
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QWidget
 
 from mistudio.gui.dialog import Dialog
+from mistudio.gui.problem_report import report
 from mistudio.gui.services import Services
 from mistudio.gui.widgets.cards import Card, IconLabel, button, label
 from mistudio.system import desktop
@@ -19,8 +22,12 @@ LOOK = {True: ("check_circle", "emerald"), False: ("x_circle", "red"), None: ("i
 class DoctorDialog(Dialog):
     """Lists every check with its advice."""
 
-    def __init__(self, services: Services, parent: QWidget) -> None:
+    def __init__(
+        self, services: Services, parent: QWidget, for_report: tuple[Path | None, str] = (None, "")
+    ) -> None:
+        """`for_report`: log and device, as `problem_report.report` takes them."""
         super().__init__("Doctor", parent)
+        self._for_report = for_report
         self._found: list[Check] = []
         self._wait = label("Looking at this machine…", "muted")
         self.box.addWidget(label("Doctor", "title"))
@@ -80,7 +87,7 @@ class DoctorDialog(Dialog):
 
     def copy(self) -> None:
         text = "\n".join(line for check in self._found for line in written(check))
-        QGuiApplication.clipboard().setText(text)
+        QGuiApplication.clipboard().setText(report(text, *self._for_report))
 
 
 def _card(check: Check) -> Card:

@@ -12,6 +12,7 @@ from mistudio.gui.widgets.cards import Card, IconLabel, button, label, row
 from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.pill import Pill
 from mistudio.gui.widgets.progress import ProgressBar
+from mistudio.jobs.job_commands import WITHOUT
 from mistudio.store.records import JobRow
 
 KIND_ICONS = {
@@ -51,7 +52,8 @@ BAR_COLORS = {"paused": "yellow", "interrupted": "yellow", "failed": "red", "que
 class JobCard(Card):
     """Shows a job's row, overlaid by live progress; `asked(job id, verb)` tells of a button.
 
-    Verbs: pause, resume, cancel, stop, now (end a waiting time), retry, up, log.
+    Verbs: pause, resume, cancel, stop, now (end a waiting time), retry, up, log, command (copy
+    it).
     """
 
     asked = Signal(str, str)
@@ -77,13 +79,23 @@ class JobCard(Card):
         self.log = button(
             "Log", self._on_log, variant="ghost", icon="log", tip="What the job wrote"
         )
+        self.command = button(
+            "",
+            self._on_command,
+            variant="ghost",
+            icon="command",
+            tip="Copy the line that does the same in a terminal",
+        )
+        self.command.setAccessibleName("Copy as command")
         top = row(IconLabel(KIND_ICONS.get(job.kind, "list"), "label"))
         top.addWidget(self.title, 1)
         top.addWidget(self.pill)
         self.box.addLayout(top)
         self.box.addWidget(self.bar)
         self.box.addWidget(self.line)
-        self.box.addLayout(row(self.pause, self.end, self.now, self.retry, self.up, None, self.log))
+        self.box.addLayout(
+            row(self.pause, self.end, self.now, self.retry, self.up, None, self.command, self.log)
+        )
         self.show_job(job, "")
 
     def show_job(self, job: JobRow, waits_for: str) -> None:
@@ -110,6 +122,8 @@ class JobCard(Card):
         if not running:
             self.now.hide()
         self.up.setVisible(job.status == "queued")
+        ended = job.status in ("completed", "failed", "cancelled")
+        self.command.setVisible(ended and job.kind not in WITHOUT)
 
     def show_progress(self, progress: Progress) -> None:
         """Show what the running job told last."""
@@ -150,6 +164,9 @@ class JobCard(Card):
 
     def _on_up(self) -> None:
         self.asked.emit(self.job.id, "up")
+
+    def _on_command(self) -> None:
+        self.asked.emit(self.job.id, "command")
 
     def _on_log(self) -> None:
         self.asked.emit(self.job.id, "log")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, QTimer, Signal, Slot
+from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QButtonGroup, QDockWidget, QVBoxLayout, QWidget
 
+from mistudio.core.configs import DemoConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.job_card import JobCard
 from mistudio.gui.job_log import JobLog
@@ -74,7 +76,13 @@ class JobsPanel(QDockWidget):
         self.page = CenteredColumn()
         self.page.box.setContentsMargins(0, 0, 0, 0)
         self.page.box.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self.empty = EmptyState("list", "No job in this list. Work you start appears under Active.")
+        self.empty = EmptyState(
+            "list",
+            "No job in this list. Work you start appears under Active.",
+            "Run the sample",
+            self.run_sample,
+            tip="The whole path from text to steering in two minutes",
+        )
         self.page.box.addWidget(self.empty)
         box.addWidget(self.page, 1)
         self.clear_button = button("Clear finished", self.clear_finished, variant="ghost")
@@ -83,6 +91,15 @@ class JobsPanel(QDockWidget):
         self.setWidget(body)
         self.setAllowedAreas(Qt.DockWidgetArea.RightDockWidgetArea)
         self.setFeatures(QDockWidget.DockWidgetFeature.DockWidgetClosable)
+
+    @Slot()
+    def run_sample(self) -> None:
+        """Queue the sample run."""
+        try:
+            self._services.submit("demo", DemoConfig())
+        except StudioError as error:
+            self._services.banner(error.sentence, level="error", details=error.details)
+        self.show_filter("Active")
 
     def start(self) -> None:
         """Begin to look for jobs."""
@@ -188,6 +205,8 @@ class JobsPanel(QDockWidget):
         try:
             if verb == "log":
                 self._open_log(job_id)
+            elif verb == "command":
+                self._copy_command(job_id)
             elif verb == "retry":
                 self._services.studio.retry(job_id)
             else:
@@ -200,6 +219,13 @@ class JobsPanel(QDockWidget):
     def _open_log(self, job_id: str) -> None:
         job = next(job for job in self._jobs if job.id == job_id)
         JobLog(self._services, job, self.window()).show()
+
+    def _copy_command(self, job_id: str) -> None:
+        from mistudio.jobs.job_commands import command_of_job
+
+        if (job := self.job(job_id)) is not None:
+            QGuiApplication.clipboard().setText(command_of_job(job.kind, job.config))
+            self._services.banner(f"The command of “{job.title}” is on the clipboard.")
 
     def job(self, job_id: str) -> JobRow | None:
         """The job of an id as last read, None if it is not in the list."""

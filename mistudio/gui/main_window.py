@@ -303,7 +303,8 @@ class MainWindow(QMainWindow):
     def show_error(self, sentence: str, details: str) -> None:
         """Show a bug's report; further ones join the log only while it is open."""
         if self.findChild(ErrorDialog) is None:
-            ErrorDialog(sentence, details, self).show()
+            log_file, device = self.commands.for_report()
+            ErrorDialog(sentence, details, self, log_file=log_file, device=device).show()
 
     @Slot(str, str)
     def _on_query_failed(self, sentence: str, details: str) -> None:

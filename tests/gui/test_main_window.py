@@ -22,9 +22,10 @@ from mistudio.core.settings import SettingsFile, Snapshot
 from mistudio.gui import main_window, tab_pages
 from mistudio.gui.actions import ACTIONS, TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
-from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile, report
+from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile
 from mistudio.gui.dialog import Confirm
 from mistudio.gui.main_window import CHANGES, MainWindow
+from mistudio.gui.problem_report import report
 from mistudio.gui.services import Tab
 from mistudio.gui.settings_dialog import SettingsDialog
 from mistudio.gui.theme import appearance

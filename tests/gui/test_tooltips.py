@@ -132,6 +132,7 @@ class Library:
         """By the name of the class, with its module where two have the same."""
         from mistudio.core.training_configs import TrainConfig
         from mistudio.gui import (
+            about_dialog,
             command_palette,
             crash,
             doctor_dialog,
@@ -179,6 +180,7 @@ class Library:
         to, sae, studio = self.services, self.world.sae, self.services.studio
         listed = library_pages.datasets(studio).datasets[0]
         return {
+            "AboutDialog": lambda: about_dialog.AboutDialog(to, parent),
             "ErrorDialog": lambda: crash.ErrorDialog("It broke.", "trace", parent),
             "ShortcutSheet": lambda: command_palette.ShortcutSheet([], parent),
             "DoctorDialog": lambda: doctor_dialog.DoctorDialog(to, parent),

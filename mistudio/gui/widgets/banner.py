@@ -8,6 +8,7 @@ from PySide6.QtCore import QTimer
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
+from mistudio.gui.problem_report import report
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, IconLabel, button, label
 
@@ -43,7 +44,10 @@ class Banner(Card):
         self.box.addWidget(IconLabel(icon, role))
         self.box.addWidget(label(sentence, wrap=True, selectable=True), 1)
         if details:
-            self.box.addWidget(button("Copy report", self._copy, variant="ghost", icon="copy"))
+            tip = "Copy this with versions, without tokens and private paths"
+            self.box.addWidget(
+                button("Copy report", self._copy, variant="ghost", icon="copy", tip=tip)
+            )
         if action:
             self.action_button = button(action, clicked)
             self.action_button.clicked.connect(self.dismiss)
@@ -53,7 +57,7 @@ class Banner(Card):
         self.setAccessibleName(f"{level}: {sentence}")
 
     def _copy(self) -> None:
-        QGuiApplication.clipboard().setText(f"{self.sentence}\n\n{self.details}")
+        QGuiApplication.clipboard().setText(report(f"{self.sentence}\n\n{self.details}"))
 
     def dismiss(self) -> None:
         """Take it away."""

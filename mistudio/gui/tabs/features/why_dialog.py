@@ -58,7 +58,11 @@ class WhyDialog(Dialog):
         super().__init__("Why this next token?", parent, width=1100, height_share=0.9, scroll=False)
         self.found: dict[str, Any] | None = None
         self.form = ConfigForm(
-            AttributeConfig, ("token", "position", "check_on", "limit"), columns=4
+            AttributeConfig,
+            ("token", "position", "check_on", "limit"),
+            columns=4,
+            command="features attribute",
+            positional=("text",),
         )
         self.form.set_values({"sae": sae_id, "text": text, "feature": feature})
         self.run_button = button(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from PySide6.QtCore import Signal
+from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QWidget
 
 from mistudio.core import memory
@@ -18,6 +19,7 @@ from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.gui.tabs.models.formats import FormatList, format_name
 from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.jobs import model_pages
+from mistudio.jobs.job_commands import command_of
 from mistudio.jobs.model_pages import DeviceMemory, FormatChoice
 from mistudio.store.records import JobRow, ModelRow
 
@@ -66,6 +68,13 @@ class FormatDialog(Dialog):
         self.buttons.insertWidget(0, self.report)
         self.button = button("Use this format", self.submit, variant="primary", icon="check")
         self.button.setToolTip("Load the model in the marked format and keep it if that works")
+        self.command_button = button(
+            "Copy as command",
+            self.copy_command,
+            variant="ghost",
+            tip="Copy the line that does the same in a terminal",
+        )
+        self.buttons.insertWidget(1, self.command_button)
         self.buttons.addWidget(self.button)
         self.add_close()
         self.button.setEnabled(False)
@@ -81,9 +90,17 @@ class FormatDialog(Dialog):
             on_error=self._on_error,
         )
 
+    def config(self) -> CheckModelConfig:
+        """What would be run."""
+        return CheckModelConfig(model=self._model.id, format=self.formats.value())
+
+    def copy_command(self) -> None:
+        """Put the command that changes to the marked format on the clipboard."""
+        QGuiApplication.clipboard().setText(command_of("check_model", self.config()))
+
     def submit(self) -> None:
         """Queue the change, or show what is wrong."""
-        config = CheckModelConfig(model=self._model.id, format=self.formats.value())
+        config = self.config()
         try:
             self._job = self._watch.submit("check_model", config)
         except StudioError as error:

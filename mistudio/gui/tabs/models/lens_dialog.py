@@ -15,6 +15,7 @@ from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.models.lens_grid import LensGrid, LensModel
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.jobs.job_commands import command_of
 from mistudio.store.records import ModelRow
 
 _MEANING = (
@@ -62,6 +63,12 @@ class PromptLensDialog(Dialog):
         self.grid = LensGrid()
         self.details = label("", "mono", wrap=True, selectable=True)
         self.copy_button = button("Copy as table", self.copy, icon="copy", tip="Copy every cell")
+        self.command_button = button(
+            "Copy as command",
+            self.copy_command,
+            variant="ghost",
+            tip="Copy the line that does the same in a terminal",
+        )
         self._build()
         self.prompt.setFocus()
 
@@ -70,7 +77,9 @@ class PromptLensDialog(Dialog):
         self.meaning = label(_MEANING, "muted", wrap=True)
         self.box.addWidget(self.meaning)
         self.box.addWidget(self.prompt)
-        self.box.addLayout(row(self.run_button, self.job.cancel_button, self.job.state, None))
+        self.box.addLayout(
+            row(self.run_button, self.command_button, self.job.cancel_button, self.job.state, None)
+        )
         self.box.addWidget(self.job.problem)
         self.box.addWidget(self.grid, 1)
         self.below = Card("nested", padding=12)
@@ -83,9 +92,17 @@ class PromptLensDialog(Dialog):
         self.box.addStretch(0)
         self.copy_button.setEnabled(False)
 
+    def config(self) -> PromptLensConfig:
+        """What would be run."""
+        return PromptLensConfig(model=self._model.id, prompt=self.prompt.toPlainText())
+
+    def copy_command(self) -> None:
+        """Put the command that reads the same prompt on the clipboard."""
+        QGuiApplication.clipboard().setText(command_of("prompt_lens", self.config()))
+
     def run(self) -> None:
         """Queue the prompt, or show what is wrong."""
-        config = PromptLensConfig(model=self._model.id, prompt=self.prompt.toPlainText())
+        config = self.config()
         if found := violations(config):
             self.job.say(" ".join(violation.sentence for violation in found))
             return

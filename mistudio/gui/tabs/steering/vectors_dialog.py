@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from PySide6.QtCore import Qt, Slot
+from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -32,6 +33,7 @@ from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.jobs import vector_library
+from mistudio.jobs.job_commands import command_of
 from mistudio.jobs.set_aside import set_aside
 from mistudio.store.records import SteeringVectorRow
 from mistudio.store.tables import STEERING_VECTORS
@@ -92,6 +94,12 @@ class VectorsDialog(Dialog):
             icon="play",
             tip="Read both lists with the model and keep the direction between them",
         )
+        self.command_button = button(
+            "Copy as command",
+            self.copy_command,
+            variant="ghost",
+            tip="Copy the line that does the same in a terminal (bash or zsh)",
+        )
         self.job = OneJob(services, self.make_button, self, failure="The vector was not made.")
         self.job.done.connect(self._on_made)
         self.outcome = label("", "muted", wrap=True, selectable=True)
@@ -144,7 +152,13 @@ class VectorsDialog(Dialog):
             lists.addLayout(part)
         self.box.addLayout(lists, 2)
         self.box.addWidget(self.form)
-        line = row(self.make_button, self.job.cancel_button, self.job.state, self.outcome)
+        line = row(
+            self.make_button,
+            self.command_button,
+            self.job.cancel_button,
+            self.job.state,
+            self.outcome,
+        )
         line.setStretch(3, 1)
         self.box.addLayout(line)
         self.box.addWidget(self.job.problem)
@@ -177,6 +191,15 @@ class VectorsDialog(Dialog):
         }
         self.form.set_values(lists)
         return self.form.values()
+
+    def copy_command(self) -> None:
+        """Put the command that makes the same vector on the clipboard."""
+        try:
+            text = command_of("contrast_vector", self.config())
+        except StudioError as error:
+            self.job.say(error.sentence)
+        else:
+            QGuiApplication.clipboard().setText(text)
 
     def make(self) -> None:
         """Queue the lists, or show what is wrong."""

@@ -34,6 +34,7 @@ class RunList(QWidget):
 
     acted = Signal(object, str)
     wanted = Signal(object)  # settings to fill the form with
+    new_wanted = Signal()
     revealed = Signal(object)  # a card that the user asked to see
 
     def __init__(self, services: Services, live: LiveRuns, parent: QWidget | None = None) -> None:
@@ -42,12 +43,13 @@ class RunList(QWidget):
         self.cards: dict[str, RunCard] = {}
         self._limit = PAGE
         self._selected = ""
+        self._narrowed = False  # the list is empty because of a search or a filter
         self._awaited = False  # the selected run has no card yet
         self.search = SearchField("Search runs by model, text or name")
         self.filters = {name: button(name, variant="toggle", tip=TIPS[name]) for name in FILTERS}
         self.filter = str(services.settings.recall("training.filter", "All"))
         self.selection = RunSelection(services)
-        self.empty = EmptyState("curve", "")
+        self.empty = EmptyState("curve", "", "New training", self._on_empty)
         self.empty.offer_tour(services.take_tour)
         self.empty.hide()
         self.more_button = button("Show more", self.show_more, tip="Show older runs too")
@@ -203,10 +205,24 @@ class RunList(QWidget):
     def _open_panes(self) -> dict[str, list[str]]:
         return dict(self._services.settings.recall("training.panes", {}))
 
+    @Slot()
+    def _on_empty(self) -> None:
+        """What the empty list offers: all runs again, or the form of a new one."""
+        if self._narrowed:
+            self.search.clear()
+            self.set_filter("All")
+        else:
+            self.new_wanted.emit()
+
     def _show_empty(self, runs: Runs) -> None:
         narrowed = bool(runs.counts["All"])
         sentence = "No run matches." if narrowed else "No training has been started yet."
         self.empty.sentence.setText(sentence)
+        self.empty.button.setText("Show all runs" if narrowed else "New training")
+        self.empty.button.setToolTip(
+            "Clear the search and the filter" if narrowed else "Go to the form above"
+        )
+        self._narrowed = narrowed
         self.empty.setVisible(not runs.runs)
 
     @Slot(object)

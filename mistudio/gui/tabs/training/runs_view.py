@@ -44,6 +44,7 @@ class RunsView(CenteredColumn):
         self.box.addStretch(1)
         self.list.acted.connect(self.act)
         self.list.wanted.connect(self._on_wanted)
+        self.list.new_wanted.connect(self._on_new)
         self.list.revealed.connect(self._on_revealed)
         self.form.started.connect(self._on_started)
 
@@ -120,6 +121,13 @@ class RunsView(CenteredColumn):
         self._services.publisher.publish("jobs", job_id)
         self._services.publisher.publish("trainings")
         self._services.lanes.nudge()
+
+    @Slot()
+    def _on_new(self) -> None:
+        """Open the form and go there."""
+        self.form.section.set_open(True)
+        self.verticalScrollBar().setValue(0)
+        self.form.model.setFocus()
 
     @Slot(object)
     def _on_wanted(self, values: dict[str, object]) -> None:
