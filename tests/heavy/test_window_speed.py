@@ -1,4 +1,4 @@
-"""The window keeps its goals of speed and calm on a machine that does nothing else: `-m heavy -s`."""
+"""The window keeps its goals on a machine that does nothing else: `pytest -m heavy -s`."""
 
 from __future__ import annotations
 
