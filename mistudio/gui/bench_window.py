@@ -145,10 +145,10 @@ class WindowBench(QObject):
         phase, place = "", 0
         whole.start()
         while (row := JOBS.get(services.studio.db(), job)).status in ("queued", "running"):
-            if row.phase != phase:
-                if phase:
-                    beats.setdefault(phase, []).append(heartbeat.summary())
-                phase = row.phase or "starting"
+            now = (row.phase or "starting").partition(":")[0]
+            if now != phase:
+                beats.setdefault(phase or "starting", []).append(heartbeat.summary())
+                phase = now
                 heartbeat.start()
             place = (place + 1) % len(TAB_NAMES)
             self._window.tabs.show_tab(TAB_NAMES[place])
@@ -158,7 +158,7 @@ class WindowBench(QObject):
         whole.stop()
         self.found["whole"] = whole.summary()
         self.found["job"] = row.status
-        self.found["gaps"] = beats
+        self.found["gaps"] = {name: _worst(parts) for name, parts in beats.items()}
         self.found["memory_mb"] = round(resident_bytes() / 1e6, 1)
         yield from self._drop_downloads()
 
@@ -197,6 +197,14 @@ class WindowBench(QObject):
         self.found["training"] = counter.stop()
         self._window.lanes.request(job, "cancel")
         yield self._window.lanes.is_idle
+
+
+def _worst(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Of several stretches of one phase: ticks of all, the worst of the other figures."""
+    return {
+        name: sum(part[name] for part in parts) if name == "ticks" else max(p[name] for p in parts)
+        for name in parts[0]
+    }
 
 
 def _after(moment: float) -> Callable[[], bool]:

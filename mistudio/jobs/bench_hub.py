@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -16,6 +17,11 @@ _SHA = "b" * 40
 _BLOCK = bytes(range(256)) * 256  # 64 KiB
 _SMALL = {"config.json": b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'}
 _WEIGHTS = "model.safetensors"
+
+
+def _blob(content: bytes) -> str:
+    """The name that git gives a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class BenchHub(ThreadingHTTPServer):
@@ -71,9 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         if re.fullmatch(rf"/api/models/{REPO}(/revision/[^/]+)?", path):
             self._answer(self._facts())
         elif re.fullmatch(rf"/api/models/{REPO}/tree/[^/]+/?", path):
-            self._answer(
-                [{"type": "file", "oid": "0" * 40, **f} for f in self._facts()["siblings"]]
-            )
+            self._answer([{"type": "file", **file} for file in self._facts()["siblings"]])
         elif found := re.fullmatch(rf"/{REPO}/resolve/[^/]+/(.+)", path):
             self._file(found[1])
         else:
@@ -84,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         files: list[dict[str, Any]] = []
         for name, size in sizes.items():
             file: dict[str, Any] = {"rfilename": name, "path": name, "size": size}
-            file["blobId"] = "0" * 40
+            file["oid"] = file["blobId"] = _blob(_SMALL.get(name, b""))
             if name == _WEIGHTS:
                 file["lfs"] = {"size": size, "sha256": "c" * 64, "oid": "c" * 64, "pointerSize": 1}
             files.append(file)
@@ -112,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if wanted else 200)
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        tag = "c" * 64 if name == _WEIGHTS else "d" * 40
+        tag = "c" * 64 if name == _WEIGHTS else _blob(_SMALL[name])
         self.send_header("X-Repo-Commit", _SHA)
         self.send_header("ETag", f'"{tag}"')
         self.send_header("Accept-Ranges", "bytes")
@@ -128,8 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, count: int) -> None:
         began, sent = time.monotonic(), 0
         while sent < count and not self.server.ended.is_set():
-            sent += self.wfile.write(_BLOCK[: min(len(_BLOCK), count - sent)])
-            self.server.sent += min(len(_BLOCK), count)
+            piece = _BLOCK[: count - sent]
+            self.wfile.write(piece)
+            sent += len(piece)
+            self.server.sent += len(piece)
             ahead = sent / self.server.rate - (time.monotonic() - began)
             if ahead > 0:
                 self.server.ended.wait(ahead)

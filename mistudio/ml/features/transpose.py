@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.core.atomic import fsync_path
 from mistudio.ml.features.arrays import create_array
 
 BLOCK = 1 << 22  # entries sorted at a time
@@ -57,9 +58,9 @@ def transpose(
         tokens[target] = _token_of(row_splits, start, stop)[order]
         column_values[target] = np.asarray(values[start:stop])[order]
         cursor += part_counts
-    for array in (tokens, column_values):
+    for array, name in ((tokens, "csc_tokens.npy"), (column_values, "csc_values.npy")):
         if isinstance(array, np.memmap):
-            array.flush()
+            fsync_path(folder / name)  # flush() would hold up every other thread meanwhile
 
 
 def _token_of(row_splits: NDArray[np.int64], start: int, stop: int) -> NDArray[np.uint32]:
