@@ -43,6 +43,7 @@ class Alternatives(QWidget):
         self._states: list[CardState] = []  # while the source is not among the cards
         self._facts: CardFacts | None = None
         self._offered: list[CardFacts] = []
+        self._own: list[Edit] = []
         self.of = Combo()
         self.of.setAccessibleName("Card whose operators are compared")
         self.of.setToolTip("The other cards that are on stay as they are in every column")
@@ -75,10 +76,13 @@ class Alternatives(QWidget):
         self._drop()
         self._facts = None
         self._states = list(states)
-        self.set_cards(self._offered, self._titles())
+        self.set_cards(self._offered, self._own, self._titles())
 
-    def set_cards(self, facts: Sequence[CardFacts], titles: Sequence[str]) -> None:
-        """Offer these cards; the choice stays with its source."""
+    def set_cards(
+        self, facts: Sequence[CardFacts], edits: Sequence[Edit], titles: Sequence[str]
+    ) -> None:
+        """Offer these cards, with their edits and titles; the choice stays with its source."""
+        self._own = list(edits)
         wanted = self._states[0].edit.source if self._states else None
         kept = self._facts.source if self._facts else wanted
         if list(facts) != self._offered or list(titles) != self._titles():
@@ -101,7 +105,8 @@ class Alternatives(QWidget):
         """Another operator, one that is not there yet if there is one."""
         if self._facts is None or len(self.cards) + 1 >= MOST_COLUMNS:
             return
-        there = {card.operator_name() for card in self.cards}
+        own = self._compared()
+        there = {card.operator_name() for card in self.cards} | ({own.operator} if own else set())
         source = self._facts.source
         open_ = [n for n in _OFFERED if n not in there and _can_be(source, n)]
         self._append(CardState(Edit(source, 0.0, open_[0] if open_ else "add")))
@@ -122,7 +127,15 @@ class Alternatives(QWidget):
                 return card.sentence()
         if not self.edits():
             return "Add an operator to compare with."
+        columns = [*([own] if (own := self._compared()) else []), *self.edits()]
+        if len(set(columns)) < len(columns):
+            return "Two columns would be the same: change one of them."
         return ""
+
+    def _compared(self) -> Edit | None:
+        """The edit that the compared card has itself."""
+        index = self.of.currentIndex()
+        return self._own[index] if 0 <= index < len(self._own) else None
 
     def _titles(self) -> list[str]:
         return [self.of.itemText(place) for place in range(self.of.count())]
