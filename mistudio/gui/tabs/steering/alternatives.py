@@ -12,6 +12,7 @@ from mistudio.core.steering_operators import OPERATORS
 from mistudio.core.steering_settings import MOST_COLUMNS
 from mistudio.core.steering_spec import Edit, Feature, Source
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard
+from mistudio.gui.tabs.steering.tab_order import follow
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.elided import Combo
@@ -175,6 +176,7 @@ class Alternatives(QWidget):
         for place, card in enumerate(self.cards):
             card.set_accent(place + 1)
             self._grid.addWidget(card, place // 2, place % 2)
+        follow(self.add_button, self.cards)
         self.add_button.setEnabled(len(self.cards) + 1 < MOST_COLUMNS)
 
     def _on_of(self, index: int) -> None:
