@@ -582,11 +582,18 @@ def test_operators_of_a_card_stand_side_by_side(services: Services, qtbot: QtBot
     assert tab.config().alternative == ("3=1.0:clamp",)
     made.add_button.click()
     assert tab.config().alternative == ("3=1.0:clamp", "3=2.0:scale")
+    choose(made.cards[1].operator, "clamp")
+    assert tab.reason.text() == "Two columns would be the same: change one of them."
+    choose(made.cards[1].operator, "scale")
+    made.cards[1].set_value(2.0)
     made.cards[0].number.lineEdit().setText("")
     assert tab.reason.text() == "A strength is not a number."
     made.cards[0].set_value(3.0)
     made.of.setCurrentIndex(1)  # the same operators, of the other card
     assert tab.config().alternative == ("12=3.0:clamp", "12=2.0:scale")
+    made.add_button.click()  # neither the card's own operator nor one that is there
+    assert made.cards[2].operator_name() == "ablate"
+    made.cards[2].removed.emit(made.cards[2])
     made.cards[1].toggle.setChecked(False)
     tab.run_primary()
     settle(tab, qtbot)

@@ -12,6 +12,7 @@ from mistudio.core.steering_operators import OPERATORS
 from mistudio.core.steering_settings import MOST_COLUMNS
 from mistudio.core.steering_spec import Edit, Feature, Source
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard
+from mistudio.gui.tabs.steering.tab_order import follow
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.elided import Combo
@@ -43,6 +44,7 @@ class Alternatives(QWidget):
         self._states: list[CardState] = []  # while the source is not among the cards
         self._facts: CardFacts | None = None
         self._offered: list[CardFacts] = []
+        self._own: list[Edit] = []
         self.of = Combo()
         self.of.setAccessibleName("Card whose operators are compared")
         self.of.setToolTip("The other cards that are on stay as they are in every column")
@@ -75,10 +77,13 @@ class Alternatives(QWidget):
         self._drop()
         self._facts = None
         self._states = list(states)
-        self.set_cards(self._offered, self._titles())
+        self.set_cards(self._offered, self._own, self._titles())
 
-    def set_cards(self, facts: Sequence[CardFacts], titles: Sequence[str]) -> None:
-        """Offer these cards; the choice stays with its source."""
+    def set_cards(
+        self, facts: Sequence[CardFacts], edits: Sequence[Edit], titles: Sequence[str]
+    ) -> None:
+        """Offer these cards, with their edits and titles; the choice stays with its source."""
+        self._own = list(edits)
         wanted = self._states[0].edit.source if self._states else None
         kept = self._facts.source if self._facts else wanted
         if list(facts) != self._offered or list(titles) != self._titles():
@@ -101,7 +106,8 @@ class Alternatives(QWidget):
         """Another operator, one that is not there yet if there is one."""
         if self._facts is None or len(self.cards) + 1 >= MOST_COLUMNS:
             return
-        there = {card.operator_name() for card in self.cards}
+        own = self._compared()
+        there = {card.operator_name() for card in self.cards} | ({own.operator} if own else set())
         source = self._facts.source
         open_ = [n for n in _OFFERED if n not in there and _can_be(source, n)]
         self._append(CardState(Edit(source, 0.0, open_[0] if open_ else "add")))
@@ -122,7 +128,15 @@ class Alternatives(QWidget):
                 return card.sentence()
         if not self.edits():
             return "Add an operator to compare with."
+        columns = [*([own] if (own := self._compared()) else []), *self.edits()]
+        if len(set(columns)) < len(columns):
+            return "Two columns would be the same: change one of them."
         return ""
+
+    def _compared(self) -> Edit | None:
+        """The edit that the compared card has itself."""
+        index = self.of.currentIndex()
+        return self._own[index] if 0 <= index < len(self._own) else None
 
     def _titles(self) -> list[str]:
         return [self.of.itemText(place) for place in range(self.of.count())]
@@ -162,6 +176,7 @@ class Alternatives(QWidget):
         for place, card in enumerate(self.cards):
             card.set_accent(place + 1)
             self._grid.addWidget(card, place // 2, place % 2)
+        follow(self.add_button, self.cards)
         self.add_button.setEnabled(len(self.cards) + 1 < MOST_COLUMNS)
 
     def _on_of(self, index: int) -> None:

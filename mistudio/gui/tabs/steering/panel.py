@@ -18,6 +18,7 @@ from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard, with_sae
 from mistudio.gui.tabs.steering.search import FeatureSearch
 from mistudio.gui.tabs.steering.source import SteeringSource
+from mistudio.gui.tabs.steering.tab_order import follow
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.jobs.steering_cards import CardFacts, read_cards
@@ -199,6 +200,7 @@ class FeaturePanel(QWidget):
                 self._put(self._made(found, state))
         for card in before.values():
             self._drop(card)
+        follow(self.clear_button, self.cards)
         self._on_card()
         if self._focus and self.cards:
             self._focus = False

@@ -457,7 +457,7 @@ class SteeringTab(Tab):
         on = [(c, edit) for c in self.panel.cards if c.is_on() and (edit := c.edit())]
         titles = [edit_words(replace(edit, condition=None)) for _, edit in on]
         self.modes.set_cards(titles)
-        self.alternatives.set_cards([card.facts for card, _ in on], titles)
+        self.alternatives.set_cards([c.facts for c, _ in on], [edit for _, edit in on], titles)
         self.alternatives.setVisible(self.modes.mode() == OPERATORS)
         self.prompt_box.set_lines(self.modes.mode() == BATCH)
         self.prompt_box.set_model(self.panel.model_id())

@@ -1,0 +1,29 @@
+"""The order of Tab for cards that come and go: where they stand, not when they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QWidget
+
+
+def follow(before: QWidget, cards: Sequence[QWidget]) -> None:
+    """Put the controls of these cards, card by card, behind `before` in the order of Tab."""
+    last = before
+    for card in cards:
+        for control in _controls(card):
+            QWidget.setTabOrder(last, control)
+            last = control
+
+
+def _controls(card: QWidget) -> list[QWidget]:
+    """Everything within a card that can have the focus, in the order that it has."""
+    inside: list[QWidget] = []
+    found = card.nextInFocusChain()
+    while found is not None and found is not card:
+        takes = found.focusPolicy() & Qt.FocusPolicy.TabFocus  # Qt leaves out an order of others
+        if takes and card.isAncestorOf(found):
+            inside.append(found)
+        found = found.nextInFocusChain()
+    return inside
