@@ -10,8 +10,8 @@ EXPLAINED = (
     "probable on a text that every variant reads, and more so than at least 95 % of random "
     "features of like density with a change of the same length at the same tokens (p <= 0.05), "
     "and if the greedy text then holds more of these tokens without looping. Among features that "
-    "do nothing of their own, 5 % pass the first test by chance. A token counts as the label's if it "
-    "has the stem of one of its words (Porter's steps 1 and 5: plurals, -ed, -ing)."
+    "do nothing of their own, 5 % pass the first test by chance. A token counts as the label's if "
+    "it has the stem of one of its words (Porter's steps 1 and 5: plurals, -ed, -ing)."
 )
 
 
