@@ -144,8 +144,22 @@ def finish_training(console: Console, result: Mapping[str, Any]) -> None:
     console.result(result)
 
 
+def _remove_sample(studio: Studio, console: Console, arguments: Arguments) -> None:
+    from mistudio.jobs import remove_sample
+
+    found = remove_sample.parts(studio)
+    if not found.is_empty and not arguments.yes:
+        raise InvalidInput(f"This would delete {found.words} for good. Say --yes to do it.")
+    removed = remove_sample.remove(studio)
+    told = f"Deleted: {found.words}." if not found.is_empty else "There is no sample here."
+    console.result({"deleted": found._asdict(), "kept": removed.kept}, [told, *removed.kept])
+
+
 def demo(studio: Studio, console: Console, arguments: Arguments) -> None:
-    """Go the whole way on the bundled sample."""
+    """Go the whole way on the bundled sample, or take it away."""
+    if arguments.remove:
+        _remove_sample(studio, console, arguments)
+        return
     config = from_arguments(configs.DemoConfig, arguments)
     result = with_signals(
         lambda control: studio.run_now("demo", config, console, control), hold=False, leave=True
@@ -163,6 +177,7 @@ def demo(studio: Studio, console: Console, arguments: Arguments) -> None:
             f"{steering['kl']:.3f}, perplexity {steering['perplexity_delta']:+.2f}; strength 0 is "
             f"{'' if steering['identity_at_zero'] else 'NOT '}the baseline.",
             *(f"  feature {f['index']}: {f['tokens']}" for f in result["examples"]),
+            f"Preset {result['preset']!r} steers with it.",
             f"Baseline: {steering['baseline']!r}",
             f"Steered:  {steering['steered']!r}",
         ],

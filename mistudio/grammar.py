@@ -74,7 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
         made = groups.add_parser(name, help=about, description=about)
         return made.add_subparsers(metavar="VERB", dest="subcommand", required=True)
 
-    command(groups, "demo", "demo", "go the whole way on the bundled sample", configs.DemoConfig)
+    about = "go the whole way on the bundled sample"
+    made = command(groups, "demo", "demo", about, configs.DemoConfig)
+    about = "take the sample away instead, with all that was made with its model"
+    made.add_argument("--remove", action="store_true", help=about)
+    made.add_argument("--yes", action="store_true", help="of --remove: do it without asking")
 
     _dataset_verbs(command, group("dataset", "datasets and their tokenisations"))
     _model_verbs(command, group("model", "language models"))

@@ -84,6 +84,14 @@ ACTIONS = (
         "Pause what the tab runs, or let it go on",
     ),
     ActionSpec("run_sample", "Run", "Run the sample", "", "bolt", "The whole path in two minutes"),
+    ActionSpec(
+        "remove_sample",
+        "Run",
+        "Remove the sample…",
+        "",
+        "trash",
+        "Delete the bundled model and text with all that was made with them",
+    ),
     ActionSpec("unload_model", "Run", "Unload model", "", "unload", "Free the model's memory"),
     ActionSpec(
         "show_help",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, QUrl, Slot
 from PySide6.QtGui import QDesktopServices, QGuiApplication
@@ -14,7 +14,7 @@ from mistudio.core.errors import StudioError
 from mistudio.gui.about_dialog import AboutDialog
 from mistudio.gui.actions import TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
-from mistudio.gui.dialog import Dialog
+from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.help_topics import topic_at
 from mistudio.gui.help_window import HelpWindow
 from mistudio.gui.problem_report import device_line, report
@@ -34,6 +34,20 @@ def _is_new(db: Db) -> bool:
     """Whether the data folder holds no text and no model."""
     rows = db.query("SELECT (SELECT COUNT(*) FROM datasets) + (SELECT COUNT(*) FROM models) AS n")
     return next(iter(rows))["n"] == 0
+
+
+SAMPLE_KINDS = (
+    "models",
+    "datasets",
+    "tokenizations",
+    "activation_sets",
+    "trainings",
+    "saes",
+    "feature_sets",
+    "steering_runs",
+    "steering_vectors",
+    "templates",
+)
 
 
 class Commands(QObject):
@@ -161,6 +175,34 @@ class Commands(QObject):
         except StudioError as error:
             self._window.services.banner(error.sentence, level="error", details=error.details)
         self._window.jobs_panel.show()
+
+    @Slot()
+    def remove_sample(self) -> None:
+        """Ask, and take the sample project away."""
+        from mistudio.jobs import remove_sample
+
+        services = self._window.services
+        found = remove_sample.parts(services.studio)
+        if found.is_empty:
+            services.banner("There is no sample here. Run the sample makes one.")
+            return
+        said = f"{found.words} will be deleted. What you made of other models stays."
+        if confirm(self._window, "Remove the sample?", said, "Remove it"):
+            services.query.ask(
+                lambda _: remove_sample.remove(services.studio),
+                self._on_sample_removed,
+                on_error=self._on_sample_kept,
+            )
+
+    def _on_sample_removed(self, removed: Any) -> None:
+        services = self._window.services
+        told = f"Removed: {removed.parts.words}."
+        services.banner(" ".join([told, *removed.kept]))
+        for kind in SAMPLE_KINDS:
+            services.publisher.publish(kind, "")
+
+    def _on_sample_kept(self, sentence: str, details: str) -> None:
+        self._window.services.banner(sentence, level="error", details=details)
 
     @Slot()
     def unload_model(self) -> None:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.configs import DemoConfig, HarvestConfig, SteerConfig
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import feature_pages, harvest, lookup, sae_library, sample, steer, train
+from mistudio.jobs import (
+    feature_pages,
+    harvest,
+    lookup,
+    sae_library,
+    sample,
+    sample_preset,
+    steer,
+    train,
+)
 from mistudio.jobs.context import JobContext, Result
 from mistudio.store import features
 from mistudio.store.features import FeatureFilter, FeatureRow
@@ -46,7 +55,15 @@ def run(ctx: JobContext, config: DemoConfig) -> Result:
     shown = _nameable(ctx, sae_id, str(found["feature_set"]))
     chosen = shown[0]
     steering = _steer(ctx.part(0.9, 1.0), sae_id, chosen.index)
-    _say(ctx, "Steering", f"Feature {chosen.index} ({chosen.top_tokens}) changes what is written.")
+    preset = sample_preset.keep(
+        ctx.studio, _steering(sae_id, chosen.index), chosen.label or chosen.top_tokens
+    )
+    _say(
+        ctx,
+        "Steering",
+        f"Feature {chosen.index} ({chosen.top_tokens}) changes what is written; preset "
+        f"{preset.name!r} steers with it.",
+    )
     return {
         "tokens": trained["tokens"],
         "explained_variance": trained["explained_variance"],
@@ -57,6 +74,7 @@ def run(ctx: JobContext, config: DemoConfig) -> Result:
         "live_features": found["live_features"],
         "examples": [{"index": r.index, "tokens": r.top_tokens, "max": r.max} for r in shown],
         "steering": steering,
+        "preset": preset.name,
         "seconds": time.monotonic() - began,
         "training": trained["training"],
         "sae": sae_id,
@@ -106,13 +124,17 @@ def _share_of_one_word(tokens: Sequence[TokenWeight]) -> float:
     return max(shares.values(), default=0.0)
 
 
+def _steering(sae_id: str, feature: int) -> SteerConfig:
+    """How the sample steers, which is also what its preset holds."""
+    written = (f"{feature}={STRENGTH}",)
+    return SteerConfig(sae=sae_id, feature=written, prompt=PROMPT, max_tokens=40)
+
+
 def _steer(ctx: JobContext, sae_id: str, feature: int) -> dict[str, Any]:
     """Steer with one feature, and check that strength 0 leaves the model as it is."""
     from mistudio.ml.steering.compare import identity_check
 
-    config = SteerConfig(
-        sae=sae_id, feature=(f"{feature}={STRENGTH}",), prompt=PROMPT, max_tokens=40
-    )
+    config = _steering(sae_id, feature)
     acted = steer.run(ctx.part(0.0, 0.7), config)
     row = lookup.sae(ctx.studio, sae_id)
     model = lookup.model_of(ctx.studio, row)

@@ -19,7 +19,7 @@ from mistudio.core.config import Config
 from mistudio.core.control import Request
 from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.settings import SettingsFile, Snapshot
-from mistudio.gui import main_window, tab_pages
+from mistudio.gui import commands, main_window, tab_pages
 from mistudio.gui.actions import ACTIONS, TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
 from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile
@@ -29,11 +29,11 @@ from mistudio.gui.problem_report import report
 from mistudio.gui.services import Tab
 from mistudio.gui.settings_dialog import SettingsDialog
 from mistudio.gui.theme import appearance
-from mistudio.jobs import hub_pages, registry
+from mistudio.jobs import hub_pages, registry, sample
 from mistudio.jobs.context import JobContext, JobKind
 from mistudio.jobs.runner import Studio
 from mistudio.store import jobs as job_rows
-from mistudio.store.tables import JOBS
+from mistudio.store.tables import JOBS, MODELS
 from tests.helpers.local_hub import GOOD_TOKEN, LocalHub
 
 
@@ -142,6 +142,24 @@ def test_tabs_by_key_reach_their_page(window: MainWindow, qtbot: QtBot) -> None:
     assert isinstance(tab, PlainTab)
     assert tab.calls == ["search", "run", {"sae": "sae_1"}]
     assert window.services.settings.recall("window.tab") == "Steering"
+
+
+def test_the_sample_is_taken_away(
+    window: MainWindow, studio: Studio, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    window.publisher.changed.connect(lambda kind, object_id: heard.append(kind))
+    window.actions_by_name["remove_sample"].trigger()
+    told = "There is no sample here. Run the sample makes one."
+    assert [banner.sentence for banner in window.banners.banners()] == [told]
+    sample.ensure_model(studio)
+    asked: list[str] = []
+    monkeypatch.setattr(commands, "confirm", lambda *words: not asked.append(words[2]))
+    window.actions_by_name["remove_sample"].trigger()
+    qtbot.waitUntil(lambda: "models" in heard)
+    assert asked == ["1 model will be deleted. What you made of other models stays."]
+    assert not MODELS.select(studio.db())
+    assert "Removed: 1 model." in [banner.sentence for banner in window.banners.banners()]
 
 
 def test_a_job_goes_through_the_panel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from mistudio.core.configs import ExportSaeConfig
+from mistudio.jobs import steering_presets
 from mistudio.jobs.runner import Studio
 from tests.helpers.studio import new_studio, run
 
@@ -70,6 +72,12 @@ def test_the_demo_reaches_its_figures(demo: tuple[Path, dict[str, Any]]) -> None
     assert found["ce_loss_score"] >= 0.80
     assert found["steering"]["kl"] > 0
     assert found["steering"]["identity_at_zero"] is True
+    with contextlib.closing(new_studio(demo[0])) as studio:
+        (preset,) = steering_presets.presets(studio)
+    assert preset.row.name == found["preset"]
+    assert preset.row.name.startswith("Sample: ")
+    assert preset.is_available
+    assert preset.config.feature == (f"{found['steering']['feature']}=1.0",)
 
 
 def test_the_demos_sae_opens_in_saelens(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
