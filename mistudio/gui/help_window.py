@@ -21,7 +21,7 @@ class HelpWindow(Dialog):
     shortcuts_asked = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__("Help", parent, width=960, scroll=False)
+        super().__init__("Help", parent, width=960, height_share=0.94, scroll=False)
         self._topics = topics()
         self._here: Topic | None = None  # of a control that no table knows
         self.shown: Topic | None = None

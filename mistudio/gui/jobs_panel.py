@@ -14,6 +14,7 @@ from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, row
+from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import CenteredColumn
 from mistudio.store import jobs as rows
 from mistudio.store.records import JobRow
@@ -72,7 +73,9 @@ class JobsPanel(QDockWidget):
             buttons.append(made)
         buttons[0].setChecked(True)
         self._group.buttonClicked.connect(self._on_filter)
-        box.addLayout(row(*buttons, None, spacing=4))
+        states = QWidget()
+        states.setLayout(FlowRow(*buttons))
+        box.addWidget(states)
         self.page = CenteredColumn()
         self.page.box.setContentsMargins(0, 0, 0, 0)
         self.page.box.setAlignment(Qt.AlignmentFlag.AlignTop)

@@ -14,6 +14,7 @@ from pytestqt.qtbot import QtBot
 from mistudio.core.settings import LONG_JOB_S, SettingsFile, described_settings, text_of
 from mistudio.core.training_configs import TrainConfig
 from mistudio.gui import main_window
+from mistudio.gui.about_dialog import AboutDialog
 from mistudio.gui.actions import ACTIONS, TAB_NAMES, TAB_TIPS
 from mistudio.gui.command_palette import ShortcutSheet
 from mistudio.gui.help_topics import HERE, Topic, field_key, topic_at, topics
@@ -252,3 +253,37 @@ def test_the_end_of_a_long_job_is_told_to_who_is_away(
 def test_every_tab_has_a_tour() -> None:
     assert set(TOURS) == set(TAB_NAMES)
     assert {len(steps) for steps in TOURS.values()} == {5}
+
+
+def test_a_finished_job_copies_its_command(
+    window: MainWindow, studio: Studio, qtbot: QtBot
+) -> None:
+    job = add_job(studio.db(), "evaluate", "gpu", "Measure it", {"sae": "my sae", "tokens": 4096})
+    JOBS.update(studio.db(), job.id, status="completed")
+    panel = window.jobs_panel
+    panel.show()
+    panel.show_filter("Finished")
+    panel.refresh()
+    qtbot.waitUntil(lambda: job.id in panel._cards)
+    assert panel._cards[job.id].command.isVisible()
+    panel._cards[job.id].command.click()
+    assert QApplication.clipboard().text() == "mistudio sae eval 'my sae' --tokens 4096"
+
+
+def test_about_and_the_empty_lists_offer_one_action(window: MainWindow, qtbot: QtBot) -> None:
+    window.actions_by_name["show_about"].trigger()
+    about = window.findChild(AboutDialog)
+    assert about is not None
+    about.report_asked.emit()
+    assert "miStudio" in QApplication.clipboard().text()
+    assert str(window.services.studio.paths.home) not in QApplication.clipboard().text()
+    about.close()
+    window.services.open_tab("Training")
+    settle(window, qtbot)
+    tab: Any = window.tabs.current()
+    runs = tab.runs.list
+    assert runs.empty.button.text() == "New training"
+    tab.runs.form.section.set_open(False)
+    runs.empty.button.click()
+    assert tab.runs.form.section.is_open()
+    assert window.jobs_panel.empty.button.text() == "Run the sample"
