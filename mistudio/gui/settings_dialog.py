@@ -46,6 +46,12 @@ CHOICES = {
     ),
     "log_level": ("Log", (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings"))),
 }
+TIPS = {
+    "device_profile": "Small begins with less at a time and plans with 6 GB at most. Automatic takes "
+    "it where no more than 8 GB may be used; forms show it when they are next opened.",
+    "remote_display": "On a remote screen the window is repainted twice a second and nothing moves. "
+    "Automatic looks for SSH, VNC and RDP.",
+}
 NUMBERS = {
     "font_px": ("Font size (px)", 11, 24),
     "threads": ("Processor threads (0: all but one)", 0, 256),
@@ -88,6 +94,7 @@ class SettingsDialog(Dialog):
     def _add(self, form: QFormLayout, name: str, text: str, editor: Editor) -> None:
         editor.set_value(getattr(self._services.settings.values, name))
         editor.control.setAccessibleName(text)
+        editor.setToolTip(TIPS.get(name, ""))
         editor.setProperty("setting", name)
         editor.changed.connect(self._on_changed)
         self.editors[name] = editor
