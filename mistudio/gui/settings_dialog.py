@@ -47,10 +47,10 @@ CHOICES = {
     "log_level": ("Log", (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings"))),
 }
 TIPS = {
-    "device_profile": "Small begins with less at a time and plans with 6 GB at most. Automatic takes "
-    "it where no more than 8 GB may be used; forms show it when they are next opened.",
-    "remote_display": "On a remote screen the window is repainted twice a second and nothing moves. "
-    "Automatic looks for SSH, VNC and RDP.",
+    "device_profile": "Small begins with less at a time and plans with 6 GB at most. Automatic "
+    "takes it where no more than 8 GB may be used. Forms show it from the next start on.",
+    "remote_display": "On a remote screen the window is repainted twice a second and nothing "
+    "moves. Automatic looks for SSH, VNC and RDP.",
 }
 NUMBERS = {
     "font_px": ("Font size (px)", 11, 24),
