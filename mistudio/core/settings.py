@@ -85,8 +85,9 @@ class Settings:
     device_profile: str = _setting(
         "auto",  # small (8 GB in all), standard, or auto: by the memory
         "Device profile",
-        "Small plans for a machine with 8 GB in all, shared with its GPU: 4-bit models, fewer "
-        "rows, one model at a time. Automatic goes by the memory that is there.",
+        "Small begins with less at a time (4-bit models, fewer rows) and plans with 6 GB at most. "
+        "Automatic takes it where no more than 8 GB may be used. Forms show it from the next "
+        "start on.",
     )
     pause_at_c: int = _setting(
         0,
@@ -109,8 +110,8 @@ class Settings:
     remote_display: str = _setting(
         "auto",  # auto, on or off
         "Remote screen",
-        "On a screen that is reached over a network nothing moves and figures follow twice a "
-        "second. Automatic sees SSH, VNC and RDP sessions.",
+        "On a remote screen the window is repainted twice a second and nothing moves. Automatic "
+        "looks for SSH, VNC and RDP.",
     )
     log_level: str = _setting(
         "info",

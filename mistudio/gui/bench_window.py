@@ -46,7 +46,7 @@ class WindowBench(QObject):
         self.found: dict[str, Any] = {"profile": "remote" if appearance().remote else "local"}
         self._painted_at = 0.0
         self._script: Script = getattr(self, f"_{self._plan['script']}")()
-        self._until: Callable[[], bool] = lambda: True
+        self._until: Callable[[], object] = lambda: True
         self._since = time.monotonic()
         self._timer = QTimer(self)
         self._timer.setInterval(LOOK_MS)
@@ -79,7 +79,7 @@ class WindowBench(QObject):
             self._end("".join(traceback.format_exception(error)))
         else:
             self._since = time.monotonic()
-            self._until = wait if callable(wait) else _after(self._since + wait)
+            self._until = wait if callable(wait) else _after(self._since + float(wait))
 
     def _end(self, problem: str = "") -> None:
         self._timer.stop()

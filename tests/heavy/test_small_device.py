@@ -1,4 +1,4 @@
-"""The whole loop of the sample in a process that may take 6 GB, as on a small device."""
+"""The whole loop of the sample in a process that may take 6 GB: `pytest -m heavy -s`."""
 
 from __future__ import annotations
 

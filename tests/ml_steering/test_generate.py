@@ -259,12 +259,12 @@ def test_a_model_without_a_cache_is_read_again(llama: LoadedModel, sae: SparseAu
     assert forgetful.passes == TOKENS
 
 
-def test_a_state_space_model_is_steered_without_its_cache(sae: SparseAutoencoder) -> None:
+def test_a_state_space_model_is_steered_as_without_a_cache(sae: SparseAutoencoder) -> None:
     loaded = loaded_model("mamba")
     short, long = (0, 5, 9, 33), (0, 8, 7, 6, 5, 4, 3)
     rows = tuple(Row(p, name, 0, True) for p in (0, 1) for name in ("baseline", "steered"))
     with _steered(loaded, sae, EDITS["both"]) as model:
-        assert not model.cached
+        # whether its cache is sound is measured: that differs between versions of transformers
         request = _request(prompts=(Prompt(short), Prompt(long)), rows=rows, max_tokens=6)
         found = generate(model, request, JobControl())
     for place, prompt in enumerate((short, long)):
