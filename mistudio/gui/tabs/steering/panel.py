@@ -174,7 +174,7 @@ class FeaturePanel(QWidget):
 
     def _on_source(self, sae: SaeRow | None) -> None:
         if sae is None:
-            model = self.source.model()
+            model = self.source.only_model()
             self.search.set_source(None, None, model.id if model is not None else "")
             self._tell()
             return
@@ -266,7 +266,7 @@ class FeaturePanel(QWidget):
         self.count.setText(f"{len(self.cards)} of {MAX_EDITS} features")
         self.clear_button.setEnabled(bool(self.cards))
         lines = ["Strength 0 with Add leaves the baseline, token for token."]
-        if self.source.model() is not None and not self.cards:
+        if self.source.only_model() is not None and not self.cards:
             lines = ["Vectors… makes a direction from two lists of prompts, or imports one."]
         layers = {c.facts.place.partition(" · ")[0] for c in self.cards if c.is_on()}
         if len(layers) > 1:

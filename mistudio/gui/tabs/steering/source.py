@@ -31,10 +31,10 @@ class SteeringSource(SaeCombo):
 
     def model_id(self) -> str:
         """The model of what is chosen, "" if nothing is or it is not known."""
-        sae, model = self.sae(), self.model()
+        sae, model = self.sae(), self.only_model()
         return (sae.model_id or "") if sae is not None else model.id if model is not None else ""
 
-    def model(self) -> ModelRow | None:
+    def only_model(self) -> ModelRow | None:
         """The model whose vectors are chosen, without an SAE."""
         place = self.currentIndex() - len(self._rows)
         return self._models[place] if 0 <= place < len(self._models) else None
@@ -60,7 +60,7 @@ class SteeringSource(SaeCombo):
         self._tell()
 
     def _tell(self) -> None:
-        model = self.model()
+        model = self.only_model()
         if model is None:
             super()._tell()
             return
