@@ -7,9 +7,15 @@ import argparse
 from mistudio.commands import run_job
 from mistudio.console import Console
 from mistudio.core import ablation_figures
-from mistudio.core.analysis_configs import AblateConfig, AttributeConfig, OwnTextConfig
+from mistudio.core.analysis_configs import (
+    AblateConfig,
+    AttributeConfig,
+    FeatureLensConfig,
+    OwnTextConfig,
+)
 from mistudio.core.config import from_arguments
 from mistudio.jobs import attribute as attribution
+from mistudio.jobs import feature_lens as lens
 from mistudio.jobs import own_text
 from mistudio.jobs.runner import Studio
 
@@ -30,6 +36,12 @@ def test_text(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Which features fire on a text of one's own."""
     found = run_job(studio, console, "own_text", from_arguments(OwnTextConfig, arguments))
     console.result(found, own_text.lines(found))
+
+
+def feature_lens(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """Tokens that a feature's direction promotes and suppresses."""
+    found = run_job(studio, console, "feature_lens", from_arguments(FeatureLensConfig, arguments))
+    console.result(found, lens.lines(found))
 
 
 def attribute(studio: Studio, console: Console, arguments: Arguments) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-
-from mistudio.grammar import Usage, build_parser
 
 if TYPE_CHECKING:
     from mistudio.core.config import Config
@@ -60,6 +57,7 @@ def _verb(name: str) -> Verb:
             "import_explanations",
             feature_export_configs.ImportExplanationsConfig,
         ),
+        "import_cache": ("import_cache", feature_export_configs.ImportCacheConfig),
         "features_label": ("label_features", label_configs.LabelConfig),
         "features_index_text": ("index_contexts", feature_search_configs.IndexContextsConfig),
         "features_embed": ("embed_features", feature_search_configs.EmbedFeaturesConfig),
@@ -93,15 +91,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     import multiprocessing
 
     multiprocessing.freeze_support()
-    words = _with_config(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        # a bare start opens the window at once: the grammar would take a quarter of its time
+        if not words or (len(words) == 2 and words[0] == "--home"):
+            return open_window(words[1] if words else None)
+        return _checked(_with_config(words))
+    except KeyboardInterrupt:
+        _fail(words, "cancelled", "Cancelled.")
+        return CANCELLED
+
+
+def _checked(words: Sequence[str]) -> int:
+    from mistudio.grammar import Usage
+
     try:
         return _dispatch(words)
     except Usage as error:
         _fail(words, "usage", str(error))
         return USAGE
-    except KeyboardInterrupt:
-        _fail(words, "cancelled", "Cancelled.")
-        return CANCELLED
 
 
 def _with_config(words: list[str]) -> list[str]:
@@ -113,11 +121,11 @@ def _with_config(words: list[str]) -> list[str]:
 
 
 def _dispatch(words: Sequence[str]) -> int:
-    arguments = build_parser().parse_args(words)
-    if arguments.selftest:
-        from mistudio.selftest import run as selftest
+    from mistudio.grammar import Usage, build_parser
 
-        return selftest()
+    arguments = build_parser().parse_args(words)
+    if arguments.selftest or arguments.command == "selftest":
+        return _selftest(arguments)
     if arguments.command is not None:
         return run_headless(arguments)
     if arguments.json:
@@ -125,18 +133,28 @@ def _dispatch(words: Sequence[str]) -> int:
     return open_window(arguments.home)
 
 
+def _selftest(arguments: argparse.Namespace) -> int:
+    from mistudio.console import Console
+    from mistudio.core.errors import StudioError
+    from mistudio.grammar import Usage
+    from mistudio.selftest import run
+
+    try:
+        return run(Console(as_json=arguments.json), getattr(arguments, "only", ()))
+    except StudioError as error:
+        raise Usage(error.sentence) from error
+
+
 def open_window(home: str | None) -> int:
     """Open the window; what keeps it from opening is a sentence."""
     from mistudio.core.errors import StudioError, Unsupported
     from mistudio.core.paths import Paths
+    from mistudio.system import display
 
-    shown = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
     try:
-        if sys.platform == "linux" and not any(os.environ.get(name) for name in shown):
-            raise Unsupported(
-                "There is no screen to open the window on (DISPLAY is not set). Start it in a "
-                "desktop session, or use a command: `mistudio --help` lists them."
-            )
+        sentence = display.obstacle()
+        if sentence:
+            raise Unsupported(sentence)
         paths = Paths.at(home)
         from mistudio.gui.app import run
     except StudioError as error:
@@ -170,6 +188,10 @@ def run_headless(arguments: argparse.Namespace) -> int:
             from mistudio.system import doctor
 
             return doctor.print_report(console, arguments.home)
+        if arguments.command == "desktop":
+            from mistudio import desktop_commands
+
+            return desktop_commands.run(console, arguments)
         launch = launch_of()
         if launch.is_shared:
             check_shared(arguments)

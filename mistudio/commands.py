@@ -27,14 +27,19 @@ from mistudio.store.tables import DATASETS, JOBS, MODELS, SAES, TOKENIZATIONS
 Arguments = argparse.Namespace
 
 
-def with_signals(work: Callable[[JobControl], dict[str, Any]], *, hold: bool) -> dict[str, Any]:
-    """Run `work` while Ctrl-C and SIGTERM become a request: hold (a training), else cancel."""
+def with_signals(
+    work: Callable[[JobControl], dict[str, Any]], *, hold: bool, leave: bool = False
+) -> dict[str, Any]:
+    """Run `work` while Ctrl-C and SIGTERM become a request: hold (a training), leave (a training
+    within is left paused), else cancel."""
     control, shared = JobControl(), launch_of().is_shared
 
     def ask(number: int, frame: FrameType | None) -> None:
         # a launcher repeats Ctrl-C to each of several processes
         if hold and (shared or control.requested() is not Request.PAUSE):
             control.pause()
+        elif leave:
+            control.leave()
         else:
             control.cancel()
 
@@ -142,7 +147,9 @@ def finish_training(console: Console, result: Mapping[str, Any]) -> None:
 def demo(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Go the whole way on the bundled sample."""
     config = from_arguments(configs.DemoConfig, arguments)
-    result = run_job(studio, console, "demo", config)
+    result = with_signals(
+        lambda control: studio.run_now("demo", config, console, control), hold=False, leave=True
+    )
     steering = result["steering"]
     console.result(
         result,
@@ -296,6 +303,7 @@ def list_feature_sets(studio: Studio, console: Console, arguments: Arguments) ->
             "context": (found.summary or {}).get("row_length"),
             "activations": found.config.get("activations") or "",
             "truncated": bool((found.summary or {}).get("truncated")),
+            "free_shapes": bool((found.summary or {}).get("fast")),
             "created": found.created_at,
         }
         for found in features.feature_sets(studio.db(), sae.id)

@@ -84,6 +84,15 @@ class Console:
         for line in lines or [f"{k}: {_shown(v)}" for k, v in values.items()]:
             self._out.write(line + "\n")
 
+    def check(self, name: str, ok: bool, seconds: float, found: str, details: str = "") -> None:
+        """One check of an installation: a line with its time; `details` in JSON only."""
+        if self.as_json:
+            values = {"check": name, "ok": ok, "seconds": round(seconds, 3), "found": found}
+            self._event("check", {**values, "details": details})
+            return
+        self._out.write(f"{'ok' if ok else 'FAILED':6} {name:13}{seconds:7.2f} s  {found}\n")
+        self._out.flush()
+
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         """A list of rows under `key`; for people the named columns, aligned."""
         if self.as_json:

@@ -64,6 +64,9 @@ def feature_verbs(command: Any, features: Any, delete: Callable[..., None]) -> N
 
     about = "take one feature, or every live one, out of the model and measure what changes"
     command(features, "ablate", "ablate_features", about, analysis_configs.AblateConfig, "sae")
+    about = "tokens that a feature's direction promotes and suppresses, with z-scores"
+    lens = analysis_configs.FeatureLensConfig
+    command(features, "lens", "feature_lens", about, lens, "sae", "feature")
     about = "which features fire on a text of one's own"
     command(features, "test", "test_text", about, analysis_configs.OwnTextConfig, "text")
     about = "what every feature adds to the next token of a text"
@@ -175,3 +178,6 @@ def _feature_exchange(command: Any, features: Any) -> None:
     about = "labels from Neuronpedia's explanation files; yours stay"
     importing = feature_export_configs.ImportExplanationsConfig
     command(features, "import-explanations", "import_explanations", about, importing, "path", "sae")
+    about = "a feature set from activations that delphi found"
+    caching = feature_export_configs.ImportCacheConfig
+    command(features, "import-delphi", "import_cache", about, caching, "path", "sae")

@@ -168,6 +168,12 @@ def build_parser() -> argparse.ArgumentParser:
         command(job_verbs, name, verb, about).add_argument("job")
 
     command(groups, "doctor", "doctor", "check this machine, with advice")
+    made = command(groups, "selftest", "selftest", "check this installation, library by library")
+    about = "only this check; may be given several times"
+    made.add_argument("--only", metavar="NAME", action="append", default=[], help=about)
+    entry = group("desktop", "the entry in the desktop's menu")
+    command(entry, "install", "desktop", "put program, icons and description into the menu")
+    command(entry, "remove", "desktop", "take them out again")
 
     bench = group("bench", "measurements")
     step = command(bench, "train-step", "bench_train_step", "one training step against one GEMM")
@@ -310,5 +316,10 @@ def _more_benches(command: Any, bench: Any) -> None:
     made.add_argument("--dataset", default="sample", help="text read (default sample)")
     made.add_argument("--layers", default="1,3", help="read by harvest (default 1,3)")
     made.add_argument("--widths", default="1152,4608", help="of SAEs (default 1152,4608)")
+    made = command(bench, "window", "bench_window", "start, tabs, gaps and repaints of the window")
+    made.add_argument("--only", action="append", help="start, remote, training or load; repeat")
+    made.add_argument("--rounds", type=int, default=3, help="starts measured (default 3)")
+    made.add_argument("--idle", type=float, default=10.0, help="seconds of counting (default 10)")
+    made.add_argument("--tokens", type=int, default=300_000, help="of the training beside")
     made = command(bench, "search", "bench_search", "word search over many samples")
     made.add_argument("--samples", type=int, default=1_000_000, help="(default 1,000,000)")

@@ -358,6 +358,18 @@ def bench_extract(studio: Studio, console: Console, arguments: Arguments) -> Non
     console.result(measure(studio, arguments))
 
 
+def bench_window(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """The real window on a virtual screen: its start, tabs, gaps, repaints and memory."""
+    from mistudio.jobs.bench_window import PARTS, goals
+    from mistudio.jobs.bench_window import bench_window as measure
+
+    parts = tuple(arguments.only or PARTS)
+    found = measure(parts, arguments.rounds, arguments.idle, arguments.tokens)
+    reached = goals(found)
+    rows = [{**goal._asdict(), "is_met": goal.is_met} for goal in reached]
+    console.result({**found, "goals": rows}, [goal.line() for goal in reached])
+
+
 def bench_search(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Word search and paging over a synthetic text of many samples."""
     from mistudio.jobs.bench_search import bench_search as measure

@@ -2,95 +2,90 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import contextlib
+import io
 import os
-import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-log = logging.getLogger(__name__)
+from mistudio import selftest_libraries, selftest_window
+from mistudio.core.errors import InvalidInput, StudioError
 
+if TYPE_CHECKING:
+    from mistudio.console import Console
 
-def _torch() -> str:
-    import torch
-
-    a_NN = torch.arange(9.0).reshape(3, 3)
-    assert float((a_NN @ a_NN).trace()) == float((a_NN.T * a_NN).sum())
-    return f"torch {torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
-
-
-def _database() -> str:
-    from mistudio.store.database import Store
-
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder) / "check.db", Path(folder) / "backups")
-        version = store.db().execute("SELECT sqlite_version()").fetchone()[0]
-        store.db().execute("SELECT * FROM features_fts WHERE features_fts MATCH 'x'").fetchall()
-        store.close()
-    return f"SQLite {version} with full-text search"
-
-
-def _sample() -> str:
-    import torch
-
-    from mistudio.core.paths import resources
-    from mistudio.ml.activations.capture import Capture
-    from mistudio.ml.device import choose_device
-    from mistudio.ml.loading import load_model
-
-    loaded = load_model(resources() / "sample" / "model", choose_device())
-    ids_BS = torch.tensor([loaded.tokenizer("And the king said")["input_ids"]])
-    x_BSD = Capture(loaded, 1, "resid_post")(ids_BS.to(loaded.device))
-    return f"sample model, activations {tuple(x_BSD.shape)}"
+CHECKS: dict[str, Callable[[], str]] = {
+    "database": selftest_libraries.database,
+    "torch": selftest_libraries.torch_forward,
+    "tokenizer": selftest_libraries.tokenizer,
+    "model": selftest_libraries.model,
+    "training": selftest_libraries.training,
+    "quantisation": selftest_libraries.quantisation,
+    "safetensors": selftest_libraries.tensor_files,
+    "gguf": selftest_libraries.gguf_file,
+    "datasets": selftest_libraries.tables,
+    "meaning": selftest_libraries.sentence_embedding,
+    "hub": selftest_libraries.hub_client,
+    "plot": selftest_window.plot,
+    "window": selftest_window.window,
+}
 
 
-def _files() -> str:
-    import safetensors.torch
-    import torch
+def run(console: Console, only: Sequence[str] = ()) -> int:
+    """Print one line per check with its time; returns 0 if all passed, else 1 and a sentence.
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "check.safetensors"
-        safetensors.torch.save_file({"x": torch.ones(2)}, path)
-        assert safetensors.torch.load_file(path)["x"].sum() == 2
-    return "safetensors"
-
-
-def _window() -> str:
-    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    import pyqtgraph
-    from PySide6.QtCore import qVersion
-    from PySide6.QtWidgets import QApplication
-
-    application = QApplication.instance() or QApplication(sys.argv[:1])
-    plot = pyqtgraph.PlotWidget()
-    plot.plot([0, 1], [0, 1])
-    assert not plot.grab().isNull()
-    plot.close()
-    application.processEvents()
-    return f"Qt {qVersion()}, pyqtgraph {pyqtgraph.__version__}"
-
-
-CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
-    ("database", _database),
-    ("torch", _torch),
-    ("files", _files),
-    ("sample", _sample),
-    ("window", _window),
-)
-
-
-def run() -> int:
-    """Print one line per check as JSON; returns 0 if all passed, else 1."""
-    failed = 0
-    for name, check in CHECKS:
-        try:
-            line = {"check": name, "ok": True, "found": check()}
-        except Exception as error:
-            log.exception("check %s failed", name)
-            line = {"check": name, "ok": False, "found": f"{type(error).__name__}: {error}"}
-            failed += 1
-        sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.write(json.dumps({"event": "result", "failed": failed}) + "\n")
+    Each check is on its own: one that fails does not keep the others from running. Raises
+    `InvalidInput` for an unknown name in `only`.
+    """
+    unknown = sorted(set(only) - set(CHECKS))
+    if unknown:
+        raise InvalidInput(f"There is no check {unknown[0]!r}; there are {', '.join(CHECKS)}.")
+    failed: list[str] = []
+    began = time.perf_counter()
+    for name in only or CHECKS:
+        start = time.perf_counter()
+        with _quiet() as said:
+            ok, found, details = _ask(CHECKS[name])
+        if not ok:
+            failed.append(name)
+            details = "\n".join(part for part in (details, said.getvalue().strip()) if part)
+        console.check(name, ok, time.perf_counter() - start, found, details)
+    seconds = time.perf_counter() - began
+    count = len(only or CHECKS)
+    lines = [f"All {count} checks passed in {seconds:.1f} s."] if not failed else []
+    if failed:
+        console.error(
+            "selftest",
+            f"{len(failed)} of {count} checks failed: {', '.join(failed)}. "
+            "`mistudio doctor` looks for the reason; --json tells more.",
+        )
+    else:
+        console.result({"checks": count, "failed": 0, "seconds": round(seconds, 3)}, lines)
     return 1 if failed else 0
+
+
+def _ask(check: Callable[[], str]) -> tuple[bool, str, str]:
+    """Whether it passed, its sentence, and what an expert would want to know."""
+    try:
+        return True, check(), ""
+    except StudioError as error:
+        return False, error.sentence, error.details
+    except Exception as error:  # noqa: BLE001  # a library may raise anything; the line says what
+        return False, f"{type(error).__name__}: {error}", traceback.format_exc()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[io.StringIO]:
+    """Keep what libraries print or warn of off the lines of the checks."""
+    said = io.StringIO()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with (
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(said),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield said

@@ -11,8 +11,9 @@ from mistudio.console import Console
 from mistudio.core.config import from_arguments, from_dict, names_of, to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import InvalidInput, NotFound
+from mistudio.core.steering_export_configs import ENDINGS, ExportSteeringConfig
 from mistudio.core.steering_shown import edit_words, edits_of, over_steering, read_run
-from mistudio.jobs import steering_presets, steering_report, templates
+from mistudio.jobs import steer_export, steering_presets, steering_report, templates
 from mistudio.jobs.runner import Studio
 from mistudio.store import steering
 from mistudio.store.records import SteeringRunRow
@@ -163,15 +164,34 @@ def forget_steering_runs(studio: Studio, console: Console, arguments: Arguments)
 
 def export_steering(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Write runs to a file."""
+    out = str(arguments.out or "")
+    ending = arguments.format or Path(out).suffix.lstrip(".")
+    kind = next((kind for kind, end in ENDINGS.items() if ending in (kind, end)), "")
+    if kind:
+        _export_outside(studio, console, arguments, kind)
+        return
     if arguments.run == ["all"]:
         found = [run for run in steering.runs(studio.db(), steering.run_ids(studio.db())) if run]
     else:
         found = [_one(studio, wanted) for wanted in arguments.run]
-    ending = arguments.format or Path(arguments.out or "").suffix.lstrip(".") or "json"
-    path = Path(arguments.out or steering_report.file_name(found, ending))
+    ending = ending or "json"
+    path = Path(out or steering_report.file_name(found, ending))
     console.result(
         {"path": str(steering_report.write(found, path, ending).resolve()), "runs": len(found)}
     )
+
+
+def _export_outside(studio: Studio, console: Console, arguments: Arguments, kind: str) -> None:
+    """Write one run as code or vectors."""
+    from mistudio.commands import run_job
+
+    if len(arguments.run) != 1 or arguments.run == ["all"]:
+        raise InvalidInput(f"Name one run to write as {kind}.")
+    config = ExportSteeringConfig(
+        run=arguments.run[0], variant=arguments.variant, format=kind, out=str(arguments.out or "")
+    )
+    found = run_job(studio, console, "steer_export", config)
+    console.result(found, steer_export.lines(found))
 
 
 def _one(studio: Studio, wanted: str) -> SteeringRunRow:

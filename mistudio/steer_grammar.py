@@ -24,10 +24,15 @@ def steer_verbs(command: Any, groups: Any) -> None:
     _history_verbs(
         command, _group(command, verbs, "history", "steering_history", "kept steering runs")
     )
-    made = command(verbs, "export", "export_steering", "write runs as JSON, Markdown or HTML")
+    about = "write runs as JSON, Markdown or HTML; one as code of transformers or as vectors"
+    made = command(verbs, "export", "export_steering", about)
     made.add_argument("run", nargs="*", default=["last"], help="ids, last or all (default last)")
-    made.add_argument("--out", metavar="FILE", help="file to write; its ending is the format")
-    made.add_argument("--format", default="", metavar="{json,md,html}", help="(default json)")
+    about = "file to write; its ending is the format. Of python, - writes to the terminal"
+    made.add_argument("--out", metavar="FILE", help=about)
+    formats = "{json,md,html,python,gguf,safetensors}"
+    made.add_argument("--format", default="", metavar=formats, help="(default json)")
+    about = "which one, of a run with several (python, gguf, safetensors)"
+    made.add_argument("--variant", default="", metavar="NAME", help=about)
     study_verbs(command, verbs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mistudio.core.units import EM_DASH, format_count
+from mistudio.core.units import EM_DASH, format_count, format_percent
 
 
 class Figure(NamedTuple):
@@ -140,10 +140,11 @@ def lines(page: Mapping[str, Any]) -> list[str]:
 
 def batch_lines(found: Mapping[str, Any]) -> list[str]:
     """The summary of a measurement of every live feature."""
+    chance = found.get("share_by_chance") or 0.05
     strongest = ", ".join(f"{f['feature']} ({f['delta_ce']:+.4f})" for f in found["strongest"])
     return [
         f"{found['features']:,} features measured ({found['mode']}).",
         f"{found['selective']:,} of {found['judged']:,} with at least 19 like ones are "
-        "selective; among equals 5 % would be.",
+        f"selective; among equals {format_percent(chance)} would be.",
         f"Largest ΔCE: {strongest}",
     ]

@@ -44,10 +44,11 @@ class AblateConfig(Config):
         64, "Window", "Tokens of a window.", unit="tokens", minimum=8, maximum=512
     )
     controls: int = option(
-        19,
+        29,
         "Controls",
         "Random features of like density and strength to compare with; with fewer than 19 no "
-        "feature can be called selective.",
+        "feature can be called selective. Of features that are in no way special 29 call "
+        "3.3 % selective, 24 call 4 %, 19 and 39 call 5 %.",
         minimum=0,
         maximum=199,
     )
@@ -138,4 +139,18 @@ class AttributeConfig(Config):
         "Feature whose direct effect on the token that follows is told of every token; -1: none.",
         minimum=-1,
         advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class FeatureLensConfig(Config):
+    """Which tokens a feature's direction promotes and suppresses, with z-scores."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    feature: int = option(0, "Feature", "Number of the feature.", minimum=0)
+    raw: bool = option(
+        False,
+        "Raw",
+        "Decoder row times unembedding and nothing else; without, past the final norm's gain and "
+        "centring, less the mean over the vocabulary.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.repositories import repository_problem
@@ -142,13 +143,43 @@ class HarvestConfig(Config):
         "Id or name of an activation set of this text, read instead of running the model; empty "
         "runs the model.",
     )
+    batch_size: int = option(
+        0,
+        "Batch",
+        "Rows read between two looks at pause, cancel and checkpoint: rounded up to whole tiles of "
+        "2,048 tokens (8,192 on a GPU), so that the result does not depend on it. With free shapes "
+        "the rows of one forward pass. 0 takes one tile.",
+        unit="rows",
+        minimum=0,
+        maximum=4096,
+        advanced=True,
+    )
+    fast: bool = option(
+        False,
+        "Free shapes",
+        "One forward pass per batch, whatever its size, instead of tiles of one shape. The last "
+        "bits of the activations then depend on the batch, and the feature set is marked.",
+        advanced=True,
+    )
+
+
+def _needs_sae(config: Any) -> bool:
+    from mistudio.core.steering_settings import needs_sae
+
+    return needs_sae(config)
 
 
 @dataclass(frozen=True)
 class SteerConfig(Config):
     """Generate text with and without steering and measure the difference."""
 
-    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    sae: str = option(
+        "last",
+        "SAE",
+        "Id or name of an SAE, or last; of no matter where only vectors steer.",
+        required=True,
+        applies=lambda config: _needs_sae(config),
+    )
     feature: tuple[str, ...] = option(
         (),
         "Feature",

@@ -161,12 +161,17 @@ class EndsTurn(ControlView):
 
 
 class HoldsInPlace(ControlView):
-    """For a job inside another one: a pause is waited out, so that it never shows."""
+    """For a job inside another one: a pause is waited out, so that it never shows.
+
+    What does show as a pause is a program that closes: the job holds at its next safe point, from
+    which it can go on by itself.
+    """
 
     def requested(self) -> Request:
         while self._inner.requested() is Request.PAUSE:
             time.sleep(0.1)
-        return self._inner.requested()
+        found = self._inner.requested()
+        return Request.PAUSE if self._inner.is_leaving else found
 
     def check(self) -> None:
         if self.requested() is not Request.NONE:

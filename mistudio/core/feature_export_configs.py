@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mistudio.core.config import Config, Violation, option
 
 TABLE_FORMATS = ("csv", "parquet", "json", "jsonl")
-FOLDER_FORMATS = ("neuronpedia", "neuronpedia_upload", "saedashboard")
+FOLDER_FORMATS = ("neuronpedia", "neuronpedia_upload", "saedashboard", "delphi")
 FEATURE_FORMATS = (*TABLE_FORMATS, "html", *FOLDER_FORMATS)
 FORMAT_TITLES = {
     "csv": "CSV table",
@@ -19,17 +19,22 @@ FORMAT_TITLES = {
     "neuronpedia": "Neuronpedia, bulk layout",
     "neuronpedia_upload": "Neuronpedia, upload batches",
     "saedashboard": "SAEDashboard JSON",
+    "delphi": "delphi cache of activations",
 }
 FORMAT_ENDINGS = {**{name: f".{name}" for name in TABLE_FORMATS}, "html": ".html"}
 WHICH = ("all", "live", "labelled", "favourites")
 
 
 def _has_examples(config: ExportFeaturesConfig) -> bool:
-    return config.format not in ("csv", "parquet")
+    return config.format not in ("csv", "parquet", "delphi")
 
 
 def _is_peer(config: ExportFeaturesConfig) -> bool:
     return config.format in FOLDER_FORMATS
+
+
+def _has_creator(config: ExportFeaturesConfig) -> bool:
+    return _is_peer(config) and config.format != "delphi"
 
 
 def _has_vectors(config: ExportFeaturesConfig) -> bool:
@@ -76,10 +81,13 @@ class ExportFeaturesConfig(Config):
         "", "Model id", "The model's id there; empty takes its name here.", applies=_is_peer
     )
     set_name: str = option(
-        "", "Set", "Name of the set of SAEs there; empty makes one of the hook.", applies=_is_peer
+        "",
+        "Set",
+        "Name of the set of SAEs there, of delphi the hook; empty makes one of the hook.",
+        applies=_is_peer,
     )
     creator: str = option(
-        "", "Creator", "Your name or id there; it stands in every row.", applies=_is_peer
+        "", "Creator", "Your name or id there; it stands in every row.", applies=_has_creator
     )
     vectors: bool = option(
         False,
@@ -91,7 +99,7 @@ class ExportFeaturesConfig(Config):
     def check(self) -> Iterable[Violation]:
         if self.features and self.list:
             yield Violation("list", "Name features or a list, not both.")
-        if _is_peer(self) and self.format != "saedashboard" and self.examples < 1:
+        if self.format.startswith("neuronpedia") and self.examples < 1:
             yield Violation("examples", "Neuronpedia needs at least one example.")
 
 
@@ -106,3 +114,24 @@ class ImportExplanationsConfig(Config):
     layer: str = option(
         "", "Source", "Only rows of this source, such as 6-res-jb; empty takes a file's only one."
     )
+
+
+@dataclass(frozen=True)
+class ImportCacheConfig(Config):
+    """Take activations over that delphi found, as a feature set with its text."""
+
+    path: str = option(
+        "",
+        "From",
+        "Folder of a delphi cache: files such as 0_1023.safetensors, with their tokens.",
+        required=True,
+    )
+    sae: str = option("last", "SAE", "Id or name of the SAE they are of.", required=True)
+    name: str = option("", "Dataset", "What the text shall be called; empty takes the folder's.")
+    labels: bool = option(
+        True,
+        "Labels by rules",
+        "Name every feature afterwards by rules that are fitted on half of the rows and scored on "
+        "the other.",
+    )
+    seed: int = option(0, "Seed", "Halves of the rows of the labels.", minimum=0)

@@ -38,6 +38,10 @@ def _by_model(config: LabelConfig) -> bool:
     return config.method == "model"
 
 
+def _by_rules(config: LabelConfig) -> bool:
+    return config.method == "rules"
+
+
 @dataclass(frozen=True)
 class LabelConfig(Config):
     """Name features: by rules fitted to the text, or by a language model on this machine."""
@@ -71,6 +75,13 @@ class LabelConfig(Config):
     )
     endpoint_model: str = option(
         "", "Its model", "Name of the model that the server shall use.", applies=_by_model
+    )
+    clusters: bool = option(
+        True,
+        "Cluster labels",
+        "Also words that at least three of a feature's neighbours share: of those that point the "
+        "same way and those that fire with it. Takes up to as long again.",
+        applies=_by_rules,
     )
     detection: bool = option(
         True,

@@ -23,6 +23,8 @@ METHODS = {
     "token and the position",
     "lens": "its direction promotes few tokens: skew of the logits above 3",
     "set": "its direction promotes a class of tokens: enrichment against random sets",
+    "cluster": "words that at least three of its neighbours share, by direction or by firing "
+    "with it",
     "examples": "a language model read 40 examples",
 }
 RULE_SCORE = (
@@ -42,6 +44,11 @@ def score_lines(
 ) -> list[str]:
     """What is behind a label's score, a line each, for a tooltip."""
     lines = [f"Method: {METHODS.get(method or '', method or EM_DASH)}"]
+    return [*lines, *_input_lines(scores, score, n), *output_lines(scores)]
+
+
+def _input_lines(scores: Mapping[str, Any], score: float | None, n: int | None) -> list[str]:
+    lines: list[str] = []
     if score is None:
         positives = scores.get("positives")
         few = positives is not None and positives < 10
@@ -69,6 +76,38 @@ def score_lines(
     return lines
 
 
+def output_cell(scores: Mapping[str, Any]) -> str:
+    """Whether steering raises the label's tokens, in a word or two."""
+    output = scores.get("output")
+    if output is None:
+        return EM_DASH
+    if "p" not in output:
+        return str(output.get("outcome", EM_DASH))
+    times = output["after"] / output["before"] if output["before"] else None
+    told = "rises" if output["after"] > output["before"] else "falls"
+    told = f"{told} × {times:.3g}" if times is not None else told
+    return f"{told}, p {_p(output['p'])}"
+
+
+def output_lines(scores: Mapping[str, Any]) -> list[str]:
+    """The output side: what steering the feature does to the tokens that its label names."""
+    output = scores.get("output")
+    if output is None:
+        return []
+    if "p" not in output:
+        return [f"Output side: {output.get('outcome', EM_DASH)}."]
+    return [
+        f"Output side: steered to a KL of {_p(output['kl'])} nats per token, the probability of "
+        f"the {output['tokens']:,} tokens that the label names goes from {output['before']:.2g} to "
+        f"{output['after']:.2g}; p {_p(output['p'])} against {output['controls']} random features "
+        "of like density, changed by the same length."
+    ]
+
+
+def _p(value: float | None) -> str:
+    return EM_DASH if value is None else f"{value:.2g}"
+
+
 def _part(part: Mapping[str, Any]) -> str:
     told = f"AUROC {format_percent(part.get('auroc'))}"
     if part.get("balanced_accuracy") is not None:
@@ -90,5 +129,8 @@ def lines(labels: Sequence[Mapping[str, Any]]) -> list[str]:
         made = " ".join(part for part in (source, one["method"], one["model"]) if part)
         score = format_percent(one["score"])
         n = f", n = {one['score_n']:,}" if one["score"] is not None and one["score_n"] else ""
-        out.append(f"  {'*' if one['chosen'] else ' '} {score:>7}  {one['text']}  ({made}{n})")
+        steered = output_cell(one.get("scores") or {})
+        tested = "" if steered == EM_DASH else f"; steering: {steered}"
+        chosen = "*" if one["chosen"] else " "
+        out.append(f"  {chosen} {score:>7}  {one['text']}  ({made}{n}{tested})")
     return out

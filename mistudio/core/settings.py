@@ -14,23 +14,122 @@ from mistudio.core.errors import from_os_error
 SCHEMA = 1
 
 
+class SettingText(NamedTuple):
+    """What a setting is called, and what it is for."""
+
+    label: str
+    help: str
+
+
+def _setting(default: Any, label: str, help: str) -> Any:
+    """A setting that the user can change, with its texts."""
+    return field(default=default, metadata={"text": SettingText(label, help)})
+
+
+LONG_JOB_S = 30  # from so many seconds of work a job's end is worth a notice
+
+
 @dataclass
 class Settings:
     """Every setting with its default; `remembered` holds what forms and views last showed."""
 
-    theme: str = "dark"  # dark, light or system
-    font_px: int = 14  # body font
-    device: str = "auto"  # auto, cuda or cpu
-    threads: int = 0  # processor threads for tensors; 0: cores - 1
-    model_format: str = "auto"  # precision proposed for new models
-    offline: bool = False  # never use the network
-    hub_address: str = ""  # of the Hugging Face Hub; empty is the public one
-    proxy: str = ""  # for requests to the Hub, such as http://proxy:3128
+    theme: str = _setting(
+        "dark",  # dark, light or system
+        "Theme",
+        "Colours of the window; as the desktop follows what your desktop says when miStudio "
+        "starts. Light is easier to read in a bright room.",
+    )
+    font_px: int = _setting(
+        14,
+        "Font size (px)",
+        "Size of the text in the window; buttons, rows and margins grow with it. 21 is one and a "
+        "half times the usual size.",
+    )
+    device: str = _setting(
+        "auto",  # auto, cuda or cpu
+        "Device",
+        "Where models and SAEs compute: automatic takes a GPU that works, else the processor. "
+        "Choose the processor if something else needs the GPU.",
+    )
+    threads: int = _setting(
+        0,
+        "Processor threads (0: all but one)",
+        "Threads that compute on the processor. Fewer leave room for other programs and keep the "
+        "machine cooler; jobs take longer.",
+    )
+    model_format: str = _setting(
+        "auto",
+        "Format of new models",
+        "Precision proposed when a model is added: automatic takes FP32 on the processor and 16 "
+        "bit on a GPU. INT8, NF4 and FP4 need less memory and are less exact.",
+    )
+    offline: bool = _setting(
+        False,
+        "Work offline: never ask the Hub",
+        "Nothing goes over the network: downloads and searches of the Hub are off, what is on "
+        "this machine goes on working.",
+    )
+    hub_address: str = _setting(
+        "",
+        "Hub address",
+        "Another server that answers as the Hugging Face Hub does, such as a mirror; empty is the "
+        "public one.",
+    )
+    proxy: str = _setting(
+        "",
+        "Proxy for the Hub",
+        "Server that requests to the Hub pass through, such as http://proxy:3128; empty asks "
+        "directly.",
+    )
     monitor_period_s: float = 2.0  # between two samples of the machine
-    pause_at_c: int = 0  # °C at which a training pauses; 0: never
-    confirm_close: bool = True  # ask before closing while a job runs
-    log_level: str = "info"
+    device_profile: str = _setting(
+        "auto",  # small (8 GB in all), standard, or auto: by the memory
+        "Device profile",
+        "Small plans for a machine with 8 GB in all, shared with its GPU: 4-bit models, fewer "
+        "rows, one model at a time. Automatic goes by the memory that is there.",
+    )
+    pause_at_c: int = _setting(
+        0,
+        "Pause training at (°C, 0: never)",
+        "A training pauses when the machine is this warm, and goes on once it has cooled down. "
+        "Useful on small devices without a fan.",
+    )
+    confirm_close: bool = _setting(
+        True,
+        "Ask before closing while a job runs",
+        "Closing the window ends the running job at its next safe point. Off, it does so without "
+        "a question; a training can be resumed either way.",
+    )
+    job_notices: bool = _setting(
+        True,
+        "Notice when a long job ends",
+        f"Tells when a job of {LONG_JOB_S} seconds or more ends while another window is in front: "
+        "a notification of the desktop where there is one, else the window asks for attention.",
+    )
+    remote_display: str = _setting(
+        "auto",  # auto, on or off
+        "Remote screen",
+        "On a screen that is reached over a network nothing moves and figures follow twice a "
+        "second. Automatic sees SSH, VNC and RDP sessions.",
+    )
+    log_level: str = _setting(
+        "info",
+        "Log",
+        "How much the program writes into the data folder's logs. Detailed helps to find out why "
+        "something fails; it takes effect at the next start.",
+    )
     remembered: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def text_of(name: str) -> SettingText:
+    """The texts of a setting that the user can change; raises `KeyError` for others."""
+    found: SettingText = Settings.__dataclass_fields__[name].metadata["text"]
+    return found
+
+
+def described_settings() -> list[str]:
+    """Names of the settings that the user can change, in their order."""
+    return [item.name for item in fields(Settings) if "text" in item.metadata]
 
 
 class Snapshot(NamedTuple):

@@ -45,6 +45,14 @@ def spec_of(config: SteerConfig) -> Spec:
     ).check()
 
 
+def needs_sae(config: SteerConfig) -> bool:
+    """Whether the run must name an SAE; vectors alone and features that name theirs need none."""
+    try:
+        return spec_of(config).leaves_sae_open
+    except StudioError:
+        return True
+
+
 def read_spec(written: str) -> Spec:
     """A specification from JSON text, or from the file of that name. Raises `InvalidInput`."""
     text = written.strip()

@@ -244,6 +244,26 @@ def over_steering(metrics: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def repeat_words(metrics: Mapping[str, Any]) -> str:
+    """The longest stretch that a text says again, in a sentence; "" where it was not measured."""
+    parts: list[str] = []
+    for name, title in (("steered", "steered"), (BASELINE, "baseline")):
+        length, share = metrics.get(f"longest_repeat_{name}"), metrics.get(f"repeat_share_{name}")
+        if length is not None and share is not None:
+            parts.append(f"{title} {length} tokens, {share:.0%} of the text")
+    return f"Longest stretch said again: {'; '.join(parts)}." if parts else ""
+
+
+def repeating(metrics: Mapping[str, Any]) -> str:
+    """A warning that a text says a long stretch again, "" if it does not."""
+    if not metrics.get("repeats_steered"):
+        return ""
+    length, share = metrics["longest_repeat_steered"], metrics["repeat_share_steered"]
+    told = f"says a stretch of {length} tokens more than once, {share:.0%} of its length"
+    also = " So does the baseline." if metrics.get("repeats_baseline") else ""
+    return f"The text {told}.{also}"
+
+
 def kl_word(kl: float | None) -> str:
     """How large a KL is."""
     if kl is None:

@@ -11,6 +11,7 @@ from typing import Any
 from mistudio.core.config import Config, Violation, option
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import InvalidInput, StudioError
+from mistudio.core.steering_settings import needs_sae
 
 NEUTRAL_PROMPT = "The most interesting thing about it is that"
 
@@ -120,7 +121,13 @@ def _as_steered(name: str) -> Any:
 class _Steered(Config):
     """What is steered and on which prompt, as in a run of steering."""
 
-    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    sae: str = option(
+        "last",
+        "SAE",
+        "Id or name of an SAE, or last; of no matter where only vectors steer.",
+        required=True,
+        applies=lambda config: needs_sae(config.steering()),
+    )
     feature: tuple[str, ...] = option(
         (), "Feature", "N=VALUE[:OP], as of a run of steering. Repeat for several."
     )
@@ -156,7 +163,11 @@ class DoseConfig(_Steered):
         "16 factors of the values from low to high, or some, as 0.5,1,2.",
         applies=lambda config: not config.target_kl,
     )
-    target: str = option("", "Target", "Words whose probability is told beside the KL, as cat,dog.")
+    target: str = option(
+        "",
+        "Target",
+        "Words whose probability, in all their forms, is told beside the KL, as cat,dog.",
+    )
     target_kl: float = option(
         0.0,
         "Target KL",

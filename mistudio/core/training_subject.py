@@ -105,7 +105,7 @@ class TrainingSubject(Config):
     context: int = option(
         0,
         "Context",
-        "Tokens per row when the dataset must be tokenised first; 0 uses its newest tokenisation "
+        "Tokens per row when the dataset must be tokenised first; 0 takes its newest tokenisation "
         "for this model, or the default of tokenising.",
         unit="tokens",
         minimum=0,

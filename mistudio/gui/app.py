@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
@@ -18,20 +18,27 @@ from mistudio.core.paths import Paths
 from mistudio.core.settings import SettingsFile
 from mistudio.gui import icons, style
 from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile
-from mistudio.gui.heartbeat import Heartbeat
 from mistudio.gui.main_window import MainWindow
 from mistudio.gui.signals import ProcessSignals
 from mistudio.gui.single_instance import SingleInstance, raise_other
+from mistudio.gui.theme import appearance
 from mistudio.jobs import hub_pages
 from mistudio.jobs.runner import Studio, interrupt_note
+from mistudio.system.process import age_s
+from mistudio.system.remote_display import is_remote
+
+if TYPE_CHECKING:
+    from mistudio.gui.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_VARIABLE = "MISTUDIO_HEARTBEAT"  # a file that receives the event loop's gaps
+BENCH_VARIABLE = "MISTUDIO_BENCH"  # a plan that `mistudio bench window` measures by
 
 
 def run(paths: Paths) -> int:
     """Open the window and return the exit code; a second start raises the first and returns 0."""
+    gc.disable()  # nothing made while starting is garbage, and looking for some takes a while
     app = QApplication.instance() or QApplication(sys.argv[:1])
     assert isinstance(app, QApplication)
     app.setApplicationName("miStudio")
@@ -40,11 +47,13 @@ def run(paths: Paths) -> int:
         return 0
     settings = SettingsFile(paths.settings)
     handler = start_log(paths.logs, settings.values.log_level)
+    appearance().set_remote(is_remote(settings.values.remote_display))
     style.apply(app, settings.values.theme, settings.values.font_px)
-    app.setWindowIcon(icons.icon("brand", "emerald"))
+    app.setWindowIcon(icons.program_icon())
     try:
         return _run(app, paths, settings)
     finally:
+        gc.enable()
         logging.getLogger().removeHandler(handler)
         handler.close()
         icons.clear_cache()
@@ -75,6 +84,7 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
     app.setQuitOnLastWindowClosed(False)
     window.ended.connect(app.quit)
     heartbeat = _heartbeat()
+    _measure(window)
     window.show()
     QTimer.singleShot(0, lambda: _after_first_paint(window, note, faults.previous))
     try:
@@ -90,17 +100,28 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
 
 
 def _after_first_paint(window: MainWindow, note: str, fault: str) -> None:
-    started = time.time() - psutil.Process().create_time()
-    log.info("window shown %.2f s after the process started", started)
+    log.info("window shown %.2f s after the process started", age_s())
+    gc.freeze()  # what is there now stays: later looks for garbage pass it by
+    gc.enable()
     window.start(note)
     if fault:
         window.show_error("miStudio ended unexpectedly the last time.", fault)
+
+
+def _measure(window: MainWindow) -> None:
+    """Let a measurement drive the window, if this process was started for one."""
+    if plan := os.environ.get(BENCH_VARIABLE):
+        from mistudio.gui.bench_window import WindowBench
+
+        WindowBench(window, Path(plan))
 
 
 def _heartbeat() -> Heartbeat | None:
     file = os.environ.get(HEARTBEAT_VARIABLE)
     if not file:
         return None
+    from mistudio.gui.heartbeat import Heartbeat
+
     heartbeat = Heartbeat(file=Path(file))
     heartbeat.start()
     return heartbeat

@@ -1,4 +1,4 @@
-"""Ctrl+K: type a few letters of an action, Return runs it. And F1: the shortcuts at a glance."""
+"""Ctrl+K: type a few letters of an action, Return runs it. And the shortcuts at a glance."""
 
 from __future__ import annotations
 
@@ -107,10 +107,11 @@ class ShortcutSheet(Dialog):
         grid = QGridLayout()
         grid.setHorizontalSpacing(appearance().px(16))
         grid.setVerticalSpacing(appearance().px(8))
+        native = QKeySequence.SequenceFormat.NativeText
         pairs = [
-            (action.shortcut().toString(QKeySequence.SequenceFormat.NativeText), _plain(action))
+            (", ".join(keys.toString(native) for keys in action.shortcuts()), _plain(action))
             for action in actions
-            if not action.shortcut().isEmpty()
+            if action.shortcuts()
         ]
         rows = [*pairs, *self.EXTRA]
         half = -(-len(rows) // 2)

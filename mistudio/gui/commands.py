@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, QUrl, Slot
 from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtWidgets import QApplication
 
 import mistudio
 from mistudio.core.errors import StudioError
@@ -14,15 +15,25 @@ from mistudio.gui.actions import TAB_NAMES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
 from mistudio.gui.crash import report
 from mistudio.gui.dialog import Dialog
-from mistudio.gui.doctor_dialog import DoctorDialog
-from mistudio.gui.settings_dialog import SettingsDialog
-from mistudio.gui.storage_dialog import StorageDialog
-from mistudio.gui.system_dialog import SystemDialog
+from mistudio.gui.help_topics import topic_at
+from mistudio.gui.help_window import HelpWindow
 from mistudio.gui.theme import appearance
+from mistudio.gui.tour import Tour
+from mistudio.gui.tours import TOURS
 from mistudio.gui.widgets.cards import IconLabel, label
+from mistudio.store.connection import Db
 
 if TYPE_CHECKING:
     from mistudio.gui.main_window import MainWindow
+
+TOURS_SEEN = "tours.seen"
+TOUR_OFFERED = "tours.offered"
+
+
+def _is_new(db: Db) -> bool:
+    """Whether the data folder holds no text and no model."""
+    rows = db.query("SELECT (SELECT COUNT(*) FROM datasets) + (SELECT COUNT(*) FROM models) AS n")
+    return next(iter(rows))["n"] == 0
 
 
 class Commands(QObject):
@@ -31,6 +42,7 @@ class Commands(QObject):
     def __init__(self, window: MainWindow) -> None:
         super().__init__(window)
         self._window = window
+        self._tour: Tour | None = None
 
     def work_of(self, name: str) -> Callable[[], object]:
         """The work of an action by its name."""
@@ -76,6 +88,8 @@ class Commands(QObject):
 
     @Slot()
     def show_settings(self) -> None:
+        from mistudio.gui.settings_dialog import SettingsDialog
+
         dialog = SettingsDialog(self._window.services, self._window)
         dialog.theme_changed.connect(self._window.apply_theme)
         dialog.show()
@@ -97,11 +111,15 @@ class Commands(QObject):
     @Slot()
     def show_system(self) -> None:
         """Open the System window, or bring it forward."""
+        from mistudio.gui.system_dialog import SystemDialog
+
         self._show_once(SystemDialog, lambda: SystemDialog(self._window.monitor, self._window))
 
     @Slot()
     def show_storage(self) -> None:
         """Open the storage window, or bring it forward."""
+        from mistudio.gui.storage_dialog import StorageDialog
+
         self._show_once(StorageDialog, lambda: StorageDialog(self._window.services, self._window))
 
     def _show_once(self, kind: type[Dialog], make: Callable[[], Dialog]) -> None:
@@ -154,11 +172,70 @@ class Commands(QObject):
         self._window.refresh_readings()
 
     @Slot()
+    def show_help(self) -> None:
+        """Open the help at what has the focus, else at the tab."""
+        topic = topic_at(QApplication.focusWidget()) or topic_at(self._window.tabs.current())
+        found = self._window.findChild(HelpWindow)
+        if found is not None and found.isActiveWindow():
+            return
+        if found is None or not found.isVisible():
+            found = HelpWindow(self._window)
+            found.tour_asked.connect(self.tour_of)
+            found.shortcuts_asked.connect(self.show_shortcuts)
+        found.show_topic(topic)
+        found.show()
+        found.raise_()
+        found.activateWindow()
+
+    @Slot()
     def show_shortcuts(self) -> None:
-        ShortcutSheet(list(self._window.actions_by_name.values()), self._window).show()
+        actions = list(self._window.actions_by_name.values())
+        self._show_once(ShortcutSheet, lambda: ShortcutSheet(actions, self._window))
+
+    @Slot()
+    def take_tour(self) -> None:
+        """Lead through the tab that is shown."""
+        self.tour_of(TAB_NAMES[self._window.tabs.currentIndex()])
+
+    @Slot(str)
+    def tour_of(self, name: str) -> None:
+        """Go to a tab and lead through it; a tour that is under way ends."""
+        if self._tour is not None:
+            self._tour.end()
+        self._window.tabs.show_tab(name)
+        tab = self._window.tabs.current()
+        if tab is None or name not in TOURS:
+            return
+        self._tour = Tour(name, tab, self._window)
+        self._tour.ended.connect(self._on_tour_ended)
+
+    def offer_tour(self) -> None:
+        """At the first start in a data folder that holds nothing yet; never again."""
+        if not self._window.services.settings.recall(TOUR_OFFERED):
+            self._window.query.ask(_is_new, self._on_new)
+
+    @Slot(object)
+    def _on_new(self, is_new: bool) -> None:
+        self._window.services.settings.remember(TOUR_OFFERED, True)
+        if is_new:
+            self._window.banners.show_banner(
+                "New here? A tour says in five sentences what a tab is for; Help offers it later.",
+                action="Take the tour",
+                clicked=self.take_tour,
+            )
+
+    @Slot(str)
+    def _on_tour_ended(self, name: str) -> None:
+        self._tour = None
+        settings = self._window.services.settings
+        seen = settings.recall(TOURS_SEEN, [])
+        if name not in seen:
+            settings.remember(TOURS_SEEN, [*seen, name])
 
     @Slot()
     def show_doctor(self) -> None:
+        from mistudio.gui.doctor_dialog import DoctorDialog
+
         DoctorDialog(self._window.services, self._window).show()
 
     @Slot()

@@ -119,7 +119,15 @@ class ErrorDialog(Dialog):
         self.text.setAccessibleName("Report")
         self.box.addWidget(label(sentence, "label", wrap=True, selectable=True))
         self.box.addWidget(self.text, 1)
-        self.buttons.addWidget(button("Copy report", self.copy, variant="primary", icon="copy"))
+        self.buttons.addWidget(
+            button(
+                "Copy report",
+                self.copy,
+                variant="primary",
+                icon="copy",
+                tip="Copy versions, device and what broke, without tokens and private paths",
+            )
+        )
         self.add_close()
 
     @Slot()

@@ -9,6 +9,8 @@ from PySide6.QtWidgets import QWidget
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.widgets.cards import Card, IconLabel, button, label
+from mistudio.system import desktop
+from mistudio.system.bundle import own_command
 from mistudio.system.doctor import Check, checks, written
 
 LOOK = {True: ("check_circle", "emerald"), False: ("x_circle", "red"), None: ("info", "blue")}
@@ -24,20 +26,57 @@ class DoctorDialog(Dialog):
         self.box.addWidget(label("Doctor", "title"))
         self.box.addWidget(self._wait)
         self.box.addStretch(1)
-        self.copy_button = button("Copy report", self.copy, icon="copy")
+        self.copy_button = button(
+            "Copy report",
+            self.copy,
+            icon="copy",
+            tip="Copy the checks with versions and device, without private paths",
+        )
         self.copy_button.setEnabled(False)
         self.buttons.addWidget(self.copy_button)
+        self.menu_button = button("Add to the menu", self.add_to_menu, icon="plus")
+        self.menu_button.setToolTip("Put miStudio into the desktop's menu, for this user")
+        self.menu_button.hide()
+        self.buttons.addWidget(self.menu_button)
         self.add_close()
-        home = services.studio.paths.home
-        services.query.ask(lambda _db: checks(home), self._on_checks)
+        self._services = services
+        self._cards: list[Card] = []
+        self._ask()
+
+    def _ask(self) -> None:
+        home = self._services.studio.paths.home
+        self._services.query.ask(lambda _db: checks(home), self._on_checks)
 
     @Slot(object)
     def _on_checks(self, found: list[Check]) -> None:
         self._found = found
         self._wait.hide()
-        for check in found:
-            self.box.insertWidget(self.box.count() - 1, _card(check))
+        for card in self._cards:
+            card.deleteLater()
+        self._cards = [_card(check) for check in found]
+        for card in self._cards:
+            self.box.insertWidget(self.box.count() - 1, card)
         self.copy_button.setEnabled(True)
+        self.menu_button.setEnabled(True)
+        self.menu_button.setVisible(any(c.name == "Menu" and not c.ok for c in found))
+
+    @Slot()
+    def add_to_menu(self) -> None:
+        """Write the entry that starts this very program, then look again."""
+        self.menu_button.setEnabled(False)
+        self._services.query.ask(
+            lambda _db: desktop.install(own_command(), desktop.data_home()),
+            self._on_added,
+            on_error=self._on_refused,
+        )
+
+    @Slot(object)
+    def _on_added(self, _made: object) -> None:
+        self._ask()
+
+    def _on_refused(self, sentence: str, details: str) -> None:
+        self.menu_button.setEnabled(True)
+        self._services.banner(sentence, level="error", details=details)
 
     def copy(self) -> None:
         text = "\n".join(line for check in self._found for line in written(check))

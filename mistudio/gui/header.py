@@ -31,6 +31,7 @@ class FreshnessDot(QWidget):
 
     def set_age(self, seconds: float | None) -> None:
         """Show how old the newest reading is; None if there is none."""
+        before = self._color
         if seconds is None or seconds >= STALE_S:
             self._color, word = "red", "out of date"
         elif seconds >= FRESH_S:
@@ -40,7 +41,8 @@ class FreshnessDot(QWidget):
         age = "none yet" if seconds is None else f"{seconds:.0f} s old"
         self.setToolTip(f"Readings are {word} ({age})")
         self.setAccessibleName(f"Readings {word}")
-        self.update()
+        if self._color != before:
+            self.update()
 
     def sizeHint(self) -> QSize:
         side = appearance().px(10)

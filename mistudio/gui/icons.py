@@ -75,6 +75,14 @@ def spaced_icon(name: str, role: str, size: int, gap: int) -> QIcon:
     return _spaced(name, colors.role(role), colors.disabled_text, size, gap)
 
 
+def program_icon() -> QIcon:
+    """The program's own icon in all its sizes, as the desktop's menu shows it."""
+    found = QIcon()
+    for file in sorted((resources() / "desktop" / "icons").rglob("mistudio.png")):
+        found.addFile(str(file))
+    return found
+
+
 def clear_cache() -> None:
     """Drop every drawn pixmap; called before the application object goes."""
     pixmap.cache_clear()

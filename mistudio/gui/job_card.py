@@ -37,6 +37,7 @@ KIND_ICONS = {
     "export_sae": "upload",
     "export_features": "upload",
     "import_explanations": "tag",
+    "import_cache": "download",
     "import_sae": "download",
     "download_sae": "download",
     "harvest": "features",

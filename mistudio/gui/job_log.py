@@ -32,8 +32,12 @@ class JobLog(Dialog):
         self.text.setAccessibleName("Log")
         self.box.addWidget(label(job.title, "card"))
         self.box.addWidget(self.text, 1)
-        self.buttons.insertWidget(0, button("Copy", self.copy, icon="copy"))
-        self.buttons.insertWidget(1, button("Save…", self.save, icon="save"))
+        self.buttons.insertWidget(
+            0, button("Copy", self.copy, icon="copy", tip="Copy the whole log")
+        )
+        self.buttons.insertWidget(
+            1, button("Save…", self.save, icon="save", tip="Write the log into a file")
+        )
         self.add_close()
         self._timer = QTimer(self)
         self._timer.setInterval(1000)

@@ -135,11 +135,15 @@ class Lanes(QObject):
         self._workers: list[LaneWorker] = []
         self._threads: list[QThread] = []
         self._drain_timer = QTimer(self)
-        self._drain_timer.setInterval(500 if remote else 200)
+        self.set_remote(remote)
         self._drain_timer.timeout.connect(self.drain)
         self._poll_timer = QTimer(self)
         self._poll_timer.setInterval(1000)
         self._poll_timer.timeout.connect(self.nudge)
+
+    def set_remote(self, on: bool) -> None:
+        """Drain twice a second instead of five times."""
+        self._drain_timer.setInterval(500 if on else 200)
 
     def start(self) -> None:
         """Start the threads; jobs that wait in the queue begin."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from typing import Any
 
-from PySide6.QtCore import QSettings, Qt, QTimer, Signal, Slot
+from PySide6.QtCore import QEvent, QSettings, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QAction, QCloseEvent
 from PySide6.QtWidgets import (
     QApplication,
@@ -28,12 +27,14 @@ from mistudio.gui.dialog import confirm
 from mistudio.gui.header import Header
 from mistudio.gui.jobs_panel import JobsPanel
 from mistudio.gui.lanes import Lanes
+from mistudio.gui.notices import JobNotices
 from mistudio.gui.publisher import Publisher
 from mistudio.gui.query_lane import QueryLane
+from mistudio.gui.remote import Pacer, still_desktop
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.status_bar import StatusBar
-from mistudio.gui.tab_pages import TabPages
+from mistudio.gui.tab_pages import TabPages, load_tabs
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
@@ -41,6 +42,8 @@ from mistudio.jobs.storage import is_nearly_full
 from mistudio.store.records import JobRow
 from mistudio.system.monitor import Monitor, Sample
 from mistudio.system.preload import preload_torch
+from mistudio.system.remote_display import is_remote
+from mistudio.system.steady import steady
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ CHANGES = {
     "export_sae": (),
     "export_features": (),
     "import_explanations": ("features",),
+    "import_cache": ("feature_sets", "features", "datasets", "tokenizations"),
     "import_sae": ("saes",),
     "download_sae": ("saes",),
     "harvest": ("feature_sets", "features", "saes", "tokenizations"),
@@ -80,12 +84,14 @@ CHANGES = {
     "index_contexts": ("feature_sets",),
     "embed_features": ("feature_sets",),
     "map_features": (),
+    "feature_lens": (),
     "own_text": (),
     "attribute": (),
     "steer": ("steering_runs",),
     "steer_preview": (),
     "steer_dose": (),
-    "steer_claims": (),
+    "steer_export": (),
+    "steer_claims": ("features",),
     "contrast_vector": ("steering_vectors",),
     "feature_mean": ("steering_vectors",),
     "import_vectors": ("steering_vectors",),
@@ -99,14 +105,10 @@ CHANGES = {
         "feature_sets",
         "features",
         "steering_runs",
+        "templates",
     ),
 }
 READINGS_MS = 1000
-
-
-def load_plots() -> None:
-    """Import the plotting library before a tab needs it, so that opening the tab does not wait."""
-    importlib.import_module("pyqtgraph")
 
 
 class MainWindow(QMainWindow):
@@ -121,7 +123,7 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(960, 560)
         self.publisher = Publisher(self)
         self.lanes = Lanes(
-            studio, self, remote=appearance().remote, warm_up=preload_torch, at_start=load_plots
+            studio, self, remote=appearance().remote, warm_up=preload_torch, at_start=load_tabs
         )
         self.query = QueryLane(studio.db, self)
         self.network = QueryLane(studio.db, self)
@@ -137,14 +139,17 @@ class MainWindow(QMainWindow):
             settings=settings,
             open_tab=self.tabs.show_tab,
             banner=self.banners.show_banner,
+            take_tour=self.begin_tour,
         )
         self._warned_of_disk = False
+        self._shown: Sample | None = None  # on a remote screen
         self._ending = False
         self._forced = False
         self._writing = False  # settings on their way to the disk
         self._build()
         self._connect()
         self._restore()
+        self._take_profile()
         self.tabs.open(self.services, str(settings.recall("window.tab", "Datasets")))
 
     def _build(self) -> None:
@@ -162,11 +167,15 @@ class MainWindow(QMainWindow):
             box.addWidget(part)
         box.addWidget(self.tabs, 1)
         self._central = central
+        self.pacer = Pacer(self)
         self.setCentralWidget(central)
         self._add_jobs_corner()
         self.jobs_panel = JobsPanel(self.services, self)
         self.jobs_panel.hide()
         self.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, self.jobs_panel)
+        self.notices = JobNotices(
+            self, self.services.settings, self.banners.show_banner, self.come_forward
+        )
         self.status = StatusBar()
         self.setStatusBar(self.status)
         redraw_icons(self.actions_by_name)
@@ -192,6 +201,7 @@ class MainWindow(QMainWindow):
         self.status.jobs_clicked.connect(self.commands.toggle_jobs)
         self.jobs_panel.counted.connect(self._on_counted)
         self.jobs_panel.moved.connect(self._on_moved)
+        self.jobs_panel.moved.connect(self.notices.consider)
         self.jobs_panel.running.connect(self.status.show_job)
         self.query.failed.connect(self._on_query_failed)
         self.network.failed.connect(self._on_query_failed)
@@ -211,17 +221,26 @@ class MainWindow(QMainWindow):
         self.monitor.start()
         self.jobs_panel.start()
         self._readings.start()
+        self.tabs.build_ahead()
         if self.services.settings.problem:
             self.banners.show_banner(self.services.settings.problem, level="warning")
         if note:
             shown = self.jobs_panel.show
             self.banners.show_banner(note, level="warning", action="Show jobs", clicked=shown)
+        self.commands.offer_tour()
+
+    @Slot()
+    def begin_tour(self) -> None:
+        """Lead through the tab that is shown."""
+        self.commands.take_tour()
 
     @Slot()
     def refresh_readings(self) -> None:
         """Show the newest sample and the loaded model; write settings that wait."""
         sample = self.monitor.latest
         self._warn_of_disk(sample)
+        if sample is not None and appearance().remote:
+            sample = self._shown = steady(self._shown, sample)
         self.header.strip.show_sample(sample)
         self.status.show_sample(sample)
         self.status.show_model(self.services.studio.models.name)
@@ -263,7 +282,17 @@ class MainWindow(QMainWindow):
         """Put theme and font size of the settings on the application."""
         app, values = QApplication.instance(), self.services.settings.values
         if isinstance(app, QApplication):
+            appearance().set_remote(is_remote(values.remote_display))
             style.apply(app, values.theme, values.font_px)
+            self._take_profile()
+
+    def _take_profile(self) -> None:
+        """Repaint seldom and let nothing move where the screen is a remote one."""
+        app, remote = QApplication.instance(), appearance().remote
+        self.pacer.set_on(remote)
+        self.lanes.set_remote(remote)
+        if isinstance(app, QApplication):
+            still_desktop(app, remote)
 
     @Slot()
     def _redraw(self) -> None:
@@ -346,6 +375,11 @@ class MainWindow(QMainWindow):
         self._ending = True
         self.close()
 
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ActivationChange and self.isActiveWindow():
+            self.notices.forget()
+
     def closeEvent(self, event: QCloseEvent) -> None:
         asks = self.services.settings.values.confirm_close and not self._ending
         if self.lanes.is_idle() or self._forced:
@@ -391,7 +425,10 @@ class MainWindow(QMainWindow):
     def _end(self) -> None:
         """Stop timers and threads and keep what is to be kept; safe to call twice."""
         self._keep_geometry()
+        self.notices.forget()
         self._readings.stop()
+        self.tabs.stop()
+        self.pacer.stop()
         self.jobs_panel.stop()
         self.monitor.stop()
         if not self._forced:

@@ -37,6 +37,10 @@ class OpenTab(Protocol):
     def __call__(self, name: str, **selection: Any) -> None: ...
 
 
+def no_tour() -> None:
+    """Without a window there is no tour."""
+
+
 @dataclass(frozen=True)
 class Services:
     """Handed to every tab, dialog and panel."""
@@ -50,6 +54,8 @@ class Services:
     settings: SettingsFile
     open_tab: OpenTab
     banner: ShowBanner
+    take_tour: Callable[[], object] = no_tour
+    """begins the tour of the tab that is shown"""
 
     def submit(self, kind: str, config: Config, title: str = "") -> str:
         """Queue a job and return its id at once; raises `InvalidInput` for a bad config."""

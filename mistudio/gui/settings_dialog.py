@@ -6,6 +6,7 @@ from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QFormLayout, QWidget
 
 from mistudio.core.errors import StudioError
+from mistudio.core.settings import text_of
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
@@ -22,27 +23,26 @@ from mistudio.jobs import hub_pages
 from mistudio.jobs.hub_pages import TokenState
 
 CHOICES = {
-    "theme": ("Theme", (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop"))),
-    "device": ("Device", (("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "Processor"))),
-    "model_format": (
-        "Format of new models",
-        (
-            ("auto", "Automatic"),
-            ("fp32", "FP32"),
-            ("bf16", "BF16"),
-            ("fp16", "FP16"),
-            ("int8", "INT8"),
-            ("nf4", "NF4"),
-            ("fp4", "FP4"),
-        ),
+    "theme": (("dark", "Dark"), ("light", "Light"), ("system", "As the desktop")),
+    "device": (("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "Processor")),
+    "device_profile": (
+        ("auto", "Automatic"),
+        ("small", "Small: 8 GB in all"),
+        ("standard", "Standard"),
     ),
-    "log_level": ("Log", (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings"))),
+    "model_format": (
+        ("auto", "Automatic"),
+        ("fp32", "FP32"),
+        ("bf16", "BF16"),
+        ("fp16", "FP16"),
+        ("int8", "INT8"),
+        ("nf4", "NF4"),
+        ("fp4", "FP4"),
+    ),
+    "remote_display": (("auto", "Automatic"), ("on", "Always"), ("off", "Never")),
+    "log_level": (("info", "Normal"), ("debug", "Detailed"), ("warning", "Only warnings")),
 }
-NUMBERS = {
-    "font_px": ("Font size (px)", 11, 24),
-    "threads": ("Processor threads (0: all but one)", 0, 256),
-    "pause_at_c": ("Pause training at (°C, 0: never)", 0, 110),
-}
+NUMBERS = {"font_px": (11, 24), "threads": (0, 256), "pause_at_c": (0, 110)}
 
 
 class SettingsDialog(Dialog):
@@ -61,15 +61,16 @@ class SettingsDialog(Dialog):
         form.setHorizontalSpacing(appearance().px(24))
         self.box.addLayout(form)
         self.editors: dict[str, Editor] = {}
-        for name, (text, choices) in CHOICES.items():
-            self._add(form, name, text, ChoiceEditor(choices))
-        for name, (text, low, high) in NUMBERS.items():
-            self._add(form, name, text, NumberEditor(whole=True, minimum=low, maximum=high))
-        self._add(form, "hub_address", "Hub address", TextEditor("https://huggingface.co"))
-        self._add(form, "proxy", "Proxy for the Hub", TextEditor("http://host:port"))
-        self._add(form, "offline", "", CheckEditor("Work offline: never ask the Hub"))
+        for name, choices in CHOICES.items():
+            self._add(form, name, ChoiceEditor(choices))
+        for name, (low, high) in NUMBERS.items():
+            self._add(form, name, NumberEditor(whole=True, minimum=low, maximum=high))
+        self._add(form, "hub_address", TextEditor("https://huggingface.co"))
+        self._add(form, "proxy", TextEditor("http://host:port"))
+        self._add(form, "offline", CheckEditor(text_of("offline").label))
         self._add_token(form)
-        self._add(form, "confirm_close", "", CheckEditor("Ask before closing while a job runs"))
+        for name in ("confirm_close", "job_notices"):
+            self._add(form, name, CheckEditor(text_of(name).label))
         place = label(str(services.studio.paths.home), "mono", wrap=True, selectable=True)
         form.addRow(label("Data folder", "label"), place)
         self.problem = label("", "error", wrap=True)
@@ -77,13 +78,18 @@ class SettingsDialog(Dialog):
         self.box.addStretch(1)
         self.add_close()
 
-    def _add(self, form: QFormLayout, name: str, text: str, editor: Editor) -> None:
+    def _add(self, form: QFormLayout, name: str, editor: Editor) -> None:
+        text = text_of(name)
         editor.set_value(getattr(self._services.settings.values, name))
-        editor.control.setAccessibleName(text)
+        editor.control.setAccessibleName(text.label)
+        editor.control.setAccessibleDescription(text.help)
+        editor.setToolTip(text.help)
         editor.setProperty("setting", name)
         editor.changed.connect(self._on_changed)
         self.editors[name] = editor
-        form.addRow(label(text, "label"), editor)
+        caption = label("" if isinstance(editor, CheckEditor) else text.label, "label")
+        caption.setToolTip(text.help)
+        form.addRow(caption, editor)
 
     def _add_token(self, form: QFormLayout) -> None:
         """Whether the Hugging Face token store holds a token, and the way to take it out."""
@@ -120,9 +126,9 @@ class SettingsDialog(Dialog):
         for name, editor in self.editors.items():
             given = editor.value()
             if name in NUMBERS:
-                text, low, high = NUMBERS[name]
+                low, high = NUMBERS[name]
                 if not given.isdigit() or not low <= int(given) <= high:
-                    problems.append(f"{text} must lie between {low} and {high}.")
+                    problems.append(f"{text_of(name).label} must lie between {low} and {high}.")
                     continue
                 given = int(given)
             setattr(values, name, given)
@@ -150,5 +156,6 @@ def _forget_token(_db: object) -> TokenState:
     return hub_pages.token_state()
 
 
-def _look(services: Services) -> tuple[str, int]:
-    return services.settings.values.theme, services.settings.values.font_px
+def _look(services: Services) -> tuple[str, int, str]:
+    values = services.settings.values
+    return values.theme, values.font_px, values.remote_display

@@ -64,7 +64,7 @@ class StorageDialog(Dialog):
         self.table.setAccessibleName("Stored items")
         self.delete = button("Delete", self._ask_delete, icon="trash")
         self.again = button("Measure again", self.refresh, icon="retry")
-        self._deleter = Deleter(services, "storage", storage.dependants_of, storage.delete, self)
+        self._deleter = Deleter(services, "storage", storage.dependants_of, self, storage.put_aside)
         self._build()
         self._connect()
         self.refresh()

@@ -1,20 +1,25 @@
-"""The five tabs: each is built when it is first visited."""
+"""The five tabs: the first is built at the start, the others after it or when first visited."""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import Any, NamedTuple
 
-from PySide6.QtCore import QSize, Signal, Slot
+from PySide6.QtCore import QSize, QTimer, Signal, Slot
 from PySide6.QtWidgets import QTabWidget, QVBoxLayout, QWidget
 
 from mistudio.gui import icons
-from mistudio.gui.actions import TAB_ICONS, TAB_NAMES
+from mistudio.gui.actions import TAB_ICONS, TAB_NAMES, TAB_TIPS
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.theme import appearance
 
 log = logging.getLogger(__name__)
+
+# what the first tab needs only once something is opened
+LATER = ("mistudio.gui.tabs.datasets.detail",)
+AHEAD_MS = 150  # between two tabs that are built ahead
 
 
 class TabSpec(NamedTuple):
@@ -32,6 +37,14 @@ TABS = tuple(
 )
 
 
+def load_tabs() -> None:
+    """Import every tab's module, so that building one later does not wait for the disk."""
+    for spec in TABS:
+        importlib.import_module(spec.module)
+    for name in LATER:
+        importlib.import_module(name)
+
+
 class TabPages(QTabWidget):
     """Shows the tabs; remembers the last one; `visited(name)` follows each change."""
 
@@ -45,12 +58,15 @@ class TabPages(QTabWidget):
         self._services: Services | None = None
         self._built: dict[str, Tab] = {}
         self._boxes: list[QVBoxLayout] = []
+        self._ahead = QTimer(self)
+        self._ahead.setInterval(AHEAD_MS)
+        self._ahead.timeout.connect(self._on_ahead)
         for spec in TABS:
             page = QWidget()
             box = QVBoxLayout(page)
             box.setContentsMargins(0, 0, 0, 0)
             self._boxes.append(box)
-            self.addTab(page, spec.name)
+            self.setTabToolTip(self.addTab(page, spec.name), TAB_TIPS[spec.name])
         self.currentChanged.connect(self._on_changed)
         appearance().changed.connect(self._redraw)
         self._redraw()
@@ -60,6 +76,26 @@ class TabPages(QTabWidget):
         self._services = services
         self.setCurrentIndex(_position(first))
         self._on_changed(self.currentIndex())
+
+    def build_ahead(self) -> None:
+        """Build the other tabs one by one while nothing else is to be done."""
+        self._ahead.start()
+
+    def stop(self) -> None:
+        """Build no further tab ahead."""
+        self._ahead.stop()
+
+    @Slot()
+    def _on_ahead(self) -> None:
+        missing = [spec for spec in TABS if spec.name not in self._built]
+        if not missing or self._services is None:
+            self._ahead.stop()
+        elif missing[0].module in sys.modules:  # a lane imports them
+            self.tab(missing[0].name)
+
+    def is_complete(self) -> bool:
+        """Whether every tab is built."""
+        return len(self._built) == len(TABS)
 
     def tab(self, name: str) -> Tab | None:
         """The tab of a name, built if need be; None if it cannot be."""
@@ -92,9 +128,10 @@ class TabPages(QTabWidget):
                 raise
             log.exception("the tab %s is not part of this installation", spec.name)
             return
-        made: Tab = getattr(module, spec.cls)(services)
+        place = _position(spec.name)
+        made: Tab = getattr(module, spec.cls)(services, self.widget(place))
         self._built[spec.name] = made
-        self._boxes[_position(spec.name)].addWidget(made)
+        self._boxes[place].addWidget(made)
 
     @Slot(int)
     def _on_changed(self, index: int) -> None:

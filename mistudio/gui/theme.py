@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PySide6.QtCore import QCoreApplication, QObject, Signal
@@ -205,15 +203,6 @@ def _luminance(color: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def is_remote(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the display is reached over a network: X through SSH, or a VNC or RDP session."""
-    display = environment.get("DISPLAY", "")
-    if environment.get("QT_QPA_PLATFORM", "").startswith("vnc"):
-        return True
-    forwarded = bool(display) and not display.startswith((":", "unix:"))
-    return forwarded or any(name in environment for name in ("VNCDESKTOP", "XRDP_SESSION"))
-
-
 class Appearance(QObject):
     """The look in force: colours, scale, and whether the display is remote (then nothing moves).
 
@@ -226,11 +215,17 @@ class Appearance(QObject):
         super().__init__(parent)
         self.colors = DARK
         self.font_px = 14
-        self.remote = is_remote()
+        self.remote = False
 
     def px(self, length: float) -> int:
         """A length given for a 16-px body font, in pixels of the font in force (at least 1)."""
         return max(1, round(length * self.font_px / 16))
+
+    def set_remote(self, on: bool) -> None:
+        """Take the profile of a remote display, or leave it; announces only a real change."""
+        if on != self.remote:
+            self.remote = on
+            self.changed.emit()
 
     def set(self, colors: Colors, font_px: int) -> None:
         """Take another palette and body font size; announces only a real change."""

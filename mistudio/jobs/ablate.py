@@ -181,6 +181,7 @@ class _Bench:
         values = {feature: effect_values(result) for feature, result in known.items()}
         rows: list[dict[str, Any]] = []
         flagged = judged = 0
+        expected = 0.0  # of those judged, if none were special
         for feature in live:
             own = values[feature][STATISTIC]
             if own is None:
@@ -190,7 +191,8 @@ class _Bench:
             )
             found = [values[o][STATISTIC] for o in others if values[o][STATISTIC] is not None]
             place = controls.standing(own, found)
-            judged += place.controls >= controls.LEAST
+            if place.controls >= controls.LEAST:
+                judged, expected = judged + 1, expected + place.level
             flagged += place.selective
             rows.append(
                 {
@@ -208,6 +210,7 @@ class _Bench:
             "judged": judged,
             "selective": flagged,
             "selective_share": flagged / judged if judged else None,
+            "share_by_chance": expected / judged if judged else None,
             "strongest": [
                 {"feature": line["feature_index"], STATISTIC: line["ablation_ce"]}
                 for line in sorted(rows, key=lambda line: -line["ablation_ce"])[:10]

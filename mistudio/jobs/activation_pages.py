@@ -6,9 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mistudio.core.atomic import directory_bytes
 from mistudio.core.errors import Damaged, InUse, NotFound, StudioError
@@ -18,6 +16,9 @@ from mistudio.jobs.extraction_plan import free_room, plan_extraction
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import ActivationSetRow
 from mistudio.store.tables import ACTIVATION_SETS, DATASETS, MODELS, TOKENIZATIONS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _LONG_S = 3600
 _LARGE_BYTES = 50 * 10**9
@@ -300,6 +301,8 @@ def _names(studio: Studio, row: ActivationSetRow) -> tuple[str, str]:
 
 
 def _statistics(values: dict[str, Any]) -> HookStatistics:
+    import numpy as np
+
     return HookStatistics(
         layer=values["layer"],
         hook=values["hook"],

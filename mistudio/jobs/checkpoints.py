@@ -133,8 +133,8 @@ def pin(studio: Studio, training_id: str, step: int, on: bool = True) -> None:
     trainings.pin_checkpoint(studio.db(), row.id, on)
 
 
-def delete(studio: Studio, training_id: str, step: int) -> int:
-    """Delete one checkpoint; returns the bytes that are free again.
+def deletable(studio: Studio, training_id: str, step: int) -> CheckpointRow:
+    """The checkpoint after a step, if it can be deleted.
 
     Raises `InUse` for a pinned one, the newest of an unfinished run, and one that another run is
     yet to begin from.
@@ -151,6 +151,12 @@ def delete(studio: Studio, training_id: str, step: int) -> int:
         begun = keeping.list_checkpoints(studio.paths.run(other.id))
         if not begun and other.config.get("continue_from") == f"{training_id}@{row.step}":
             raise InUse(f"The run {other.name!r} is going to begin from step {row.step:,}.")
+    return row
+
+
+def delete(studio: Studio, training_id: str, step: int) -> int:
+    """Delete one checkpoint; returns the bytes that are free again. Raises as `deletable`."""
+    row = deletable(studio, training_id, step)
     keeping.remove_checkpoint(studio.paths.absolute(row.path))
     mirror(studio, training_id)
     _weigh(studio, training_id)
@@ -193,6 +199,16 @@ def save_every(studio: Studio, training_id: str, every: int | None) -> None:
 def decisions(studio: Studio, training_id: str) -> keeping.Keeping:
     """What is decided about a run's checkpoints."""
     return keeping.read_keeping(studio.paths.run(training_id))
+
+
+def settle(studio: Studio, training_id: str) -> None:
+    """After a checkpoint went or came back: which is the best now, and the run's size."""
+    mirror(studio, training_id)
+    rows = trainings.checkpoints(studio.db(), training_id)
+    best = best_of(Kept(row.step, row.loss, ev=row.heldout_ev) for row in rows)
+    pinned = keeping.read_keeping(studio.paths.run(training_id)).pinned
+    trainings.mark_checkpoints(studio.db(), training_id, best, pinned)
+    _weigh(studio, training_id)
 
 
 def _weigh(studio: Studio, training_id: str) -> None:

@@ -10,7 +10,8 @@ EXPLAINED = (
     "probable on a text that every variant reads, and more so than at least 95 % of random "
     "features of like density with a change of the same length at the same tokens (p <= 0.05), "
     "and if the greedy text then holds more of these tokens without looping. Among features that "
-    "do nothing of their own, 5 % pass the first test by chance."
+    "do nothing of their own, 5 % pass the first test by chance. A token counts as the label's if "
+    "it has the stem of one of its words (Porter's steps 1 and 5: plurals, -ed, -ing)."
 )
 
 
@@ -24,7 +25,7 @@ def summary(found: Mapping[str, Any]) -> list[str]:
         f"do; {c['selective_and_visible']} of these also write more of them in a text that does "
         "not loop.",
         f"{c['visible']} write more of their label's tokens at all, whatever the controls do; "
-        f"{_reread(c)}{c['looping']} texts loop.",
+        f"{_reread(c)}{c['looping']} texts loop, {c['repeating']} say a long stretch again.",
         f"The difference of means gives the label's tokens more probability in "
         f"{c['means_higher']}, the words in the prompt in {c['prompt_higher']} of "
         f"{c['judged']}.",
@@ -113,7 +114,8 @@ def _texts(entry: Mapping[str, Any]) -> str:
         if shown:
             figures = f"share {_number(shown['share'])}, re-read {_number(shown['reread'])}"
             looping = ", loops" if shown["loops"] else ""
-            found += [f"{words} ({figures}{looping}):", _quoted(shown["text"])]
+            again = f", {shown['repeat']:.0%} said again" if shown["repeats"] else ""
+            found += [f"{words} ({figures}{looping}{again}):", _quoted(shown["text"])]
     places = ", ".join(
         f"{name} p {_number(place['p'])} ({place['controls']} controls)"
         for name, place in entry["standings"].items()

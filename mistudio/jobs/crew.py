@@ -12,13 +12,14 @@ import argparse
 import contextlib
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.config import from_dict, to_dict
 from mistudio.core.control import JobControl, Request
-from mistudio.core.errors import Cancelled, InvalidInput, StudioError
+from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, StudioError, TrainingBroke
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.launch import Launch
 from mistudio.core.training_configs import TrainConfig
@@ -31,12 +32,32 @@ from mistudio.jobs.training_source import HELD_OUT, TrainingSource
 if TYPE_CHECKING:
     from mistudio.ml.activations.multi_capture import HookPoint
     from mistudio.ml.activations.readers import RowReader
+    from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.activations.windows import Feed
     from mistudio.ml.collective import Collective
     from mistudio.ml.data.row_table import RowTable
-    from mistudio.ml.training.learner_terms import LearnerOptions
+    from mistudio.ml.training.learner import Learner
 
-SHARED_VERBS = ("train", "train_resume")
+SHARED_VERBS = ("train", "train_resume", "sweep")
+ALIKE = (TrainingBroke, InvalidInput)  # what breaks an SAE in every process at the same step
+
+
+@dataclass(frozen=True)
+class Share:
+    """One SAE that all processes train: its settings and files, which feed it reads, where it goes
+    on from, what it is to carry."""
+
+    config: TrainConfig
+    folder: Path
+    feed: int
+    begun: Path | None
+    metadata: dict[str, Any]
+
+
+def ends_all(error: StudioError) -> bool:
+    """Whether what broke one of several SAEs broke it in one process only, so that the others would
+    wait for that process in vain. A full disk is met by the first one, after its last step."""
+    return not isinstance(error, (*ALIKE, DiskFull))
 
 
 def check_shared(arguments: argparse.Namespace) -> None:
@@ -44,8 +65,8 @@ def check_shared(arguments: argparse.Namespace) -> None:
     planned = getattr(arguments, "plan", False) or getattr(arguments, "probe", False)
     if getattr(arguments, "verb", "") not in SHARED_VERBS or planned:
         raise InvalidInput(
-            "Of several processes only `mistudio train` and `mistudio train resume` make use; "
-            "start this command without a launcher.",
+            "Of several processes only `mistudio train`, `mistudio sweep` and `mistudio train "
+            "resume` make use; start this command without a launcher.",
             code="usage",
         )
 
@@ -70,20 +91,26 @@ class Crew:
         self,
         ctx: JobContext,
         source: TrainingSource,
-        config: TrainConfig,
-        folder: Path,
-        feed: Feed,
-        begun: Path | None,
-        metadata: dict[str, Any],
+        feeds: Sequence[tuple[Feed, Path]],
+        shares: Sequence[Share],
     ) -> None:
-        """Tell the others what is trained, on what, and from which checkpoint on."""
+        """Tell the others what is trained, on what, and from which checkpoints on; each feed with
+        the folder of a run that holds its statistics."""
         model, stored = source.model, source.stored
         self._waiting = False
         self.collective.tell(
             {
-                "config": to_dict(config),
-                "folder": str(folder),
-                "checkpoint": str(begun) if begun else None,
+                "feeds": [[feed.point, feed.target, str(folder)] for feed, folder in feeds],
+                "shares": [
+                    {
+                        "config": to_dict(share.config),
+                        "folder": str(share.folder),
+                        "feed": share.feed,
+                        "checkpoint": str(share.begun) if share.begun else None,
+                        "metadata": share.metadata,
+                    }
+                    for share in shares
+                ],
                 "model": None
                 if model is None
                 else {
@@ -99,9 +126,7 @@ class Crew:
                 ],
                 "stored": str(ctx.paths.absolute(stored.path or "")) if stored else None,
                 "stored_tokens": (stored.n_tokens or 0) if stored else 0,
-                "points": [feed.point, feed.target],
                 "origin": source.origin,
-                "metadata": metadata,
             }
         )
 
@@ -147,78 +172,112 @@ def _deaf() -> Generator[None, None, None]:
 def _train_along(order: dict[str, Any], collective: Collective) -> None:
     from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.activations.windows import Windows
-    from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.loop import train_together
     from mistudio.ml.training.ranks import SharedControl
 
-    config = from_dict(TrainConfig, order["config"])
+    configs = [from_dict(TrainConfig, share["config"]) for share in order["shares"]]
+    first = configs[0]  # all share what says which rows are read, and how
     control = SharedControl(JobControl(), collective)
-    feed = _feed(order, config)
-    reader, table = _rows(order, config, feed)
+    feeds = [_feed(told, first.norm_cut) for told in order["feeds"]]
+    reader, table = _rows(order, first, feeds)
 
     def on_fill(_done: int, _rows: int) -> None:
         if control.requested() is not Request.NONE:
             raise Cancelled
 
     def on_failed(_number: int, error: StudioError) -> None:
-        raise error
+        if len(configs) == 1 or ends_all(error):
+            raise error
 
     with tempfile.TemporaryDirectory(prefix="mistudio-") as folder:
         windows = Windows(
             reader,
             table,
-            [feed],
-            window=config.window,
-            seed=config.order_seed,
-            mask_special=config.mask_special,
-            shuffle=config.shuffle,
+            feeds,
+            window=first.window,
+            seed=first.order_seed,
+            mask_special=first.mask_special,
+            shuffle=first.shuffle,
             folder=Path(folder),
             on_fill=on_fill,
             collective=collective,
         )
     # The files are mapped, and nameless from here on: not even a killed process leaves any.
     try:
-        learner = Learner(
-            config,
-            ActivationStream(windows, 0, batch=config.batch),
-            feed.statistics,
-            Path(order["folder"]),
-            SilentReporter(),
-            control,
-            reader.device,
-            _options(order, feed, collective),
-        )
+        learners: list[Learner] = []
+        for config, share in zip(configs, order["shares"], strict=True):
+            stream = ActivationStream(windows, share["feed"], batch=config.batch)
+            learners.append(_learner(order, share, config, stream, control, reader, collective))
         with contextlib.suppress(Cancelled):
-            train_together([learner], control, lambda _number, _result: None, on_failed)
+            train_together(learners, control, lambda _number, _result: None, on_failed)
     finally:
         windows.close()
 
 
-def _feed(order: dict[str, Any], config: TrainConfig) -> Feed:
+def _learner(
+    order: dict[str, Any],
+    share: dict[str, Any],
+    config: TrainConfig,
+    stream: ActivationStream,
+    control: JobControl,
+    reader: RowReader,
+    collective: Collective,
+) -> Learner:
+    from mistudio.ml.activations.statistics_file import load_statistics
+    from mistudio.ml.training.learner import Learner
+    from mistudio.ml.training.learner_terms import LearnerOptions
+
+    folder = Path(share["folder"])
+    measured, of_target = (folder / file for file in STATISTICS)
+    is_sae = config.encoder == "sae"
+    options = LearnerOptions(
+        resume_from=Path(share["checkpoint"]) if share["checkpoint"] else None,
+        origin=order["origin"],
+        target=None if is_sae else target_of(load_statistics(of_target)),
+        metadata=share["metadata"],
+        collective=collective,
+    )
+    return Learner(
+        config,
+        stream,
+        load_statistics(measured),
+        folder,
+        SilentReporter(),
+        control,
+        reader.device,
+        options,
+    )
+
+
+def _feed(told: list[Any], norm_cut: float) -> Feed:
+    """A feed from its point, its target and the folder of its statistics."""
     from mistudio.ml.activations.multi_capture import HookPoint
     from mistudio.ml.activations.statistics_file import load_statistics
     from mistudio.ml.activations.windows import Feed
 
-    point, target = (HookPoint(*p) if p else None for p in order["points"])
-    assert point is not None
-    measured, of_target = (Path(order["folder"]) / file for file in STATISTICS)
+    point, target, folder = told
+    measured, of_target = (Path(folder) / file for file in STATISTICS)
     return Feed(
-        point,
+        HookPoint(*point),
         load_statistics(measured),
-        target,
-        load_statistics(of_target) if target is not None else None,
-        config.norm_cut,
+        HookPoint(*target) if target else None,
+        load_statistics(of_target) if target else None,
+        norm_cut,
     )
 
 
-def _rows(order: dict[str, Any], config: TrainConfig, feed: Feed) -> tuple[RowReader, RowTable]:
+def _rows(
+    order: dict[str, Any], config: TrainConfig, feeds: Sequence[Feed]
+) -> tuple[RowReader, RowTable]:
     from mistudio.ml.activations.readers import LiveReader, SetReader, stored_rows
     from mistudio.ml.activations.shards import ActivationSet
     from mistudio.ml.data.row_table import MixedTokens, VectorTable
     from mistudio.ml.data.token_store import TokenStore
     from mistudio.ml.device import choose_device
 
-    points: list[HookPoint] = sorted({p for p in (feed.point, feed.target) if p is not None})
+    points: list[HookPoint] = sorted(
+        {p for feed in feeds for p in (feed.point, feed.target) if p is not None}
+    )
     stored = ActivationSet(Path(order["stored"])) if order["stored"] else None
     if order["model"] is None:
         assert stored is not None
@@ -233,16 +292,3 @@ def _rows(order: dict[str, Any], config: TrainConfig, feed: Feed) -> tuple[RowRe
     if stored is not None:
         return stored_rows(stored, table, points, loaded.device), table
     return LiveReader(loaded, points), table
-
-
-def _options(order: dict[str, Any], feed: Feed, collective: Collective) -> LearnerOptions:
-    from mistudio.ml.training.learner_terms import LearnerOptions
-
-    wanted = feed.target_statistics
-    return LearnerOptions(
-        resume_from=Path(order["checkpoint"]) if order["checkpoint"] else None,
-        origin=order["origin"],
-        target=None if wanted is None else target_of(wanted),
-        metadata=order["metadata"],
-        collective=collective,
-    )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from mistudio.core.errors import InUse, NotFound
 from mistudio.core.units import format_bytes
 from mistudio.jobs.deletion import delete_training
 from mistudio.jobs.dependants import of_training
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.set_aside import set_aside
 from mistudio.store.records import TrainingRow
 from mistudio.store.tables import CHECKPOINTS, SAES, TRAININGS
 
@@ -103,6 +106,32 @@ def delete_runs(studio: Studio, ids: Iterable[str]) -> tuple[list[str], list[str
             pass  # somebody else deleted it
         gone.append(training_id)
     return gone, refused
+
+
+class PutAside(NamedTuple):
+    """What became of a wish to delete runs."""
+
+    ids: list[str]
+    """of the runs that are gone"""
+    folders: list[Path]
+    """where they are kept while it can be undone"""
+    refused: list[str]
+    """what kept the others, as sentences"""
+
+
+def put_runs_aside(studio: Studio, ids: Iterable[str]) -> PutAside:
+    """Delete runs so that it can be undone; one that has begun to work meanwhile stays."""
+    done = PutAside([], [], [])
+    for training_id in ids:
+        try:
+            done.folders.append(set_aside(studio, "trainings", training_id))
+        except InUse as error:
+            done.refused.append(error.sentence)
+            continue
+        except NotFound:
+            pass  # somebody else deleted it
+        done.ids.append(training_id)
+    return done
 
 
 def _counted(count: int, noun: str) -> str:

@@ -122,7 +122,7 @@ def run_export(ctx: JobContext, config: ExportVectorsConfig) -> Result:
         written = control_vector.write_control_vector(out, pairs, str(hint or "unknown"))
         names = [f"direction.{layer}" for layer in written]
     else:
-        names = _write_safetensors(out, parts, model)
+        names = write_safetensors(out, parts, model)
     return {
         "path": str(out),
         "format": config.format,
@@ -168,9 +168,10 @@ def _chosen(studio: Studio, config: ExportVectorsConfig) -> list[tuple[SteeringV
     return found
 
 
-def _write_safetensors(
+def write_safetensors(
     out: Path, parts: Sequence[tuple[int, str, NDArray[np.floating]]], model: ModelRow | None
 ) -> list[str]:
+    """Write (layer, hook, vector) with those of one place summed; the names of the tensors."""
     from mistudio.ml.steering.control_vector import merged
     from mistudio.ml.steering.vector_file import write_tensors
 

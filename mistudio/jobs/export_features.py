@@ -17,6 +17,7 @@ from mistudio.core.feature_export_configs import (
 from mistudio.core.ids import now
 from mistudio.core.index_ranges import parse_ranges
 from mistudio.jobs import (
+    export_delphi,
     export_peers,
     feature_pages,
     feature_records,
@@ -54,6 +55,8 @@ def run(ctx: JobContext, config: ExportFeaturesConfig) -> Result:
         _write_table(ctx, config, sae, found, features, out)
     elif config.format == "html":
         _write_report(ctx, config, sae, found, features, out)
+    elif config.format == "delphi":
+        told = export_delphi.write_cache(ctx, config, sae, found, features, out)
     else:
         store = store_of(ctx.studio, found, with_text=False)
         dataset = text_of(ctx.studio, found)

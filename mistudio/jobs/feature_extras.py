@@ -49,6 +49,8 @@ class Extras:
     profile: list[float | None]
     log_histogram: Bars
     weights: Weights | None
+    is_truncated: bool = False
+    """whether the store keeps only the strongest entries of some tokens"""
 
 
 def extras(studio: Studio, sae: SaeRow, index: int) -> Extras:
@@ -62,6 +64,7 @@ def extras(studio: Studio, sae: SaeRow, index: int) -> Extras:
         [total / n if n else None for total, n in zip(sums, kept, strict=True)],
         _log_bars(store, index),
         None if geometry_F is None else _weights(geometry_F[index]),
+        bool(store.summary.get("truncated")),
     )
 
 

@@ -13,6 +13,7 @@ from mistudio.store.records import FeatureSetRow
 
 PAGE = 20  # hits shown at once
 EXAMPLES = 3  # of each
+SPARE = 3  # times as many are read, as texts repeat
 AROUND = 8  # tokens on each side of an example's strongest one
 
 
@@ -34,15 +35,27 @@ def hits(
     page: int = 1,
     examples: int = EXAMPLES,
 ) -> list[Hit]:
-    """The `page`-th 20 of ranked features, in their order; a page beyond the last is empty."""
+    """The `page`-th 20 of ranked features, in their order; a page beyond the last is empty.
+
+    A text that was read several times is one example: the next strongest comes in its place.
+    """
     part = slice((page - 1) * PAGE, page * PAGE)
     wanted = [int(feature) for feature in features[part]]
     told = dict(zip(wanted, scores[part], strict=False))
-    shown = feature_pages.top_examples(studio, found, wanted, examples, AROUND)
+    strongest = feature_pages.top_examples(studio, found, wanted, SPARE * examples, AROUND)
+    shown = {feature: _distinct(listed)[:examples] for feature, listed in strongest.items()}
     return [
         Hit(row, told.get(row.index), shown[row.index])
         for row in feature_rows(studio.db(), found, wanted)
     ]
+
+
+def _distinct(listed: Sequence[Example]) -> list[Example]:
+    """Of examples with the same text the strongest."""
+    by_text: dict[str, Example] = {}
+    for example in listed:
+        by_text.setdefault(feature_pages.text_of(example), example)
+    return list(by_text.values())
 
 
 def pages(count: int) -> int:

@@ -155,7 +155,14 @@ def _overview(store: FeatureStore) -> str:
         ("Tokens read", format_count(store.kept_tokens), "blue"),
         ("Active features per token", format_decimal(float(rates.sum()), 2), "purple"),
     )
-    return _tiles(tiles) + f"<div class=card>{figure}</div>"
+    free = (
+        "<p class=facts>Read with free shapes, "
+        f"{int(store.summary['tile_rows']):,} rows at a time: the last bits of the activations "
+        "depend on that number.</p>"
+        if store.summary.get("fast")
+        else ""
+    )
+    return free + _tiles(tiles) + f"<div class=card>{figure}</div>"
 
 
 def _tiles(tiles: Sequence[tuple[str, str, str]]) -> str:

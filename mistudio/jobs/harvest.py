@@ -109,6 +109,8 @@ def find_features(
         seed=config.seed,
         norm_cut=training.norm_cut,
         mask_special=training.mask_special,
+        batch_size=config.batch_size,
+        fast=config.fast,
     )
     pending = _pending_set(ctx, row, tokens, config)
     folder = ctx.paths.absolute(pending.path or "")
@@ -166,7 +168,7 @@ def _pending_set(
         "sae_id = ? AND tokenization_id = ? AND status = 'extracting'",
         [row.id, tokens.id],
     ):
-        if {k: v for k, v in found.config.items() if k in wanted} == wanted:
+        if _key(from_dict(HarvestConfig, found.config)) == wanted:
             return found
         FEATURE_SETS.delete(ctx.db, found.id)
         shutil.rmtree(ctx.paths.feature_set(found.id), ignore_errors=True)
@@ -184,4 +186,8 @@ def _pending_set(
 
 def _key(config: HarvestConfig) -> dict[str, Any]:
     values = json.loads(json.dumps(to_dict(config)))
-    return {name: values[name] for name in ("context", "rows", "top_k", "seed", "activations")}
+    decisive = ("context", "rows", "top_k", "seed", "activations", "fast")
+    return {
+        **{name: values[name] for name in decisive},
+        "batch_size": config.batch_size if config.fast else None,
+    }

@@ -40,10 +40,12 @@ def run(ctx: JobContext, config: LabelConfig) -> Result:
     found = feature_pages.feature_set(ctx.studio, row)
     if config.method == "model":
         return label_by_model.run(ctx, row, found, config)
-    return label_by_rules(ctx, row, found, config.seed)
+    return label_by_rules(ctx, row, found, config.seed, clusters=config.clusters)
 
 
-def label_by_rules(ctx: JobContext, row: SaeRow, found: FeatureSetRow, seed: int) -> Result:
+def label_by_rules(
+    ctx: JobContext, row: SaeRow, found: FeatureSetRow, seed: int, *, clusters: bool = True
+) -> Result:
     """Rule labels of all live features, written in place of earlier ones."""
     from mistudio.ml.features.labels.directions import nearest_directions
     from mistudio.ml.features.labels.make import label_features
@@ -72,6 +74,7 @@ def label_by_rules(ctx: JobContext, row: SaeRow, found: FeatureSetRow, seed: int
         seed=seed,
         neighbours_FM=neighbours,
         promoted=promoted,
+        clusters=clusters,
         check=lambda done: told(0.25, 0.9, "fitting and scoring rules", done),
     )
     ctx.report.progress(0.9, "writing labels")

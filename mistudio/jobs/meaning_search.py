@@ -11,7 +11,7 @@ import hashlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mistudio.core.errors import InvalidInput
 from mistudio.core.feature_search_configs import EmbedFeaturesConfig
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 FOLDER = "meanings"
 SHORTEST = 3  # characters of a question
-_LOCAL = threading.local()  # an encoder per thread
+MOST = 2  # encoders kept, each of a thread
+# by the thread's number: thread-local values of a thread that Qt runs are gone after each call
+_kept: dict[int, tuple[Path, Encoder]] = {}
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,11 @@ def _vectors_of(
 def _encoder(folder: Path) -> Encoder:
     from mistudio.ml.embedding import Encoder
 
-    kept: Any = getattr(_LOCAL, "encoder", None)
+    thread = threading.get_ident()
+    kept = _kept.get(thread)
     if kept is None or kept[0] != folder:
-        kept = _LOCAL.encoder = (folder, Encoder(folder))
+        _kept.pop(thread, None)
+        kept = _kept[thread] = (folder, Encoder(folder))
+        for other in list(_kept)[:-MOST]:
+            _kept.pop(other, None)
     return kept[1]

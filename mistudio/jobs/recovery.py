@@ -36,11 +36,16 @@ def recover(studio: Studio) -> list[JobRow]:
     Half-made feature and activation sets stay: their jobs go on from what is whole.
     """
     db = studio.db()
-    from mistudio.jobs import deletion, storage  # they need the studio, which needs this module
+    from mistudio.jobs import (  # they need the studio, which needs this module
+        deletion,
+        set_aside,
+        storage,
+    )
     from mistudio.jobs.index_dataset import INDEX
 
     storage.clean_temporary(studio)
     deletion.finish_what_was_set_aside(studio)
+    set_aside.settle(studio)
     lost = _settle_ended(db, jobs.recover(db))
     for training in TRAININGS.select(
         db, "status IN ('queued', 'initializing', 'training', 'stopping')"

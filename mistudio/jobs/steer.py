@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.atomic import write_json
 from mistudio.core.config import to_dict
@@ -22,10 +21,10 @@ from mistudio.core.steering_spec import Spec
 from mistudio.jobs import encoders, lookup, sae_library, steering_layers, vector_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.steering_cards import median_norm_at
+from mistudio.jobs.steering_cards import STREAM_NORM, median_norm_at
 from mistudio.store import features
-from mistudio.store.records import SaeRow, SteeringVectorRow
-from mistudio.store.tables import STEERING_RUNS
+from mistudio.store.records import ModelRow, SaeRow, SteeringVectorRow
+from mistudio.store.tables import MODELS, STEERING_RUNS, STEERING_VECTORS
 
 if TYPE_CHECKING:
     from mistudio.ml.embedding import Encoder
@@ -38,15 +37,50 @@ if TYPE_CHECKING:
 NORM_FILE = "median_norm.json"  # beside the files of an SAE that came without
 
 
+class Subject(NamedTuple):
+    """The model that a run steers, the run's own SAE if it has one, and what it steers with."""
+
+    model: ModelRow
+    sae: SaeRow | None
+    spec: Spec
+
+
+def subject_of(studio: Studio, config: SteerConfig) -> Subject:
+    """What a run is about: by its SAE, or where only vectors steer by the model of the first.
+
+    Raises `InvalidInput` for settings that cannot be and `NotFound` for what is not there.
+    """
+    spec = spec_of(config)
+    if spec.leaves_sae_open or config.sae not in ("", "last"):
+        row = lookup.sae(studio, config.sae)
+        return Subject(lookup.model_of(studio, row), row, spec.on_sae(row.id).check())
+    for name in saes_of(spec):
+        row = lookup.sae(studio, name)
+        return Subject(lookup.model_of(studio, row), row, spec)
+    for direction in spec.directions():
+        known = vector_library.find_one(studio, direction.name)
+        return Subject(_model_of_vector(studio, known), None, spec)
+    raise InvalidInput("Name a feature or a vector to steer with.")
+
+
+def _model_of_vector(studio: Studio, row: SteeringVectorRow) -> ModelRow:
+    found = MODELS.find(studio.db(), row.model_id) if row.model_id else None
+    if found is None:
+        raise NotFound(
+            f"The model of vector {row.name!r} ({row.model_name}) is not in the library. Import "
+            "the model, then make or import the vector again with it."
+        )
+    return found
+
+
 def prepare(studio: Studio, config: SteerConfig) -> None:
     """Refuse unknown features, or units that need a feature set there is none of."""
-    row = lookup.sae(studio, config.sae)
-    lookup.model_of(studio, row)
-    spec = everything(named_variants(config, row.id))
-    scales(studio, row, spec)
-    steering_layers.check(studio, row, spec)
+    model, row, _ = subject_of(studio, config)
+    spec = everything(named_variants(config, row.id if row else ""))
+    scales(studio, model, spec)
+    steering_layers.check(model, spec)
     for direction in spec.directions():
-        vector_row(studio, row, direction.name)
+        vector_row(studio, model, direction.name)
 
 
 def named_variants(config: SteerConfig, sae_id: str) -> dict[str, Spec]:
@@ -55,16 +89,20 @@ def named_variants(config: SteerConfig, sae_id: str) -> dict[str, Spec]:
     return {name: spec.on_sae(sae_id).check() for name, spec in variants.items()}
 
 
-def scales(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, dict[int, float]]:
-    """By SAE the largest activations of the features that are named; `row` is the run's SAE.
+def scales(studio: Studio, model: ModelRow, spec: Spec) -> dict[str, dict[int, float]]:
+    """By SAE the largest activations of the features that are named.
 
-    Raises a sentence for a feature that does not exist or a scale that is needed and not known.
+    Raises a sentence for a feature that does not exist, an SAE of another model, or a scale that
+    is needed and not known.
     """
     found: dict[str, dict[int, float]] = {}
     for name in saes_of(spec):
         other = lookup.sae(studio, name)
-        if lookup.model_of(studio, other).id != lookup.model_of(studio, row).id:
-            raise Mismatch(f"SAE {other.name!r} belongs to another model than {row.name!r}.")
+        if lookup.model_of(studio, other).id != model.id:
+            raise Mismatch(
+                f"SAE {other.name!r} belongs to another model than {model.name!r}, which is "
+                "steered."
+            )
         if not sae_library.is_placed(other):
             raise Mismatch(f"SAE {other.name!r} does not say which layer and hook it reads.")
         found[name] = _largest(studio, other, name, spec)
@@ -117,12 +155,12 @@ def _scaled_by_max(spec: Spec, name: str) -> list[int]:
     return sorted(found)
 
 
-def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) -> Library:
-    """The SAEs that a specification names, at their places, with their scales."""
+def library_of(ctx: JobContext, model: ModelRow, loaded: LoadedModel, spec: Spec) -> Library:
+    """The SAEs and vectors that a specification names, at their places, with their scales."""
     from mistudio.ml.steering.compare import placed
     from mistudio.ml.steering.sources import Library
 
-    maxima = scales(ctx.studio, row, spec)
+    maxima = scales(ctx.studio, model, spec)
     saes: dict[str, PlacedSae] = {}
     for name, largest in maxima.items():
         other = lookup.sae(ctx.studio, name)
@@ -136,12 +174,14 @@ def library_of(ctx: JobContext, row: SaeRow, loaded: LoadedModel, spec: Spec) ->
             largest,
             median_norm(ctx, other, sae, loaded),
         )
-    norms = steering_layers.norms(ctx, row, loaded, spec, _sample_texts, NORM_FILE)
-    return Library(saes, vectors_of(ctx.studio, row, spec), norms)
+    norms = steering_layers.norms(ctx, model, loaded, spec, _sample_texts, NORM_FILE)
+    return Library(saes, vectors_of(ctx, model, loaded, spec), norms)
 
 
-def vectors_of(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, Vector]:
-    """The vectors that a specification names; `row` is the run's SAE.
+def vectors_of(
+    ctx: JobContext, model: ModelRow, loaded: LoadedModel, spec: Spec
+) -> dict[str, Vector]:
+    """The vectors that a specification names.
 
     Raises `NotFound`, or `Mismatch` for one of another model.
     """
@@ -151,19 +191,47 @@ def vectors_of(studio: Studio, row: SaeRow, spec: Spec) -> dict[str, Vector]:
 
     found: dict[str, Vector] = {}
     for direction in spec.directions():
-        known = vector_row(studio, row, direction.name)
-        median = median_norm_at(studio, known.model_id, known.layer, known.hook)
-        v_D = torch.tensor(vector_library.read(studio, known))
+        known = vector_row(ctx.studio, model, direction.name)
+        v_D = torch.tensor(vector_library.read(ctx.studio, known))
+        median = stream_norm(ctx, known, loaded)
         found[direction.name] = Vector(v_D, known.layer, known.hook, median)
     return found
 
 
-def vector_row(studio: Studio, row: SaeRow, name: str) -> SteeringVectorRow:
-    """A vector of the model of an SAE; raises `NotFound`, `InvalidInput` or `Mismatch`."""
+def vector_row(studio: Studio, model: ModelRow, name: str) -> SteeringVectorRow:
+    """A vector of a model; raises `NotFound`, `InvalidInput` or `Mismatch`."""
     known = vector_library.find_one(studio, name)
-    if known.model_id != lookup.model_of(studio, row).id:
-        raise Mismatch(f"Vector {known.name!r} belongs to another model than SAE {row.name!r}.")
+    if known.model_id != model.id:
+        raise Mismatch(
+            f"Vector {known.name!r} belongs to another model than {model.name!r}, which is steered."
+        )
     return known
+
+
+def stream_norm(ctx: JobContext, row: SteeringVectorRow, loaded: LoadedModel) -> float:
+    """The median norm at the place of a vector: as an SAE or another vector there knows it.
+
+    Else it is measured once on the bundled text and kept with the vector.
+    """
+    known = median_norm_at(ctx.studio, row.model_id, row.layer, row.hook)
+    if known:
+        return known
+    measured = _measured_norm(ctx, loaded, row.layer, row.hook)
+    report = {**(row.report or {}), STREAM_NORM: measured}
+    STEERING_VECTORS.update(ctx.db, row.id, report=report)
+    return measured
+
+
+def _measured_norm(ctx: JobContext, loaded: LoadedModel, layer: int, hook: str) -> float:
+    from mistudio.ml.steering.reference_norm import TOKENS, measure_median_norm
+
+    ctx.report.progress(0.0, "measuring the norm of the stream")
+    measured = measure_median_norm(loaded, layer, hook, _sample_texts(), ctx.control)
+    ctx.report.note(
+        f"The median norm at layer {layer} {hook} is {measured:.4g}, measured on "
+        f"{TOKENS:,} tokens of the bundled text."
+    )
+    return measured
 
 
 def median_norm(
@@ -174,26 +242,19 @@ def median_norm(
     That of its newest feature set, else of its training, else measured once on the bundled text
     and kept beside its files.
     """
-    from mistudio.ml.steering.reference_norm import TOKENS, measure_median_norm
-
     found = features.newest_set(ctx.db, row.id)
     summary: Mapping[str, Any] = (found.summary if found else None) or {}
     name = "median_norm_out" if sae.is_transcoder else "median_norm"
     known = summary.get(name) or sae_library.training_norm(sae, name)
     if known:
         return float(known)
-    kept = ctx.paths.absolute(row.path) / NORM_FILE
-    if kept.is_file():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return float(json.loads(kept.read_text(encoding="utf-8"))[name])
-    ctx.report.progress(0.0, "measuring the norm of the stream")
+    file = ctx.paths.absolute(row.path) / NORM_FILE
+    kept = steering_layers.kept_norms(file)
+    if name in kept:
+        return kept[name]
     hook = row.hook_out or row.hook_in or ""
-    measured = measure_median_norm(loaded, row.layer or 0, hook, _sample_texts(), ctx.control)
-    ctx.report.note(
-        f"The median norm at layer {row.layer} {hook} is {measured:.4g}, measured on "
-        f"{TOKENS:,} tokens of the bundled text."
-    )
-    write_json(kept, {name: measured})
+    measured = _measured_norm(ctx, loaded, row.layer or 0, hook)
+    write_json(file, {**kept, name: measured})
     return measured
 
 
@@ -209,15 +270,14 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     """Steer and keep the run with all that is needed to repeat it."""
     from mistudio.ml.steering.compare import steer
 
-    row = lookup.sae(ctx.studio, config.sae)
-    model = lookup.model_of(ctx.studio, row)
-    spec = spec_of(config).on_sae(row.id).check()
-    variants = named_variants(config, row.id)
+    model, row, spec = subject_of(ctx.studio, config)
+    sae_id = row.id if row else ""
+    variants = named_variants(config, sae_id)
     needed = everything(variants)
-    scales(ctx.studio, row, needed)
+    scales(ctx.studio, model, needed)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    library = library_of(ctx, row, loaded, needed)
+    library = library_of(ctx, model, loaded, needed)
     began = time.monotonic()
     found = steer(loaded, variants, library, config, ctx.report, ctx.control)
     if found.is_empty and any(text.reason == "stopped" for text in found.comparison.texts):
@@ -235,13 +295,13 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     kept = STEERING_RUNS.insert(
         ctx.db,
         model_id=model.id,
-        sae_id=row.id,
+        sae_id=sae_id or None,
         mode=config.mode,
         prompt=config.prompt,
         config={
             **to_dict(config),
-            "sae": row.id,
-            "weights_hash": row.weights_hash,
+            "sae": sae_id,
+            "weights_hash": row.weights_hash if row else "",
             "specification": spec.to_json(),
         },
         seed=config.seed,
@@ -252,7 +312,7 @@ def run(ctx: JobContext, config: SteerConfig) -> Result:
     )
     told = {"baseline": outputs["baseline"], "steered": outputs["steered"]}
     more = {"variants": outputs["variants"]} if len(variants) > 1 or config.samples > 1 else {}
-    return {"run": kept.id, "sae": row.id, **told, **more, **figures}
+    return {"run": kept.id, "sae": sae_id, **told, **more, **figures}
 
 
 def _pieces(loaded: LoadedModel, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[str]:

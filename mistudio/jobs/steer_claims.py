@@ -17,7 +17,7 @@ from mistudio.core.steering_study_configs import ClaimConfig
 from mistudio.jobs import claim_report, feature_pages, lookup, sae_library, steer
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
-from mistudio.store import features
+from mistudio.store import features, labels
 
 if TYPE_CHECKING:
     from mistudio.ml.steering.claims import Claim, Setting
@@ -53,7 +53,9 @@ def run(ctx: JobContext, config: ClaimConfig) -> Result:
             f"feature {number + 1} of {len(work.features)}",
             eta_s=rate * (len(work.features) - number) if rate else None,
         )
-        entries.append(work.entry(feature))
+        entry = work.entry(feature)
+        entries.append(entry)
+        labels.set_output(ctx.db, work.sae_id, feature, entry["label"], _output(entry, config))
         found = {**work.told(), **_counts(entries), "features": entries}
         if config.output:
             _write(Path(config.output).expanduser(), found)
@@ -122,6 +124,11 @@ class _Work:
             )
         self._texts = self._store.vocabulary.all()
 
+    @property
+    def sae_id(self) -> str:
+        """Whose features these are."""
+        return self._row.id
+
     def told(self) -> dict[str, Any]:
         """What the figures rest on."""
         replay = self.setting.replay
@@ -171,6 +178,23 @@ class _Work:
             prompted=read_prompt(self._loaded.tokenizer, asked),
         )
         return {**plain, **_plain(found)}
+
+
+def _output(entry: dict[str, Any], config: ClaimConfig) -> dict[str, Any]:
+    """What is kept of an entry beside the label's other scores."""
+    kept = {"outcome": entry["outcome"], "tokens": len(entry["tokens"]), "prompt": config.prompt}
+    if "standings" not in entry:
+        return kept
+    place = entry["standings"]["probability"]
+    return {
+        **kept,
+        "before": entry["baseline"]["probability"],
+        "after": entry["steered"]["probability"],
+        "p": place["p"],
+        "controls": place["controls"],
+        "kl": entry["kl_measured"],
+        "strength": entry["strength"],
+    }
 
 
 def label_words(label: str) -> list[str]:
@@ -237,6 +261,7 @@ def _counts(entries: list[dict[str, Any]]) -> dict[str, Any]:
             "reread_judged": sum(e["standings"]["reread"]["controls"] > 0 for e in judged),
             "reread_selective": sum(e["holds"]["reread"] for e in judged),
             "looping": sum(e["steered"]["loops"] for e in judged),
+            "repeating": sum(e["steered"]["repeats"] for e in judged),
             "means_higher": sum(
                 bool(e["means"]) and e["means"]["probability"] > e["steered"]["probability"]
                 for e in judged

@@ -62,7 +62,12 @@ def prepare(studio: Studio, config: ControlsConfig) -> None:
 def _case(studio: Studio, config: ControlsConfig) -> _Case:
     run = _run_of(studio, config.run)
     if not run.sae_id:
-        raise NotFound("The SAE of this run was deleted, so it cannot be tested.")
+        raise NotFound(
+            "The SAE of this run was deleted, so it cannot be tested."
+            if run.config.get("sae")
+            else "This run steers with vectors alone. Choose an SAE of their layer, whose features "
+            "they can be compared with, and run it again."
+        )
     row = lookup.sae(studio, run.sae_id)
     outputs: Mapping[str, Any] = (run.outputs or {}).get("variants") or {}
     names = [name for name in outputs if name != "baseline"]
@@ -96,7 +101,7 @@ def _sources(case: _Case) -> list[Source]:
 
 def _check_vector(studio: Studio, case: _Case, source: Direction) -> None:
     """A vector has no density to match; live features of the run's SAE at its place stand in."""
-    vector = steer.vector_row(studio, case.row, source.name)
+    vector = steer.vector_row(studio, lookup.model_of(studio, case.row), source.name)
     layer = vector.layer if source.layer is None else source.layer
     if (layer, source.hook or vector.hook) != _place(case.row):
         raise InvalidInput(
@@ -194,11 +199,12 @@ def run(ctx: JobContext, config: ControlsConfig) -> Result:
 def _library(ctx: JobContext, case: _Case, loaded: LoadedModel) -> Library:
     """What the run names, and the run's own SAE, whose features are the controls of vectors."""
     needed = everything({"": case.spec})
-    found = steer.library_of(ctx, case.row, loaded, needed)
+    model = lookup.model_of(ctx.studio, case.row)
+    found = steer.library_of(ctx, model, loaded, needed)
     if case.row.id in found.saes:
         return found
     with_own = Spec((*needed.edits,), replace=(case.row.id,))
-    return steer.library_of(ctx, case.row, loaded, with_own)
+    return steer.library_of(ctx, model, loaded, with_own)
 
 
 def _with_vectors(library: Library, vectors: Mapping[str, Vector]) -> Library:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.errors import InvalidInput
-from mistudio.core.steering_settings import spec_of
 from mistudio.core.steering_spec import Spec
 from mistudio.core.steering_study_configs import DoseConfig, PreviewConfig
-from mistudio.jobs import lookup, steer
+from mistudio.jobs import steer
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 
@@ -144,15 +143,14 @@ def _ready(ctx: JobContext, config: PreviewConfig | DoseConfig) -> _Ready:
     from mistudio.ml.steering.prompts import read_prompt
 
     run = config.steering()
-    row = lookup.sae(ctx.studio, run.sae)
-    model = lookup.model_of(ctx.studio, row)
-    spec = spec_of(run).on_sae(row.id).check()
+    model, row, spec = steer.subject_of(ctx.studio, run)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    library = steer.library_of(ctx, row, loaded, spec)
+    library = steer.library_of(ctx, model, loaded, spec)
     prompt = read_prompt(loaded.tokenizer, run.prompt, chat=run.chat)
-    known = library.saes.get(row.id)
-    median = known.median_norm if known else None
+    mine = [library.saes[row.id]] if row is not None and row.id in library.saes else []
+    sources = [*mine, *library.saes.values(), *library.vectors.values()]
+    median = next((one.median_norm for one in sources if one.median_norm), None)
     return _Ready(loaded, prompt, spec, library, median)
 
 

@@ -15,7 +15,9 @@ from mistudio.jobs import vector_library
 from mistudio.jobs.runner import Studio
 from mistudio.store.features import FeatureRow, feature_rows, newest_set
 from mistudio.store.records import FeatureSetRow, SaeRow, SteeringVectorRow
-from mistudio.store.tables import MODELS, SAES
+from mistudio.store.tables import MODELS, SAES, STEERING_VECTORS
+
+STREAM_NORM = "stream_norm"  # in a vector's report: the median norm where it acts, if measured
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,17 @@ def _vector_facts(studio: Studio, source: Direction) -> list[CardFacts]:
 
 
 def median_norm_at(studio: Studio, model_id: str | None, layer: int, hook: str) -> float | None:
-    """The median residual norm at a place, as an SAE that writes there knows it."""
+    """The median residual norm at a place, as an SAE that writes there or a vector knows it."""
     where = "model_id = ? AND layer = ? AND COALESCE(hook_out, hook_in) = ?"
     for sae in SAES.select(studio.db(), where, [model_id, layer, hook]):
         found = _median_norm(studio, sae, newest_set(studio.db(), sae.id))
         if found:
             return found
+    where = "model_id = ? AND layer = ? AND hook = ?"
+    for vector in STEERING_VECTORS.select(studio.db(), where, [model_id, layer, hook]):
+        found = (vector.report or {}).get(STREAM_NORM)
+        if found:
+            return float(found)
     return None
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from mistudio.core.config import from_dict
+from mistudio.core.config import from_dict, to_dict
 from mistudio.core.configs import SteerConfig
-from mistudio.core.errors import InvalidInput, NotFound
-from mistudio.jobs import templates
+from mistudio.core.errors import InvalidInput, NotFound, StudioError
+from mistudio.core.steering_shown import edits_of
+from mistudio.core.steering_spec import Spec
+from mistudio.jobs import templates, vector_library
 from mistudio.jobs.runner import Studio
-from mistudio.store.records import SaeRow, TemplateRow
+from mistudio.store.records import SaeRow, SteeringVectorRow, TemplateRow
 from mistudio.store.tables import SAES
 
 KIND = "steering"
-_OTHER_SAE = re.compile(r"^([^#@=?>\s]+)#\d")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Preset:
     saes: tuple[SaeRow, ...]
     """those of its SAEs that are in the library"""
     missing: tuple[str, ...]
-    """ids or names of those that are not"""
+    """ids or names of SAEs and vectors that are not"""
+    vectors: tuple[SteeringVectorRow, ...] = ()
+    """those of its vectors that are in the library"""
 
     @property
     def is_available(self) -> bool:
@@ -36,7 +38,8 @@ class Preset:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return tuple(sorted({sae.layer for sae in self.saes if sae.layer is not None}))
+        """Every layer that is steered, as far as SAEs and vectors say it."""
+        return _layers(self.saes, self.vectors)
 
 
 def presets(studio: Studio) -> list[Preset]:
@@ -66,10 +69,10 @@ def loadable(studio: Studio, wanted: str) -> SteerConfig:
 def save(studio: Studio, config: SteerConfig, name: str = "", description: str = "") -> TemplateRow:
     """Keep settings; "" makes a name of the number of features, the layers and the time of day.
 
-    Raises `InvalidInput` for settings without a feature, or a name that cannot be.
+    Raises `InvalidInput` for settings that steer with nothing, or a name that cannot be.
     """
-    if not config.feature:
-        raise InvalidInput("A preset needs a feature to steer; add one.")
+    if not (config.feature or config.edit or config.spec):
+        raise InvalidInput("A preset needs a feature or a vector to steer with; add one.")
     return templates.save(
         studio, KIND, config, name.strip() or automatic_name(studio, config), description
     )
@@ -77,31 +80,47 @@ def save(studio: Studio, config: SteerConfig, name: str = "", description: str =
 
 def automatic_name(studio: Studio, config: SteerConfig) -> str:
     """`steering_{n}features_layer{L}_{HHMM}`, or `…_layers{a}-{b}_…` over several layers."""
-    saes, _ = _saes(studio, config)
-    layers = sorted({sae.layer for sae in saes if sae.layer is not None})
-    place = f"layers{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"layer{(layers or ['x'])[0]}"
+    saes, vectors, _ = _sources(studio, config)
+    layers = _layers(saes, vectors)
+    place = (
+        f"layers{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"layer{(layers or ('x',))[0]}"
+    )
     clock = datetime.now().astimezone().strftime("%H%M")
-    return f"steering_{len(config.feature)}features_{place}_{clock}"
+    return f"steering_{len(edits_of(to_dict(config)))}features_{place}_{clock}"
 
 
 def sae_names(config: SteerConfig) -> list[str]:
     """Every SAE that settings name, once."""
-    found = [config.sae] if config.sae else []
-    found += [m[1] for text in config.feature if (m := _OTHER_SAE.match(text.strip()))]
-    return list(dict.fromkeys(found))
+    spec = Spec(tuple(edits_of(to_dict(config))))
+    named = {feature.sae for feature in spec.features()}
+    mine = config.sae and ("" in named or not spec.directions())
+    return list(dict.fromkeys([*([config.sae] if mine else []), *sorted(named - {""})]))
 
 
-def _saes(studio: Studio, config: SteerConfig) -> tuple[Sequence[SaeRow], Sequence[str]]:
-    known, missing = list[SaeRow](), list[str]()
+def _layers(saes: Sequence[SaeRow], vectors: Sequence[SteeringVectorRow]) -> tuple[int, ...]:
+    found = {sae.layer for sae in saes if sae.layer is not None}
+    return tuple(sorted(found | {vector.layer for vector in vectors}))
+
+
+def _sources(
+    studio: Studio, config: SteerConfig
+) -> tuple[list[SaeRow], list[SteeringVectorRow], list[str]]:
+    """SAEs and vectors that settings name, and the names of those that are not there."""
+    saes, vectors, missing = list[SaeRow](), list[SteeringVectorRow](), list[str]()
     for name in sae_names(config):
         try:
-            known.append(SAES.named(studio.db(), name))
+            saes.append(SAES.named(studio.db(), name))
         except NotFound:
             missing.append(name)
-    return known, missing
+    for direction in Spec(tuple(edits_of(to_dict(config)))).directions():
+        try:
+            vectors.append(vector_library.find_one(studio, direction.name))
+        except StudioError:
+            missing.append(f"@{direction.name}")
+    return saes, vectors, missing
 
 
 def _preset(studio: Studio, row: TemplateRow) -> Preset:
     config = from_dict(SteerConfig, row.config)
-    known, missing = _saes(studio, config)
-    return Preset(row, config, tuple(known), tuple(missing))
+    saes, vectors, missing = _sources(studio, config)
+    return Preset(row, config, tuple(saes), tuple(missing), tuple(vectors))

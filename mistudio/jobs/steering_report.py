@@ -26,6 +26,7 @@ FIGURES = (
     ("similarity", "Similarity", "{:.0%}"),
     ("word_overlap", "Word overlap", "{:.0%}"),
     ("delta_ratio", "‖Δ‖ / ‖x‖", "{:.3f}"),
+    ("repeat_share_steered", "Longest stretch said again, of the text", "{:.0%}"),
 )
 _SETTINGS_LEFT_OUT = ("prompt", "weights_hash")
 _CSS = """

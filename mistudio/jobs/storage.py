@@ -153,6 +153,21 @@ def delete(studio: Studio, key: str) -> None:
     known[kind](studio, object_id)
 
 
+def put_aside(studio: Studio, key: str) -> Path | None:
+    """Delete so that it can be undone, and return where it is kept; None where it cannot be.
+
+    Raises as `delete`.
+    """
+    from mistudio.jobs.set_aside import KINDS as UNDOABLE
+    from mistudio.jobs.set_aside import set_aside
+
+    kind, _, object_id = key.partition(":")
+    if f"{kind}s" in UNDOABLE:
+        return set_aside(studio, f"{kind}s", object_id)
+    delete(studio, key)
+    return None
+
+
 def clean_temporary(studio: Studio, older_than_s: float = DAY_S) -> int:
     """Remove temporary files that were not touched for a day; returns the bytes freed."""
     freed, limit = 0, time.time() - older_than_s

@@ -9,16 +9,20 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mistudio.core.device_profile import budget as within
+from mistudio.core.settings import SettingsFile
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Plan, Rates
 from mistudio.core.units import format_bytes
 from mistudio.jobs import activation_pages, lookup
+from mistudio.jobs.device_profile import is_small
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.training_source import activation_set
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow
 from mistudio.store.tables import TOKENIZATIONS
 from mistudio.system.budget import Budget, gpu_budget, memory_budget
+from mistudio.system.process import resident_bytes
 from mistudio.system.speed import product_flops
 
 if TYPE_CHECKING:
@@ -139,11 +143,12 @@ def room_of(studio: Studio) -> Room:
     device = "cpu"
     if studio.models.device != "cpu" and (found := _gpu()) is not None:
         budget, device = found, "cuda"
+    small = is_small(SettingsFile(studio.paths.settings).values)
     usage = shutil.disk_usage(studio.paths.home)
     loaded = "transformers" in sys.modules and "torch" in sys.modules
     return Room(
         device=device,
-        free=budget.free + studio.models.held_bytes,
+        free=within(budget.free, resident_bytes(), small) + studio.models.held_bytes,
         total=budget.total,
         disk_free=usage.free,
         program=0 if loaded else LIBRARIES,

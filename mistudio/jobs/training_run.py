@@ -14,6 +14,7 @@ from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.training_plan import Plan
 from mistudio.jobs import checkpoints
 from mistudio.jobs.context import JobContext, Result, StageReporter
+from mistudio.jobs.crew import Share, ends_all
 from mistudio.jobs.held_rows import CalibrationRows, EvaluationRows
 from mistudio.jobs.runner import as_studio_error
 from mistudio.jobs.shared_progress import SharedProgress
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from mistudio.ml.activations.windows import Feed
     from mistudio.ml.evaluation.held_out import HeldRows
     from mistudio.ml.training.learner import Learner
+    from mistudio.ml.training.learner_terms import LearnerOptions
     from mistudio.ml.training.loop import TrainResult
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,8 @@ def run_trainings(
     """Take trainings from where they stand to completed, stopped or paused.
 
     All read the same rows of the same text. With `ends_turn` a pause ends the job's turn at a
-    checkpoint; without, it waits in place. No row stays in a working state: a failure leaves it
+    checkpoint; without, it waits in place, and a program that closes leaves paused runs and raises
+    `Left`. No row stays in a working state: a failure leaves it
     failed, with its sentence. One that fails does not end the others; raises what it failed of if
     there is no other.
     """
@@ -82,12 +85,16 @@ def run_trainings(
             if not run.ended:
                 fail(turn, run, as_studio_error(error))
         raise
+    if turn.held and not ends_turn:
+        ctx.control.check()
     ctx.held = turn.held
     return results
 
 
 def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     first = runs[0]
+    if not first.config.model:
+        ctx.studio.models.unload()  # the plan counts on its room, and bare vectors need no model
     found = check_training(ctx.studio, [run.config for run in runs])
     source = open_source(ctx, first.row, first.config)
     for run in runs:
@@ -179,9 +186,7 @@ def _learn(
     failures: list[StudioError] = []
     learners: dict[int, Learner] = {}
     crew = ctx.studio.crew
-    if crew is not None and len(runs) > 1:
-        raise InvalidInput("Several processes can train one SAE together, not a sweep.")
-    if crew is not None and config.micro_batch:
+    if crew is not None and any(run.config.micro_batch for run in runs):
         raise InvalidInput("Several processes take their shares of a batch whole: no micro-batch.")
     control = ctx.control if crew is None else crew.control(ctx.control)
     collective = SINGLE if crew is None else crew.collective
@@ -203,7 +208,7 @@ def _learn(
         keep(ctx, source, runs[number], result)
 
     def on_failed(number: int, error: StudioError) -> None:
-        if len(runs) == 1:
+        if len(runs) == 1 or (crew is not None and ends_all(error)):
             raise error
         runs[number].report.note(error.sentence, level="error")
         fail(ctx, runs[number], error)
@@ -229,18 +234,26 @@ def _learn(
     # of several processes the others wait meanwhile, and only a step later hear of a request
     heeded = ctx.control if crew is None else None
     evaluation = EvaluationRows(reader, source, feeds, config, kept / "evaluation", heeded, tell)
+    shares: list[Share] = []
     try:
         for number, run in enumerate(runs):
             feed = numbers[pair_of(run.config)]
             stream = ActivationStream(windows, feed, batch=run.config.batch)
             try:
-                learners[number] = _learner(
+                options = _options(
                     ctx, source, run, stream, feeds[feed], calibration.of(feed), evaluation.of(feed)
                 )
+                learners[number] = _learner(ctx, source, run, stream, feeds[feed], options)
                 learners[number].run.micro.limit(pieces)
             except StudioError as error:
                 on_failed(number, error)
+            else:
+                begun, metadata = options.resume_from, dict(options.metadata)
+                shares.append(Share(run.config, run.folder, feed, begun, metadata))
         order = list(learners)
+        if crew is not None and shares:
+            folders = {numbers[pair_of(run.config)]: run.folder for run in runs}
+            crew.order(ctx, source, [(f, folders[i]) for i, f in enumerate(feeds)], shares)
         train_together(
             list(learners.values()),
             control,
@@ -256,7 +269,7 @@ def _learn(
     return failures
 
 
-def _learner(
+def _options(
     ctx: JobContext,
     source: TrainingSource,
     run: Run,
@@ -264,10 +277,10 @@ def _learner(
     feed: Feed,
     calibration: Callable[[], Iterator[torch.Tensor]],
     held_out: HeldRows,
-) -> Learner:
-    """A run where it stands: at its newest checkpoint, where it is to begin, or afresh."""
+) -> LearnerOptions:
+    """What a run is given, and where it stands: at its newest checkpoint, where it is to begin, or
+    afresh."""
     from mistudio.ml.collective import SINGLE
-    from mistudio.ml.training.learner import Learner
     from mistudio.ml.training.learner_terms import LearnerOptions
 
     statistics, given = feed.statistics, feed.target_statistics
@@ -287,24 +300,35 @@ def _learner(
         target=target,
     )
     crew = ctx.studio.crew
-    if crew is not None:
-        crew.order(ctx, source, run.config, run.folder, feed, begun, metadata)
+    return LearnerOptions(
+        calibration=calibration,
+        held_out=held_out,
+        resume_from=begun,
+        before_save=run.report.write_durably,  # whoever goes on from a checkpoint lacks no row
+        origin=source.origin,
+        target=target,
+        metadata=metadata,
+        collective=SINGLE if crew is None else crew.collective,
+    )
+
+
+def _learner(
+    ctx: JobContext,
+    source: TrainingSource,
+    run: Run,
+    stream: ActivationStream,
+    feed: Feed,
+    options: LearnerOptions,
+) -> Learner:
+    from mistudio.ml.training.learner import Learner
+
     return Learner(
         run.config,
         stream,
-        statistics,
+        feed.statistics,
         run.folder,
         StageReporter(run.report, MEASURED, 1.0),
         ctx.control,
         source.device,
-        LearnerOptions(
-            calibration=calibration,
-            held_out=held_out,
-            resume_from=begun,
-            before_save=run.report.write_durably,  # whoever goes on from a checkpoint lacks no row
-            origin=source.origin,
-            target=target,
-            metadata=metadata,
-            collective=SINGLE if crew is None else crew.collective,
-        ),
+        options,
     )

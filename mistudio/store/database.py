@@ -49,8 +49,9 @@ class Store:
         Raises `Mismatch` for a database of a newer program, `Damaged` for an unreadable one.
         """
         self.path = path
-        self._local = threading.local()
-        self._connections: dict[int, Db] = {}
+        # by thread, as the system and as Python name it: Python's own thread-local values of a
+        # thread that Qt runs are gone after each call into it, and its names are given again
+        self._connections: dict[int, tuple[int, Db]] = {}
         self._lock = threading.Lock()
         existed = path.exists()
         try:
@@ -82,30 +83,31 @@ class Store:
 
     def db(self) -> Db:
         """This thread's connection."""
-        found: Db | None = getattr(self._local, "db", None)
-        if found is None:
-            found = cast(Db, _WriterFirst(self._connection()))
-            self._local.db = found
-            with self._lock:
-                self._connections[threading.get_ident()] = found
+        thread, native = threading.get_ident(), threading.get_native_id()
+        with self._lock:
+            left = self._connections.get(thread)
+        if left is not None and left[0] == native:
+            return left[1]
+        if left is not None:  # of a thread that ended without a word
+            left[1].close()
+        found = cast(Db, _WriterFirst(self._connection()))
+        with self._lock:
+            self._connections[thread] = native, found
         return found
 
     def release(self) -> None:
         """Close the calling thread's connection; a thread that ends calls this."""
-        found: Db | None = getattr(self._local, "db", None)
+        with self._lock:
+            found = self._connections.pop(threading.get_ident(), None)
         if found is not None:
-            self._local.db = None
-            with self._lock:
-                self._connections.pop(threading.get_ident(), None)
-            found.close()
+            found[1].close()
 
     def close(self) -> None:
         """Close every connection; the store cannot be used afterwards."""
         with self._lock:
             connections, self._connections = self._connections, {}
-        for database in connections.values():
+        for _, database in connections.values():
             database.close()
-        self._local = threading.local()
 
     def _migrate(self, db: Database, backups: Path | None) -> None:
         try:

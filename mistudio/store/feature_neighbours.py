@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mistudio.core.ids import now
 from mistudio.store.connection import Db
+from mistudio.store.feature_keys import keep_first
 
 DUPLICATE = "duplicate"
 
@@ -44,6 +45,7 @@ def write_nearest(db: Db, feature_set_id: str, found: Sequence[Nearest]) -> None
             "WHERE feature_set_id = ? AND feature_index = ?",
             values,
         )
+    keep_first(db, feature_set_id)
 
 
 def with_flag(flags: str) -> str:

@@ -14,8 +14,10 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id, now
 from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import COLOURS, Condition
-from mistudio.store.feature_keys import SORTABLE, FeatureKeys, Mask, columns_of, combined, keys_of
+from mistudio.store.feature_keys import SORTABLE, FeatureKeys, Mask, columns_of, keep_first, keys_of
+from mistudio.store.feature_masks import combined, satisfying
 from mistudio.store.records import FeatureSetRow
+from mistudio.store.tables import FEATURE_SETS
 
 SORT_COLUMNS = SORTABLE
 
@@ -77,7 +79,10 @@ class FeatureRow:
 
 
 def add_statistics(db: Db, feature_set_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write the statistics rows of a feature set in one transaction, replacing earlier ones."""
+    """Write the statistics rows of a feature set in one transaction, replacing earlier ones.
+
+    The sort keys that a table asks for first are kept with them.
+    """
     stamp = now()
     columns = (
         "feature_index",
@@ -112,6 +117,7 @@ def add_statistics(db: Db, feature_set_id: str, rows: Iterable[Mapping[str, Any]
             "ON CONFLICT (scope) DO UPDATE SET revision = revision + 1",
             [feature_set_id],
         )
+    keep_first(db, feature_set_id)
 
 
 def set_ablation(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -128,6 +134,7 @@ def set_ablation(db: Db, feature_set_id: str, rows: Sequence[Mapping[str, Any]])
                 for row in rows
             ],
         )
+    keep_first(db, feature_set_id)
 
 
 def feature_ids(
@@ -177,7 +184,7 @@ def _mask(db: Db, keys: FeatureKeys, feature_set: FeatureSetRow, wanted: Feature
     if wanted.max_frequency is not None:
         holds &= keys.values("frequency") <= wanted.max_frequency
     if wanted.conditions:
-        masks = [keys.satisfying(condition) for condition in wanted.conditions]
+        masks = [satisfying(keys, condition) for condition in wanted.conditions]
         holds &= combined(masks, len(keys), any_of=wanted.any_of)
     if wanted.within is not None:
         holds &= keys.mask_of(wanted.within)
@@ -370,12 +377,7 @@ def _set(db: Db, sae_id: str, feature: int, column: str, value: Any) -> None:
 
 
 def feature_sets(db: Db, sae_id: str) -> list[FeatureSetRow]:
-    """The finished feature sets of an SAE: the one in use first.
-
-    In use is the one that was found or chosen last.
-    """
-    from mistudio.store.tables import FEATURE_SETS
-
+    """The finished sets of an SAE, the one in use first: that found or chosen last."""
     return FEATURE_SETS.select(
         db,
         "sae_id = ? AND status = 'ready'",
@@ -392,7 +394,5 @@ def newest_set(db: Db, sae_id: str) -> FeatureSetRow | None:
 
 def choose_set(db: Db, feature_set_id: str) -> None:
     """Use this feature set of its SAE from now on; raises `NotFound`."""
-    from mistudio.store.tables import FEATURE_SETS
-
     FEATURE_SETS.get(db, feature_set_id)
     FEATURE_SETS.update(db, feature_set_id, chosen_at=now())

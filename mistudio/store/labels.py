@@ -151,6 +151,21 @@ def _write_auto(db: Db, sae_id: str, made: Sequence[Mapping[str, Any]]) -> int:
     return len(chosen)
 
 
+def set_output(db: Db, sae_id: str, feature: int, text: str, output: Mapping[str, Any]) -> bool:
+    """Keep what steering showed of the chosen label, if it still reads `text`; whether it did."""
+    rows = db.execute(
+        "SELECT l.id, l.scores FROM features f JOIN feature_labels l ON l.id = f.label_id "
+        "WHERE f.sae_id = ? AND f.feature_index = ? AND l.text = ?",
+        [sae_id, feature, text],
+    ).fetchall()
+    if not rows:
+        return False
+    scores = {**json.loads(rows[0][1] or "{}"), "output": dict(output)}
+    with db.atomic():
+        db.execute("UPDATE feature_labels SET scores = ? WHERE id = ?", [_json(scores), rows[0][0]])
+    return True
+
+
 def add(
     db: Db,
     sae_id: str,

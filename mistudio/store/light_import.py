@@ -1,6 +1,7 @@
-"""Loads sqlite-utils without pandas, which it would import, if installed, for DataFrame input.
+"""Loads sqlite-utils without pandas and numpy, which it would import, if installed, for input.
 
-Nothing here hands it a DataFrame, and pandas alone costs a window as long to start as all else.
+Nothing here hands it a DataFrame or an array's number, and both cost a window long to start:
+pandas alone as much as all else.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import sys
 
 
 def load_sqlite_utils() -> None:
-    """Import `sqlite_utils` with pandas hidden, unless either is loaded already."""
-    if "sqlite_utils" in sys.modules or "pandas" in sys.modules:
+    """Import `sqlite_utils` with those of them hidden that are not loaded already."""
+    if "sqlite_utils" in sys.modules:
         return
-    sys.modules["pandas"] = None  # type: ignore[assignment]  # makes the import raise ImportError
+    hidden = [name for name in ("pandas", "numpy") if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # makes the import raise ImportError
     try:
         importlib.import_module("sqlite_utils")
     finally:
-        del sys.modules["pandas"]
+        for name in hidden:
+            del sys.modules[name]

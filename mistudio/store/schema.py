@@ -332,3 +332,22 @@ def steering_vectors(db: Database) -> None:
         CREATE INDEX vectors_of_model ON steering_vectors(model_id, layer)
         """,
     )
+
+
+@migrations()
+def kept_sort_keys(db: Database) -> None:
+    """Sort keys of a feature set beside its rows; and the hidden features found without the rest.
+
+    The checksum is a CRC-32 of the data. Sets found before keep theirs when they are first opened.
+    """
+    _create(
+        db,
+        """
+        CREATE TABLE feature_keys (
+            feature_set_id TEXT NOT NULL REFERENCES feature_sets(id) ON DELETE CASCADE,
+            name TEXT NOT NULL, revision INTEGER NOT NULL, dtype TEXT NOT NULL,
+            checksum INTEGER NOT NULL, data BLOB NOT NULL,
+            PRIMARY KEY (feature_set_id, name));
+        CREATE INDEX hidden_features ON features(sae_id) WHERE is_hidden = 1
+        """,
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
+import json
 import os
 import shutil
 import sqlite3
@@ -17,26 +17,10 @@ from typing import Any, Protocol
 
 from mistudio.core.paths import default_home
 from mistudio.core.units import format_bytes
+from mistudio.system import desktop, display
+from mistudio.system.bundle import is_bundle
+from mistudio.system.fonts import CJK, EMOJI, Fonts, installed_fonts
 
-XCB_LIBRARIES = {
-    "xcb-cursor": "libxcb-cursor0",
-    "xcb-icccm": "libxcb-icccm4",
-    "xcb-image": "libxcb-image0",
-    "xcb-keysyms": "libxcb-keysyms1",
-    "xcb-randr": "libxcb-randr0",
-    "xcb-render-util": "libxcb-render-util0",
-    "xcb-shape": "libxcb-shape0",
-    "xcb-sync": "libxcb-sync1",
-    "xcb-xfixes": "libxcb-xfixes0",
-    "xcb-xkb": "libxcb-xkb1",
-    "X11-xcb": "libx11-xcb1",
-    "xkbcommon-x11": "libxkbcommon-x11-0",
-    "EGL": "libegl1",
-    "GL": "libgl1",
-    "glib-2.0": "libglib2.0-0",
-    "fontconfig": "libfontconfig1",
-    "dbus-1": "libdbus-1-3",
-}
 PACKAGES = ("PySide6-Essentials", "pyqtgraph", "numpy", "pyarrow", "safetensors", "sqlite-utils")
 MODEL_PACKAGES = ("transformers", "gguf", "accelerate")
 SMALL_DISK = 10e9
@@ -84,10 +68,12 @@ def checks(home: Path) -> list[Check]:
         qt_version,
         packages,
         display_libraries,
+        fonts,
         sqlite_features,
         lambda: data_folder(home),
         lambda: disk_room(home),
         torch_device,
+        menu_entry,
     ):
         found.extend(_run(part))
     return found
@@ -153,23 +139,84 @@ def packages() -> Iterator[Check]:
 
 
 def display_libraries(
-    find: Callable[[str], str | None] = ctypes.util.find_library, platform: str = sys.platform
+    give: display.Loads = display.loads, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Check]:
-    """The system libraries that a window on X needs."""
-    if platform != "linux":
+    """The system libraries that a window needs, and whether there is a screen for it."""
+    folder = display.qt_folder()
+    if sys.platform != "linux" or folder is None:
         return
-    missing = [package for name, package in XCB_LIBRARIES.items() if find(name) is None]
+    wanted = display.platforms(environ) or ["xcb"]
+    try:
+        missing = display.missing_for(wanted[-1], folder, give)
+    except ValueError as error:
+        advice = "pip install --force-reinstall PySide6-Essentials"
+        yield Check("Display libraries", False, f"PySide6 is damaged: {error}", advice)
+        return
     if missing:
+        count = "1 system library" if len(missing) == 1 else f"{len(missing)} system libraries"
+        names = ", ".join(missing)
+        needed = "is" if len(missing) == 1 else "are"
         yield Check(
             "Display libraries",
             False,
-            f"{len(missing)} system libraries that the window needs are missing.",
-            "sudo apt install " + " ".join(missing),
+            f"{count} that the window needs {needed} missing: {names}.",
+            display.install_advice(missing),
         )
     else:
         yield Check("Display libraries", True, "The system libraries of the window are there.")
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not display.platforms(environ):
         yield Check("Display", None, "No display is set; the command line works without one.", "")
+    elif not missing:
+        sentence = display.obstacle(environ, give)
+        yield Check("Display", not sentence, sentence or f"{environ_name(environ)} can be used.")
+
+
+def environ_name(environ: Mapping[str, str]) -> str:
+    """The screen that the environment names, in words."""
+    platform = environ.get("QT_QPA_PLATFORM")
+    if platform:
+        return f"The platform {platform!r} of QT_QPA_PLATFORM"
+    return f"The screen {environ.get('WAYLAND_DISPLAY') or environ.get('DISPLAY')!r}"
+
+
+def fonts(found: Fonts | None = None) -> Iterator[Check]:
+    """Fonts are there, also for Chinese, Japanese, Korean and emoji, which texts may hold."""
+    if sys.platform != "linux":
+        return
+    there = found or installed_fonts()
+    if there is None:
+        return  # the library is named among those that are missing
+    if there.number == 0:
+        sentence = "No font is installed; every letter would be a box."
+        yield Check("Fonts", False, sentence, "sudo apt install fonts-dejavu-core")
+        return
+    lacking, packages = [], []
+    if set(CJK) & set(there.lacking):
+        lacking.append("Chinese, Japanese or Korean")
+        packages.append("fonts-noto-cjk")
+    if EMOJI in there.lacking:
+        lacking.append("emoji")
+        packages.append("fonts-noto-color-emoji")
+    if lacking:
+        sentence = f"{there.number:,} fonts; no font has {' and '.join(lacking)}, shown as boxes."
+        yield Check("Fonts", None, sentence, "sudo apt install " + " ".join(packages))
+    else:
+        yield Check("Fonts", True, f"{there.number:,} fonts, also for CJK and emoji.")
+
+
+def menu_entry(base: Path | None = None) -> Iterator[Check]:
+    """Whether the desktop's menu has the program, and one that is there."""
+    if sys.platform != "linux":
+        return
+    program = desktop.installed_program(base or desktop.data_home())
+    advice = "mistudio desktop install"
+    if program is None:
+        yield Check("Menu", None, "miStudio is not in the desktop's menu.", advice)
+    elif not program.is_file():
+        sentence = f"The desktop's menu starts {program}, which is not there any more."
+        yield Check("Menu", None, sentence, advice)
+    else:
+        yield Check("Menu", True, f"The desktop's menu starts {program}.")
 
 
 def sqlite_features() -> Iterator[Check]:
@@ -229,12 +276,11 @@ def torch_device(timeout_s: float = 60.0) -> Iterator[Check]:
     if not version:
         yield Check("torch", False, "torch is not installed.", "pip install torch")
         return
-    if getattr(sys, "frozen", False):  # a bundle has no interpreter to ask
-        yield Check("torch", True, f"torch {version}.")
-        return
+    # the packed program has no interpreter to ask, but can ask itself
+    asking = ["selftest", "--only", "torch", "--json"] if is_bundle() else ["-c", _PROBE]
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
+            [sys.executable, *asking],
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -246,6 +292,9 @@ def torch_device(timeout_s: float = 60.0) -> Iterator[Check]:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         yield Check("torch", False, f"torch does not start: {last}", "pip install --upgrade torch")
+        return
+    if is_bundle():
+        yield Check("torch", True, json.loads(done.stdout.splitlines()[0])["found"] + ".")
         return
     loaded, _, gpu = done.stdout.strip().partition("|")
     yield Check("torch", True, f"torch {loaded}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ class GpuSample:
     temperature_c: float | None
     shared_memory: bool = False  # the GPU uses the machine's own memory
     power_w: float | None = None
+
+
+@lru_cache(maxsize=8)
+def _tell_once(problem: str) -> None:
+    """A reader is opened again and again, the reason why there is no GPU stays the same."""
+    log.info("no NVIDIA GPU through NVML: %s", problem)
 
 
 class GpuReader:
@@ -52,7 +59,7 @@ class GpuReader:
         except ImportError:
             log.info("nvidia-ml-py is not installed")
         except Exception as error:  # noqa: BLE001 - NVML raises its own types, made at run time
-            log.info("no NVIDIA GPU through NVML: %s", error)
+            _tell_once(str(error))
         places = (self._sysfs / place for place in self.TEGRA_LOAD)
         self._tegra = next((path for path in places if path.exists()), None)
 

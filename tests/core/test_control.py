@@ -97,4 +97,6 @@ def test_leaving_is_a_cancel_that_can_be_told_apart() -> None:
     with pytest.raises(Left):
         control.check()
     assert control.is_leaving
-    assert HoldsInPlace(control).is_leaving
+    inside = HoldsInPlace(control)
+    assert inside.is_leaving
+    assert inside.requested() is Request.PAUSE, "what is inside another job holds at a safe point"

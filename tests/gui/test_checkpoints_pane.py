@@ -91,7 +91,13 @@ def test_marks_pins_and_deletion(
     idle(qtbot, services)
     assert asked == ["Delete the checkpoint of step 10?"]
     assert steps_of(services, pane) == [30, 20]
-    assert window_stub.banners == []
+    (said,) = window_stub.banners
+    assert said.startswith("The checkpoint of step 10 is deleted.")
+    for work in window_stub.undone[said]:
+        work()
+    idle(qtbot, services)
+    idle(qtbot, services)
+    assert steps_of(services, pane) == [30, 20, 10]
 
 
 def test_held_out_figures_stand_with_their_checkpoint_and_tell_the_best(

@@ -478,6 +478,7 @@ def test_deleting_asks_and_closes_the_window(
     tab._cards[row.id].delete.click()
     settle(qtbot, tab.services)
     assert DATASETS.find(studio.db(), row.id) is not None
+    before = DATASETS.get(studio.db(), row.id)
     tab._cards[row.id].delete.click()
     settle(qtbot, tab.services, lambda: not tab._rows)
     assert asked[1].startswith("Delete dataset “stories”? This frees ")
@@ -485,6 +486,14 @@ def test_deleting_asks_and_closes_the_window(
     assert not tab._cards
     assert tab.empty.isVisible()
     qtbot.waitUntil(lambda: not _is_visible(dialog))
+    said = window_stub.banners[-1]
+    assert said.startswith("The dataset “stories” is deleted.")
+    assert said.endswith("are free in 10 s.")
+    for work in window_stub.undone[said]:
+        work()
+    settle(qtbot, tab.services, lambda: row.id in tab._cards)
+    assert studio.paths.dataset(row.id).exists()
+    assert DATASETS.get(studio.db(), row.id) == before
 
 
 def _is_visible(dialog: DatasetDialog) -> bool:

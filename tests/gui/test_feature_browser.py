@@ -17,6 +17,7 @@ from mistudio.gui.tabs.features.lists_dialog import NOTE, ListsDialog
 from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import context_search, encoders, feature_pages
 from mistudio.jobs.context_search import TextMatches
+from mistudio.jobs.feature_pages import Piece
 from mistudio.store import feature_lists, features
 from mistudio.store.feature_conditions import (
     HasColour,
@@ -117,7 +118,7 @@ def test_colours_mark_filter_and_are_named(
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
     select(tab, 1, 4)
-    tab.table.paint_rows("green")
+    tab.table.marks.paint("green")
     settle(tab, qtbot)
     model = tab.table.model
     cell = model.index(model.position(4), 1)
@@ -237,13 +238,13 @@ def test_several_rows_are_starred_hidden_and_listed_at_once(
     tab = shown_tab(services, qtbot)
     select(tab, 3, 5, 6)
     assert tab.table._footer.text().startswith("3 selected")
-    tab.table.star()
+    tab.table.marks.star()
     settle(tab, qtbot)
     rows = features.feature_rows(db, world.feature_set, [3, 4, 5, 6])
     assert [row.is_favorite for row in rows] == [True, False, True, True]
     assert tab.table.model.index(tab.table.model.position(3), 0).data() == "★"
     select(tab, 3, 5)
-    tab.table.star()
+    tab.table.marks.star()
     settle(tab, qtbot)
     rows = features.feature_rows(db, world.feature_set, [3, 5, 6])
     assert [row.is_favorite for row in rows] == [False, False, True]
@@ -256,7 +257,7 @@ def test_several_rows_are_starred_hidden_and_listed_at_once(
     settle(tab, qtbot)
     assert listed(tab) == [10, 12]
     select(tab, 10, 12)
-    tab.table.hide_row()
+    tab.table.marks.hide()
     tab.table.reload()
     settle(tab, qtbot)
     assert listed(tab) == []
@@ -393,7 +394,10 @@ def test_hits_by_meaning_come_in_pages_with_examples(
     monkeypatch.setattr(feature_pages, "page", feature_world.page)
 
     def top(studio: Any, found: Any, indices: Any, most: int, around: int) -> Any:
-        return {i: [feature_world.example(n, 4.0) for n in range(most)] for i in indices}
+        made = [feature_world.example(n, 4.0) for n in range(most)]
+        for n, example in enumerate(made):  # each text twice
+            example.pieces[0] = Piece(f"{n // 2}: ", 0.0, False)
+        return dict.fromkeys(indices, made)
 
     monkeypatch.setattr(feature_pages, "top_examples", top)
     monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
@@ -412,8 +416,9 @@ def test_hits_by_meaning_come_in_pages_with_examples(
     ranked = listed(tab)
     assert [card.index for card in hits.cards] == ranked[:20]
     assert [text.text() for text in hits.cards[0].examples] == [
-        "It was\nan old ship of the north."
-    ] * 3
+        f"{n}: an old ship of the north." for n in range(3)
+    ]
+    assert not tab.table.lists.isVisible(), "there is no selection to put into lists"
     hits.after.click()
     settle(tab, qtbot)
     assert [card.index for card in hits.cards if card.isVisible()] == ranked[20:]

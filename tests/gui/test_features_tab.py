@@ -148,7 +148,7 @@ def test_star_by_click_and_key_keeps_the_selection(services: Services, qtbot: Qt
     world = feature_world.add_world(services.studio.db())
     tab = shown_tab(services, qtbot)
     tab.table.view.select_id(3)
-    tab.table.star()
+    tab.table.marks.star()
     settle(tab, qtbot)
     (row,) = features.feature_rows(services.studio.db(), world.feature_set, [3])
     assert row.is_favorite
@@ -157,7 +157,7 @@ def test_star_by_click_and_key_keeps_the_selection(services: Services, qtbot: Qt
     tab.table.filters.favorites.setChecked(True)
     settle(tab, qtbot)
     assert listed(tab) == [3]
-    tab.table.hide_row()
+    tab.table.marks.hide()
     tab.table.reload()
     settle(tab, qtbot)
     assert listed(tab) == []
@@ -288,6 +288,19 @@ def test_the_example_keeps_its_peak_in_sight() -> None:
     assert line.maximum == 2.0
 
 
+def test_sort_keys_are_kept_when_the_table_stands(services: Services, qtbot: QtBot) -> None:
+    world = feature_world.add_world(services.studio.db())
+    db = services.studio.db()
+    db.execute("DELETE FROM feature_keys")
+    tab = shown_tab(services, qtbot)
+    names = "SELECT name FROM feature_keys WHERE feature_set_id = ?"
+    assert db.execute(names, [world.feature_set.id]).fetchall() == []
+    qtbot.waitUntil(lambda: not tab.table._rest.isActive())
+    settle(tab, qtbot)
+    kept = {row[0] for row in db.execute(names, [world.feature_set.id]).fetchall()}
+    assert kept == {"rowids", "indices", "count", "frequency", "frequency falling"}
+
+
 def test_density_of_a_feature_that_never_fired_is_a_bound() -> None:
     assert density(0, 3_000_000) == "below 0.0001 % (95 % bound, never fired)"
     assert density(10, 3_000_000) == "0.0003 % · 1 in 300,000"
@@ -303,7 +316,7 @@ def test_sets_are_chosen_and_deleted(
         db, sae_id=world.sae.id, n_tokens=7, n_live=1, status="ready",
         created_at="2001-01-01T00:00:00", summary={"n_tokens": 7, "n_all": 9, "row_length": 8,
         "masked": {"special": 2}, "fit": {"warning": "It does not fit."},
-        "truncated": {"tokens": 3, "most_entries": 256}},
+        "truncated": {"tokens": 3, "most_entries": 256}, "fast": True, "tile_rows": 24},
     )  # fmt: skip
     features.add_statistics(db, older.id, [feature_world.statistics(0, 7)])
     tab = shown_tab(services, qtbot)
@@ -316,6 +329,9 @@ def test_sets_are_chosen_and_deleted(
     assert listed(tab) == [0]
     assert "7 of 9 tokens count (2 special left out)" in tab.chips.text()
     assert "truncated: 3 tokens" in tab.chips.text()
+    assert "read with free shapes, 24 rows at a time" in tab.chips.text()
+    assert "free shapes" in tab.sets.combo.itemText(0)
+    assert "free shapes" not in tab.sets.combo.itemText(1)
     assert tab.doubt.text() == "It does not fit."
     monkeypatch.setattr("mistudio.gui.tabs.features.feature_sets.confirm", lambda *_: True)
     tab.sets._on_delete()

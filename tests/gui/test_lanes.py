@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from mistudio.core.events import Reporter
 from mistudio.gui.lanes import Lanes
 from mistudio.gui.query_lane import QueryLane
 from mistudio.gui.reporting import BufferedReporter, Drained
+from mistudio.jobs import meaning_search
+from mistudio.store.database import Store
 
 
 class Script:
@@ -182,6 +185,25 @@ def test_a_question_is_answered_in_this_thread(query: QueryLane, qtbot: QtBot) -
     query.ask(lambda db: db["thread"], asker.on_answer)
     qtbot.waitUntil(query.is_idle)
     assert asker.answers[0] != threading.get_ident()
+
+
+def test_questions_share_a_connection_and_an_encoder(
+    tmp_path: Path, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's thread-local values do not outlast a call into a thread of Qt's."""
+    store = Store(tmp_path / "mistudio.db", tmp_path / "backups")
+    made: list[Path] = []
+    monkeypatch.setattr("mistudio.ml.embedding.Encoder", lambda folder: made.append(folder) or made)
+    lane, asker = QueryLane(store.db), Asker()
+    for _ in range(3):
+        lane.ask(lambda db: (db, meaning_search._encoder(tmp_path)), asker.on_answer)
+        qtbot.waitUntil(lane.is_idle)
+    lane.join()
+    connections = {id(db) for db, _ in asker.answers}
+    assert len(connections) == 1
+    assert id(store.db()) not in connections
+    assert made == [tmp_path]
+    store.close()
 
 
 def test_the_newest_question_of_a_key_wins(query: QueryLane, qtbot: QtBot) -> None:

@@ -12,7 +12,7 @@ from mistudio.gui import icons, style
 from mistudio.gui.actions import ACTIONS
 from mistudio.gui.job_card import KIND_ICONS
 from mistudio.gui.stylesheet import stylesheet
-from mistudio.gui.theme import DARK, LIGHT, Appearance, Colors, appearance, contrast, is_remote, mix
+from mistudio.gui.theme import DARK, LIGHT, Appearance, Colors, appearance, contrast, mix
 from mistudio.gui.widgets.cards import Card, button
 from mistudio.gui.widgets.pill import STATES, Pill
 from mistudio.gui.widgets.progress import ProgressBar, Toggle
@@ -86,19 +86,6 @@ def test_theme_change_reaches_palette_and_listeners(styled: QApplication, qtbot:
     assert styled.palette().window().color().name().upper() == LIGHT.page
     style.apply(styled, "dark", 14)
     assert styled.palette().window().color().name().upper() == DARK.page
-
-
-@pytest.mark.parametrize(
-    ("environment", "remote"),
-    [
-        ({"DISPLAY": ":0"}, False),
-        ({"DISPLAY": "localhost:10.0", "SSH_CONNECTION": "x"}, True),
-        ({"QT_QPA_PLATFORM": "vnc:size=800x600"}, True),
-        ({}, False),
-    ],
-)
-def test_remote_display_is_recognised(environment: dict[str, str], remote: bool) -> None:
-    assert is_remote(environment) is remote
 
 
 def test_progress_shows_one_decimal_and_unknown_as_a_dash(

@@ -66,8 +66,8 @@ class Hold:
 class PlainTab(Tab):
     """A tab that records what the window asks of it."""
 
-    def __init__(self, services: Any) -> None:
-        super().__init__(services)
+    def __init__(self, services: Any, parent: QWidget | None = None) -> None:
+        super().__init__(services, parent)
         self.calls: list[Any] = []
 
     def select(self, **selection: Any) -> None:

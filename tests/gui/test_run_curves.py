@@ -316,6 +316,36 @@ def test_a_sweep_is_chosen_at_once(qtbot: Any, services: Services) -> None:
     assert dialog.chosen() == [rows[1].id, rows[2].id, rows[0].id]
 
 
+def test_the_mean_of_runs_is_drawn_where_all_told(qtbot: Any, services: Services) -> None:
+    db = services.studio.db()
+    world = add_world(db)
+    config = to_dict(TrainConfig(model=world.model, dataset=world.dataset, k=8))
+    rows = [
+        measured(services, steps, world=world, name=str(width), config={**config, "width": width})
+        for steps, width in ((50, 100), (80, 300))
+    ]
+    higher = "UPDATE training_metrics SET loss = loss + 1, dead = 30 WHERE training_id = ?"
+    with db.atomic():
+        db.execute(higher, [rows[1].id])
+    dialog = CompareRuns(services, [rows[0].id])
+    qtbot.addWidget(dialog)
+    dialog.show()
+    qtbot.waitUntil(lambda: dialog.plot.names() == ["A"])
+    assert dialog.mean_button.isHidden()
+    dialog.choose([row.id for row in rows])
+    qtbot.waitUntil(lambda: dialog.plot.names() == ["A", "B"])
+    dialog.mean_button.click()
+    assert dialog.plot.names() == ["A", "B", "mean"]
+    xs, ys = dialog.plot.points("mean")
+    assert list(xs) == [10, 20, 30, 40, 50]
+    assert ys[0] == pytest.approx((100 / 110 + 100 / 110 + 1) / 2)
+    dialog.metric_box.setCurrentIndex(2)
+    _, ys = dialog.plot.points("mean")
+    assert ys[0] == pytest.approx(100 * (10 % 7 + 30) / 400), "of all latents, not of each run's"
+    dialog.mean_button.click()
+    assert dialog.plot.names() == ["A", "B"]
+
+
 def test_what_does_not_apply_is_no_difference(services: Services) -> None:
     db = services.studio.db()
     row, _ = add_training(db, add_world(db))

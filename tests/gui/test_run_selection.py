@@ -66,9 +66,13 @@ def test_ticked_runs_go_after_one_question(
     assert "“c”" not in asked[1][1]
     qtbot.waitUntil(lambda: len(TRAININGS.select(db)) == 2)
     qtbot.waitUntil(lambda: set(named(tab)) == {"c", "d"})
-    qtbot.waitUntil(lambda: window_stub.banners == ["2 runs are deleted. 0 B are free again."])
+    qtbot.waitUntil(lambda: window_stub.banners == ["2 runs are deleted."])
     assert selection.isHidden()
     assert not named(tab)["c"].tick.isChecked()
+    clicked, ended = window_stub.undone["2 runs are deleted."]
+    clicked()
+    ended()
+    qtbot.waitUntil(lambda: set(named(tab)) == {"a", "b", "c", "d"})
     qtbot.waitUntil(services.query.is_idle)
 
 

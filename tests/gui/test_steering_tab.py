@@ -18,7 +18,8 @@ from mistudio.gui.tabs.steering import history as history_module
 from mistudio.gui.tabs.steering import panel as panel_module
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard
 from mistudio.gui.tabs.steering.output import WARNING, Output
-from mistudio.gui.tabs.steering.tab import NARROW, SteeringTab
+from mistudio.gui.tabs.steering.page import NARROW
+from mistudio.gui.tabs.steering.tab import SteeringTab
 from mistudio.gui.theme import appearance
 from mistudio.jobs import steering_presets
 from mistudio.jobs.steering_cards import CardFacts
@@ -28,6 +29,7 @@ from mistudio.store.jobs import JobState
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import JOBS, STEERING_RUNS, STEERING_VECTORS
 from tests.gui import feature_world
+from tests.gui.conftest import Window
 
 METRICS = {
     "kl": 0.0512,
@@ -763,7 +765,11 @@ def test_a_run_of_the_history_is_done_again_as_it_was(services: Services, qtbot:
 
 
 def test_history_is_searched_starred_noted_and_cleared(
-    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    services: Services,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+    window_stub: Window,
 ) -> None:
     world = feature_world.add_world(services.studio.db())
     first, second = kept_run(services, world.sae.id), kept_run(services, world.sae.id, prompt="Two")
@@ -787,11 +793,15 @@ def test_history_is_searched_starred_noted_and_cleared(
     assert "from the sea" in (tmp_path / "a.md").read_text("utf-8")
     monkeypatch.setattr(history_module, "confirm", lambda *_, **__: True)
     history.view.select_id(second.id)
+    before = STEERING_RUNS.get(services.studio.db(), second.id)
     history.delete_button.click()
-    assert STEERING_RUNS.find(services.studio.db(), second.id) is None
-    history.undo()
-    assert STEERING_RUNS.find(services.studio.db(), second.id) is not None
     settle(tab, qtbot)
+    assert STEERING_RUNS.find(services.studio.db(), second.id) is None
+    for work in window_stub.undone["Deleted this run."]:
+        work()
+    settle(tab, qtbot)
+    assert STEERING_RUNS.find(services.studio.db(), second.id) == before
+    assert list(history.model.ids()) == [second.id]
 
 
 def test_two_runs_are_compared(services: Services, qtbot: QtBot) -> None:
@@ -849,3 +859,29 @@ def test_the_unmeasured_is_a_dash_and_identity_is_said(
     assert output.tiles.tiles["kl"].value() == "—"
     assert not output.note.isHidden()
     assert output.warning.isHidden()
+
+
+def test_a_stretch_that_is_said_again_is_warned_of(services: Services, qtbot: QtBot) -> None:
+    made = Output(services)
+    qtbot.addWidget(made)
+    figures = {
+        "longest_repeat_steered": 24,
+        "repeat_share_steered": 0.6,
+        "longest_repeat_baseline": 3,
+        "repeat_share_baseline": 0.075,
+    }
+    outputs = {"baseline": "a", "steered": "b"}
+    made.show_run("p", outputs, figures)
+    assert made.repeating.isHidden()
+    assert made.repeats.text() == (
+        "Longest stretch said again: steered 24 tokens, 60% of the text; baseline 3 tokens, 8% of "
+        "the text."
+    )
+    made.show_run("p", outputs, {**figures, "repeats_steered": True})
+    assert not made.repeating.isHidden()
+    assert made.repeating_text.text() == (
+        "The text says a stretch of 24 tokens more than once, 60% of its length."
+    )
+    assert made.warning.isHidden(), "it is not the warning of over-steering"
+    made.show_run("p", outputs, {"kl": 0.1})  # a run of before it was measured
+    assert made.repeats.isHidden()

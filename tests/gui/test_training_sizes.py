@@ -33,10 +33,10 @@ def problem(card: NewTraining, name: str) -> str:
 
 def test_an_expansion_becomes_latents_and_latents_an_expansion(card: NewTraining) -> None:
     editor = card.form.width_editor
-    assert (editor.value(), editor.line.text()) == ("4096", "64")
-    editor.line.setText("8")
-    assert card.form.training().width == 512
-    assert "8× the model's width of 64" in card.summary.text()
+    assert (editor.value(), editor.line.text()) == ("512", "8")
+    editor.line.setText("4")
+    assert card.form.training().width == 256
+    assert "4× the model's width of 64" in card.summary.text()
     editor.box.lineEdit().setText("640")
     assert editor.line.text() == "10"
     editor.box.lineEdit().setText("100")  # 1.5625 times
@@ -145,9 +145,9 @@ def test_a_form_of_another_model_keeps_its_latents(card: NewTraining, services: 
         hidden_dim=128, status="ready",
     )  # fmt: skip
     card._on_choices(type(card._choices)(models=MODELS.select(services.studio.db())))
-    card.form.width_editor.line.setText("8")
+    card.form.width_editor.line.setText("16")
     card.model.set_value("wide")
-    assert (card.form.width_editor.value(), card.form.width_editor.line.text()) == ("512", "4")
+    assert (card.form.width_editor.value(), card.form.width_editor.line.text()) == ("1024", "8")
     card.model.set_value("")
     assert not card.form.width_editor.other.isEnabled()
 

@@ -65,6 +65,7 @@ def opened(qtbot: Any, services: Services, world: World) -> Iterator[Callable[[]
 def form(opened: Callable[[], TrainingTab]) -> NewTraining:
     made = opened().runs.form
     made.dataset.set_value("tales")
+    made.form.set_values({"layers": "0", "width": TrainConfig().width})
     return made
 
 
@@ -229,6 +230,14 @@ def test_cards_tell_the_sweep_and_what_acts_on_all(
     assert card.buttons["pause"].text() == "Pause all"
     assert card.buttons["stop"].toolTip().endswith(": all 3 runs of the sweep")
     assert not card.sweep.isHidden()
+    assert card.together.isHidden(), "no step is measured yet"
+    for row, loss, dead in ((rows[0], 0.5, 3), (rows[1], 0.25, 9)):
+        TRAININGS.update(db, row.id, latest_loss=loss, latest_l0=8.0, latest_dead=dead)
+    tab.runs.list.refresh()
+    qtbot.waitUntil(lambda: not card.together.isHidden())
+    assert card.together.text() == (
+        "All 3 runs: mean loss 0.3750 · mean L0 8.0 · 12 dead in all · 2.3 %"
+    )
     tab.runs.form.started.emit(job.id)
     qtbot.waitUntil(lambda: tab.runs.list._selected == rows[0].id)
     TRAININGS.update(db, rows[1].id, status="failed")

@@ -32,7 +32,7 @@ from mistudio.gui.tabs.training.series import MetricSeries, smoothed
 from mistudio.gui.theme import appearance
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
-from mistudio.store.tables import FEATURE_SETS, JOBS, SAES, TRAININGS
+from mistudio.store.tables import FEATURE_SETS, JOBS, MODELS, SAES, TRAININGS
 from tests.gui.training_world import (
     EVALUATION,
     ScriptedSource,
@@ -139,6 +139,31 @@ def test_layers_are_those_of_the_model(qtbot: Any, desk: Desk) -> None:
     assert form.layers.hint.text() == "Choose a model to see its layers."
 
 
+def test_layer_and_latents_follow_the_model_until_they_are_chosen(qtbot: Any, desk: Desk) -> None:
+    MODELS.insert(
+        desk.db, name="wide", origin="folder", path="/w", num_layers=30, hidden_dim=576,
+        status="ready",
+    )  # fmt: skip
+    form = shown(qtbot, desk).runs.form
+    assert (form.layers.value(), form.form.width_editor.value()) == ("0", "4096")
+    form.model.set_value("gpt-tiny")
+    assert (form.layers.value(), form.form.width_editor.value()) == ("5", "512")
+    form.model.set_value("wide")
+    assert (form.layers.value(), form.form.width_editor.value()) == ("14", "4608")
+    form.layers.grid.toggles[14].click()
+    form.layers.grid.toggles[0].click()  # a choice
+    form.model.set_value("gpt-tiny")
+    assert (form.layers.value(), form.form.width_editor.value()) == ("0", "512")
+    form.model.set_value("wide")
+    assert (form.layers.value(), form.form.width_editor.value()) == ("0", "4608")
+    form.form.reset()
+    form.model.set_value("wide")
+    assert (form.layers.value(), form.form.width_editor.value()) == ("14", "4608")
+    form.form.set_values({"layer": 14, "width": 4608})  # as an earlier run had them
+    form.model.set_value("gpt-tiny")
+    assert (form.layers.value(), form.form.width_editor.value()) == ("11", "4608")
+
+
 def test_only_fitting_texts_are_offered(qtbot: Any, desk: Desk) -> None:
     form = shown(qtbot, desk).runs.form
     offered = [form.dataset.combo.itemText(i) for i in range(form.dataset.combo.count())]
@@ -156,7 +181,7 @@ def test_wrong_values_are_named_beside_their_field(qtbot: Any, desk: Desk) -> No
     form = shown(qtbot, desk).runs.form
     form.dataset.set_value("tales")
     form.form.fields["k"].editor.set_value(5000)
-    assert form.form.fields["k"].problem.text() == "k is 5,000 but the SAE has 4,096 latents."
+    assert form.form.fields["k"].problem.text() == "k is 5,000 but the SAE has 512 latents."
     assert not form.start_button.isEnabled()
     assert form.reason.text() == "Correct the fields marked in red."
     form.form.reset()
@@ -179,7 +204,9 @@ def test_copied_command_names_things(qtbot: Any, desk: Desk) -> None:
     form = shown(qtbot, desk).runs.form
     form.dataset.set_value("news")
     form.form.copy_command()
-    assert QApplication.clipboard().text() == "mistudio train --model gpt-tiny --dataset news"
+    assert QApplication.clipboard().text() == (
+        "mistudio train --model gpt-tiny --dataset news --layer 5 --width 512"
+    )
 
 
 def test_form_comes_back_with_its_last_values(qtbot: Any, desk: Desk) -> None:
@@ -333,6 +360,44 @@ def test_live_figures_reach_card_log_and_tiles(qtbot: Any, desk: Desk) -> None:
     assert card.line.text() == "Step 500 / 1,000 · 2,000 tokens/s · 1 min 15 s left"
     assert card.bar.value() == 50.0
     assert "WARNING: One batch was skipped." in card.panes["log"].text.toPlainText()
+
+
+def test_the_log_of_a_run_is_its_own(qtbot: Any, desk: Desk) -> None:
+    """Also of one that another job trained, such as the sample's, or several in a sweep."""
+    rows = [add_training(desk.db, desk.world, "training", group_id="s")[0] for _ in range(2)]
+    paths = desk.services.studio.paths
+    for job in JOBS.select(desk.db):
+        JOBS.delete(desk.db, job.id)
+    job = add_job(desk.db, "sweep", "gpu", "Train several", {}, target_id="s")
+    JOBS.update(desk.db, job.id, status="running")
+    add_note(paths.logs / "jobs" / f"{job.id}.jsonl", "SAE 1: 10 % are done.", "5 layers at once.")
+    add_note(paths.logs / "jobs" / f"{job.id}.jsonl", "SAE 2: 10 % are done.", "It is hot.")
+    add_note(paths.run(rows[1].id) / "log.jsonl", "10 % are done.", "It is hot.")
+    card = card_of(shown(qtbot, desk), rows[1].id)
+    card.open_pane("log")
+    settle(qtbot, desk)
+    text = card.panes["log"].text
+    assert [line[8:].strip() for line in text.toPlainText().splitlines()] == [
+        "10 % are done.",
+        "It is hot.",
+        "5 layers at once.",
+    ]
+    told = Drained()
+    told.notes += [Note(f"SAE {n}: {n}0 % are done.", "info") for n in (1, 2)]
+    told.notes.append(Note("The disk fills.", "info"))
+    card.take([], told)
+    assert [line[8:].strip() for line in text.toPlainText().splitlines()][3:] == [
+        "20 % are done.",
+        "The disk fills.",
+    ]
+
+
+def add_note(path: Path, *sentences: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        for text in sentences:
+            line = {"time": "2026-01-01T00:00:00+00:00", "level": "info", "text": text}
+            stream.write(json.dumps(line) + "\n")
 
 
 def test_checkpoints_and_evaluation_of_a_run(qtbot: Any, desk: Desk, monkeypatch: Any) -> None:

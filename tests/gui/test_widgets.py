@@ -11,7 +11,7 @@ from PySide6.QtGui import QFont, QGuiApplication
 from PySide6.QtWidgets import QApplication, QLabel
 from pytestqt.qtbot import QtBot
 
-from mistudio.core.configs import SteerConfig
+from mistudio.core.configs import HarvestConfig, SteerConfig
 from mistudio.core.dataset_configs import ImportDatasetConfig, TokenizeConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
@@ -448,3 +448,16 @@ def test_a_number_left_to_the_program_reads_automatic(qtbot: Any) -> None:
     assert form.values().context == 0
     assert automatic_number("Steps of rising rate; -1 takes 1000.") == -1
     assert automatic_number("Steps between checkpoints; 0 writes only the last.") is None
+
+
+def test_a_form_begins_with_what_a_small_device_takes(qtbot: QtBot, services: Services) -> None:
+    services.settings.values.device_profile = "small"
+    form = ConfigForm(HarvestConfig, ("rows", "top_k"), settings=services.settings)
+    qtbot.addWidget(form)
+    assert (form.values().rows, form.values().top_k) == (4096, 20)
+    form.set_values({"rows": 99})
+    form.reset()
+    assert form.values().rows == 4096
+    standard = ConfigForm(HarvestConfig, ("rows",))
+    qtbot.addWidget(standard)
+    assert standard.values().rows == 24_576

@@ -31,8 +31,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def words(home: Path, *rest: str) -> list[str]:
-    return ["-m", "mistudio.cli", "train", *rest, "--home", str(home), "--json"]
+def words(home: Path, *rest: str, verb: str = "train") -> list[str]:
+    return ["-m", "mistudio.cli", verb, *rest, "--home", str(home), "--json"]
 
 
 def config_file(home: Path, name: str, **values: object) -> str:
@@ -45,11 +45,11 @@ def results(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines() if '"event": "result"' in line]
 
 
-def by_torchrun(home: Path, *rest: str) -> dict[str, Any]:
+def by_torchrun(home: Path, *rest: str, verb: str = "train") -> dict[str, Any]:
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launcher += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     found = subprocess.run(
-        [sys.executable, *launcher, *words(home, *rest)],
+        [sys.executable, *launcher, *words(home, *rest, verb=verb)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
@@ -62,9 +62,9 @@ def by_torchrun(home: Path, *rest: str) -> dict[str, Any]:
     return told
 
 
-def alone(home: Path, *rest: str) -> dict[str, Any]:
+def alone(home: Path, *rest: str, verb: str = "train") -> dict[str, Any]:
     found = subprocess.run(
-        [sys.executable, *words(home, *rest)],
+        [sys.executable, *words(home, *rest, verb=verb)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -108,6 +108,41 @@ def test_torchrun_trains_what_one_process_trains(home: Path, architecture: str) 
     assert len(SAES.select(studio.db())) == 2
     studio.close()
     assert not list((home.parent / "scratch").glob("mistudio*"))
+
+
+def sweep_words(**values: object) -> list[str]:
+    flags = to_dict(tiny_training(seed=3, **values))
+    kept = ("model", "dataset", "width", "k", "tokens", "batch", "window", "context", "seed")
+    kept += ("checkpoint_every", "eval_tokens", "learning_rate")
+    told = [word for n in kept for word in (f"--{n.replace('_', '-')}", str(flags[n]))]
+    return [*told, "--layers", "0,1", "--vary", "input_norm=constant,whitening"]
+
+
+def test_torchrun_trains_a_sweep_as_one_process_does(home: Path) -> None:
+    one = alone(home, *sweep_words(), verb="sweep")
+    two = by_torchrun(home, *sweep_words(), verb="sweep")
+    assert len(one["trainings"]) == len(two["trainings"]) == 4
+    for a, b in zip(one["trainings"], two["trainings"], strict=True):
+        assert b["outcome"] == "completed"
+        rows = zip(curve(home, a["training"]), curve(home, b["training"]), strict=True)
+        for x, y in rows:
+            for key in ("loss", "reconstruction", "l0", "grad_norm"):
+                assert y[key] == pytest.approx(x[key], rel=1e-4), (a["training"], x["step"], key)
+        assert b["explained_variance"] == pytest.approx(a["explained_variance"], rel=1e-4)
+    assert not list((home.parent / "scratch").glob("mistudio*"))
+
+
+def test_a_sweep_asked_to_stop_pauses_in_all_and_goes_on_alone(home: Path) -> None:
+    whole = alone(home, *sweep_words(tokens=64 * 400), verb="sweep")
+    ranks = start_ranks(words(home, *sweep_words(tokens=64 * 400), verb="sweep"))
+    wait_for_steps(ranks[0])
+    for rank in ranks:
+        rank.send_signal(signal.SIGTERM)
+    first, second = finish(ranks)
+    assert (first[0], second[0]) == (130, 0), first[2] + second[2]
+    rest = alone(home, "resume", "last")
+    for a, b in zip(whole["trainings"], rest["trainings"], strict=True):
+        assert b["explained_variance"] == pytest.approx(a["explained_variance"], rel=1e-3)
 
 
 def test_one_asked_to_stop_pauses_all_and_another_number_goes_on(home: Path) -> None:

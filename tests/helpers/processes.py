@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,13 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from mistudio.ml.collective import Collective
 
 T = TypeVar("T")
+PATIENCE_S = 300.0
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,13 +76,27 @@ class Together(Collective):
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         self._slots[self.rank] = tensor.clone()
-        self._barrier.wait(60)
+        self._barrier.wait(PATIENCE_S)
         found = list(self._slots)
-        self._barrier.wait(60)
+        self._barrier.wait(PATIENCE_S)
         return found
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.copy_(torch.stack(self.gather(tensor)).sum(0))
+
+    def highest_(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.copy_(torch.stack(self.gather(tensor)).amax(0))
+
+    def lowest(self, value: float) -> float:
+        return -float(self.highest_(torch.tensor([-value], dtype=torch.float64)))
+
+    def tell(self, value: Any) -> Any:
+        told = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        return json.loads(bytes(self.gather(told)[0].tolist()))
+
+    def close(self) -> None:
+        """Let the others go, which wait for one that is not there any more."""
+        self._barrier.abort()
 
 
 def in_threads(work: Callable[[Collective], T], size: int = 2) -> list[T]:

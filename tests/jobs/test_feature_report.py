@@ -173,6 +173,15 @@ def test_a_failed_report_leaves_nothing(written: tuple[Path, Any, Any], tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_free_shapes_are_told(written: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    path, store, _texts = written
+    assert "free shapes" not in path.read_text(encoding="utf-8")
+    store.summary.update(fast=True, tile_rows=24)
+    write_report(tmp_path / "r.html", "t", {}, store, [(0, Written())], examples=2, context=4)
+    assert "free shapes, 24 rows at a time" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    store.summary.update(fast=False)
+
+
 def test_bars_say_what_they_draw() -> None:
     svg = bars_svg("x < y", [-1.0, 0.0, 1.0, 2.0], [4, 0, 1], split_at=0.0)
     assert 'data-lo="-1.0" data-hi="2.0" data-n="4,0,1"' in svg

@@ -52,6 +52,23 @@ def test_a_set_of_other_hooks_is_refused_before_it_is_queued(trained: Studio) ->
         trained.submit("harvest", HarvestConfig(activations="here"))
 
 
+def test_the_batch_and_free_shapes_reach_the_store(trained: Studio) -> None:
+    db = trained.db()
+    strict = features.feature_sets(db, lookup.sae(trained, "last").id)[0]
+    same = run(trained, "harvest", HarvestConfig(rows=64, context=32, batch_size=40))
+    assert same["store_hash"] == strict.store_hash
+    fast = run(trained, "harvest", HarvestConfig(rows=64, context=32, batch_size=24, fast=True))
+    found = FEATURE_SETS.get(db, str(fast["feature_set"])).summary or {}
+    assert (found["fast"], found["tile_rows"]) == (True, 24)
+    assert found["n_tokens"] == strict.n_tokens
+    pending = {"status": "extracting"}
+    FEATURE_SETS.update(db, str(fast["feature_set"]), **pending)
+    FEATURE_SETS.update(db, str(same["feature_set"]), **pending)
+    again = run(trained, "harvest", HarvestConfig(rows=64, context=32))
+    assert again["feature_set"] == same["feature_set"], "another batch goes on with the same set"
+    assert FEATURE_SETS.find(db, str(fast["feature_set"])) is None, "free shapes do not"
+
+
 def test_one_harvest_of_an_sae_at_a_time(trained: Studio) -> None:
     sae = lookup.sae(trained, "last")
     job = trained.submit("harvest", HarvestConfig(sae=sae.id, rows=64, context=32))

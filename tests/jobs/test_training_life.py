@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from mistudio.core.configs import DemoConfig
 from mistudio.core.control import JobControl
 from mistudio.core.errors import DiskFull, InUse
 from mistudio.core.events import SilentReporter
 from mistudio.core.paths import Paths
-from mistudio.jobs import evaluate
+from mistudio.jobs import evaluate, train
+from mistudio.jobs.context import JobContext, Result
+from mistudio.jobs.registry import JOB_KINDS
 from mistudio.jobs.runner import Studio
 from mistudio.ml.training import learner as learning
 from mistudio.store import trainings
@@ -155,6 +159,31 @@ def test_a_pause_at_the_end_leaves_the_end_to_the_next_turn(
     studio.close()
 
 
+@pytest.mark.parametrize("phase", ["step 50", "Finding the threshold", "loading the model"])
+def test_a_training_within_another_job_goes_on_by_itself_after_the_program_closed(
+    studio: Studio, undisturbed: str, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = JobControl()
+    made: list[str] = []
+
+    def whole_path(ctx: JobContext, config: DemoConfig) -> Result:
+        made.append(train.prepare(ctx.studio, tiny_training()))
+        return train.run_training(ctx, made[0], ends_turn=False)
+
+    known = JOB_KINDS["demo"]
+    monkeypatch.setitem(JOB_KINDS, "demo", dataclasses.replace(known, run=whole_path))
+    job = studio.submit("demo", DemoConfig())
+    assert studio.execute(job, AtPhase(phase, control.leave), control) == "cancelled"
+    training = TRAININGS.get(studio.db(), made[0])
+    # closed before there is anything to keep, it begins anew
+    assert training.status == ("interrupted" if "model" in phase else "paused")
+    assert training.sae_id is None
+    assert studio.execute(studio.resume_training(training.id)) == "completed"
+    after = TRAININGS.get(studio.db(), training.id)
+    assert SAES.get(studio.db(), after.sae_id or "").weights_hash == undisturbed
+    studio.close()
+
+
 def full_from(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """A disk that has no room for a checkpoint from a step on."""
     saved = learning.save_checkpoint
@@ -216,6 +245,7 @@ def test_a_cancelled_queued_training_leaves_nothing(studio: Studio) -> None:
 KILLED = """
 import os, signal, sys
 from mistudio.core.config import from_dict
+from mistudio.core.configs import DemoConfig
 from mistudio.core.control import JobControl
 from mistudio.core.events import SilentReporter
 from mistudio.core.paths import Paths

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mistudio.core.analysis_configs import AblateConfig
 from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled
 from mistudio.core.events import SilentReporter
@@ -374,3 +375,14 @@ def test_standing_counts_ties_against_the_feature(observed: float, wanted: Any) 
     few = controls.standing(30.0, [1.0] * 18)
     assert not few.selective  # too few controls for any verdict
     assert controls.standing(1.0, []).p is None
+
+
+@pytest.mark.parametrize("number", [19, 24, 29, 39, 199])
+def test_the_level_is_the_share_of_equals_that_are_called_selective(number: int) -> None:
+    effects = [float(i) for i in range(number + 1)]
+    verdicts = [
+        controls.standing(own, effects[:i] + effects[i + 1 :]) for i, own in enumerate(effects)
+    ]
+    assert sum(place.selective for place in verdicts) / len(effects) == verdicts[0].level
+    assert verdicts[0].level <= 0.05
+    assert controls.level(AblateConfig().controls) == pytest.approx(1 / 30)

@@ -134,9 +134,10 @@ def test_a_target_out_of_reach_gives_no_claim(setting: Setting) -> None:
     assert "not reached" in found.calibration.problem
 
 
-def test_tokens_of_words_whatever_their_case_and_space() -> None:
-    texts = ["cat", " Cat", "cats", " ", "  ", "\n", "dog"]
-    assert matching_tokens(texts, ["CAT"]) == [0, 1]
+def test_tokens_of_words_whatever_their_form_case_and_space() -> None:
+    texts = ["cat", " Cat", " cats", " ", "  ", "\n", "dog", "category", " running", "ran"]
+    assert matching_tokens(texts, ["CAT"]) == [0, 1, 2]
+    assert matching_tokens(texts, ["runs"]) == [8]
     assert matching_tokens(texts, [" "]) == [3]
     assert matching_tokens(texts, ["dog ", ""]) == [6]
 

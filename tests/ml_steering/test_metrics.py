@@ -123,6 +123,14 @@ def test_repeats_and_distances_by_hand() -> None:
     assert metrics.longest_repeat([1, 2, 3, 1, 2, 4]) == 2
     assert metrics.longest_repeat([7] * 5) == 4  # two that overlap
     assert metrics.longest_repeat([1, 2, 3]) == metrics.longest_repeat([]) == 0
+    sentence = list(range(20))
+    assert metrics.repeat_share([*sentence, *sentence, *sentence]) == 40 / 60
+    assert not metrics.loops([*sentence, *sentence, *sentence]), "its period is above 8"
+    assert metrics.repeats([*sentence, *sentence, *sentence])
+    assert metrics.repeats([*range(50, 59), *range(70, 84), *range(50, 59)])  # 9 of 32
+    assert not metrics.repeats([*range(50, 58), *range(70, 86), *range(50, 58)])  # 8 of 32: 0.25
+    assert not metrics.repeats([1] * 31), "too short to tell"
+    assert metrics.repeat_share([]) is None
     assert metrics.edit_distance([1, 2, 3, 4], [0, 1, 2, 3]) == 0.5  # not 1, as by position
     assert metrics.edit_distance([], []) is None
 

@@ -1,43 +1,63 @@
-"""The exported script in a clean interpreter gives the greedy text of a hook in this one."""
+"""The exported script in a clean interpreter writes the greedy text of the engine in this one."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, Unsupported
+from mistudio.core.events import SilentReporter
 from mistudio.core.paths import resources
+from mistudio.core.steering_operators import OPERATORS
+from mistudio.core.steering_positions import parse_positions
+from mistudio.core.steering_spec import Spec, parse_edits
+from mistudio.core.steering_words import parse_condition, parse_norm
 from mistudio.ml.loading import LoadedModel, load_model
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.steering.snippet import (
-    Positions,
-    SnippetFeature,
-    SnippetHook,
-    SnippetSpec,
-    write_snippet,
-)
-from tests.helpers.tiny import tiny_loaded
-from tests.ml_steering.conftest import random_sae
+from mistudio.ml.steering.generate import generate
+from mistudio.ml.steering.sampling import SamplingSettings
+from mistudio.ml.steering.snippet import INLINE_BYTES, make_snippet, write_snippet
+from mistudio.ml.steering.snippet_script import FORMULAS
+from mistudio.ml.steering.snippet_spec import Origin, snippet_spec
+from mistudio.ml.steering.sources import Library, PlacedSae, Vector
+from mistudio.ml.steering.steered_model import SteeredModel
+from mistudio.ml.steering.variants import GenerationRequest, compare_variants, continuation_of
 
-PROMPT = "Every morning the fox went out"
-NEW = 12
+PROMPT = "And the king said unto the people of the land"
+NEW = 24
+RUN_ALL = """
+import contextlib, io, json, runpy, sys
+from pathlib import Path
+# an editable installation puts its checkout on the path
+sys.path[:] = [one for one in sys.path if not (Path(one) / "mistudio/cli.py").exists()]
+for script in sys.argv[1:]:
+    out = io.StringIO()
+    sys.argv = [script, "--ids"]
+    with contextlib.redirect_stdout(out):
+        runpy.run_path(script, run_name="__main__")
+    print("IDS", out.getvalue().strip())
+assert not [name for name in sys.modules if name.startswith("mistudio")]
+try:
+    import mistudio.core.errors
+except ImportError:
+    print("CLEAN")
+"""
 
 
-def in_clean_interpreter(script: Path, folder: Path) -> list[int]:
-    """Run it with the installed packages only; -I keeps this checkout off the path."""
-    code = (
-        "import runpy, sys; sys.argv = [sys.argv[1], '--ids']; "
-        "runpy.run_path(sys.argv[0], run_name='__main__'); "
-        "assert not [name for name in sys.modules if name.startswith('mistudio')]"
-    )
+def in_clean_interpreter(scripts: Sequence[Path], folder: Path) -> list[list[int]]:
+    """What each script writes, with the installed packages only."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(script)],
+        [sys.executable, "-I", "-c", RUN_ALL, *map(str, scripts)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -45,146 +65,187 @@ def in_clean_interpreter(script: Path, folder: Path) -> list[int]:
         env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HOME": str(folder), "PATH": ""},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def greedy(
-    loaded: LoadedModel,
-    edits: dict[int, Callable[[torch.Tensor], torch.Tensor]],
-    allowed: Callable[[torch.Tensor, int], torch.Tensor],
-) -> list[int]:
-    """Greedy ids without a cache: the whole text goes through the model for each token."""
-    ids = loaded.tokenizer(PROMPT)["input_ids"]
-    length = len(ids)
-    handles = []
-    for layer, edit in edits.items():
-
-        def hook(_m: object, _i: object, out: object, edit=edit) -> object:
-            x = out[0] if isinstance(out, tuple) else out
-            may = allowed(torch.arange(x.shape[1]), length)
-            may &= torch.tensor([i not in (0, 1) for i in ids])
-            changed = torch.where(may[:, None], x[0] + edit(x[0]), x[0])[None]
-            return (changed, *out[1:]) if isinstance(out, tuple) else changed
-
-        handles.append(loaded.blocks.modules[layer].register_forward_hook(hook))
-    try:
-        for _ in range(NEW):
-            with torch.no_grad():
-                token = int(loaded.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-            if token == loaded.tokenizer.eos_token_id:
-                break
-            ids = [*ids, token]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return ids[length:]
+    lines = done.stdout.splitlines()
+    assert "CLEAN" in lines, "the program itself can be imported there"
+    return [json.loads(line[4:]) for line in lines if line.startswith("IDS ")]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return tiny_loaded(tmp_path_factory.mktemp("model"), add_bos=True)
+def sample() -> LoadedModel:
+    return load_model(resources() / "sample" / "model", torch.device("cpu"))
 
 
-def spec_of(
-    loaded: LoadedModel, hooks: tuple[SnippetHook, ...], positions: Positions
-) -> SnippetSpec:
-    return SnippetSpec(
-        str(loaded.path.resolve()),
-        hooks,
-        PROMPT,
-        NEW,
-        positions=positions,
-        skip_ids=(0, 1),
-        end_ids=(loaded.tokenizer.eos_token_id,),
+def random_sae(width: int, architecture: str) -> SparseAutoencoder:
+    generator = torch.Generator().manual_seed(len(architecture))
+    W_dec_FO = torch.randn(64, width, generator=generator)
+    W_dec_FO /= W_dec_FO.norm(dim=1, keepdim=True)
+    is_topk = architecture == "topk"
+    return SparseAutoencoder(
+        W_dec_FO.T.contiguous(),
+        0.1 * torch.randn(64, generator=generator),
+        W_dec_FO,
+        0.2 * torch.randn(width, generator=generator),
+        architecture,
+        k=32 if is_topk else None,
+        threshold_F=None if is_topk else torch.full((64,), 0.3),
     )
 
 
-def expected_delta(sae: SparseAutoencoder, vector: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """Each operator written out, from one whole encode."""
-
-    def delta(x: torch.Tensor) -> torch.Tensor:
-        f, d = sae.encode(x), sae.W_dec_FO
-        total = vector + 1.5 * d[3]
-        total = total + (4.0 - f[:, 7, None]) * d[7]
-        total = total + 2.0 * f[:, 9, None] * d[9]
-        total = total - f[:, 11, None] * d[11]
-        basis = torch.linalg.qr(d[[20, 30]].T.double())[0]
-        return total - (x.double() @ basis @ basis.T).float()
-
-    return delta
-
-
-EVERY = (
-    SnippetFeature(11, "ablate"),
-    SnippetFeature(3, "add", 1.5),
-    SnippetFeature(30, "directional_ablate"),
-    SnippetFeature(7, "clamp", 4.0),
-    SnippetFeature(9, "multiply", 3.0),
-    SnippetFeature(20, "directional_ablate"),
-)
+@pytest.fixture(scope="module")
+def library(sample: LoadedModel) -> Library:
+    """A TopK at the output of layer 1, a JumpReLU at that of layer 2, vectors at both."""
+    width = sample.hidden_dim
+    generator = torch.Generator().manual_seed(0)
+    v, w = torch.randn(2, width, generator=generator)
+    largest = dict.fromkeys(range(64), 5.0)
+    topk, jump = random_sae(width, "topk"), random_sae(width, "jumprelu")
+    return Library(
+        {
+            "top": PlacedSae(topk, 1, "resid_post", largest=largest, median_norm=8.0),
+            "jump": PlacedSae(jump, 2, "resid_post", largest=largest, median_norm=8.0),
+        },
+        {"v": Vector(v, 1), "w": Vector(w, 2, "mlp_out")},
+    )
 
 
-def test_every_operator_at_two_layers(tiny: LoadedModel, tmp_path: Path) -> None:
-    """TopK at one block, JumpReLU at another, generated tokens only."""
-    vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
-    topk = random_sae()
-    jump = SparseAutoencoder(
-        topk.W_enc_DF, topk.b_enc_F + 0.1, topk.W_dec_FO, topk.b_dec_O + 0.2, "jumprelu",
-        threshold_F=torch.full((40,), 0.5),
+def spec(*edits: str, positions: str = "all", norm: str = "", unit: str = "max") -> Spec:
+    found = parse_edits(edits)
+    assert not found.problems
+    rule, cap = parse_norm(norm)
+    return Spec(found.edits, parse_positions(positions), rule, cap, unit)
+
+
+PLAIN = GenerationRequest((PROMPT,), NEW, sampling=SamplingSettings(temperature=0.0))
+PENALTIES = SamplingSettings(0.0, 0.9, 50, 1.2, 0, 0.4, 0.3)
+CASES: dict[str, tuple[Spec, GenerationRequest]] = {
+    "sums": (spec("top#3=1.5", "jump#4=1:clamp", "@v=2raw", "@w=3raw"), PLAIN),
+    "factors": (spec("top#5=4:scale", "jump#6:ablate", "@v=3raw", positions="generated"), PLAIN),
+    "bounds": (spec("top#7=2:floor", "jump#8=0.1:cap", "@w=2raw", positions="prompt"), PLAIN),
+    "last": (spec("top#9=3:set-if-on", "@v=30raw:add-below", positions="last"), PLAIN),
+    "first": (
+        spec("top#9=3:clamp?top#3>0.1", "jump#2=3?top#5>0.05max", positions="first:6"), PLAIN
+    ),
+    "directions": (
+        spec(
+            "@v=0raw:dir-ablate",
+            "top#10=-2:dir-scale",
+            "jump#11:swap>jump#12",
+            "@v/2.resid_post=2raw",
+        ),
+        PLAIN,
+    ),
+    "ranges": (
+        spec("@v=2..3raw:dir-clip", "top#12=60%:subspace", "jump#12=1.5", positions="1-3,6-"),
+        PLAIN,
+    ),
+    "keep": (spec("top#3=2", "jump#4=2", positions="text:king said+special", norm="keep"), PLAIN),
+    "cap": (spec("@v=20raw", positions="all+special+sinks", norm="cap:0.4"), PLAIN),
+    "penalties": (spec("jump#4=0.7", "@v=1raw"), replace(PLAIN, sampling=PENALTIES)),
+    "stop": (spec("@v=1.5raw"), replace(PLAIN, stop=(" said unto", "!"))),
+}  # fmt: skip
+
+
+def on_jump(found: Spec) -> Spec:
+    """The target of a swap in short has no SAE of its own: that of its source."""
+    return found.on_sae("jump")
+
+
+def written(loaded: LoadedModel, known: Library, found: Spec, request: Any) -> list[int]:
+    with SteeredModel(loaded, {"steered": found}, known) as model:
+        made = generate(model, continuation_of(model, request), JobControl())
+    return made.ids[1]
+
+
+def test_every_operator_and_rule(sample: LoadedModel, library: Library, tmp_path: Path) -> None:
+    scripts: list[Path] = []
+    for name, (found, request) in CASES.items():
+        made = snippet_spec(sample, on_jump(found), library, request)
+        scripts += write_snippet(tmp_path / f"{name}.py", made)[:1]
+    uncached = replace(snippet_spec(sample, CASES["sums"][0], library, PLAIN), is_cached=False)
+    scripts += write_snippet(tmp_path / "uncached.py", uncached)[:1]
+    expected = [
+        written(sample, library, on_jump(found), request) for found, request in CASES.values()
+    ]
+    texts = in_clean_interpreter(scripts, tmp_path)
+    assert dict(zip([*CASES, "uncached"], texts, strict=True)) == dict(
+        zip([*CASES, "uncached"], [*expected, expected[0]], strict=True)
+    )
+    unsteered = written(sample, library, Spec(), PLAIN)
+    assert all(text != unsteered for text in texts)
+    assert len({tuple(text) for text in texts}) == len(CASES)
+    used = {edit.operator for found, _ in CASES.values() for edit in found.edits}
+    assert used == set(OPERATORS)
+
+
+def test_the_script_holds_small_tensors(
+    sample: LoadedModel, library: Library, tmp_path: Path
+) -> None:
+    small = snippet_spec(sample, spec("@v=2raw"), library, PLAIN, Origin("owner/model", "main"))
+    assert write_snippet(tmp_path / "a.py", small) == [tmp_path / "a.py"]
+    text = (tmp_path / "a.py").read_text(encoding="utf-8")
+    assert "MODEL = 'owner/model'\n" in text
+    assert "LOADING = {'revision': 'main'}\n" in text
+    assert "#if" not in text
+    assert " = ...\n" not in text
+    assert "topk" not in text, "what is not needed is left out"
+    wide = SparseAutoencoder(
+        torch.zeros(sample.hidden_dim, 4096), torch.zeros(4096),
+        torch.ones(4096, sample.hidden_dim), torch.zeros(sample.hidden_dim), "topk", k=4,
     )  # fmt: skip
-    hooks = (
-        SnippetHook("model.layers.1", vector, topk, EVERY),
-        SnippetHook("model.layers.2", 2 * vector, jump, EVERY),
-    )
-    script = write_snippet(tmp_path / "out", spec_of(tiny, hooks, Positions("generated")))
-    edits = {1: expected_delta(topk, vector), 2: expected_delta(jump, 2 * vector)}
-    expected = greedy(tiny, edits, lambda position, length: position >= length)
-    assert in_clean_interpreter(script, tmp_path) == expected
-    assert expected != greedy(tiny, {}, lambda position, length: position >= 0)
-    assert expected != greedy(tiny, edits, lambda position, length: position >= 0)
-    assert sorted(p.name for p in script.parent.iterdir()) == ["steer.py", "steering.safetensors"]
+    known = Library({"": PlacedSae(wide, 1, "resid_post")})
+    large = snippet_spec(sample, spec("1:ablate"), known, PLAIN)
+    with pytest.raises(Unsupported, match=r"take .* MB, too much"):
+        make_snippet(large)
+    assert write_snippet(tmp_path / "b.py", large) == [
+        tmp_path / "b.py",
+        tmp_path / "b.safetensors",
+    ]
+    assert (tmp_path / "b.safetensors").stat().st_size > INLINE_BYTES
+    write_snippet(tmp_path / "b.py", large)  # its own file may be replaced
+    (tmp_path / "c.safetensors").write_text("another's")
+    with pytest.raises(InvalidInput, match="there already"):
+        write_snippet(tmp_path / "c.py", large)
+    assert (tmp_path / "c.safetensors").read_text() == "another's"
 
 
-def test_the_bundled_sample_along_a_vector(tmp_path: Path) -> None:
-    loaded = load_model(resources() / "sample" / "model", torch.device("cpu"))
-    generator = torch.Generator().manual_seed(1)
-    vector = 8 * torch.randn(loaded.hidden_dim, generator=generator)
-    hooks = (SnippetHook(f"{loaded.blocks.path}.2", vector),)
-    script = write_snippet(tmp_path / "out", spec_of(loaded, hooks, Positions("range", 1, 9)))
-    rule = lambda position, length: (position >= 1) & (position < 9)  # noqa: E731
-    expected = greedy(loaded, {2: lambda _x: vector}, rule)
-    assert in_clean_interpreter(script, tmp_path) == expected
-    assert expected != greedy(loaded, {}, rule)
-
-
-def test_specs_that_cannot_be_written(tiny: LoadedModel, tmp_path: Path) -> None:
-    sae = random_sae()
-
-    def write(*features: SnippetFeature, rule: str = "all") -> None:
-        hooks = (SnippetHook("model.layers.1", None, sae, features),)
-        write_snippet(tmp_path / "out", spec_of(tiny, hooks, Positions(rule)))
+def test_what_a_script_cannot_do_is_named(sample: LoadedModel, library: Library) -> None:
+    def make(found: Spec) -> None:
+        make_snippet(snippet_spec(sample, found, library, PLAIN))
 
     with pytest.raises(InvalidInput, match="Nothing is steered"):
-        write()
-    with pytest.raises(InvalidInput, match="named twice"):
-        write(SnippetFeature(1), SnippetFeature(1, "ablate"))
-    with pytest.raises(Unsupported, match="'swap'"):
-        write(SnippetFeature(1, "swap"))
-    with pytest.raises(InvalidInput, match="does not exist"):
-        write(SnippetFeature(40))
-    with pytest.raises(InvalidInput, match="position rule"):
-        write(SnippetFeature(1), rule="odd")
-    assert not list(tmp_path.iterdir())
+        make(spec("top#3=0"))
+    with pytest.raises(Unsupported, match=r"\(abort\)"):
+        make(replace(spec("top#3=1"), abort=parse_condition("top#3>1")))
+    with pytest.raises(Unsupported, match=r"\(replace\)"):
+        make(replace(spec("top#3=1"), replace=("top",)))
+    placed = library.saes["top"]
+    elsewhere = Library({"top": replace(placed, hook="mlp_out", hook_in="mlp_in")})
+    assert make_snippet(snippet_spec(sample, spec("top#3=1"), elsewhere, PLAIN)).script
+    with pytest.raises(Unsupported, match="transcoder"):
+        make_snippet(snippet_spec(sample, spec("top#3=1:clamp"), elsewhere, PLAIN))
 
 
-def test_a_prompt_cannot_break_out_of_its_place(tiny: LoadedModel, tmp_path: Path) -> None:
-    hooks = (SnippetHook("model.layers.1", torch.ones(32)),)
-    text = 'end """ + \'x\' \n HOOKS = ...\n \\'
-    spec = SnippetSpec("m", hooks, text)
-    script = write_snippet(tmp_path / "out", spec).read_text(encoding="utf-8")
+def test_formulas_are_those_of_the_operators() -> None:
+    generator = np.random.default_rng(0)
+    own = generator.normal(size=200)
+    assert FORMULAS.keys() == OPERATORS.keys()
+    for name, formula in FORMULAS.items():
+        for value, high in ((-0.5, 0.25), (0.0, 0.0), (0.7, 1.5)):
+            expected = OPERATORS[name].change(own, value, high)
+            np.testing.assert_array_equal(eval(formula, {"own": own, "value": value, "high": high}),
+                                          expected)  # fmt: skip
+
+
+def test_a_prompt_cannot_break_out_of_its_place(sample: LoadedModel, library: Library) -> None:
+    text = 'end """ + \'x\' \nHOOKS = ...\nCHANGES = ...\n #end \\'
+    request = replace(PLAIN, prompts=(text,))
+    script = make_snippet(snippet_spec(sample, spec("@v=2raw"), library, request)).script
     found: dict[str, object] = {}
     for line in script.splitlines():
         if line.startswith(("PROMPT = ", "MODEL = ")):
             exec(line, found)
     assert found["PROMPT"] == text
     compile(script, "steer.py", "exec")
+    assert compare_variants(
+        sample, {"s": spec("@v=2raw")}, request, library, SilentReporter(), JobControl()
+    ).greedy("s").ids  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def test_two_threads_read_and_write_at_once(store: Store) -> None:
         thread.join()
     assert failures == []
     assert len(DATASETS.select(store.db())) == 80
+
+
+def test_a_thread_never_gets_the_connection_of_one_that_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python gives the number of a thread that ended to another one."""
+    first = store.db()
+    assert store.db() is first
+    monkeypatch.setattr(threading, "get_native_id", lambda: -1)
+    second = store.db()
+    assert second is not first
+    assert second is store.db()
+    with pytest.raises(sqlite3.ProgrammingError):
+        first.execute("SELECT 1")
+    store.release()
+    assert store.db() is not second
 
 
 def test_an_old_database_is_backed_up_and_brought_up_to_date(tmp_path: Path) -> None:

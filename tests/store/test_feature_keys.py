@@ -20,6 +20,7 @@ from mistudio.store.feature_conditions import (
     NumberRange,
 )
 from mistudio.store.feature_keys import keys_of
+from mistudio.store.feature_neighbours import Nearest, write_nearest
 from mistudio.store.features import FeatureFilter
 from mistudio.store.records import FeatureSetRow
 from mistudio.store.tables import FEATURE_SETS, SAES
@@ -198,3 +199,130 @@ def test_conditions_survive_json() -> None:
     assert feature_conditions.from_json(feature_conditions.to_json(conditions)) == conditions
     assert feature_conditions.from_json([{"kind": "range", "colour": 1}, {"kind": "x"}, 3]) == ()
     assert feature_conditions.from_json(None) == ()
+
+
+class _Asked:
+    """The statements that a connection ran."""
+
+    def __init__(self, db: Db) -> None:
+        self.statements: list[str] = []
+        db.conn.set_trace_callback(self.statements.append)
+
+    def rows_read(self) -> int:
+        return sum("FROM feature_statistics" in sql for sql in self.statements)
+
+
+def test_a_table_opens_from_kept_keys_without_reading_rows(
+    store: Store, found: FeatureSetRow
+) -> None:
+    expected = listed(store.db(), found, sort="frequency", descending=True)
+    store.release()
+    asked = _Asked(store.db())
+    assert listed(store.db(), found, sort="frequency", descending=True) == expected
+    assert expected == [
+        row["feature_index"]
+        for row in sorted(rows(), key=lambda row: (-row["frequency"], row["feature_index"]))
+    ]
+    assert asked.rows_read() == 0
+    listed(store.db(), found, sort="tokens")
+    assert asked.rows_read() == 1
+    keys_of(store.db(), found).keep()
+    store.release()
+    asked = _Asked(store.db())
+    by_tokens = listed(store.db(), found, sort="tokens")
+    assert asked.rows_read() == 0
+    tokens = {row["feature_index"]: row["top_tokens"].lower() for row in rows()}
+    assert by_tokens == sorted(tokens, key=lambda index: (tokens[index], index))
+
+
+def test_a_table_opens_from_kept_keys_after_an_analysis(store: Store, found: FeatureSetRow) -> None:
+    effect = {"ablation_ce": 0.5, "ablation_kl": 0.1, "ablation_percentile": 9.0, "ablation_p": 0.5}
+    for write in (
+        lambda: features.set_ablation(store.db(), found.id, [{"feature_index": 3, **effect}]),
+        lambda: write_nearest(store.db(), found.id, [Nearest(4, 7, 0.99, True)]),
+    ):
+        write()
+        store.release()
+        asked = _Asked(store.db())
+        assert len(listed(store.db(), found, sort="frequency", descending=True)) == N
+        assert asked.rows_read() == 0
+    assert listed(store.db(), found, sort="ablation_ce")[0] == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM feature_keys",
+        "DELETE FROM feature_keys WHERE name = 'rowids'",
+        "DELETE FROM feature_keys WHERE name = 'frequency falling'",
+        "UPDATE feature_keys SET data = zeroblob(length(data))",
+        "UPDATE feature_keys SET data = substr(data, 9) WHERE name <> 'indices'",
+        "UPDATE feature_keys SET dtype = '<c16'",
+        "UPDATE feature_keys SET revision = revision + 1",
+    ],
+)
+def test_absent_or_damaged_keys_are_read_from_the_rows(
+    store: Store, found: FeatureSetRow, damage: str
+) -> None:
+    expected = [
+        listed(store.db(), found, sort=sort, descending=True, min_frequency=0.2)
+        for sort in ("frequency", "count", "max")
+    ]
+    keys_of(store.db(), found).keep()
+    store.db().execute(damage)
+    store.release()
+    for sort, order in zip(("frequency", "count", "max"), expected, strict=True):
+        got = listed(store.db(), found, sort=sort, descending=True, min_frequency=0.2)
+        assert got == order, sort
+
+
+def test_kept_keys_of_before_a_write_are_not_taken(store: Store, found: FeatureSetRow) -> None:
+    db = store.db()
+    listed(db, found, sort="max")
+    keys_of(db, found).keep()
+    db.execute(
+        "UPDATE feature_statistics SET max = 9, frequency = 7 "
+        "WHERE feature_index = 41 AND feature_set_id = ?",
+        [found.id],
+    )
+    for _ in range(2):  # read anew, then from what that kept
+        store.release()
+        for sort in ("max", "frequency"):
+            order = listed(store.db(), found, sort=sort, descending=True)
+            assert order[0] == 41
+            assert len(order) == N
+        keys_of(store.db(), found).keep()
+    features.add_statistics(store.db(), found.id, iter(rows()[:30]))
+    store.release()
+    assert len(listed(store.db(), found, sort="frequency")) == 30
+
+
+def test_keys_are_left_unkept_while_another_writes(store: Store, found: FeatureSetRow) -> None:
+    store.db().execute("DELETE FROM feature_keys")
+    other = Store(store.path, store.path.parent / "backups")
+    with other.db().atomic():
+        assert len(listed(store.db(), found, sort="max")) == N
+        keys_of(store.db(), found).keep()
+    assert store.db().execute("SELECT COUNT(*) FROM feature_keys").fetchone()[0] == 0
+    assert store.db().execute("PRAGMA busy_timeout").fetchone()[0] == 5000
+    other.close()
+
+
+def test_keys_that_were_read_before_a_write_are_not_kept(
+    store: Store, found: FeatureSetRow
+) -> None:
+    store.db().execute("DELETE FROM feature_keys")
+    listed(store.db(), found, sort="max")
+    keys = keys_of(store.db(), found)
+    other = Store(store.path, store.path.parent / "backups")
+    other.db().execute("UPDATE feature_statistics SET max = 9 WHERE feature_index = 41")
+    other.close()
+    keys.keep()
+    assert store.db().execute("SELECT COUNT(*) FROM feature_keys").fetchone()[0] == 0
+
+
+def test_keys_go_with_their_set(store: Store, found: FeatureSetRow) -> None:
+    FEATURE_SETS.delete(store.db(), found.id)
+    left = store.db().execute("SELECT DISTINCT feature_set_id FROM feature_keys").fetchall()
+    assert left
+    assert found.id not in [row[0] for row in left]

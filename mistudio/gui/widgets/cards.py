@@ -171,6 +171,8 @@ class EmptyState(QWidget):
         action: str = "",
         clicked: Callable[..., object] | None = None,
         parent: QWidget | None = None,
+        *,
+        tip: str = "",
     ) -> None:
         super().__init__(parent)
         box = QVBoxLayout(self)
@@ -185,12 +187,21 @@ class EmptyState(QWidget):
         box.addStretch(1)
         box.addWidget(self._picture)
         box.addWidget(self.sentence)
-        self.button = button(action, clicked, variant="primary")
+        self.button = button(action, clicked, variant="primary", tip=tip)
         box.addWidget(self.button, 0, Qt.AlignmentFlag.AlignHCenter)
         box.addStretch(1)
         self.button.setVisible(bool(action))
         appearance().changed.connect(self._draw)
         self._draw()
+
+    def offer_tour(self, clicked: Callable[..., object]) -> None:
+        """Put a way to the tab's tour below the action."""
+        self.tour_button = button(
+            "Take the tour", clicked, variant="link", tip="What this tab is for, in five sentences"
+        )
+        box = self.layout()
+        assert isinstance(box, QVBoxLayout)
+        box.insertWidget(box.count() - 1, self.tour_button, 0, Qt.AlignmentFlag.AlignHCenter)
 
     def _draw(self) -> None:
         look = appearance()

@@ -26,6 +26,7 @@ from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.editors import Editor, editor_for
 from mistudio.gui.widgets.form_field import Field
 from mistudio.gui.widgets.layout import Collapsible
+from mistudio.jobs.device_profile import proposals
 
 NARROWEST = 260  # px of one column at a 16-px font
 
@@ -76,6 +77,7 @@ class ConfigForm(QWidget, Generic[ConfigT]):
             name: Field(known[name], (editors or {}).get(name) or editor_for(known[name]), self)
             for name in names
         }
+        self._proposed = proposals(config_class, settings.values) if settings else {}
         self._build()
         self.reset(announce=False)
         stored = settings.recall(remember) if settings and remember else None
@@ -110,6 +112,11 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         self.action_row = row(self._reset_button, self._copy_button, None)  # room for a main button
         outer.addLayout(self.action_row)
         self._copy_button.setVisible(bool(self._command))
+
+    @property
+    def config_class(self) -> type[ConfigT]:
+        """Whose settings it edits."""
+        return self._class
 
     def insert_row(self, widget: QWidget) -> None:
         """Put something that is no setting below the basic settings."""
@@ -175,10 +182,11 @@ class ConfigForm(QWidget, Generic[ConfigT]):
         self._on_edited()
 
     def reset(self, *, announce: bool = True) -> None:
-        """Every shown setting back to its default."""
+        """Every shown setting back to its default, or to what this device's profile proposes."""
         self._quiet = True
         for field in self.fields.values():
-            field.editor.set_value(field.setting.default)
+            name = field.setting.name
+            field.editor.set_value(self._proposed.get(name, field.setting.default))
         self._quiet = False
         self._asked = False
         if announce:

@@ -270,10 +270,12 @@ class HistogramPlot(Chart):
         *,
         color: str = "emerald",
         write_counts: bool = True,
+        below_zero: str = "",
     ) -> None:
-        """`write_counts`: where there are few bars, each has its count on top."""
+        """`write_counts`: where there are few bars, each has its count on top; `below_zero`: the
+        colour of bars whose middle is negative."""
         super().__init__(title, x_label, parent)
-        self._color = color
+        self._color, self._below_zero = color, below_zero
         self._edges = np.empty(0)
         self._counts = np.empty(0)
         self._bars: pg.BarGraphItem | None = None
@@ -334,11 +336,13 @@ class HistogramPlot(Chart):
         if len(self._counts):
             colors = appearance().colors
             fill = QColor(colors.fill(self._color))
+            below = QColor(colors.fill(self._below_zero or self._color))
+            middles = (self._edges[:-1] + self._edges[1:]) / 2
             self._bars = pg.BarGraphItem(
                 x0=self._edges[:-1],
                 x1=self._edges[1:],
                 height=self._counts,
-                brush=fill,
+                brushes=[below if middle < 0 else fill for middle in middles],
                 pen=pg.mkPen(colors.card_settings, width=1),
             )
             self.plot.addItem(self._bars)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -22,7 +23,22 @@ from PySide6.QtGui import (
 
 from mistudio.gui.theme import Colors
 
-MARKS = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
+# signs that every common font has; a control character would be an empty box or turn the text
+MARKS = {
+    **{code: f"⟨{code:02X}⟩" for code in (*range(32), *range(127, 160))},
+    **{
+        code: f"⟨{code:04X}⟩"
+        for code in (0xAD, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    },
+    0xFEFF: "⟨FEFF⟩",
+    ord("\n"): "↵",
+    ord("\t"): "→",
+    ord("\r"): "⇤",
+}
+_BEGIN, _END = "\u2068", "\u2069"  # first strong isolate: what is between has its own direction
+_RIGHT_TO_LEFT = re.compile(
+    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
 
 
 class TokenPiece(NamedTuple):
@@ -80,9 +96,7 @@ class TokenLayout:
         self.style = style
         self._shares = [_share(piece, maximum, curve) for piece in pieces]
         self._peak = peak
-        shown = [
-            _shown(piece.text, marks=marks, breaks=line_breaks and not one_line) for piece in pieces
-        ]
+        shown = _all_shown(pieces, marks=marks, breaks=line_breaks and not one_line)
         self._ends = list(accumulate(_utf16(text) for text in shown))
         self._layout = _text_layout("".join(shown), font, wraps=not one_line)
         self._layout.setFormats(self._formats(colors))
@@ -139,7 +153,9 @@ class TokenLayout:
             line = self._layout.lineAt(index)
             box = QRectF()
             for run in line.glyphRuns(start, length):
-                box = box.united(run.boundingRect())
+                part = run.boundingRect()
+                if not part.isEmpty():  # what turns direction has a place of its own, but no width
+                    box = box.united(part)
             if not box.isEmpty():
                 boxes.append(QRectF(box.left(), line.y(), box.width(), line.height()))
         return boxes
@@ -192,7 +208,7 @@ class TokenMeasure:
         line_breaks: bool = True,
         marks: bool = True,
     ) -> None:
-        text = "".join(_shown(piece.text, marks=marks, breaks=line_breaks) for piece in pieces)
+        text = "".join(_all_shown(pieces, marks=marks, breaks=line_breaks))
         self._layout = _text_layout(text, font, wraps=True)
         self._heights: dict[int, float] = {}
 
@@ -233,14 +249,33 @@ def _share(piece: TokenPiece, maximum: float, curve: str = LINEAR) -> float:
     return 0.0 if piece.value <= NOTHING_BELOW else 0.05 + 0.95 * math.log10(1 + 9 * t)
 
 
-def _shown(text: str, *, marks: bool, breaks: bool) -> str:
+def _all_shown(pieces: Sequence[TokenPiece], *, marks: bool, breaks: bool) -> list[str]:
+    """What is drawn of each piece.
+
+    Each line of a text that is partly written from right to left keeps a direction of its own, as
+    in an editor: drawn as one paragraph, one line would order the words of all others.
+    """
+    whole = "".join(piece.text for piece in pieces)
+    turns = not whole.isascii() and _RIGHT_TO_LEFT.search(whole) is not None
+    turn = _END + _BEGIN if turns else ""
+    shown = [_shown(piece.text, marks=marks, breaks=breaks, turn=turn) for piece in pieces]
+    if turns:
+        shown[0] = _BEGIN + shown[0]
+        shown[-1] += _END
+    return shown
+
+
+def _shown(text: str, *, marks: bool, breaks: bool, turn: str = "") -> str:
+    """`turn` stands behind each line end."""
     if not marks:
-        return text if breaks else text.replace("\r\n", " ").replace("\n", " ")
+        if breaks and not turn:
+            return text
+        return (("\n" if breaks else " ") + turn).join(text.replace("\r\n", "\n").split("\n"))
     leading = "·" + text[1:] if text.startswith(" ") else text
     if text.isprintable():
         return leading
-    marked = leading.translate(MARKS)
-    return marked.replace("↵", "↵\u2028") if breaks else marked
+    end = "↵\u2028" if breaks else "↵"
+    return (end + turn).join(line.translate(MARKS) for line in leading.split("\n"))
 
 
 def _utf16(text: str) -> int:

@@ -287,6 +287,17 @@ class FeatureStore:
         window_W = values(first + low, first + high)
         return self._text.window(token_row, offset + low, offset + position, window_W, kept_W)
 
+    def document_at(self, row: int, position: int) -> tuple[int, int, int, str]:
+        """The document that a token of the harvest comes from (-1: none), the token's characters
+        low..high-1 in it, and its text."""
+        token_row, offset = (int(number) for number in self._rows[row])
+        where = offset + position
+        document = self._text.document(token_row, where)
+        if document < 0:
+            return -1, 0, 0, ""
+        low, high = (int(place) for place in self._text.tokens.offsets[token_row, where])
+        return document, low, high, self._text.text(document)
+
     @property
     def _seed(self) -> int:
         return int(self.summary["settings"]["seed"])

@@ -58,12 +58,16 @@ def finish(
     tokens: TokenStore,
     text: TextStore,
     plan: RowPlan,
+    tile_rows: int,
     settings: HarvestSettings,
     folder: Path,
     report: Reporter,
     control: JobControl,
 ) -> HarvestFacts:
-    """Sort, describe, look through the lens, hash, and rename to `folder`."""
+    """Sort, describe, look through the lens, hash, and rename to `folder`.
+
+    `tile_rows` is how many rows went through the model at once.
+    """
     made, state = store.folder, store.progress
     tables, store_hash = describe_entries(
         made,
@@ -102,6 +106,8 @@ def finish(
         **facts._asdict(),
         "created_at": now(),
         "row_length": plan.length,
+        "tile_rows": tile_rows,
+        "fast": settings.fast,
         "rows_available": plan.available,
         "exponent": state.exponent or 0,
         "clipped": state.clipped,

@@ -2,7 +2,8 @@
 
 Rows are read in tiles of one fixed shape (the last is filled up), because a matrix product's
 last bits depend on its shape: so a store depends neither on how many rows there are behind a
-tile nor on interruptions. Memory is that of one tile plus one block of entries.
+tile nor on the batch, which groups tiles, nor on interruptions. In the fast mode a batch is one
+tile of its own shape instead. Memory is that of one tile plus one block of entries.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ REASONS = {SPECIAL: "special", EXTREME: "extreme", NOT_FINITE: "not_finite"}
 
 @dataclass(frozen=True)
 class HarvestSettings:
-    """What decides the content of a store; only the last does not."""
+    """What decides the content of a store; `checkpoint_s` does not, and `batch_size` only where
+    the shapes are free."""
 
     context: int = 128  # tokens per row; longer rows of the tokenisation are cut
     rows: int = 24_576  # most rows, drawn by a seeded shuffle
@@ -55,6 +57,8 @@ class HarvestSettings:
     norm_cut: float = 10.0  # tokens with a norm beyond this many medians do not count
     mask_special: bool = True
     most_entries: int = 256  # latents kept of one token, the strongest; counts stay exact
+    batch_size: int = 0  # rows of a step, rounded up to whole tiles; 0: one tile
+    fast: bool = False  # one forward pass of `batch_size` rows, the last of what is left
     checkpoint_s: float = 60.0
 
 
@@ -134,8 +138,8 @@ def harvest_from(
     usable_T = source.usable(tokens, length)
     plan = plan_rows(tokens.mask, settings.context, settings.rows, settings.seed, usable_T)
     _check(source, loaded, sae, tokens, plan)
-    height = tile_height(loaded.device, plan.length, sae.n_latents)
-    key = _key(source, loaded, sae, tokens, settings, plan, height)
+    steps = steps_of(loaded.device, plan.length, sae.n_latents, settings)
+    key = _key(source, loaded, sae, tokens, settings, plan, steps)
     before = published(folder, key)
     if before is not None:
         report.progress(1.0, "Ready")
@@ -154,9 +158,9 @@ def harvest_from(
         seen: list[_Pair] = []
         if whole:
             seen = _look_first(
-                source, sae, tokens, plan, height, store, settings, report, expected_ev
+                source, sae, tokens, plan, steps, store, settings, report, expected_ev
             )
-        _read(source, sae, tokens, plan, height, store, settings, report, control, seen)
+        _read(source, sae, tokens, plan, steps, store, settings, report, control, seen)
     except Left:
         store.checkpoint()
         store.close(finished=False)
@@ -165,7 +169,9 @@ def harvest_from(
         store.close(finished=False)
         raise
     store.close()
-    facts = finish(store, loaded, sae, tokens, text, plan, settings, folder, report, control)
+    facts = finish(
+        store, loaded, sae, tokens, text, plan, steps.height, settings, folder, report, control
+    )
     facts = facts._replace(seconds=time.monotonic() - began, whole=whole)
     report.progress(1.0, "Ready")
     return facts
@@ -176,7 +182,7 @@ def _look_first(
     sae: SparseAutoencoder,
     tokens: TokenStore,
     plan: RowPlan,
-    height: int,
+    steps: Steps,
     store: PartialStore,
     settings: HarvestSettings,
     report: Reporter,
@@ -184,12 +190,15 @@ def _look_first(
 ) -> list[_Pair]:
     """The median norms, and whether the SAE fits what it is given; returns the first tiles."""
     state = store.progress
-    state.median_norm, state.median_norm_out = median_norms(source, sae, tokens, plan, height)
+    state.median_norm, state.median_norm_out = median_norms(
+        source, sae, tokens, plan, steps.height, filled=steps.filled
+    )
     norms = (state.median_norm, state.median_norm_out)
     seen: list[_Pair] = []
     sample: list[_Pair] = []
-    for index in range(-(-min(len(plan.rows_R2), -(-REFERENCE_TOKENS // plan.length)) // height)):
-        block = read_block(tokens, plan, height, index)
+    first = min(len(plan.rows_R2), -(-REFERENCE_TOKENS // plan.length))
+    for index in range(-(-first // steps.height)):
+        block = read_block(tokens, plan, steps.height, index, filled=steps.filled)
         with torch.inference_mode():
             x_RSD, y_RSO = source(block)
             mask_RS = store_mask(
@@ -210,35 +219,37 @@ def _read(
     sae: SparseAutoencoder,
     tokens: TokenStore,
     plan: RowPlan,
-    height: int,
+    steps: Steps,
     store: PartialStore,
     settings: HarvestSettings,
     report: Reporter,
     control: JobControl,
     seen: list[_Pair],
 ) -> None:
-    """The pass itself: tile after tile into the partial store, from where it stands.
+    """The pass itself: step after step into the partial store, from where it stands.
 
-    `seen` holds the activations of the first tiles, as far as they were read already.
+    `seen` holds the activations of the first tiles, as far as they were read already. Tiles enter
+    the store one by one, since its scale is that of the first.
     """
-    state = store.progress
+    state, height = store.progress, steps.height
     total = -(-len(plan.rows_R2) // height)
     if state.tiles:
         report.note(f"Going on after {state.tiles * height:,} of {len(plan.rows_R2):,} rows.")
     first, began, saved = state.tiles, time.monotonic(), time.monotonic()
     while state.tiles < total:
         control.check()
-        block = read_block(tokens, plan, height, state.tiles)
-        rows = min(height, len(plan.rows_R2) - state.tiles * height)
-        norms = (state.median_norm, state.median_norm_out)
-        given = seen.pop(0) if seen else None
-        tile = _encode(source, sae, block, rows, norms, settings, given)
-        store.append(*tile)
-        state.kept += int((tile.mask_RS == KEPT).sum())
-        for code, reason in REASONS.items():
-            count = int((tile.mask_RS == code).sum())
-            state.masked[reason] = state.masked.get(reason, 0) + count
-        state.tiles += 1
+        for _ in range(min(steps.tiles, total - state.tiles)):
+            block = read_block(tokens, plan, height, state.tiles, filled=steps.filled)
+            rows = len(block.rows_R2)
+            norms = (state.median_norm, state.median_norm_out)
+            given = seen.pop(0) if seen else None
+            tile = _encode(source, sae, block, rows, norms, settings, given)
+            store.append(*tile)
+            state.kept += int((tile.mask_RS == KEPT).sum())
+            for code, reason in REASONS.items():
+                count = int((tile.mask_RS == code).sum())
+                state.masked[reason] = state.masked.get(reason, 0) + count
+            state.tiles += 1
         seconds = time.monotonic() - began
         rate = (state.tiles - first) * height * plan.length / max(seconds, 1e-9)
         left = (total - state.tiles) * height * plan.length / max(rate, 1e-9)
@@ -286,6 +297,25 @@ def _encode(
     )
 
 
+class Steps(NamedTuple):
+    """How rows go through model and encoder."""
+
+    height: int
+    """rows of one forward pass"""
+    tiles: int
+    """passes between two looks at the job's control"""
+    filled: bool
+    """whether the last tile is filled up, so that all have one shape"""
+
+
+def steps_of(device: torch.device, length: int, latents: int, settings: HarvestSettings) -> Steps:
+    """Whole tiles of the device's height; in the fast mode one tile of the batch's own."""
+    height = tile_height(device, length, latents)
+    if settings.fast:
+        return Steps(settings.batch_size or height, 1, filled=False)
+    return Steps(height, max(1, -(-settings.batch_size // height)), filled=True)
+
+
 def tile_height(device: torch.device, length: int, latents: int) -> int:
     """Rows of a tile: the same for all tiles of a store."""
     limit = min(TILE_TOKENS.get(device.type, 2048), max(1, TILE_ENTRIES // latents))
@@ -323,15 +353,18 @@ def _key(
     tokens: TokenStore,
     settings: HarvestSettings,
     plan: RowPlan,
-    height: int,
+    steps: Steps,
 ) -> str:
     """SHA-256 of everything that decides the bytes of a store."""
     digest = hashlib.sha256()
     values = asdict(settings) | {"checkpoint_s": None}
+    values.pop("batch_size")  # it is the height where it matters
+    if not values["fast"]:  # as the settings were before there was a choice
+        values.pop("fast")
     facts = loaded.facts
     parts = {
         "settings": values,
-        "height": height,
+        "height": steps.height,
         "model": [facts.name, facts.architecture, facts.params_count, str(loaded.dtype)],
         "device": loaded.device.type,
         "hook": source.name,

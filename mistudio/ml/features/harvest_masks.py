@@ -49,7 +49,13 @@ def store_mask(
 
 @torch.inference_mode()
 def median_norms(
-    source: Source, sae: SparseAutoencoder, tokens: TokenStore, plan: RowPlan, height: int
+    source: Source,
+    sae: SparseAutoencoder,
+    tokens: TokenStore,
+    plan: RowPlan,
+    height: int,
+    *,
+    filled: bool = True,
 ) -> tuple[float, float]:
     """The median norms of the SAE's training, of what it reads and of what it gives; a foreign
     SAE's are measured on the first rows."""
@@ -59,18 +65,18 @@ def median_norms(
         if isinstance(known, (int, float)) and known > 0:
             found.append(float(known))
         elif side == 0 or source.is_pair:
-            found.append(_measured_norm(source, side, tokens, plan, height))
+            found.append(_measured_norm(source, side, tokens, plan, height, filled))
         else:
             found.append(found[0])
     return found[0], found[1]
 
 
 def _measured_norm(
-    source: Source, side: int, tokens: TokenStore, plan: RowPlan, height: int
+    source: Source, side: int, tokens: TokenStore, plan: RowPlan, height: int, filled: bool
 ) -> float:
     found: list[torch.Tensor] = []
     for index in range(-(-len(plan.rows_R2) // height)):
-        block = read_block(tokens, plan, height, index)
+        block = read_block(tokens, plan, height, index, filled=filled)
         x_BSD = source(block)[side]
         keep_BS = keep_mask(x_BSD, block.mask_RS, norm_limit=None).keep_BS
         found.append(x_BSD[keep_BS].float().norm(dim=1).cpu())

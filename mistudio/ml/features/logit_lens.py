@@ -93,6 +93,24 @@ def feature_logits(
     Raises `Mismatch` if the directions are not as wide as the stream and `Unsupported` if the
     model has no unembedding of that width.
     """
+    weight_VD = _unembedding(directions_ND, loaded)
+    gain = gain or norm_gain(loaded.blocks, loaded.hidden_dim, weight_VD.device)
+    r_ND = directions_ND.to(weight_VD.device, torch.float32)
+    if gain.centres:
+        r_ND = r_ND - r_ND.mean(1, keepdim=True)
+    logits_NV = _times(r_ND * gain.gain_D, weight_VD)
+    return logits_NV.sub_(logits_NV.mean(1, keepdim=True))
+
+
+@torch.inference_mode()
+def raw_logits(directions_ND: torch.Tensor, loaded: LoadedModel) -> torch.Tensor:
+    """Directions times the unembedding [N, V] in float32, nothing else; raises as
+    `feature_logits`."""
+    weight_VD = _unembedding(directions_ND, loaded)
+    return _times(directions_ND.to(weight_VD.device, torch.float32), weight_VD)
+
+
+def _unembedding(directions_ND: torch.Tensor, loaded: LoadedModel) -> torch.Tensor:
     weight_VD = getattr(loaded.blocks.unembedding, "weight", None)
     width = loaded.hidden_dim
     if weight_VD is None or weight_VD.shape[1] != width:
@@ -102,16 +120,15 @@ def feature_logits(
             f"The SAE writes vectors of width {directions_ND.shape[1]}, the model's stream is "
             f"{width} wide."
         )
-    gain = gain or norm_gain(loaded.blocks, width, weight_VD.device)
-    r_ND = directions_ND.to(weight_VD.device, torch.float32)
-    if gain.centres:
-        r_ND = r_ND - r_ND.mean(1, keepdim=True)
-    r_ND = r_ND * gain.gain_D
+    return weight_VD
+
+
+def _times(r_ND: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
     logits_NV = torch.empty(len(r_ND), len(weight_VD), device=r_ND.device)
     for start in range(0, len(weight_VD), CHUNK_VOCABULARY):
         part = weight_VD[start : start + CHUNK_VOCABULARY].float()
         torch.matmul(r_ND, part.T, out=logits_NV[:, start : start + len(part)])
-    return logits_NV.sub_(logits_NV.mean(1, keepdim=True))
+    return logits_NV
 
 
 def logit_lens(

@@ -82,7 +82,9 @@ def read_rows(
     return RowBlock(ids_RS, mask_RS, rows_R2)
 
 
-def read_block(tokens: TokenStore, plan: RowPlan, height: int, index: int) -> RowBlock:
-    """The rows of one tile of a plan, filled up to its height."""
+def read_block(
+    tokens: TokenStore, plan: RowPlan, height: int, index: int, *, filled: bool = True
+) -> RowBlock:
+    """The rows of one tile of a plan, `filled` up to its height."""
     rows = plan.rows_R2[index * height : (index + 1) * height]
-    return read_rows(tokens.ids, tokens.mask, rows, plan.length, height=height)
+    return read_rows(tokens.ids, tokens.mask, rows, plan.length, height=height if filled else 0)

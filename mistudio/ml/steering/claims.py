@@ -18,6 +18,7 @@ import torch
 
 from mistudio.core.control import JobControl
 from mistudio.core.steering_spec import Direction, Edit, Feature, Spec
+from mistudio.core.word_stems import stem
 from mistudio.ml.features.controls import Standing, standing
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering import metrics
@@ -44,7 +45,8 @@ class Shown(NamedTuple):
     of the label's tokens in the greedy text. Both None without such tokens. `reread`: mean
     activation of the feature (of several, their mean) over that text as the unsteered model reads
     it; share and re-read are None without a text. `kl`: mean over the continuation, on the same
-    tokens.
+    tokens. `repeat`: share of the text that its longest repeated n-gram takes; `repeats`: whether
+    that is warned of.
     """
 
     probability: float | None
@@ -54,6 +56,8 @@ class Shown(NamedTuple):
     ratio: float | None
     text: str = ""
     loops: bool = False
+    repeat: float | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,8 @@ def measure(
                 ratios[name],
                 texts.texts[row],
                 metrics.loops(texts.ids[row]),
+                metrics.repeat_share(texts.ids[row]),
+                metrics.repeats(texts.ids[row]),
             )
     silent = {name: Shown(chances[name], None, None, kls[name], ratios[name]) for name in unwritten}
     return {**found, **silent}
@@ -261,10 +267,13 @@ def _chance(logits_TV: torch.Tensor, concept: Collection[int]) -> float | None:
 
 
 def matching_tokens(texts: Sequence[str], words: Collection[str]) -> list[int]:
-    """Ids of tokens that are one of these words, whatever their case and a space before them."""
+    """Ids of tokens that are a form of one of these words, as `stem` has it.
+
+    Case and a space before a token do not matter; what is no word is looked for as it is.
+    """
     wanted = {_plain(word) for word in words} - {""}
     return [index for index, text in enumerate(texts) if _plain(text) in wanted]
 
 
 def _plain(text: str) -> str:
-    return text.strip().casefold() if text.strip() else text
+    return stem(text.strip()) if text.strip() else text

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 LOOP_TOKENS, LOOP_PERIOD = 32, 8
+REPEAT_SHARE = 0.25  # of a text, above which its longest repeated n-gram is warned of
 
 
 class Divergence(NamedTuple):
@@ -154,6 +155,19 @@ def longest_repeat(ids: Sequence[int]) -> int:
         starts = [start for found in places.values() if len(found) > 1 for start in found]
         length += bool(starts)
     return length
+
+
+def repeat_share(ids: Sequence[int]) -> float | None:
+    """The longest repeated n-gram's share of the text, in tokens; None without tokens.
+
+    A text that says one sentence over and over is near 1, whatever the length of the sentence.
+    """
+    return longest_repeat(ids) / len(ids) if ids else None
+
+
+def repeats(ids: Sequence[int]) -> bool:
+    """Whether `repeat_share` is above 0.25, in a text of at least 32 tokens."""
+    return len(ids) >= LOOP_TOKENS and (repeat_share(ids) or 0.0) > REPEAT_SHARE
 
 
 def edit_distance(first: Sequence[int], second: Sequence[int]) -> float | None:

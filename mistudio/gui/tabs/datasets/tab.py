@@ -10,7 +10,6 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.datasets.detail import DatasetDialog
 from mistudio.gui.tabs.datasets.download_card import DownloadCard
 from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
 from mistudio.gui.tabs.library.cached_card import CachedRepositories
@@ -19,7 +18,6 @@ from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.library.tab import LibraryTab
 from mistudio.gui.theme import appearance
 from mistudio.jobs import library_pages
-from mistudio.jobs.deletion import delete_dataset
 from mistudio.jobs.dependants import of_dataset
 from mistudio.jobs.library_pages import DatasetList, ListedDataset
 from mistudio.store.records import DatasetRow, JobRow
@@ -34,7 +32,7 @@ class DatasetsTab(LibraryTab):
     color = "blue"
     columns = 2
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         importer = ImportDatasetCard(services)
         self.download = DownloadCard(services)
         self.sources = SourceSwitch(services.settings, "get_datasets")
@@ -48,10 +46,10 @@ class DatasetsTab(LibraryTab):
             services,
             importer,
             of_dataset,
-            delete_dataset,
             title="Datasets",
             subtitle="Text to train on and to look through.",
             getter=self.sources,
+            parent=parent,
             every="All sources",
         )
         self.sources.restore()
@@ -97,6 +95,8 @@ class DatasetsTab(LibraryTab):
         return entry.row.source
 
     def open_dialog(self, entry: ListedDataset) -> QWidget:
+        from mistudio.gui.tabs.datasets.detail import DatasetDialog
+
         dialog = DatasetDialog(self.services, entry, self)
         dialog.delete_asked.connect(self.deleter.ask)
         return dialog

@@ -16,7 +16,6 @@ from mistudio.gui.tabs.library.jobs import LiveProgress, act_on_job
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import label
 from mistudio.jobs import library_pages
-from mistudio.jobs.deletion import delete_tokenization
 from mistudio.jobs.dependants import of_tokenization
 from mistudio.jobs.library_pages import ListedDataset
 from mistudio.store.records import DatasetRow, JobRow, TokenizationRow
@@ -38,9 +37,7 @@ class TokenizationPage(QScrollArea):
         self._wanted = ""  # made just now, to be shown once it has been read
         self._live = LiveProgress(services, self)
         self._live.moved.connect(self._on_moved)
-        self._deleter = Deleter(
-            services, "tokenizations", of_tokenization, delete_tokenization, self
-        )
+        self._deleter = Deleter(services, "tokenizations", of_tokenization, self)
         self.form = TokenizeForm(services, dataset)
         self.form.finished.connect(self.show_tokens)
         self.view = TokenView(services)

@@ -45,7 +45,13 @@ class AblateDialog(Dialog):
         )
         self.form.set_values({"sae": sae.id, "feature": -1, "anew": False})
         self.plan = label("", "muted", wrap=True)
-        self.start_button = button("Measure", self.start, variant="primary", icon="play")
+        self.start_button = button(
+            "Measure",
+            self.start,
+            variant="primary",
+            icon="play",
+            tip="Queue the measurement; the table gets its columns when it is done",
+        )
         self.bar = ProgressBar("purple")
         self.job = OneJob(
             services,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from mistudio.jobs.runner import Studio
 from mistudio.store.records import FeatureSetRow, SaeRow
 
 LIMIT_S = 60.0
+STEPS = 60
 
 
 def measure(world: World) -> list[dict[str, Any]]:
@@ -40,7 +41,8 @@ def bench_page(
     Counted from the call that asks for the feature to the end of the paint that shows it; "filled"
     adds what is laid out below the part in view afterwards, before the next page is asked for. The
     files were put out of the system's cache before; "cold" is the first showing of a feature,
-    "warm" a later one. Milliseconds.
+    "warm" a later one; "step" goes to the next feature after a rest, in which its page was read.
+    Milliseconds.
     """
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     app = QApplication.instance() or QApplication(["mistudio"])
@@ -57,6 +59,7 @@ def bench_page(
         _show(app, detail, sae, chosen[0], order_N)
         cold = [_show(app, detail, sae, index, order_N) for index in chosen[1:]]
         warm = [_show(app, detail, sae, index, order_N) for index in chosen[1:]]
+        steps = [_step(app, detail, sae, index, order_N) for index in chosen[:STEPS]]
         detail.close()
     return {
         "measurement": "open a feature's page",
@@ -67,6 +70,8 @@ def bench_page(
         "cold_p95_ms": _percentile([one.painted for one in cold], 95),
         "warm_p50_ms": _percentile([one.painted for one in warm], 50),
         "warm_p95_ms": _percentile([one.painted for one in warm], 95),
+        "step_p50_ms": _percentile([one.painted for one in steps], 50),
+        "step_p95_ms": _percentile([one.painted for one in steps], 95),
         "warm_filled_p95_ms": _percentile([one.filled for one in warm], 95),
     }
 
@@ -94,9 +99,24 @@ class _Shown(NamedTuple):
 def _show(
     app: QApplication, detail: _Timed, sae: SaeRow, index: int, order_N: np.ndarray
 ) -> _Shown:
+    return _painted(app, detail, index, lambda: detail.show_feature(sae, index, order_N))
+
+
+def _step(
+    app: QApplication, detail: _Timed, sae: SaeRow, index: int, order_N: np.ndarray
+) -> _Shown:
+    """To the feature beside one, when what is read ahead is read."""
+    first = index if index + 1 < len(order_N) else index - 1
+    _show(app, detail, sae, first, order_N)
+    while not detail.ahead.is_idle():
+        app.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
+    return _painted(app, detail, first + 1, detail.go_next)
+
+
+def _painted(app: QApplication, detail: _Timed, index: int, ask: Callable[[], object]) -> _Shown:
     began = time.monotonic()
     detail.painted = -1
-    detail.show_feature(sae, index, order_N)
+    ask()
     while detail.painted != index:
         app.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
         if detail.problem.isVisible() or time.monotonic() - began > LIMIT_S:

@@ -192,6 +192,7 @@ class ConditionChips(QWidget):
         self.joined = QComboBox()
         self.joined.addItems(["All of", "Any of"])
         self.joined.setAccessibleName("Whether all or any filter must hold")
+        self.joined.setToolTip("Whether a feature must pass every filter, or one of them")
         guard_wheel(self.joined)
         self.joined.currentIndexChanged.connect(self.changed)
         self.flow = FlowRow(self.adder, self.joined)

@@ -14,14 +14,15 @@ from mistudio.core.units import format_count, format_percent
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features import edits
-from mistudio.gui.tabs.features.columns import score_tip
 from mistudio.gui.tabs.features.detail_head import DetailHead
 from mistudio.gui.tabs.features.examples_page import ExamplesPage
 from mistudio.gui.tabs.features.labels_page import LabelsPage
 from mistudio.gui.tabs.features.list_menu import ListButton
+from mistudio.gui.tabs.features.pages_ahead import PagesAhead
+from mistudio.gui.tabs.features.tile_tips import tile_tips
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
-from mistudio.jobs import feature_pages
+from mistudio.jobs import feature_pages, feature_samples
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class FeatureDetail(Dialog):
         self._came_from: list[int] = []  # features that led to this one by its partners
         self.ablation: AblationPage | None = None
         self.try_text: TryPage | None = None
+        self.ahead = PagesAhead(services, self.examples.column.is_filling, self)
+        self._way = 1  # in which direction of the table the last step went
         self._own: tuple[int, float] | None = None  # feature, and its largest on one's own text
         self.tiles = {
             "frequency": MetricTile("Activation frequency", color="emerald"),
@@ -97,7 +100,13 @@ class FeatureDetail(Dialog):
         self.buttons.insertWidget(1, self.back)
         self.buttons.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
         self.buttons.addWidget(button("Export…", self.export, icon="upload", tip="Write it"))
-        self.steer_button = button("Steer", self.steer, variant="primary", icon="sliders")
+        self.steer_button = button(
+            "Steer",
+            self.steer,
+            variant="primary",
+            icon="sliders",
+            tip="Add the feature as a card of the Steering tab",
+        )
         self.buttons.addWidget(self.steer_button)
         self.add_close()
 
@@ -112,10 +121,13 @@ class FeatureDetail(Dialog):
         self.lists.problem.connect(self._on_list_problem)
         self.lists.manage.connect(self.lists_wanted)
         self.examples.width_changed.connect(self._ask)
+        self.examples.column.sample_wanted.connect(self._on_sample)
+        self.examples.column.try_wanted.connect(self.try_this)
         self.labels.chosen.connect(self._on_choose)
         self.labels.regenerate.connect(self._on_regenerate)
         self.pages.currentChanged.connect(self._on_tab)
-        for keys, slot in ((("J", "Right"), self.go_next), (("K", "Left"), self.go_previous)):
+        onward, back = ("J", "Right", "Alt+Right"), ("K", "Left", "Alt+Left")
+        for keys, slot in ((onward, self.go_next), (back, self.go_previous)):
             for key in keys:
                 QShortcut(QKeySequence(key), self, slot)
 
@@ -188,23 +200,36 @@ class FeatureDetail(Dialog):
     def _step(self, by: int) -> None:
         target = self._position() + by
         if self._position() >= 0 and 0 <= target < len(self._order):
-            self._came_from = []
+            self._came_from, self._way = [], by
             self._go(int(self._order[target]))
             self.stepped.emit(self.index)
 
     def _ask(self) -> None:
-        sae, index, width = self._sae, self.index, self.examples.width_tokens()
-        if sae is None:
-            return
+        read, index = self._reader(), self.index
+        self.ahead.stop()
+        if read is not None:
+            self._services.query.ask(
+                lambda db: read(index), self._show, on_error=self._on_error, key="page"
+            )
+
+    def _reader(self) -> Callable[[int], feature_pages.FeaturePage] | None:
+        """Reads a feature's page as it is shown now; None without an SAE."""
+        sae, width = self._sae, self.examples.width_tokens()
         studio, groups = self._services.studio, self.examples.groups_shown()
-        self._services.query.ask(
-            lambda db: feature_pages.page(
-                studio, sae, index, before=width, after=width, groups=groups
-            ),
-            self._show,
-            on_error=self._on_error,
-            key="page",
+        if sae is None:
+            return None
+        return lambda index: feature_pages.page(
+            studio, sae, index, before=width, after=width, groups=groups
         )
+
+    def _read_ahead(self) -> None:
+        """The next and the previous page, first the one in the direction of the last step."""
+        read, at = self._reader(), self._position()
+        if read is None or at < 0:
+            return
+        beside = [at + self._way, at - self._way]
+        features = [int(self._order[i]) for i in beside if 0 <= i < len(self._order)]
+        self.ahead.read(features, read)
 
     def _show(self, page: feature_pages.FeaturePage) -> None:
         self.page = page
@@ -215,9 +240,11 @@ class FeatureDetail(Dialog):
         self.tiles["max"].set_value(f"{row_.max:.3f}" if row_.count else "never fired")
         self.tiles["samples"].set_value(format_count(row_.active_samples))
         self.tiles["interpretability"].set_value(format_percent(row_.label_score))
-        self.tiles["interpretability"].setToolTip(score_tip(row_))
+        for name, tip in tile_tips(page).items():
+            self.tiles[name].setToolTip(tip)
         self.examples.show_page(page)
         self._on_tab(self.pages.currentIndex())
+        self._read_ahead()
 
     def _on_error(self, sentence: str, details: str) -> None:
         self.problem.setText(sentence)
@@ -229,7 +256,7 @@ class FeatureDetail(Dialog):
         if number == LENS and self.lens is None:
             from mistudio.gui.tabs.features.lens_page import LensPage
 
-            self.lens = LensPage()
+            self.lens = LensPage(self._services)
             self._fill(number, self.lens)
         elif number == CORRELATIONS and self.correlations is None:
             from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
@@ -271,6 +298,28 @@ class FeatureDetail(Dialog):
             self.statistics.ask(self._sae, self.index)
             own = self._own
             self.statistics.mark_own(own[1] if own and own[0] == self.index else None)
+
+    def _on_sample(self, example: feature_pages.Example) -> None:
+        """Read the document that an example comes from, and show it."""
+        sae, studio = self._sae, self._services.studio
+        if sae is not None:
+            self._services.query.ask(
+                lambda _db: feature_samples.sample_of(studio, sae, example.row, example.position),
+                self._show_sample,
+                on_error=self._on_error,
+                key="sample",
+            )
+
+    def _show_sample(self, found: feature_samples.ExampleSample) -> None:
+        from mistudio.gui.tabs.features.sample_dialog import SampleDialog
+
+        SampleDialog(self._services, found, self).show()
+
+    def try_this(self, text: str) -> None:
+        """Read a text in Try text."""
+        self.pages.setCurrentIndex(TRY_TEXT)
+        if self.try_text is not None:
+            self.try_text.read_text(text)
 
     def _on_own_text(self, largest: float | None) -> None:
         self._own = None if largest is None else (self.index, largest)
@@ -345,5 +394,6 @@ class FeatureDetail(Dialog):
         self._write(edits.turn_hidden)
 
     def done(self, result: int) -> None:
+        self.ahead.stop()
         self.head.commit()
         super().done(result)

@@ -12,6 +12,8 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row, set_icon
 from mistudio.store.features import FeatureRow
 
+BESIDE = "The feature beside this one in table order"
+
 
 class DetailHead(QWidget):
     """Edits what the user writes about a feature; text is told on Return and when focus leaves."""
@@ -25,11 +27,18 @@ class DetailHead(QWidget):
         super().__init__(parent)
         self._row: FeatureRow | None = None
         self.title = label("Feature", "title")
-        self.star = button("Favourite", self.star_clicked.emit, icon="star")
-        self.hider = button("Hide", self.hide_clicked.emit, icon="eye_off")
+        self.star = button(
+            "Favourite", self.star_clicked.emit, icon="star", tip="Star it, or take the star away"
+        )
+        self.hider = button(
+            "Hide",
+            self.hide_clicked.emit,
+            icon="eye_off",
+            tip="Leave it out of the table; Hidden there shows it again",
+        )
         self.colour = ColourButton()
-        self.previous = button("Previous (K)", icon="chevron_left")
-        self.next = button("Next (J)", icon="chevron_right")
+        self.previous = button("Previous (K)", icon="chevron_left", tip=f"{BESIDE}: K, ← or Alt+←")
+        self.next = button("Next (J)", icon="chevron_right", tip=f"{BESIDE}: J, → or Alt+→")
         self.label_edit = self._line("Label", "What does it fire on?", 512)
         self.note_edit = self._line("Note", "Your note", 4000)
         self.source = label("", "small")
@@ -58,6 +67,7 @@ class DetailHead(QWidget):
         made.setAccessibleName(name)
         made.setPlaceholderText(placeholder)
         made.setMaxLength(longest)
+        made.setToolTip(f"{placeholder}; Return keeps it")
         return made
 
     def show_row(self, row: FeatureRow) -> None:

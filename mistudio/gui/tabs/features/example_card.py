@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from PySide6.QtCore import QRect
+from PySide6.QtCore import QRect, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QWidget
 
@@ -44,7 +45,11 @@ class ExampleCard(Card):
     """Shows a `feature_pages.Example`; cards are reused from page to page.
 
     The text stands below what the layout holds, where `heightForWidth` found room for it.
+    `sample_wanted(example)` asks for the document around it, `try_wanted(text)` to read it again.
     """
+
+    sample_wanted = Signal(object)
+    try_wanted = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__("nested", parent, padding=10)
@@ -52,16 +57,23 @@ class ExampleCard(Card):
         self._value = label("", "text-emerald", selectable=True)
         self._token = label("", "mono")
         self.tokens = TokenText(self)
+        self._example: Any = None
+        tip = "Show the whole sample that this was cut from"
+        sample = button("", self._on_sample, variant="ghost", icon="file", tip=tip)
+        tip = "Read this text in Try text, where it can be changed"
+        again = button("", self._on_try, variant="ghost", icon="edit", tip=tip)
         copy = button("", self.tokens.copy, variant="ghost", icon="copy", tip="Copy the text")
-        self._head = row(self._number, self._value, self._token, None, copy)
+        self._head = row(self._number, self._value, self._token, None, sample, again, copy)
         self.box.addLayout(self._head)
         self.box.addStretch(1)
-        for one, other in ((self._number, self._value), (self._value, copy)):
+        chain = (self._number, self._value, sample, again, copy)
+        for one, other in itertools.pairwise(chain):
             self.setTabOrder(one, other)
         self.setTabOrder(copy, self.tokens)
 
     def show_example(self, number: int, example: Any, maximum: float, view: View) -> None:
         """Show an example; `maximum` is the activation at which the highlight is full."""
+        self._example = example
         self._number.setText(f"Example #{number}")
         # a window around a sampled token may hold stronger ones
         name = "Activation" if strongest([example]) > example.value else "Max activation"
@@ -76,6 +88,12 @@ class ExampleCard(Card):
             marks=view.marks,
             curve=view.curve,
         )
+
+    def _on_sample(self) -> None:
+        self.sample_wanted.emit(self._example)
+
+    def _on_try(self) -> None:
+        self.try_wanted.emit(self.tokens.text())
 
     def lay_out(self, width: int) -> None:
         """Lay the text out for a width that the card will have."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from PySide6.QtCore import QEvent, QSize, Qt, QTimer, Slot
+from PySide6.QtCore import QEvent, QSize, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QWidget
 
@@ -25,8 +25,12 @@ class Line(NamedTuple):
 class ExampleColumn(QScrollArea):
     """Scrolls through headings and cards, which are reused from page to page.
 
-    It places them itself: layouts of Qt ask each text for its height at many widths.
+    It places them itself: layouts of Qt ask each text for its height at many widths. The signals
+    are those of its cards.
     """
+
+    sample_wanted = Signal(object)
+    try_wanted = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -125,6 +129,8 @@ class ExampleColumn(QScrollArea):
     def _card(self, number: int, line: Line) -> ExampleCard:
         if number == len(self.cards):
             made = ExampleCard(self._inner)
+            made.sample_wanted.connect(self.sample_wanted)
+            made.try_wanted.connect(self.try_wanted)
             self.cards.append(made)
         self.cards[number].show_example(number + 1, line.example, line.maximum, self._view)
         return self.cards[number]

@@ -46,6 +46,8 @@ MEANINGS = {
     "neuronpedia_upload": "Requests of at most 128 features for Neuronpedia's upload address, as "
     "files. Nothing is sent.",
     "saedashboard": "The files that SAEDashboard writes.",
+    "delphi": "Every activation of the features with the tokens of the text, as delphi caches them "
+    "before it explains and scores features.",
 }
 LONGEST_ORDER = 20_000  # features whose order in the table is kept; more go by number
 
@@ -82,6 +84,7 @@ class ExportFeaturesDialog(Dialog):
         self._given = {name: list(features) for name, features in choices.items() if len(features)}
         self.which = ChoiceEditor(self._which_pairs([]))
         self.which.combo.setAccessibleName("Features to write")
+        self.which.setToolTip("Which features go into the file")
         self.form: ConfigForm[ExportFeaturesConfig] = ConfigForm(
             ExportFeaturesConfig,
             FIELDS,
@@ -98,8 +101,12 @@ class ExportFeaturesDialog(Dialog):
         self.form.set_values({"sae": sae.id, "out": ""})
         self.meaning = label("", "muted", wrap=True)
         self.written = label("", wrap=True, selectable=True)
-        self.folder_button = button("Show folder", self.show_folder, icon="folder")
-        self.start_button = button("Export", self.start, variant="primary", icon="upload")
+        self.folder_button = button(
+            "Show folder", self.show_folder, icon="folder", tip="Open the folder that was written"
+        )
+        self.start_button = button(
+            "Export", self.start, variant="primary", icon="upload", tip="Write the chosen features"
+        )
         self.bar = ProgressBar("yellow")
         self.job = OneJob(
             services,

@@ -5,26 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal
-from PySide6.QtGui import QKeySequence, QShortcut
-from PySide6.QtWidgets import QAbstractItemView, QMenu, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtWidgets import QAbstractItemView, QStackedWidget, QVBoxLayout, QWidget
 
 from mistudio.core.units import format_count
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.features import columns, edits
-from mistudio.gui.tabs.features.colours import fill_colours
+from mistudio.gui.tabs.features import columns
 from mistudio.gui.tabs.features.column_chooser import ColumnChooser
 from mistudio.gui.tabs.features.filters import FilterBar
 from mistudio.gui.tabs.features.finder import Finder, Ranking
 from mistudio.gui.tabs.features.hits_page import HitsPage
 from mistudio.gui.tabs.features.list_menu import ListButton
+from mistudio.gui.tabs.features.row_marks import RowMarks
 from mistudio.gui.tabs.features.views_menu import ViewsButton
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
 from mistudio.store import feature_lists
 from mistudio.store.feature_conditions import Among
-from mistudio.store.feature_keys import columns_of
+from mistudio.store.feature_keys import columns_of, keys_of
 from mistudio.store.features import SORT_COLUMNS, feature_index_array
 from mistudio.store.records import FeatureSetRow
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 PAGE = 50
 REMEMBERED = "features.table"
+REST_MS = 400  # after a list is shown, before what it was made with is kept
 
 
 class _Listed(NamedTuple):
@@ -71,12 +71,16 @@ class FeatureTable(QWidget):
         self.chooser.restore(stored.get("columns"))
         self.views = ViewsButton(services, self.state)
         self.lists = ListButton(services, self.selected, "Add to list")
+        self.marks = RowMarks(services, self.view, self.model, self.selected, self.lists)
         self.finder = Finder(services)
         self.density: DensityPanel | None = None
         self.spread = button("Density", self._on_spread, variant="toggle", icon="curve")
         self.spread.setToolTip("How often features fire, with a brush that filters")
         self.mapper = button("Map", self.map_wanted.emit, icon="dot")
         self.mapper.setToolTip("Features by their decoder directions, with a lasso")
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
         self.problem = label("", "error", wrap=True)
         self._footer = label("", "muted")
         self._lay_out()
@@ -88,7 +92,9 @@ class FeatureTable(QWidget):
         self.view.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.view.verticalHeader().setDefaultSectionSize(appearance().px(36))
         nothing = "No feature passes these filters."
-        self._empty = EmptyState("search", nothing, "Clear the filters", self.filters.clear)
+        self._empty = EmptyState(
+            "search", nothing, "Clear the filters", self.filters.clear, tip="Show all again"
+        )
         self._pages = QStackedWidget()
         self._pages.addWidget(self.view)
         self._pages.addWidget(self._empty)
@@ -104,8 +110,8 @@ class FeatureTable(QWidget):
         self.filters.tools.addWidget(chosen)
         before = button("Previous", self._page_up, icon="chevron_left", tip="50 features back")
         after = button("Next", self._page_down, icon="chevron_right", tip="50 features on")
-        self._pagers = (self._footer, before, after)
         hint = label("Return opens · S stars · H hides", "small")
+        self._of_rows = (self._footer, hint, self.lists, before, after)
         self.problem.hide()
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -120,11 +126,8 @@ class FeatureTable(QWidget):
 
     def _connect(self) -> None:
         self.view.opened.connect(self._on_opened)
-        self.view.clicked.connect(self._on_clicked)
         self.view.verticalScrollBar().valueChanged.connect(self._tell_range)
         self.view.selectionModel().selectionChanged.connect(self._tell_range)
-        self.view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        self.view.customContextMenuRequested.connect(self._on_menu)
         self.finder.ranked.connect(self.show_ranking)
         self.finder.examples.toggled.connect(self._show_page)
         self.chooser.changed.connect(self._remember)
@@ -134,8 +137,8 @@ class FeatureTable(QWidget):
         self.lists.problem.connect(self._tell_problem)
         self.lists.manage.connect(self.lists_wanted)
         self.lists.lists_menu.aboutToShow.connect(self.lists.read)
-        for key, slot in (("S", self.star), ("H", self.hide_row)):
-            QShortcut(QKeySequence(key), self.view, slot)
+        self.marks.opened.connect(self.opened)
+        self._rest.timeout.connect(self._keep_keys)
 
     def show_set(self, feature_set: FeatureSetRow | None) -> None:
         """List the features of another set (or of the same, read again)."""
@@ -214,29 +217,6 @@ class FeatureTable(QWidget):
         indices = [int(index) for index in self.view.selected_ids()]
         return (self._set.sae_id, indices) if self._set is not None and indices else None
 
-    def star(self) -> None:
-        """Turn the star of the selected features."""
-        self._edit(edits.turn_favorite, "favorite")
-
-    def hide_row(self) -> None:
-        """Hide the selected features, or show them again."""
-        self._edit(edits.turn_hidden, "hidden")
-
-    def _edit(self, what: Any, mark: str) -> None:
-        subject = self.selected()
-        if subject is None:
-            return
-        sae_id, indices = subject
-        if len(indices) == 1:
-            self._services.query.ask(lambda db: what(db, sae_id, indices[0]), self._on_edited)
-        else:
-            self._services.query.ask(
-                lambda db: edits.turn_several(db, sae_id, indices, mark), self._on_edited
-            )
-
-    def _on_edited(self, edited: str) -> None:
-        self._services.publisher.publish("features", edited)
-
     def state(self) -> dict[str, Any]:
         """What is remembered, and what a view keeps: columns, order, filters."""
         return {
@@ -291,7 +271,17 @@ class FeatureTable(QWidget):
             self.density.set_range(wanted.min_frequency, wanted.max_frequency)
         self._show_page()
         self._tell_range()
+        self._rest.start()
         self.listed.emit()
+
+    def _keep_keys(self) -> None:
+        """Let the next opening of the set find the sort keys that were read for this one."""
+        found = self._set
+        if found is not None:
+            self._services.query.ask(lambda db: keys_of(db, found).keep(), self._on_kept)
+
+    def _on_kept(self, _answer: None) -> None:
+        """Nothing changes what is shown."""
 
     def _show_page(self) -> None:
         """The table; hits with examples while a search by meaning asks for them; or nothing."""
@@ -304,7 +294,7 @@ class FeatureTable(QWidget):
             self.hits.show_hits(found, ids, ranking)
         else:
             self._pages.setCurrentWidget(self.view)
-        for part in self._pagers:  # hits have pages of their own
+        for part in self._of_rows:  # hits have pages of their own, and no selection
             part.setVisible(self._pages.currentWidget() is not self.hits)
 
     def _on_error(self, sentence: str, details: str) -> None:
@@ -356,45 +346,6 @@ class FeatureTable(QWidget):
 
     def _on_opened(self, index: Any) -> None:
         self.opened.emit(int(index))
-
-    def _on_clicked(self, index: QModelIndex) -> None:
-        plain = self.view.selectionModel().selection().count() == 1
-        if index.column() == columns.STAR and plain:
-            self.star()
-
-    def _on_menu(self, at: QPoint) -> None:
-        subject = self.selected()
-        if subject is None:
-            return
-        menu = QMenu(self)
-        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        if len(subject[1]) == 1:
-            menu.addAction("Open").triggered.connect(self._open_current)
-        menu.addAction("Star, or take the star away").triggered.connect(self.star)
-        menu.addAction("Hide, or show again").triggered.connect(self.hide_row)
-        colours = menu.addMenu("Colour")
-        alone = self.model.row(self.model.position(subject[1][0])) if len(subject[1]) == 1 else None
-        fill_colours(colours, alone.row.colour if alone else "?", self._on_colour)
-        menu.addAction("Add to list…").triggered.connect(self.lists.click)
-        menu.popup(self.view.viewport().mapToGlobal(at))
-
-    def _on_colour(self) -> None:
-        action: Any = self.sender()
-        self.paint_rows(action.data())
-
-    def paint_rows(self, colour: str) -> None:
-        """Mark the selected features with a colour; "" takes their mark away."""
-        subject = self.selected()
-        if subject is not None:
-            sae_id, indices = subject
-            self._services.query.ask(
-                lambda db: edits.paint(db, sae_id, indices, colour), self._on_edited
-            )
-
-    def _open_current(self) -> None:
-        index = self.view.current_id()
-        if index is not None:
-            self.opened.emit(int(index))
 
     def _page_up(self) -> None:
         self._go(-PAGE)

@@ -42,7 +42,9 @@ class FilterBar(QWidget):
         self.live.setAccessibleName("Live or all features")
         self.live.setToolTip("Live features fire at least once on the text read.")
         guard_wheel(self.live)
-        self.favorites = button("Favourites", variant="toggle", icon="star")
+        self.favorites = button(
+            "Favourites", variant="toggle", icon="star", tip="Only starred features"
+        )
         self.hidden = button("Hidden", variant="toggle", icon="eye_off", tip="Show hidden ones too")
         self.low, self.high = (self._percent(end) for end in ("Least", "Most"))
         self.chips = ConditionChips()
@@ -73,10 +75,10 @@ class FilterBar(QWidget):
         self.first.addWidget(self.search, 1)
         for widget in (self.live, self.favorites, self.hidden):
             self.first.addWidget(widget)
-        self.first.addWidget(label("Frequency %", "label"))
-        for widget in (self.low, label("to", "muted"), self.high):
-            self.first.addWidget(widget)
         self.tools.setSpacing(px(8))
+        self.tools.addWidget(label("Frequency %", "label"))
+        for widget in (self.low, label("to", "muted"), self.high):
+            self.tools.addWidget(widget)
         second = QHBoxLayout()
         second.setSpacing(px(8))
         second.addWidget(self.chips, 1)

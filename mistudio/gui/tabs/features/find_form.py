@@ -18,7 +18,17 @@ from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.jobs import harvest_source
 
-FIELDS = ("dataset", "rows", "context", "top_k", "activations", "labels", "seed")
+FIELDS = (
+    "dataset",
+    "rows",
+    "context",
+    "top_k",
+    "activations",
+    "labels",
+    "seed",
+    "batch_size",
+    "fast",
+)
 
 
 class FindForm(QWidget):
@@ -45,8 +55,23 @@ class FindForm(QWidget):
         self._estimate = label("", "muted", wrap=True)
         self._problem = label("", "error", wrap=True)
         self._problem.hide()
-        self.find_button = button("Find features", self.submit, variant="primary", icon="bolt")
-        self.back_button = button("Back to the table", self.closed.emit, icon="table")
+        self.find_button = button(
+            "Find features",
+            self.submit,
+            variant="primary",
+            icon="bolt",
+            tip="Read the text and keep what each latent fires on (Ctrl+Return)",
+        )
+        self.back_button = button(
+            "Back to the table",
+            self.closed.emit,
+            icon="table",
+            tip="The features found before, unchanged",
+        )
+        tip = "A feature set from activations that delphi found, with its text"
+        self.cache_button = button(
+            "Import a delphi cache…", self.import_cache, icon="download", tip=tip
+        )
         self._lay_out()
         self.form.changed.connect(self._tell_amount)
         self._tell_amount()
@@ -68,7 +93,7 @@ class FindForm(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(scrolling(card).area, 1)
         outer.addWidget(self._problem)
-        outer.addLayout(row(self.find_button, self.back_button, None))
+        outer.addLayout(row(self.find_button, self.back_button, None, self.cache_button))
 
     def show_overview(self, found: Overview) -> None:
         """Offer the datasets there are; the first choice is the text of the training."""
@@ -97,6 +122,13 @@ class FindForm(QWidget):
         except StudioError as error:
             self._problem.setText(error.sentence)
             self._problem.show()
+
+    def import_cache(self) -> None:
+        """Take activations over that another program found."""
+        if self._overview is not None:
+            from mistudio.gui.tabs.features.import_cache_dialog import ImportCacheDialog
+
+            ImportCacheDialog(self._services, self._overview.sae, self).show()
 
     def _tell_amount(self) -> None:
         """Tokens, bytes and time at most; how many tokens there are is known when they are read."""

@@ -60,7 +60,7 @@ class Finder(QWidget):
         self.examples = QCheckBox("With examples")
         self.examples.setToolTip("Twenty hits to the page with three examples each, or the table")
         self.examples.setChecked(True)
-        self.again = button("Try again", self._on_again, icon="retry")
+        self.again = button("Try again", self._on_again, icon="retry", tip="Search once more")
         self.job = JobLine(services, working="running")
         line = row(self.told, self.rare, self.examples, self.again)
         line.setStretch(0, 1)

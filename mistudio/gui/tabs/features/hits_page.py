@@ -8,45 +8,73 @@ import numpy as np
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
-from mistudio.core.units import format_decimal
+from mistudio.core.units import format_decimal, format_percent
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.features.columns import label_text
+from mistudio.gui.tabs.features.columns import label_text, score_tip
 from mistudio.gui.tabs.features.finder import Ranking
 from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.token_layout import TokenPiece
 from mistudio.gui.widgets.token_text import TokenText
 from mistudio.jobs import feature_hits
 from mistudio.jobs.feature_hits import EXAMPLES, PAGE, Hit
 from mistudio.store.records import FeatureSetRow
 
+ABOUT_WIDTH = 264  # of what is told beside the examples, before the user's scale
+
 
 class HitCard(Card):
-    """One feature: number, label, match, and its examples."""
+    """One feature: number, match, label and figures; beside them an example to the line."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__("nested", parent, padding=10)
-        self.box.setSpacing(appearance().px(4))
+        super().__init__("nested", parent, horizontal=True, padding=8, clickable=True)
+        px = appearance().px
         self.index = -1
         self.open_button = button("", variant="link", tip="Open this feature")
         self.match = label("", "mono")
-        self.box.addLayout(row(self.open_button, None, self.match))
+        self.name = Elided()
+        self.figures = label("", "small")
+        for line in (self.name, self.figures):  # as far in as the text of the link
+            line.setContentsMargins(px(5), 0, 0, 0)
+        about = QWidget()
+        about.setFixedWidth(px(ABOUT_WIDTH))
+        told = QVBoxLayout(about)
+        told.setContentsMargins(0, 0, 0, 0)
+        told.setSpacing(px(2))
+        told.addLayout(row(self.open_button, None, self.match))
+        told.addWidget(self.name)
+        told.addWidget(self.figures)
+        told.addStretch()
+        self.box.setSpacing(px(16))
+        self.box.addWidget(about)
+        lines = QVBoxLayout()
+        lines.setSpacing(px(4))
         self.examples = [TokenText() for _ in range(EXAMPLES)]
         for text in self.examples:
-            self.box.addWidget(text)
+            text.set_line_breaks(False)
+            lines.addWidget(text)
+        lines.addStretch()
+        self.box.addLayout(lines, 1)
 
     def show_hit(self, hit: Hit) -> None:
         """Show another feature."""
-        self.index = hit.row.index
-        self.open_button.setText(f"#{hit.row.index}  {label_text(hit.row)}".replace("&", "&&"))
+        found = hit.row
+        self.index = found.index
+        self.open_button.setText(f"#{found.index}")
+        self.setAccessibleName(f"Feature {found.index}, {label_text(found)}")
         self.match.setText(f"match {format_decimal(hit.score, 3)}")
+        self.name.set_text(label_text(found))
+        score = f" · score {format_percent(found.label_score)}" if found.label_score else ""
+        self.figures.setText(f"fires on {format_percent(found.frequency, 2)}{score}")
+        self.figures.setToolTip(score_tip(found))
         for place, text in enumerate(self.examples):
             text.setVisible(place < len(hit.examples))
             if place < len(hit.examples):
                 example = hit.examples[place]
                 pieces = [TokenPiece(p.text, p.value, p.masked) for p in example.pieces]
-                text.set_tokens(pieces, hit.row.max, example.peak)
+                text.set_tokens(pieces, found.max, example.peak)
 
 
 class HitsPage(QWidget):
@@ -110,7 +138,8 @@ class HitsPage(QWidget):
     def _show(self, hits: list[Hit]) -> None:
         while len(self.cards) < len(hits):
             card = HitCard()
-            card.open_button.clicked.connect(self._on_open)
+            card.open_button.clicked.connect(card.clicked)
+            card.clicked.connect(self._on_open)
             self._list.insertWidget(len(self.cards), card)
             self.cards.append(card)
         for place, card in enumerate(self.cards):
@@ -120,8 +149,8 @@ class HitsPage(QWidget):
         self._scroll.verticalScrollBar().setValue(0)
 
     def _on_open(self) -> None:
-        pressed: Any = self.sender()
-        self.opened.emit(next(card.index for card in self.cards if card.open_button is pressed))
+        card: Any = self.sender()
+        self.opened.emit(card.index)
 
     def _on_error(self, sentence: str, details: str) -> None:
         self.place.setText(sentence)

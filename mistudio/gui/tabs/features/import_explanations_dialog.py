@@ -43,7 +43,13 @@ class ImportExplanationsDialog(Dialog):
         self.form.set_values({"sae": sae.id})
         self.found = label("", wrap=True, selectable=True)
         self.count_button = button("Count", self.count, icon="search", tip="Read, store nothing")
-        self.start_button = button("Import", self.start, variant="primary", icon="download")
+        self.start_button = button(
+            "Import",
+            self.start,
+            variant="primary",
+            icon="download",
+            tip="Add the explanations as labels; yours stay",
+        )
         self.bar = ProgressBar("yellow")
         self.job = OneJob(
             services,

@@ -29,8 +29,12 @@ class JobLine(QWidget):
         self._phase = label("", "label")
         self._bar = ProgressBar("yellow")
         self._rate = label("", "small")
-        self._cancel = button("Cancel", self._on_cancel, icon="close")
-        self._resume = button("Resume", self._on_resume, icon="play")
+        self._cancel = button(
+            "Cancel", self._on_cancel, icon="close", tip="End this job; what is whole of it stays"
+        )
+        self._resume = button(
+            "Resume", self._on_resume, icon="play", tip="Let the job go on from what it has"
+        )
         box = QHBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(appearance().px(12))

@@ -27,7 +27,7 @@ from mistudio.store.records import SaeRow
 from mistudio.store.tables import MODELS
 
 FIELDS = (
-    *("method", "feature", "model", "endpoint", "endpoint_model"),
+    *("method", "clusters", "feature", "model", "endpoint", "endpoint_model"),
     *("detection", "fuzzing", "embedding", "encoder", "anew", "seed"),
 )
 
@@ -65,7 +65,13 @@ class LabelDialog(Dialog):
             f"Only the {len(selected):,} listed", self._on_listed, tip="Those the table shows now"
         )
         self.plan = label("", "muted", wrap=True)
-        self.start_button = button("Label", self.start, variant="primary", icon="bolt")
+        self.start_button = button(
+            "Label",
+            self.start,
+            variant="primary",
+            icon="bolt",
+            tip="Queue the labelling of these features",
+        )
         self.bar = ProgressBar("blue")
         self.job = OneJob(
             services,

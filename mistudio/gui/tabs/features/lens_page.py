@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from PySide6.QtCore import QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QKeySequence, QPainter, QPaintEvent
-from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QHBoxLayout,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
+from mistudio.core.analysis_configs import FeatureLensConfig
+from mistudio.gui.services import Services
 from mistudio.gui.style import mono_font
 from mistudio.gui.tabs.features.example_card import marked
+from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import Card, label
+from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.gui.widgets.plots import HistogramPlot
 
 ROWS = 10
@@ -85,16 +96,53 @@ class TokenBars(QWidget):
         painter.end()
 
 
-class LensPage(QWidget):
-    """Top positive and negative tokens side by side, the whole vocabulary as a histogram."""
+class Scored(NamedTuple):
+    """A token and what its bar shows: a logit or a z-score."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    text: str
+    logit: float
+
+
+class LensPage(QWidget):
+    """Top positive and negative tokens side by side, the whole vocabulary as a histogram.
+
+    What the feature set keeps is shown at once; raw logits and z-scores come from the model.
+    """
+
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         px = appearance().px
+        self._page: Any = None
+        self.found: dict[str, Any] | None = None
+        self.how = QComboBox()
+        self.how.addItem("Past the final norm", False)
+        self.how.addItem("Raw: decoder row × unembedding", True)
+        self.how.setAccessibleName("Which logits")
+        self.how.setToolTip(
+            "Past the final norm: with its gain and centring, less the mean over the vocabulary. "
+            "Raw: the decoder row times the unembedding and nothing else."
+        )
+        guard_wheel(self.how)
+        self.z_scores = QCheckBox("z-scores")
+        self.z_scores.setToolTip(
+            "(logit − mean) / standard deviation over the vocabulary, to compare features."
+        )
+        self.again = button("Compute", self.run, icon="play", tip="Ask the model for these")
+        self.job = OneJob(services, self.again, self, failure="The lens could not be computed.")
+        self.job.done.connect(self._on_done)
+        self.how.currentIndexChanged.connect(self._on_changed)
+        self.z_scores.toggled.connect(self._on_changed)
         self.positive = TokenBars("Promoted tokens", "emerald")
         self.negative = TokenBars("Suppressed tokens", "red")
         self.note = label("", "muted", wrap=True)
-        self.histogram = HistogramPlot("Logits over the vocabulary", "logit", color="blue")
+        self.histogram = HistogramPlot(
+            "Logits over the vocabulary", "logit", color="emerald", below_zero="red"
+        )
+        self.shape = label("", "small", wrap=True)
+        self.shape.setToolTip(
+            "Of the logits z, standardised over the vocabulary: skew E[z³], kurtosis E[z⁴]. 0 and "
+            "3 for a normal distribution; a large skew means that few tokens are promoted much."
+        )
         sides = QHBoxLayout()
         sides.setSpacing(px(16))
         for title, bars in (("Promoted", self.positive), ("Suppressed", self.negative)):
@@ -103,20 +151,103 @@ class LensPage(QWidget):
             card.box.addWidget(bars)
             card.box.addStretch(1)
             sides.addWidget(card, 3)
-        sides.addWidget(self.histogram, 4)
+        whole = QVBoxLayout()
+        whole.setSpacing(px(4))
+        whole.addWidget(self.histogram, 1)
+        whole.addWidget(self.shape)
+        sides.addLayout(whole, 4)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(8))
+        tools = row(self.how, self.z_scores, self.again, self.job.cancel_button)
+        tools.addWidget(self.job.state, 1)
+        self.again.hide()
+        box.addLayout(tools)
+        box.addWidget(self.job.problem)
         box.addWidget(self.note)
         box.addLayout(sides, 1)
 
     def show_page(self, page: Any) -> None:
         """Show the lens of a `FeaturePage`, or why there is none."""
+        other = self._page is None or page.row.index != self._page.row.index
+        other = other or page.feature_set_id != self._page.feature_set_id
+        self._page = page
+        if other:
+            self.found = None
+            self.job.say("")
+        self._on_changed()
+
+    def config(self) -> FeatureLensConfig:
+        """What is chosen, of the feature shown."""
+        page = self._page
+        return FeatureLensConfig(
+            sae=page.sae_id, feature=page.row.index, raw=bool(self.how.currentData())
+        )
+
+    def run(self) -> None:
+        """Ask the model for the logits that are chosen."""
+        if self._page is not None:
+            self.job.submit("feature_lens", self.config())
+
+    def _on_changed(self) -> None:
+        """Show what is chosen; what the feature set does not hold is asked of the model."""
+        if self._page is None:
+            return
+        from_model = bool(self.how.currentData()) or self.z_scores.isChecked()
+        if not from_model:
+            self._show_stored(self._page)
+        elif self._fits():
+            self._show_found()
+        elif self.again.isEnabled():
+            self.run()
+
+    def _fits(self) -> bool:
+        wanted = self.config()
+        return self.found is not None and (self.found["feature"], self.found["raw"]) == (
+            wanted.feature,
+            wanted.raw,
+        )
+
+    def _on_done(self, result: dict[str, Any]) -> None:
+        if self._page is not None and result["sae"] == self._page.sae_id:
+            self.found = result
+            self._on_changed()
+
+    def _show_found(self) -> None:
+        found = self.found
+        assert found is not None
+        place = 2 if self.z_scores.isChecked() else 1
+        sides = [
+            [Scored(line[0], line[place]) for line in found[s]] for s in ("positive", "negative")
+        ]
+        largest = max((abs(token.logit) for side in sides for token in side), default=0.0)
+        self.positive.set_tokens(sides[0], largest)
+        self.negative.set_tokens(sides[1], largest)
+        edges = [float(edge) for edge in found["edges"]]
+        if place == 2:
+            edges = [(edge - found["mean"]) / max(found["deviation"], 1e-30) for edge in edges]
+        self.histogram.set_counts(edges, found["counts"])
+        self.shape.setText(
+            f"Skew {found['skew']:.3f} · kurtosis {found['kurtosis']:.2f} · mean "
+            f"{found['mean']:+.4f} · deviation {found['deviation']:.4f}"
+        )
+        how = (
+            "Decoder row times unembedding, without the final norm's gain and centring."
+            if found["raw"]
+            else "What the direction adds to each next-token logit, past the final norm."
+        )
+        unit = " In standard deviations over the vocabulary." if place == 2 else ""
+        self.note.setText(f"{how}{unit} This is the direct path only.")
+
+    def _show_stored(self, page: Any) -> None:
         every = [*page.positive, *page.negative]
         largest = max((abs(token.logit) for token in every), default=0.0)
         self.positive.set_tokens(page.positive, largest)
         self.negative.set_tokens(page.negative, largest)
         self.histogram.set_counts(page.logits.edges, page.logits.counts)
+        skew, kurtosis = page.row.skew, page.row.kurtosis
+        known = skew is not None and kurtosis is not None
+        self.shape.setText(f"Skew {skew:.3f} · kurtosis {kurtosis:.2f}" if known else "")
         self.note.setText(page.lens_note or reading(page))
 
 

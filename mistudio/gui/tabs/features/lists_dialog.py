@@ -74,14 +74,18 @@ class ListsDialog(Dialog):
 
     def _lay_out(self) -> None:
         px = appearance().px
-        self.rename_button = button("Rename…", self._on_rename, icon="edit")
-        self.delete_button = button("Delete…", self._on_delete, icon="trash")
+        self.rename_button = button(
+            "Rename…", self._on_rename, icon="edit", tip="Give the list another name"
+        )
+        self.delete_button = button(
+            "Delete…", self._on_delete, icon="trash", tip="Delete the list; its features stay"
+        )
         self.remove_button = button("Take out", self.remove, icon="minus_circle")
         self.remove_button.setToolTip("Take the selected features out of the list")
         left = QVBoxLayout()
         left.setSpacing(px(8))
         left.addWidget(self.names, 1)
-        left.addWidget(button("New list…", self._on_new, icon="plus"))
+        left.addWidget(button("New list…", self._on_new, icon="plus", tip="Make an empty list"))
         right = QVBoxLayout()
         right.setSpacing(px(8))
         right.addWidget(self.about)

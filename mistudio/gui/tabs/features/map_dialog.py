@@ -24,6 +24,7 @@ from mistudio.jobs import map_features
 from mistudio.jobs.map_features import FeatureMap
 from mistudio.store.feature_conditions import LABEL_STATES, LabelState
 from mistudio.store.feature_keys import keys_of
+from mistudio.store.feature_masks import satisfying
 from mistudio.store.features import feature_rows
 from mistudio.store.records import FeatureSetRow, SaeRow
 from mistudio.store.tables import JOBS
@@ -55,7 +56,7 @@ def read_map(db: Any, studio: Any, sae: SaeRow, found: FeatureSetRow) -> Shown |
         density = np.log10(keys.values("frequency")[at])
     state = np.zeros(len(at), np.int64)
     for number, name in enumerate(LABEL_STATES):
-        state[keys.satisfying(LabelState(name))[at]] = number
+        state[satisfying(keys, LabelState(name))[at]] = number
     return Shown(placed, density, state)
 
 
@@ -131,16 +132,26 @@ class MapDialog(Dialog):
         self.color = QComboBox()
         self.color.addItems(["Colour: density", "Colour: label"])
         self.color.setAccessibleName("What the colours show")
+        self.color.setToolTip("What the colour of a point stands for")
         guard_wheel(self.color)
         self.told = label("", "small", wrap=True)
         self.under = label("", "label")
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.job = JobLine(services, working="running")
-        self.anew = button("Compute again", self._on_anew, icon="retry")
+        self.anew = button(
+            "Compute again",
+            self._on_anew,
+            icon="retry",
+            tip="Lay the map out anew, with these settings",
+        )
         self.lists = ListButton(services, self._subject, "Add to list")
         self.table_button = button(
-            "Show in the table", self._on_table, variant="primary", icon="table"
+            "Show in the table",
+            self._on_table,
+            variant="primary",
+            icon="table",
+            tip="Narrow the table to the features inside the lasso",
         )
         self._lay_out()
         self._connect()

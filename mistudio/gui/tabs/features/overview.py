@@ -81,13 +81,14 @@ def set_title(found: FeatureSetRow, text: str) -> str:
         f"context {(found.summary or {}).get('row_length', found.config.get('context'))}",
         "from stored activations" if found.config.get("activations") else "",
         "truncated" if (found.summary or {}).get("truncated") else "",
+        "free shapes" if (found.summary or {}).get("fast") else "",
         found.created_at[:16].replace("T", " "),
     )
     return " · ".join(part for part in parts if part)
 
 
 def remarks(found: FeatureSetRow | None) -> list[str]:
-    """What must be known of a feature set: tokens left out, a doubtful fit, a truncated store."""
+    """What must be known of a feature set: tokens left out, free shapes, a truncated store."""
     summary = (found.summary or {}) if found else {}
     said = []
     masked = {name: n for name, n in (summary.get("masked") or {}).items() if n}
@@ -100,6 +101,11 @@ def remarks(found: FeatureSetRow | None) -> list[str]:
         said.append(
             f"truncated: {truncated['tokens']:,} tokens keep only their "
             f"{truncated['most_entries']:,} strongest latents; counts, sums and maxima are exact"
+        )
+    if summary.get("fast"):
+        said.append(
+            f"read with free shapes, {summary['tile_rows']:,} rows at a time: the last bits of the "
+            "activations depend on that number"
         )
     return said
 

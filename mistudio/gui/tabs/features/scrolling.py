@@ -17,10 +17,11 @@ class Scrolling(NamedTuple):
     box: QVBoxLayout
 
 
-def scrolling(*widgets: QWidget, spacing: float = 8) -> Scrolling:
+def scrolling(*widgets: QWidget, spacing: float = 8, parent: QWidget | None = None) -> Scrolling:
     """Put widgets below each other into a scroll area."""
     px = appearance().px
-    inner = QWidget()
+    area = QScrollArea(parent)
+    inner = QWidget(area.viewport())
     inner.setObjectName("column")
     box = QVBoxLayout(inner)
     box.setContentsMargins(0, 0, px(8), 0)
@@ -28,7 +29,6 @@ def scrolling(*widgets: QWidget, spacing: float = 8) -> Scrolling:
     for widget in widgets:
         box.addWidget(widget)
     box.addStretch(1)
-    area = QScrollArea()
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)

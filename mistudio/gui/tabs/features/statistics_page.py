@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from mistudio.core.units import EM_DASH, format_count, format_percent
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.columns import flags_text
 from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, label
@@ -39,6 +40,11 @@ MEANINGS = {
     "Neuron alignment": "The three largest entries of the decoder row, and each one's share of "
     "the sum of all |entries|: a large share means that it follows one neuron.",
 }
+
+TRUNCATED = (
+    "The store keeps only the strongest activations of each token: counts, sums and maxima are "
+    "exact, the histograms and the profile are of what is kept."
+)
 
 
 class StatisticsPage(QWidget):
@@ -80,6 +86,9 @@ class StatisticsPage(QWidget):
             grid.addWidget(value, line, 1)
             value.setAccessibleName(name)
         card.box.addLayout(grid)
+        self.note = label("", "warning", wrap=True)
+        self.note.hide()
+        card.box.addWidget(self.note)
         card.box.addStretch(1)
         self.histogram = HistogramPlot("Activations above zero", "activation", color="purple")
         self.log_histogram = HistogramPlot(
@@ -148,6 +157,8 @@ class StatisticsPage(QWidget):
         )
         for name, value in described_weights(found).items():
             self.values[name].setText(value)
+        self.note.setText(TRUNCATED if found.is_truncated else "")
+        self.note.setVisible(found.is_truncated)
 
     @Slot(str, str)
     def _on_error(self, sentence: str, details: str) -> None:
@@ -168,7 +179,7 @@ def described(page: Any) -> dict[str, str]:
         "Mean while active": f"{row.mean:.4f}" if row.count else EM_DASH,
         "Mean over all tokens": EM_DASH if overall is None else f"{overall:.3g}",
         "Top tokens": row.top_tokens or EM_DASH,
-        "Flags": row.flags or "none",
+        "Flags": flags_text(row) or "none",
     }
 
 

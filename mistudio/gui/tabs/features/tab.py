@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import QHBoxLayout, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
 
 from mistudio.core.units import format_count, format_percent
 from mistudio.gui.services import Services, Tab
@@ -19,8 +19,11 @@ from mistudio.gui.tabs.features.job_line import JobLine
 from mistudio.gui.tabs.features.lists_dialog import ListsDialog
 from mistudio.gui.tabs.features.overview import Overview, fit_warning, read_overview, remarks
 from mistudio.gui.tabs.features.sources import SaeCombo
+from mistudio.gui.tabs.features.tile_tips import set_tips
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
+from mistudio.gui.widgets.elided import Elided
+from mistudio.gui.widgets.flow import FlowRow
 from mistudio.store.records import SaeRow
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ class FeaturesTab(Tab):
         self._soon.setInterval(150)
         self._soon.timeout.connect(self._reload)
         self.source = SaeCombo(services, "features.sae")
-        self.chips = label("", "small", wrap=True)
+        self.chips = Elided("small")
         self.doubt = label("", "warning", wrap=True)
         self.doubt.hide()
         self.sets = SetChooser(services)
@@ -96,18 +99,21 @@ class FeaturesTab(Tab):
             "There is no SAE yet. Train one, or import one, and its features appear here.",
             "Go to Training",
             self._on_training,
+            tip="Where an SAE is trained, or imported into the library",
         )
         no_sae.sentence.setMinimumWidth(px(560))
-        found = QWidget()
+        no_sae.offer_tour(self.services.take_tour)
+        area = QScrollArea(self)  # parents first: a later one makes Qt style all inside anew
+        column = QWidget(area.viewport())
+        self.pages = QStackedWidget(column)
+        found = QWidget(self.pages)
         box = QVBoxLayout(found)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(8))
         box.addLayout(row(*self.tiles.values(), spacing=16))
         box.addWidget(self.table, 1)
-        self.pages = QStackedWidget()
         for page in (no_sae, self.form, found):
             self.pages.addWidget(page)
-        column = QWidget()
         column.setMaximumWidth(max(1280, px(1280)))
         inner = QVBoxLayout(column)
         inner.setContentsMargins(px(24), px(12), px(24), px(8))
@@ -125,16 +131,21 @@ class FeaturesTab(Tab):
             self.import_button,
             self.export_button,
         )
-        told = row(self.chips, *self.tools)
-        told.setStretch(0, 1)
         inner.addWidget(self.heading)
-        inner.addLayout(told)
+        inner.addWidget(self.chips)
+        inner.addLayout(FlowRow(*self.tools))
         for widget in (self.doubt, self.job):
             inner.addWidget(widget)
         inner.addWidget(self.pages, 1)
+        # a large font on a small screen: the page scrolls rather than squeezing what is above rows
+        self.table.view.setMinimumHeight(px(180))
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        area.setWidget(column)
         outer = QHBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(column)
+        outer.addWidget(area)
 
     def _connect(self) -> None:
         self.source.chosen.connect(self._on_source)
@@ -275,7 +286,7 @@ class FeaturesTab(Tab):
         self.heading.setVisible(sae is not None)
         if sae is None:
             self.overview = None
-            self.chips.setText("")
+            self.chips.set_text("")
             self.doubt.hide()
             self.sets.hide()
             self.job.show_job(None)
@@ -314,7 +325,7 @@ class FeaturesTab(Tab):
         warning = fit_warning(found.feature_set)
         self.doubt.setText(warning)
         self.doubt.setVisible(bool(warning))
-        self.chips.setText(" · ".join(part for part in parts if part))
+        self.chips.set_text(" · ".join(part for part in parts if part))
         tokens = found.feature_set.n_tokens if found.feature_set else None
         live = f"{format_count(found.live)} / {format_count(found.features)}"
         self.tiles["found"].set_value(live)
@@ -322,6 +333,8 @@ class FeaturesTab(Tab):
         labelled = found.interpretable
         self.tiles["interpretable"].set_value(format_percent(labelled.share if labelled else None))
         self.tiles["rate"].set_value(format_percent(found.mean_rate, 3))
+        for name, tip in set_tips(found.feature_set).items():
+            self.tiles[name].setToolTip(tip)
 
     def _open_pending(self) -> None:
         pending, self._pending = self._pending, None

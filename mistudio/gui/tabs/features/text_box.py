@@ -21,6 +21,7 @@ class OwnText(QPlainTextEdit):
         self.setTabChangesFocus(True)
         self.setAccessibleName("Your text")
         self.setPlaceholderText("Write or paste a text; Ctrl+Return reads it.")
+        self.setToolTip("The text that is read with the model; Ctrl+Return reads it")
         self.setFixedHeight(appearance().px(76))
 
     def keyPressEvent(self, event: QKeyEvent) -> None:

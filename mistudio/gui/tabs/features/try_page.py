@@ -152,6 +152,12 @@ class TryPage(QWidget):
         if self.job.submit("own_text", config):
             self._services.settings.remember(REMEMBERED, config.text)
 
+    def read_text(self, text: str) -> None:
+        """Read another text than the one that is written there."""
+        self.text.setPlainText(text)
+        if self.run_button.isEnabled():
+            self.run()
+
     def why(self) -> None:
         """Ask what each feature adds to the token that follows the text."""
         from mistudio.gui.tabs.features.why_dialog import WhyDialog

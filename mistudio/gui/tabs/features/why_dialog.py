@@ -61,7 +61,13 @@ class WhyDialog(Dialog):
             AttributeConfig, ("token", "position", "check_on", "limit"), columns=4
         )
         self.form.set_values({"sae": sae_id, "text": text, "feature": feature})
-        self.run_button = button("Compute", self.run, variant="primary", icon="play")
+        self.run_button = button(
+            "Compute",
+            self.run,
+            variant="primary",
+            icon="play",
+            tip="Measure what each feature adds to the next token",
+        )
         self.form.action_row.addWidget(self.run_button)
         self.job = OneJob(services, self.run_button, self, failure="The attribution failed.")
         self.job.done.connect(self._on_done)

@@ -45,21 +45,21 @@ class LibraryTab(Tab):
         services: Services,
         importer: ImportCard,
         of: Callable[[Studio, str], Dependants],
-        delete: Callable[[Studio, str], None],
         *,
         title: str,
         subtitle: str,
         getter: QWidget | None = None,
         every: str = "",
+        parent: QWidget | None = None,
     ) -> None:
-        """`of` and `delete` say what deleting an object means, and do it.
+        """`of` says what deleting an object means.
 
         `getter` stands on top instead of `importer` (which it holds); `every` names the choice of
         the filter by `further` that lets all pass.
         """
-        super().__init__(services)
+        super().__init__(services, parent)
         self.importer = importer
-        self.deleter = Deleter(services, self.kinds[0], of, delete, self)
+        self.deleter = Deleter(services, self.kinds[0], of, self)
         self.deleter.deleted.connect(self._on_deleted)
         self._rows: Sequence[Any] = ()
         self._by_id: dict[str, Any] = {}
@@ -82,15 +82,21 @@ class LibraryTab(Tab):
         self.refresh()
 
     def _build(self, title: str, subtitle: str, getter: QWidget, every: str) -> None:
-        self.page = CenteredColumn()
+        self.page = CenteredColumn(self)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.page)
         self.filters = Filters(title, every)
         self.filters.changed.connect(self._arrange)
         self.empty = EmptyState(self.icon, "", "Run the sample", self._run_sample)
+        self.empty.button.setToolTip("The whole path from text to steering in two minutes")
+        self.empty.offer_tour(self.services.take_tour)
         self.nothing = EmptyState(
-            "search", f"No {self.noun} passes the filters.", "Clear filters", self.filters.clear
+            "search",
+            f"No {self.noun} passes the filters.",
+            "Clear filters",
+            self.filters.clear,
+            tip="Show all again",
         )
         self.job_grid = CardGrid(columns=self.columns)
         self.grid = VisibleGrid(self.page, self._card_of, self._forget, columns=self.columns)

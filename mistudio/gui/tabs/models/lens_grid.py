@@ -21,7 +21,7 @@ from mistudio.gui.theme import appearance, contrast, mix
 
 Index = QModelIndex | QPersistentModelIndex
 SHARE_ROLE = Qt.ItemDataRole.UserRole + 21
-_VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍"}
+_VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "⇤"}
 
 
 def visible(text: str) -> str:

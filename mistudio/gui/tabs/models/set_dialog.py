@@ -185,7 +185,7 @@ def _strong_cells(token: StrongToken) -> list[str]:
 
 def _plain(text: str) -> str:
     """A text in one line."""
-    return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+    return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "⇤")
 
 
 def summary(page: SetPage) -> str:

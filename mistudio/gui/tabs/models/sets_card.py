@@ -17,7 +17,6 @@ from mistudio.gui.tabs.models.tables import FigureTable
 from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.progress import ProgressBar
-from mistudio.jobs.deletion import delete_activation_set
 from mistudio.jobs.dependants import of_activation_set
 from mistudio.store.records import ActivationSetRow, JobRow
 
@@ -85,9 +84,7 @@ class ActivationSets(Card):
 
     def _connect(self) -> None:
         services = self._services
-        self.deleter = Deleter(
-            services, "activation_sets", of_activation_set, delete_activation_set, self
-        )
+        self.deleter = Deleter(services, "activation_sets", of_activation_set, self)
         self.deleter.deleted.connect(self._on_change)
         self._live = LiveProgress(services, self)
         self._live.moved.connect(self._on_moved)

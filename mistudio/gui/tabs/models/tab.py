@@ -35,7 +35,6 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.editors import CheckEditor, PathEditor
 from mistudio.jobs import activation_pages, library_pages, model_pages
 from mistudio.jobs.activation_pages import SetPage
-from mistudio.jobs.deletion import delete_model
 from mistudio.jobs.dependants import of_model
 from mistudio.jobs.library_pages import ModelList
 from mistudio.store.records import JobRow, ModelRow
@@ -59,7 +58,7 @@ class ModelsTab(LibraryTab):
     color = "purple"
     columns = 1
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         importer = import_card(services)
         self.download = DownloadModelCard(services)
         self.cached = CachedRepositories(
@@ -74,10 +73,10 @@ class ModelsTab(LibraryTab):
             services,
             importer,
             of_model,
-            delete_model,
             title="Models",
             subtitle="Language models to look into, from the Hub or from this machine.",
             getter=self.sources,
+            parent=parent,
             every="All architectures",
         )
         self.sources.restore()

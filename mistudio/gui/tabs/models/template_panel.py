@@ -11,10 +11,12 @@ from mistudio.core.config import Config
 from mistudio.core.errors import StudioError
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import delete_undoably
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row, set_icon
 from mistudio.gui.widgets.layout import Collapsible
 from mistudio.jobs import templates
+from mistudio.jobs.set_aside import set_aside
 from mistudio.jobs.templates import Loaded
 from mistudio.store.records import TemplateRow
 
@@ -31,6 +33,7 @@ class TemplatePanel(Collapsible):
 
     def __init__(self, services: Services, kind: str, parent: QWidget | None = None) -> None:
         super().__init__("Templates", parent)
+        self.heading.setToolTip("Settings that were saved, and saving these")
         self._services, self._kind = services, kind
         self.lines: list[TemplateLine] = []
         self._list = QVBoxLayout()
@@ -107,7 +110,14 @@ class TemplatePanel(Collapsible):
             if what == "star":
                 templates.star(studio, row_.id, not row_.is_favorite)
             elif confirm(self, f"Delete template “{row_.name}”?", "Its settings are lost."):
-                templates.delete(studio, row_.id)
+                delete_undoably(
+                    self._services,
+                    lambda: [set_aside(studio, "templates", row_.id)],
+                    f"The template “{row_.name}” is deleted.",
+                    "templates",
+                    self.read,
+                )
+                return
         except StudioError as error:
             self.problem.emit(error.sentence)
         self.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,21 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.steering_shown import edit_words, edits_of
 from mistudio.core.units import format_decimal
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import delete_undoably
 from mistudio.gui.tabs.steering.compare import CompareRuns
+from mistudio.gui.tabs.steering.export import OutsideExport
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import SearchField
 from mistudio.gui.widgets.row_table import BlockTableModel, Column, RowTable
 from mistudio.jobs import steering_report
+from mistudio.jobs.set_aside import set_aside
 from mistudio.store import steering
 from mistudio.store.records import SteeringRunRow
 
@@ -74,7 +79,6 @@ class History(QWidget):
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._services = services
-        self._gone: list[SteeringRunRow] = []
         self.model = BlockTableModel(COLUMNS, _load, services.query, self)
         self.view = RowTable(self.model)
         self.view.setAccessibleName("Steering runs")
@@ -106,6 +110,11 @@ class History(QWidget):
         for ending, name in steering_report.FORMATS.items():
             chosen = menu.addAction(name)
             chosen.triggered.connect(lambda *_, ending=ending: self.ask_export(ending))
+        menu.addSeparator()
+        reports = len(menu.actions())
+        self.outside = OutsideExport(self._services, self)
+        self.outside.add_to(menu, lambda: ExportSteeringConfig(run=self.selected()[0]))
+        self._of_one = menu.actions()[reports:]
         self.export_button.setMenu(menu)
         self.delete_button = button("Delete", self._on_delete, icon="trash", tip="Delete them")
         actions = QWidget()
@@ -157,6 +166,8 @@ class History(QWidget):
         for made in (self.load_button, self.rerun_button, self.star_button, self.note_button):
             made.setEnabled(chosen == 1)
         self.compare_button.setEnabled(chosen == 2)
+        for entry in self._of_one:
+            entry.setEnabled(chosen == 1)
         for made in (self.export_button, self.delete_button):
             made.setEnabled(chosen > 0)
 
@@ -218,9 +229,9 @@ class History(QWidget):
         if len(found) == 2:
             CompareRuns(found, features_of, self.window()).show()
 
-    def ask_export(self, ending: str) -> None:
-        """Let the user choose a file for the selected runs."""
-        chosen = self.selected()
+    def ask_export(self, ending: str, of: Sequence[str] = ()) -> None:
+        """Let the user choose a file for the selected runs, or for those of these ids."""
+        chosen = list(of) or self.selected()
         runs = [r for r in steering.runs(self._services.studio.db(), chosen) if r]
         if not runs:
             return
@@ -248,12 +259,11 @@ class History(QWidget):
         chosen = self.selected()
         words = "this run" if len(chosen) == 1 else f"{len(chosen):,} runs"
         if chosen and confirm(self, f"Delete {words}?", "Texts and figures go with it."):
-            self._gone = steering.delete(self._services.studio.db(), chosen)
-            self._services.banner(f"Deleted {words}.", action="Undo", clicked=self.undo)
-            self.reload()
-
-    def undo(self) -> None:
-        """Bring back what was deleted last."""
-        steering.restore(self._services.studio.db(), self._gone)
-        self._gone = []
-        self.reload()
+            studio = self._services.studio
+            delete_undoably(
+                self._services,
+                lambda: [set_aside(studio, "steering_runs", run_id) for run_id in chosen],
+                f"Deleted {words}.",
+                "steering_runs",
+                self.reload,
+            )

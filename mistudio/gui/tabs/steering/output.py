@@ -14,6 +14,8 @@ from mistudio.core.steering_shown import (
     Variant,
     over_steering,
     read_run,
+    repeat_words,
+    repeating,
     title_of,
 )
 from mistudio.gui.services import Services
@@ -49,6 +51,15 @@ class Output(QWidget):
         self.warning_text = label("", "warning", wrap=True)
         self.warning.box.addWidget(IconLabel("alert", "yellow"))
         self.warning.box.addWidget(self.warning_text, 1)
+        self.repeating = Card("info", horizontal=True, padding=10)
+        self.repeating_text = label("", "warning", wrap=True)
+        self.repeating.box.addWidget(IconLabel("retry", "yellow"))
+        self.repeating.box.addWidget(self.repeating_text, 1)
+        self.repeats = label("", "small", wrap=True)
+        self.repeats.setToolTip(
+            "The longest run of tokens that occurs twice or more in the text. Above a quarter of a "
+            "text of at least 32 tokens it is warned of"
+        )
         self.note = label("", "muted", wrap=True)
         self.sample = Combo()
         self.sample.setAccessibleName("Text shown")
@@ -67,7 +78,9 @@ class Output(QWidget):
         )
         self.parting.toggled.connect(self._fill)
         self._tools = QWidget()
-        tools = row(self.marks, self.parting, None, self.sample)
+        self.export_button = button("Export", icon="download", tip="Write what is shown here")
+        self.export_button.setAccessibleName("Export what is shown")
+        tools = row(self.marks, self.parting, None, self.sample, self.export_button)
         self._tools.setLayout(tools)
         self._sides = QWidget()
         self._line = QHBoxLayout(self._sides)
@@ -102,7 +115,16 @@ class Output(QWidget):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(8))
-        for widget in (self.warning, self._tools, self.area, self.note, self.of, self.tiles):
+        for widget in (
+            self.warning,
+            self.repeating,
+            self._tools,
+            self.area,
+            self.note,
+            self.of,
+            self.tiles,
+            self.repeats,
+        ):
             box.addWidget(widget)
         box.addWidget(self.table)
         box.addWidget(self._charts)
@@ -143,6 +165,10 @@ class Output(QWidget):
         self._chosen = first.name if first else ""
         self._fill()
         self._show_figures()
+
+    def chosen(self) -> str:
+        """The name of the variant whose figures are shown, "" if there is none."""
+        return self._chosen
 
     def choose(self, name: str) -> None:
         """Show the figures of a variant."""
@@ -197,6 +223,9 @@ class Output(QWidget):
         chosen = next((v for v in steered if v.name == self._chosen), None)
         self.tiles.setVisible(bool(steered))
         self.tiles.show_variant(chosen)
+        words = repeat_words(chosen.metrics) if chosen else ""
+        self.repeats.setText(words)
+        self.repeats.setVisible(bool(words))
         several = len(steered) > 1
         self.of.setVisible(several)
         self.of.setText(f"Figures of: {chosen.title}" if chosen else "")
@@ -230,6 +259,10 @@ class Output(QWidget):
             told = " ".join(f"{title}: {' and '.join(why)}." for title, why in found)
         self.warning_text.setText(f"{WARNING} {told}")
         self.warning.setVisible(bool(found))
+        again = [(v.title, told) for v in steered if (told := repeating(v.metrics))]
+        named = [told if len(steered) == 1 else f"{title}: {told}" for title, told in again]
+        self.repeating_text.setText(" ".join(named))
+        self.repeating.setVisible(bool(again))
         same = [v.title for v in steered if v.metrics.get("identical")]
         if len(steered) == 1 and same:
             self.note.setText("The steered text is the baseline, token for token.")

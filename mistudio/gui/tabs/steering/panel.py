@@ -15,9 +15,9 @@ from mistudio.core.steering_words import parse_edit
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.scrolling import scrolling
-from mistudio.gui.tabs.features.sources import SaeCombo
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard, with_sae
 from mistudio.gui.tabs.steering.search import FeatureSearch
+from mistudio.gui.tabs.steering.source import SteeringSource
 from mistudio.gui.tabs.steering.tab_order import follow
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
@@ -45,7 +45,7 @@ class FeaturePanel(QWidget):
         self._left_out = 0
         self._asked: list[CardState] | None = None  # cards whose facts are being read
         self._focus = False
-        self.source = SaeCombo(services, "steering.sae")
+        self.source = SteeringSource(services, "steering.sae")
         self.source.chosen.connect(self._on_source)
         self.search = FeatureSearch(services)
         self.search.added.connect(self._on_added)
@@ -133,16 +133,18 @@ class FeaturePanel(QWidget):
     def model_id(self) -> str:
         """The model that is steered, "" while it is not known."""
         known = [card.facts.model_id for card in self.cards if card.facts.model_id]
-        sae = self.source.sae()
-        return known[0] if known else (sae.model_id or "") if sae else ""
+        return known[0] if known else self.source.model_id()
 
     def main_sae(self) -> str:
-        """The SAE that a run names: that of the first card, else the chosen one."""
+        """The SAE that a run names: that of the first card, else the chosen one of their model.
+
+        "" if only vectors steer and no SAE of their model is chosen.
+        """
         for card in self.cards:
             if card.facts.sae is not None:
                 return card.facts.sae.id
         sae = self.source.sae()
-        return sae.id if sae else ""
+        return sae.id if sae is not None and sae.model_id == self.model_id() else ""
 
     def settings(self, only: int = -1) -> dict[str, Any]:
         """The cards as settings of a run; `only` as in `edits`."""
@@ -159,18 +161,21 @@ class FeaturePanel(QWidget):
 
     def problem(self) -> str:
         """Why these cards cannot be used, "" if they can."""
-        if self.source.sae() is None and not self.cards:
-            return "There is no SAE yet."
+        if not self.source.count() and not self.cards:
+            return "Add a model first: the Models tab downloads or imports one."
         for card in self.cards:
             if card.is_on() and card.edit() is None:
                 return card.sentence()
         if not any(card.is_on() for card in self.cards):
+            if self.source.sae() is None:
+                return "Add a vector to steer along."
             return "Add a feature to steer."
         return ""
 
     def _on_source(self, sae: SaeRow | None) -> None:
         if sae is None:
-            self.search.set_source(None, None)
+            model = self.source.model()
+            self.search.set_source(None, None, model.id if model is not None else "")
             self._tell()
             return
         self._services.query.ask(
@@ -219,22 +224,22 @@ class FeaturePanel(QWidget):
         card.deleteLater()
 
     def _on_added(self, source: Source) -> None:
-        sae = self.source.sae()
-        if sae is None or len(self.cards) >= MAX_EDITS or not self._fits(sae):
+        model_id = self.source.model_id()
+        if len(self.cards) >= MAX_EDITS or not self._fits(model_id):
             return
         self.search.close_results()
         self._add(source)
 
-    def _fits(self, sae: SaeRow) -> bool:
-        """Whether an SAE may join the cards; cards of another model go if the user says so."""
-        others = [c for c in self.cards if c.facts.model_id not in ("", sae.model_id)]
+    def _fits(self, model_id: str) -> bool:
+        """Whether a model's source may join; cards of another model go if the user says so."""
+        others = [c for c in self.cards if c.facts.model_id not in ("", model_id)]
         if not others:
             return True
         agreed = confirm(
             self,
             "Remove the cards of another model?",
-            f"{len(others)} of the cards belong to another model than {sae.name!r}. One "
-            "run steers one model.",
+            f"{len(others)} of the cards belong to another model than what is added. One run "
+            "steers one model.",
             "Remove them",
         )
         for card in others if agreed else ():
@@ -261,6 +266,8 @@ class FeaturePanel(QWidget):
         self.count.setText(f"{len(self.cards)} of {MAX_EDITS} features")
         self.clear_button.setEnabled(bool(self.cards))
         lines = ["Strength 0 with Add leaves the baseline, token for token."]
+        if self.source.model() is not None and not self.cards:
+            lines = ["Vectors… makes a direction from two lists of prompts, or imports one."]
         layers = {c.facts.place.partition(" · ")[0] for c in self.cards if c.is_on()}
         if len(layers) > 1:
             lines = ["Several layers: each hook reads what the earlier ones already steered."]

@@ -7,16 +7,20 @@ from collections.abc import Callable, Sequence
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QInputDialog, QLineEdit, QWidget
 
+from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import StudioError
+from mistudio.core.steering_shown import edits_of
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.scrolling import scrolling
+from mistudio.gui.tabs.library.deleting import delete_undoably
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row, set_icon
 from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.layout import Collapsible
 from mistudio.jobs import steering_presets, templates
+from mistudio.jobs.set_aside import set_aside
 from mistudio.jobs.steering_presets import Preset
 
 
@@ -33,6 +37,7 @@ class Presets(Collapsible):
         self, services: Services, config: Callable[[], SteerConfig], parent: QWidget | None = None
     ) -> None:
         super().__init__("Presets", parent)
+        self.heading.setToolTip("Features and settings that were saved, and saving these")
         self._services, self._config = services, config
         self.lines: list[PresetLine] = []
         self._area, self._list = scrolling(spacing=4)
@@ -121,7 +126,14 @@ class Presets(Collapsible):
                     return
                 templates.rename(studio, row_.id, name)
             elif confirm(self, f"Delete preset “{row_.name}”?", "Its settings are lost."):
-                templates.delete(studio, row_.id)
+                delete_undoably(
+                    self._services,
+                    lambda: [set_aside(studio, "templates", row_.id)],
+                    f"The preset “{row_.name}” is deleted.",
+                    "templates",
+                    self.read,
+                )
+                return
         except StudioError as error:
             self.problem.emit(error.sentence)
         self.read()
@@ -150,10 +162,11 @@ class PresetLine(QWidget):
         name = Elided("label")
         name.set_text(kept.name)
         about = Elided("muted")
-        gone = "Unavailable: its SAE is not in the library. " if preset.missing else ""
-        saes = ", ".join(sae.name for sae in preset.saes)
+        what = "vector" if all(name.startswith("@") for name in preset.missing) else "SAE"
+        gone = f"Unavailable: its {what} is not in the library. " if preset.missing else ""
+        saes = ", ".join([*(s.name for s in preset.saes), *(f"@{v.name}" for v in preset.vectors)])
         about.set_text(gone + " · ".join(part for part in (kept.description or "", saes) if part))
-        count = len(config.feature) + len(config.edit)
+        count = len(edits_of(to_dict(config)))
         facts = [label(f"{count} feature{'' if count == 1 else 's'}", "text-emerald")]
         if preset.layers:
             layers = ", ".join(map(str, preset.layers))

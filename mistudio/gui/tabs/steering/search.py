@@ -20,6 +20,12 @@ from mistudio.store.records import FeatureSetRow, SaeRow
 from mistudio.store.tables import STEERING_VECTORS
 
 LIMIT = 50
+FEATURES = "Add a feature: label, token, #id or @vector"
+VECTORS = "Add a vector by its name"
+NO_VECTOR = (
+    "This model has no vector yet: Vectors… below makes one from two lists of prompts or imports "
+    "one. An SAE, trained or imported, brings features."
+)
 _ODD = re.compile(r"[@=?>:/\s]")  # what a name in the short form of an edit cannot hold
 
 
@@ -45,10 +51,11 @@ class FeatureSearch(QWidget):
         self._services = services
         self._sae: SaeRow | None = None
         self._set: FeatureSetRow | None = None
+        self._model = ""
         self._taken: set[Source] = set()
         self._found: list[Offer] = []
         px = appearance().px
-        self.field = SearchField("Add a feature: label, token, #id or @vector")
+        self.field = SearchField(FEATURES)
         self.field.searched.connect(self._on_searched)
         self.field.installEventFilter(self)
         self.results = QListWidget()
@@ -56,8 +63,12 @@ class FeatureSearch(QWidget):
         self.results.setMinimumHeight(px(152))
         self.results.itemActivated.connect(self._on_activated)
         self.hint = label("", "small", wrap=True)
-        self.add_button = button("Add", self.add_current, icon="plus")
-        self.close_button = button("Close", self.close_results, variant="ghost")
+        self.add_button = button(
+            "Add", self.add_current, icon="plus", tip="Add the chosen feature as a card (Return)"
+        )
+        self.close_button = button(
+            "Close", self.close_results, variant="ghost", tip="Hide what was found (Esc)"
+        )
         self.popup = QWidget()
         inner = QVBoxLayout(self.popup)
         inner.setContentsMargins(0, 0, 0, 0)
@@ -72,10 +83,20 @@ class FeatureSearch(QWidget):
         box.addWidget(self.popup)
         self.popup.hide()
 
-    def set_source(self, sae: SaeRow | None, feature_set: FeatureSetRow | None) -> None:
-        """Search the features of another SAE."""
+    def set_source(
+        self, sae: SaeRow | None, feature_set: FeatureSetRow | None, model_id: str = ""
+    ) -> None:
+        """Search the features of another SAE; without one, the vectors of a model alone."""
         self._sae, self._set = sae, feature_set
-        self.setEnabled(sae is not None)
+        self._model = model_id if sae is None else sae.model_id or ""
+        self.field.setPlaceholderText(FEATURES if sae is not None else VECTORS)
+        self.setEnabled(sae is not None or bool(model_id))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again if the list is open."""
+        if self.popup.isVisible():
+            self._ask()
 
     def set_taken(self, sources: set[Source]) -> None:
         """What is steered already is not offered."""
@@ -130,13 +151,11 @@ class FeatureSearch(QWidget):
 
     def _ask(self) -> None:
         found, sae, text = self._set, self._sae, self.field.text().strip()
-        if sae is None:
-            self._show([])
-            return
+        model_id = self._model
 
         def search(db: Any) -> list[Offer]:
-            offers = vector_offers(db, sae.model_id, text)
-            if text.startswith("@"):
+            offers = vector_offers(db, model_id, text)
+            if text.startswith("@") or sae is None:
                 return offers
             if found is None:
                 return [*_by_number(sae, text), *offers]
@@ -160,7 +179,10 @@ class FeatureSearch(QWidget):
         for found in shown:
             self.results.addItem(found.words)
         self.add_button.setEnabled(bool(shown))
-        nothing = "Nothing found." if self._set else "Type the number of a latent."
+        if self._sae is None:
+            nothing = "No vector has this name." if self.field.text().strip() else NO_VECTOR
+        else:
+            nothing = "Nothing found." if self._set else "Type the number of a latent."
         self.hint.setText("Return adds it." if shown else nothing)
 
 

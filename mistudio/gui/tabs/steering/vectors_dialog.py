@@ -24,6 +24,7 @@ from mistudio.core.units import EM_DASH
 from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
 from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import delete_undoably
 from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.tabs.steering.vectors_import import ImportVectorsDialog, model_names
 from mistudio.gui.theme import appearance
@@ -31,6 +32,7 @@ from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.jobs import vector_library
+from mistudio.jobs.set_aside import set_aside
 from mistudio.store.records import SteeringVectorRow
 from mistudio.store.tables import STEERING_VECTORS
 
@@ -83,12 +85,23 @@ class VectorsDialog(Dialog):
             settings=services.settings,
             remember="steering.contrast",
         )
-        self.make_button = button("Make vector", self.make, variant="primary", icon="play")
+        self.make_button = button(
+            "Make vector",
+            self.make,
+            variant="primary",
+            icon="play",
+            tip="Read both lists with the model and keep the direction between them",
+        )
         self.job = OneJob(services, self.make_button, self, failure="The vector was not made.")
         self.job.done.connect(self._on_made)
         self.outcome = label("", "muted", wrap=True, selectable=True)
         self.table = self._table()
-        self.export_button = button("Export…", self.export, icon="upload")
+        self.export_button = button(
+            "Export…",
+            self.export,
+            icon="upload",
+            tip="Write the chosen vectors for another program",
+        )
         self.export_job = OneJob(services, self.export_button, self, failure="The export failed.")
         self.export_job.done.connect(self._on_exported)
         self._lay_out()
@@ -102,6 +115,7 @@ class VectorsDialog(Dialog):
         made = QPlainTextEdit(str(self._services.settings.recall(f"steering.{name}", "")))
         made.setAccessibleName(name)
         made.setPlaceholderText(hint)
+        made.setToolTip(f"{hint}; the direction leads from the negative ones to the positive ones")
         made.setTabChangesFocus(True)
         made.setMinimumHeight(appearance().px(64))
         return made
@@ -136,9 +150,18 @@ class VectorsDialog(Dialog):
         self.box.addWidget(self.job.problem)
         self.box.addWidget(self.table, 3)
         self.box.addWidget(self.export_job.problem)
-        self.import_button = button("Import…", self.open_import, icon="download")
-        self.rename_button = button("Rename…", self.rename, icon="edit")
-        self.delete_button = button("Delete…", self.delete, icon="trash")
+        self.import_button = button(
+            "Import…",
+            self.open_import,
+            icon="download",
+            tip="Add vectors from a file of another program",
+        )
+        self.rename_button = button(
+            "Rename…", self.rename, icon="edit", tip="Give the vector another name"
+        )
+        self.delete_button = button(
+            "Delete…", self.delete, icon="trash", tip="Delete the chosen vectors"
+        )
         for place, one in enumerate(
             (self.import_button, self.export_button, self.rename_button, self.delete_button)
         ):
@@ -205,14 +228,16 @@ class VectorsDialog(Dialog):
     def delete(self) -> None:
         """Delete the selected vectors, after asking."""
         ids, studio = [one.id for one in self.chosen()], self._services.studio
-        said = "Runs that used them keep their texts; the vectors are gone for good."
-        if ids and confirm(self, f"Delete {len(ids):,} vectors?", said):
-
-            def remove(_: Any) -> None:
-                for vector_id in ids:
-                    vector_library.delete(studio, vector_id)
-
-            self._write(remove)
+        words = "1 vector" if len(ids) == 1 else f"{len(ids):,} vectors"
+        said = "Runs that used them keep their texts; they cannot be done again."
+        if ids and confirm(self, f"Delete {words}?", said):
+            delete_undoably(
+                self._services,
+                lambda: [set_aside(studio, "steering_vectors", vector_id) for vector_id in ids],
+                f"Deleted {words}.",
+                "steering_vectors",
+                self.read,
+            )
 
     def chosen(self) -> list[SteeringVectorRow]:
         """The selected vectors."""

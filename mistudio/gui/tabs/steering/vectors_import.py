@@ -50,7 +50,13 @@ class ImportVectorsDialog(Dialog):
             command="vectors import",
             positional=("path",),
         )
-        self.button = button("Import", self.submit, variant="primary", icon="download")
+        self.button = button(
+            "Import",
+            self.submit,
+            variant="primary",
+            icon="download",
+            tip="Add the vectors of this file",
+        )
         self.job = OneJob(services, self.button, self, failure="The import failed.")
         self.job.done.connect(self._on_done)
         self.box.addWidget(label(_ABOUT, "muted", wrap=True))

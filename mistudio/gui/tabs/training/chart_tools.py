@@ -41,6 +41,7 @@ class ChartTools(QWidget):
         self.window_points.setValue(SMOOTHING)
         self.window_points.setSuffix(" points")
         self.window_points.setAccessibleName("Points of the moving average")
+        self.window_points.setToolTip("Points that are averaged; more make a calmer curve")
         guard_wheel(self.window_points)
         self.window_points.valueChanged.connect(self._on_points)
         self.window_points.setVisible(False)

@@ -14,6 +14,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import format_bytes, format_count, format_decimal, format_percent
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import delete_undoably, freed_later
 from mistudio.gui.tabs.training.continue_dialog import ContinueDialog
 from mistudio.gui.tabs.training.reads import Run, local_time, read_checkpoints
 from mistudio.gui.tabs.training.retention_row import RetentionRow
@@ -21,6 +22,7 @@ from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.jobs import checkpoints
+from mistudio.jobs.set_aside import set_aside_checkpoint
 from mistudio.store.records import CheckpointRow
 
 
@@ -145,11 +147,18 @@ class CheckpointsPane(QWidget):
             return
         frees = f"This frees {format_bytes(row.size_bytes)}."
         if confirm(self, f"Delete the checkpoint of step {row.step:,}?", frees):
-            training_id = self._run.training.id
-            self._do(
-                lambda: checkpoints.delete(self._services.studio, training_id, row.step),
-                self._on_changed,
+            studio, training_id = self._services.studio, self._run.training.id
+            delete_undoably(
+                self._services,
+                lambda: [set_aside_checkpoint(studio, training_id, row.step)],
+                f"The checkpoint of step {row.step:,} is deleted."
+                + freed_later(row.size_bytes or 0),
+                "checkpoints",
+                self._tell_changed,
             )
+
+    def _tell_changed(self) -> None:
+        self._on_changed(None)
 
     def write_sae(self) -> None:
         """Queue the job that puts the selected checkpoint's SAE into the library."""

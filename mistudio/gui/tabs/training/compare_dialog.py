@@ -49,7 +49,13 @@ class CompareDialog(Dialog):
             positional=("sae", "other"),
         )
         self.form.set_values(CompareSaesConfig(sae=first.id, other=second.id))
-        self.start_button = button("Compare", self.start, variant="primary", icon="curve")
+        self.start_button = button(
+            "Compare",
+            self.start,
+            variant="primary",
+            icon="curve",
+            tip="Measure both on the same held-out text",
+        )
         self.job = OneJob(
             services,
             self.start_button,

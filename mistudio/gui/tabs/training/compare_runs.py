@@ -19,7 +19,7 @@ from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.chart_export import ChartExport
 from mistudio.gui.tabs.training.chart_tools import ChartTools
-from mistudio.gui.tabs.training.curves import AXES, CURVES, Curve, has_time, points_of
+from mistudio.gui.tabs.training.curves import AXES, CURVES, Curve, has_time, mean_of, points_of
 from mistudio.gui.tabs.training.reads import read_metrics
 from mistudio.gui.tabs.training.run_choices import (
     RunChoice,
@@ -29,7 +29,7 @@ from mistudio.gui.tabs.training.run_choices import (
 )
 from mistudio.gui.tabs.training.series import Columns, MetricSeries, smoothed
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import button, label
+from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.plots import CurvePlot
 from mistudio.store.records import TrainingRow
@@ -39,6 +39,7 @@ MOST = 8
 LETTERS = "ABCDEFGH"
 # as many colours as runs, told apart by their letters too
 COLORS = ("emerald", "blue", "purple", "yellow", "red", "muted", "text", "label")
+MEAN = "mean"
 POLL_MS = 2000
 
 Read = list[tuple[TrainingRow, int, Columns]]
@@ -64,12 +65,20 @@ class CompareRuns(Dialog):
             "Whole sweep", self.choose_group, icon="list", tip="Choose the runs of this sweep"
         )
         self.group_button.hide()
+        self.mean_button = button(
+            "Mean",
+            self._draw_all,
+            variant="toggle",
+            tip="Draw the mean of the chosen runs, at the steps that all of them told",
+        )
+        self.mean_button.hide()
         self.note = label("", "text-yellow", wrap=True)
         self.note.hide()
         self.metric_box = QComboBox()
         for curve in CURVES:
             self.metric_box.addItem(curve.title, curve.column)
         self.metric_box.setAccessibleName("Metric")
+        self.metric_box.setToolTip("What the curves show")
         self.metric_box.currentIndexChanged.connect(self._draw_all)
         self.tools = ChartTools()
         self.tools.changed.connect(self._draw_all)
@@ -94,7 +103,7 @@ class CompareRuns(Dialog):
         side.addWidget(self.metric_box)
         side.addWidget(label(f"Runs (up to {MOST})", "label"))
         side.addWidget(self.list, 1)
-        side.addWidget(self.group_button)
+        side.addLayout(row(self.group_button, self.mean_button, None))
         side.addWidget(self.note)
         main = QVBoxLayout()
         main.addWidget(self.tools)
@@ -215,12 +224,25 @@ class CompareRuns(Dialog):
             self.plot.remove_series(name)
         for place, run in enumerate(ready):
             self._draw(LETTERS[place], COLORS[place], run, curve)
+        self.mean_button.setVisible(len(ready) > 1)
+        if len(ready) > 1 and self.mean_button.isChecked():
+            self._draw_mean(ready, curve)
         self._show_table([self._rows[run] for run in ready])
+
+    def _draw_mean(self, runs: Sequence[str], curve: Curve) -> None:
+        each = [(self._series[run], self._latents(run)) for run in runs]
+        xs, ys = mean_of(each, curve.column, self.tools.axis())
+        if self.tools.smooths() and not curve.is_held_out:
+            ys = smoothed(ys, self.tools.points())
+        self.plot.add_series(MEAN, "text", points=curve.is_held_out)
+        self.plot.set_data(MEAN, xs, ys)
+
+    def _latents(self, run: str) -> int:
+        return int(self._rows[run].config.get("width") or 1)
 
     def _draw(self, letter: str, color: str, run: str, curve: Curve) -> None:
         series = self._series[run]
-        latents = int(self._rows[run].config.get("width") or 1)
-        xs, ys = points_of(series, curve.column, self.tools.axis(), latents)
+        xs, ys = points_of(series, curve.column, self.tools.axis(), self._latents(run))
         if self.tools.smooths() and not curve.is_held_out:
             self.plot.add_series(f"{letter} raw", color, faint=True)
             self.plot.set_data(f"{letter} raw", xs, ys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ CURVES = (
     Curve("heldout_dead", "Never fired (held out, %)", "red", 2, "Never fired"),
 )
 FIRST_SHOWN = ("loss", "l0", "dead", "explained_variance")
+OF_LATENTS = ("dead", "heldout_dead")  # told as a share of the latents
 AXES = {"step": "step", "tokens": "tokens", "time": "minutes of training"}
 
 
@@ -65,6 +67,33 @@ def points_of(
     shown = np.isfinite(ys) if column in HELD_OUT else series.of_training()
     shown = shown & np.isfinite(xs)
     return (xs, ys) if shown.all() else (xs[shown], ys[shown])
+
+
+def mean_of(
+    runs: Sequence[tuple[MetricSeries, int]], column: str, axis: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the mean of several runs, each a series with its number of latents, at the steps
+    that all of them told. Shares of latents are those of all latents together."""
+    drawn = [_by_step(series, column, axis, latents) for series, latents in runs]
+    shared = drawn[0][0]
+    for steps, _, _ in drawn[1:]:
+        shared = np.intersect1d(shared, steps)
+    weights = [float(latents) if column in OF_LATENTS else 1.0 for _, latents in runs]
+    xs, ys = np.zeros(len(shared)), np.zeros(len(shared))
+    for (steps, x, y), weight in zip(drawn, weights, strict=True):
+        here = np.searchsorted(steps, shared)
+        xs += x[here] / len(drawn)
+        ys += y[here] * (weight / sum(weights))
+    return xs, ys
+
+
+def _by_step(
+    series: MetricSeries, column: str, axis: str, latents: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, x and y of what is known of a column."""
+    xs, ys = axis_of(series, axis), values_of(series, column, latents)
+    known = np.isfinite(xs) & np.isfinite(ys)
+    return series.column("step")[known], xs[known], ys[known]
 
 
 def axis_of(series: MetricSeries, axis: str) -> np.ndarray:

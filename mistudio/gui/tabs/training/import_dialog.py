@@ -90,7 +90,13 @@ class ImportSaeDialog(Dialog):
         for part in (label(_ABOUT, "muted", wrap=True), self.banners, self.sources):
             self.box.addWidget(part)
         self.box.addStretch(1)
-        self.start_button = button("Import", self.start, variant="primary", icon="download")
+        self.start_button = button(
+            "Import",
+            self.start,
+            variant="primary",
+            icon="download",
+            tip="Add the chosen SAE to the library",
+        )
         self.without_button = button(
             "Import without them",
             self.start_without,

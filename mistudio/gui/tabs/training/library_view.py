@@ -30,7 +30,6 @@ from mistudio.gui.widgets.cards import EmptyState, button, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import SearchField
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
-from mistudio.jobs.deletion import delete_sae
 from mistudio.jobs.dependants import of_sae
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
@@ -54,22 +53,66 @@ class LibraryView(QWidget):
         self.table.setAccessibleName("SAE library")
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.empty = EmptyState(
-            "features", "There is no SAE yet. Train one, or import one.", "Import", self.import_sae
+            "features",
+            "There is no SAE yet. Train one, or import one.",
+            "Import",
+            self.import_sae,
+            tip="Add an SAE from a folder, a file or the Hub",
         )
         self.buttons = {
-            "details": button("Details", self.details, icon="info"),
-            "rename": button("Rename", self.rename, icon="edit"),
-            "evaluate": button("Evaluate", self.evaluate, icon="curve"),
-            "compare": button("Compare", self.compare, icon="table"),
-            "features": button("Find features", self.find_features, icon="bolt"),
-            "steer": button("Steer", self.steer, icon="sliders"),
-            "export": button("Export", self.export, icon="upload"),
-            "star": button("Star", self.star, icon="star"),
-            "folder": button("Show folder", self.show_folder, icon="folder"),
-            "delete": button("Delete", self.delete, icon="trash"),
+            "details": button(
+                "Details",
+                self.details,
+                icon="info",
+                tip="Its settings, where it comes from, what was measured",
+            ),
+            "rename": button("Rename", self.rename, icon="edit", tip="Give the SAE another name"),
+            "evaluate": button(
+                "Evaluate",
+                self.evaluate,
+                icon="curve",
+                tip="Measure reconstruction and the model's loss on held-out text",
+            ),
+            "compare": button(
+                "Compare",
+                self.compare,
+                icon="table",
+                tip="Measure two SAEs of one hook on the same text; select two",
+            ),
+            "features": button(
+                "Find features",
+                self.find_features,
+                icon="bolt",
+                tip="Read what each latent fires on",
+            ),
+            "steer": button(
+                "Steer",
+                self.steer,
+                icon="sliders",
+                tip="Change what the model writes with its features",
+            ),
+            "export": button(
+                "Export",
+                self.export,
+                icon="upload",
+                tip="Write it in the format of another program",
+            ),
+            "star": button("Star", self.star, icon="star", tip="Star it, or take the star away"),
+            "folder": button(
+                "Show folder", self.show_folder, icon="folder", tip="Open the folder of its files"
+            ),
+            "delete": button(
+                "Delete", self.delete, icon="trash", tip="Say what goes with it, then ask"
+            ),
         }
-        self.import_button = button("Import", self.import_sae, variant="primary", icon="download")
-        self._deleter = Deleter(services, "saes", of_sae, delete_sae, self)
+        self.import_button = button(
+            "Import",
+            self.import_sae,
+            variant="primary",
+            icon="download",
+            tip="Add an SAE from a folder, a file or the Hub",
+        )
+        self._deleter = Deleter(services, "saes", of_sae, self)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(100)

@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QPlainTextEdit, QVBoxLayout, QWidget
 from mistudio.gui.reporting import Note
 from mistudio.gui.services import Services
 from mistudio.gui.style import mono_font
-from mistudio.gui.tabs.training.reads import LogLine, Run, read_log
+from mistudio.gui.tabs.training.reads import LogLine, Run, of_member, read_log
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 
@@ -28,6 +28,7 @@ class LogPane(QWidget):
         self._services = services
         self._status = run.training.status
         self._id = run.training.id
+        self._place, self._members = run.place, run.members
         self.text = QPlainTextEdit()
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(MOST_LINES)
@@ -51,9 +52,15 @@ class LogPane(QWidget):
             self._read()
 
     def add(self, notes: Sequence[Note]) -> None:
-        """Append what the running job just said."""
+        """Append what the running job just said, of a sweep what is not said of other runs."""
         stamp = datetime.now(timezone.utc).isoformat()
-        self._append(LogLine(stamp, note.level, note.sentence) for note in notes)
+        for note in notes:
+            sentence = note.sentence
+            if self._members > 1 and of_member(sentence):
+                if not of_member(sentence, self._place):
+                    continue
+                sentence = sentence.partition(": ")[2]
+            self._append([LogLine(stamp, note.level, sentence)])
 
     def copy(self) -> None:
         """Put the whole log on the clipboard."""
@@ -63,9 +70,10 @@ class LogPane(QWidget):
         self.live.setVisible(self._status in ("initializing", "training", "stopping"))
 
     def _read(self) -> None:
-        training_id, folder = self._id, self._services.studio.paths.logs / "jobs"
+        training_id, paths = self._id, self._services.studio.paths
+        logs, run = paths.logs / "jobs", paths.run(training_id)
         self._services.query.ask(
-            lambda db: read_log(db, training_id, folder), self._on_lines, key="log"
+            lambda db: read_log(db, training_id, logs, run), self._on_lines, key="log"
         )
 
     @Slot(object)

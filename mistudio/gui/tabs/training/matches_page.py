@@ -116,15 +116,25 @@ class MatchesPage(QWidget):
         self._rows: list[MatchRow] = []
         self.kinds = QButtonGroup(self)
         for number, kind in enumerate(SHOWN):
-            self.kinds.addButton(button(TITLES[kind], variant="toggle"), number)
+            self.kinds.addButton(button(TITLES[kind], variant="toggle", tip=MEANING), number)
         self.kinds.button(0).setChecked(True)
         self.sentence = label("", wrap=True, selectable=True)
         self.model = BlockTableModel(columns(), self._load_block, services.query, self, block=64)
         self.view = RowTable(self.model)
         self.view.setAccessibleName("Matched features")
         self.view.setMinimumHeight(appearance().px(300))
-        self.open_a = button("Open A's feature", self._on_open_a, icon="features")
-        self.open_b = button("Open B's feature", self._on_open_b, icon="features")
+        self.open_a = button(
+            "Open A's feature",
+            self._on_open_a,
+            icon="features",
+            tip="The feature of the first SAE, in the Features tab",
+        )
+        self.open_b = button(
+            "Open B's feature",
+            self._on_open_b,
+            icon="features",
+            tip="The feature of the second SAE, in the Features tab",
+        )
         self.csv_button = button("Write CSV…", self._on_csv, icon="upload", tip="All three lists")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, appearance().px(8), 0, 0)

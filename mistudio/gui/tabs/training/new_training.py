@@ -52,7 +52,8 @@ class NewTraining(Card):
         self._saes: Pairs = []
         self._sets: Pairs = []
         self._begun_at = ""  # the SAE whose latents the form took over
-        self.form = TrainingForm(services.settings)
+        self.section = Collapsible("New training", self, is_open=self._recalled())
+        self.form = TrainingForm(services.settings, self.section.body)
         self.form.set_values({"init_from": "", "activations": ""})  # each run asks for them anew
         self.model, self.dataset = self.form.model, self.form.dataset
         self.layers = self.form.layers
@@ -66,9 +67,17 @@ class NewTraining(Card):
         self.problem = label("", "error", wrap=True)
         self.problem.hide()
         self.reason = label("", "muted")
-        self.start_button = button("Start training", self.start, variant="primary", icon="play")
+        self.start_button = button(
+            "Start training",
+            self.start,
+            variant="primary",
+            icon="play",
+            tip="Queue the run that the form describes (Ctrl+Return)",
+        )
         self.start_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.get_button = button("", self._open_library, variant="link")
+        self.get_button = button(
+            "", self._open_library, variant="link", tip="Go where what is missing is got"
+        )
         self._build()
         self.form.changed.connect(self._on_changed)
         self.plan.changed.connect(self._show_reason)
@@ -77,8 +86,8 @@ class NewTraining(Card):
         self.reload()
 
     def _build(self) -> None:
-        self.section = Collapsible("New training", is_open=self._recalled())
         self.section.heading.setProperty("role", "card")
+        self.section.heading.setToolTip("Show or hide the form of a new training")
         self.section.toggled.connect(self._on_toggled)
         self.templates.loaded.connect(self.load)
         self.templates.save_asked.connect(self._save_template)
@@ -208,7 +217,8 @@ class NewTraining(Card):
             self._sets = sets
             self.form.activations.offer(sets)
         model = fit_to_source(self.form, self._choices, model)
-        self.form.set_model_width(model.hidden_dim if model else None)
+        blocks = model.num_layers if model and self._stored() is None else None
+        self.form.set_model(model.hidden_dim if model else None, blocks)
         saes = self._choices.sae_pairs(model)
         if saes != self._saes:
             self._saes = saes

@@ -21,14 +21,27 @@ class Pane(NamedTuple):
 
     title: str
     widget: type[QWidget]
+    tip: str
 
 
 PANES = {
-    "metrics": Pane("Live metrics", RunMetricsPane),
-    "checkpoints": Pane("Checkpoints", CheckpointsPane),
-    "evaluation": Pane("Evaluation", RunEvaluationPane),
-    "log": Pane("Log", LogPane),
-    "settings": Pane("Settings", SettingsPane),
+    "metrics": Pane(
+        "Live metrics",
+        RunMetricsPane,
+        "Curves of loss, L0, dead latents and more, while it trains and after",
+    ),
+    "checkpoints": Pane(
+        "Checkpoints",
+        CheckpointsPane,
+        "What is kept of the run: pin, delete, go on from one, write an SAE",
+    ),
+    "evaluation": Pane(
+        "Evaluation", RunEvaluationPane, "What the finished SAE reaches on held-out text"
+    ),
+    "log": Pane("Log", LogPane, "What the run wrote"),
+    "settings": Pane(
+        "Settings", SettingsPane, "Every setting of the run, as a command and to train again"
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,17 @@ FILTERS = {
 
 
 @dataclass(frozen=True)
+class SweepFigures:
+    """The newest figures of a sweep's runs as one: loss and L0 averaged over the runs that tell
+    them, dead latents summed, of so many latents in all."""
+
+    loss: float | None
+    l0: float | None
+    dead: int | None
+    latents: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A training with the names its card shows and the job that works on it, if any."""
 
@@ -43,6 +55,8 @@ class Run:
     """runs of its sweep"""
     held_out: float | None = None
     """explained variance on held-out text when that was last measured"""
+    sweep: SweepFigures | None = None
+    """of a run that is one of several"""
 
     @property
     def shares_its_job(self) -> bool:
@@ -118,6 +132,19 @@ def _run(db: Any, row: TrainingRow) -> Run:
         ids.index(row.id) + 1 if row.id in ids else 1,
         len(ids),
         trainings.newest_held_out(db, row.id),
+        _figures(group) if len(group) > 1 else None,
+    )
+
+
+def _figures(group: Sequence[TrainingRow]) -> SweepFigures:
+    losses = [row.latest_loss for row in group if row.latest_loss is not None]
+    counts = [row.latest_l0 for row in group if row.latest_l0 is not None]
+    told = [row for row in group if row.latest_dead is not None]
+    return SweepFigures(
+        sum(losses) / len(losses) if losses else None,
+        sum(counts) / len(counts) if counts else None,
+        sum(row.latest_dead or 0 for row in told) if told else None,
+        sum(int(row.config.get("width") or 0) for row in told),
     )
 
 
@@ -145,18 +172,33 @@ class LogLine:
     text: str
 
 
-def read_log(db: Any, training_id: str, folder: Path, limit: int = 2000) -> list[LogLine]:
-    """The newest notes of all jobs of a run, oldest first; `folder` holds the jobs' log files."""
-    lines: list[LogLine] = []
+def read_log(db: Any, training_id: str, logs: Path, run: Path, limit: int = 2000) -> list[LogLine]:
+    """The newest notes of a run, oldest first: its own, and what its jobs told beside.
+
+    `logs` holds the jobs' log files, `run` the files of the run.
+    """
+    lines = _lines_of(run / "log.jsonl", limit)
+    own = {line.text for line in lines}
     row = TRAININGS.find(db, training_id)
     whose = "target_id IN (?, ?) AND kind IN ('train', 'sweep')"
     for job in JOBS.select(db, whose, [training_id, row.group_id if row else None]):
-        try:
-            written = (folder / f"{job.id}.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            continue  # a job that said nothing has no file
-        lines += [line for text in written[-limit:] if (line := _log_line(text))]
+        told = _lines_of(logs / f"{job.id}.jsonl", limit)
+        lines += [line for line in told if line.text not in own and not of_member(line.text)]
     return sorted(lines, key=lambda line: line.time)[-limit:]
+
+
+def of_member(sentence: str, place: int = 0) -> bool:
+    """Whether a sweep's job told a sentence of one of its runs; of that at `place` if it is not 0,
+    counted from 1."""
+    return bool(re.match(rf"SAE {place or r'[0-9]+'}: ", sentence))
+
+
+def _lines_of(file: Path, limit: int) -> list[LogLine]:
+    try:
+        written = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []  # what said nothing has no file
+    return [line for text in written[-limit:] if (line := _log_line(text))]
 
 
 def _log_line(text: str) -> LogLine | None:

@@ -58,6 +58,10 @@ class RunCard(Card):
         self.subtitle = label("", "small")
         self.pill = Pill(run.training.status)
         self.sweep = Pill("sweep", "sweep")
+        self.together = label("", "small")
+        self.together.setToolTip(
+            "The newest figures of all runs of the sweep: loss and L0 averaged, dead latents summed"
+        )
         self.tiles = {
             "loss": MetricTile("Loss", color="emerald"),
             "l0": MetricTile("L0", color="blue"),
@@ -83,7 +87,7 @@ class RunCard(Card):
         return made
 
     def _toggle(self, name: str) -> QPushButton:
-        made = button(PANES[name].title, variant="toggle")
+        made = button(PANES[name].title, variant="toggle", tip=PANES[name].tip)
         made.toggled.connect(lambda on: self.open_pane(name, on))
         made.clicked.connect(lambda on: self.asked.emit() if on else None)
         return made
@@ -100,6 +104,7 @@ class RunCard(Card):
         top.addWidget(self.pill)
         self.box.addLayout(top)
         self.box.addLayout(row(*self.tiles.values(), spacing=12))
+        self.box.addWidget(self.together)
         self.box.addWidget(self.bar)
         self.box.addWidget(self.failure)
         self.box.addLayout(row(self.line, None, *self.buttons.values()))
@@ -117,6 +122,8 @@ class RunCard(Card):
         self.pill.set_state(training.status)
         self.sweep.set_state("sweep", f"sweep · {run.place:,} of {run.members:,}")
         self.sweep.setVisible(run.members > 1)
+        self.together.setText(_together(run))
+        self.together.setVisible(bool(self.together.text()))
         self.failure.setText(training.error_message or "")
         self.failure.setVisible(training.status == "failed" and bool(training.error_message))
         offered = actions_of(run)
@@ -231,6 +238,21 @@ class RunCard(Card):
         steps = rows[-1]["step"] - rows[0]["step"]
         seconds = rows[-1]["train_seconds"] - rows[0]["train_seconds"]
         return max(0, total - rows[-1]["step"]) * seconds / steps if steps > 0 else None
+
+
+def _together(run: Run) -> str:
+    """The figures of a sweep in one line; nothing before there are any."""
+    found = run.sweep
+    if found is None or found.loss is None:
+        return ""
+    parts = [
+        f"All {run.members:,} runs: mean loss {format_decimal(found.loss)}",
+        f"mean L0 {format_decimal(found.l0, 1)}",
+    ]
+    if found.dead is not None:
+        share = format_percent(found.dead / found.latents) if found.latents else EM_DASH
+        parts.append(f"{format_count(found.dead)} dead in all · {share}")
+    return " · ".join(parts)
 
 
 def _subtitle(run: Run) -> str:

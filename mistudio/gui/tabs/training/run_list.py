@@ -20,6 +20,13 @@ from mistudio.gui.widgets.layout import SearchField
 
 PAGE = 12  # cards made at once
 POLL_MS = 2000
+TIPS = {
+    "All": "Every run, active ones first",
+    "Active": "Runs that wait, work, are paused or were interrupted",
+    "Completed": "Runs that reached their length",
+    "Stopped": "Runs that were ended early; their SAE is kept",
+    "Failed": "Runs that an error ended",
+}
 
 
 class RunList(QWidget):
@@ -37,12 +44,13 @@ class RunList(QWidget):
         self._selected = ""
         self._awaited = False  # the selected run has no card yet
         self.search = SearchField("Search runs by model, text or name")
-        self.filters = {name: button(name, variant="toggle") for name in FILTERS}
+        self.filters = {name: button(name, variant="toggle", tip=TIPS[name]) for name in FILTERS}
         self.filter = str(services.settings.recall("training.filter", "All"))
         self.selection = RunSelection(services)
         self.empty = EmptyState("curve", "")
+        self.empty.offer_tour(services.take_tour)
         self.empty.hide()
-        self.more_button = button("Show more", self.show_more)
+        self.more_button = button("Show more", self.show_more, tip="Show older runs too")
         self.more_button.hide()
         self._poll = QTimer(self)
         self._poll.setInterval(POLL_MS)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
-from mistudio.core.units import format_bytes
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.library.deleting import freed_later, offer_undo
 from mistudio.gui.tabs.training.run_card import RunCard
 from mistudio.gui.widgets.cards import button, label, row
-from mistudio.jobs.delete_runs import RunsToDelete, delete_runs, of_runs
+from mistudio.jobs.delete_runs import PutAside, RunsToDelete, of_runs, put_runs_aside
 
 
 class RunSelection(QWidget):
@@ -81,15 +81,23 @@ class RunSelection(QWidget):
         elif confirm(self.window(), found.title, found.sentences):
             studio = self._services.studio
             self._services.query.ask(
-                lambda _: (found, *delete_runs(studio, found.ids)), self._on_deleted
+                lambda _: (found, put_runs_aside(studio, found.ids)), self._on_deleted
             )
 
     @Slot(object)
-    def _on_deleted(self, done: tuple[RunsToDelete, list[str], list[str]]) -> None:
-        found, gone, refused = done
-        runs = "1 run is" if len(gone) == 1 else f"{len(gone):,} runs are"
-        freed = "" if refused else f" {format_bytes(found.size_bytes)} are free again."
-        level = "warning" if refused else "info"
-        self._services.banner(" ".join([f"{runs} deleted.{freed}", *refused]), level=level)
+    def _on_deleted(self, done: tuple[RunsToDelete, PutAside]) -> None:
+        found, gone = done
+        runs = "1 run is" if len(gone.ids) == 1 else f"{len(gone.ids):,} runs are"
+        freed = "" if gone.refused else freed_later(found.size_bytes)
+        if gone.folders:
+            offer_undo(
+                self._services,
+                f"{runs} deleted.{freed}",
+                gone.folders,
+                "trainings",
+                self._on_ticked,
+            )
+        if gone.refused:
+            self._services.banner(" ".join(gone.refused), level="warning")
         self.toggle.setChecked(False)
         self._services.publisher.publish("trainings")

@@ -22,7 +22,6 @@ from mistudio.gui.tabs.training.run_list import RunList
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.layout import CenteredColumn
 from mistudio.jobs import checkpoints
-from mistudio.jobs.deletion import delete_training
 from mistudio.jobs.dependants import of_training
 from mistudio.store import trainings
 from mistudio.store.tables import JOBS
@@ -37,9 +36,9 @@ class RunsView(CenteredColumn):
         super().__init__(parent)
         self._services = services
         self.live = LiveRuns(services.lanes, self)
-        self.form = NewTraining(services)
-        self.list = RunList(services, self.live)
-        self._deleter = Deleter(services, "trainings", of_training, delete_training, self)
+        self.form = NewTraining(services, self.column)
+        self.list = RunList(services, self.live, self.column)
+        self._deleter = Deleter(services, "trainings", of_training, self)
         self.box.addWidget(self.form)
         self.box.addWidget(self.list)
         self.box.addStretch(1)

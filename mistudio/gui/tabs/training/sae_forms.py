@@ -53,7 +53,13 @@ class JobDialog(Dialog):
         self.box.addWidget(self.banners)
         self.box.addWidget(self.form)
         self.box.addStretch(1)
-        self.start_button = button(action, self.start, variant="primary", icon=icon)
+        self.start_button = button(
+            action,
+            self.start,
+            variant="primary",
+            icon=icon,
+            tip="Queue it; the Jobs panel shows it",
+        )
         self.buttons.addWidget(self.start_button)
         self.add_close("Cancel")
 

@@ -29,7 +29,12 @@ class SettingsPane(QWidget):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.addWidget(self.table)
-        copy = button("Copy as command", self.copy, icon="copy")
+        copy = button(
+            "Copy as command",
+            self.copy,
+            icon="copy",
+            tip="Copy the line that trains the same in a terminal",
+        )
         use = button("Use for a new training", self._use, icon="edit")
         box.addLayout(row(use, copy, None))
 

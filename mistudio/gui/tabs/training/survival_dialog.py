@@ -52,7 +52,13 @@ class SurvivalDialog(Dialog):
             positional=("sae",),
         )
         self.form.set_values({"sae": sae.id, "format": QUANTISED[0]})
-        self.start_button = button("Run report", self.start, variant="primary", icon="play")
+        self.start_button = button(
+            "Run report",
+            self.start,
+            variant="primary",
+            icon="play",
+            tip="Queue the report; it opens here when it is done",
+        )
         self.job = OneJob(
             services,
             self.start_button,

@@ -13,6 +13,10 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, row
 
 RUNS, LIBRARY = range(2)
+VIEWS = {
+    "Runs": "Start a training, and follow those there are",
+    "SAE library": "Every SAE, trained here or imported: measure, compare, export",
+}
 
 
 class TrainingTab(Tab):
@@ -20,14 +24,15 @@ class TrainingTab(Tab):
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(services, parent)
-        self.runs = RunsView(services)
-        self.library = LibraryView(services)
-        self.pages = QStackedWidget()
+        # each has its parent from the start: a later one makes Qt style all it holds anew
+        self.pages = QStackedWidget(self)
+        self.runs = RunsView(services, self.pages)
+        self.library = LibraryView(services, self.pages)
         self.pages.addWidget(self.runs)
         self.pages.addWidget(self.library)
         self.views = QButtonGroup(self)
-        for place, name in enumerate(("Runs", "SAE library")):
-            self.views.addButton(button(name, variant="toggle"), place)
+        for place, (name, tip) in enumerate(VIEWS.items()):
+            self.views.addButton(button(name, variant="toggle", tip=tip), place)
         self.views.idClicked.connect(self.show_view)
         px = appearance().px
         box = QVBoxLayout(self)

@@ -35,6 +35,7 @@ from mistudio.gui.tabs.training.sizes import (
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
+from mistudio.jobs.shipped_templates import Scaling, fitted
 
 FIELDS = (
     "model",
@@ -58,6 +59,8 @@ FIELDS = (
     "vary",
 )
 SPANS = {"layers": 2, "more_datasets": 2, "vary": 3}
+# a new run learns a layer at half the depth with eight latents per dimension
+FRESH = Scaling(expansion=8, depths=(0.5,))
 # texts that a comma cannot separate, or that name something of the library
 _NOT_VARIED = ("group_sizes", "continue_from", "init_from")
 
@@ -66,11 +69,15 @@ class TrainingForm(ConfigForm[SweepConfig]):
     """Edits a `SweepConfig`; `training()` is a `TrainConfig` where it makes one SAE only.
 
     `given_hook`: whether the activation set decides the hook, so that none is to be chosen.
+    Layer and latents follow the model until somebody chooses them.
     """
 
     given_hook = False
 
     def __init__(self, settings: SettingsFile, parent: QWidget | None = None) -> None:
+        self._open = _unchosen()  # what was put for layers and width while nobody chose them
+        self._hidden_dim: int | None = None
+        self._num_layers: int | None = None
         self.model = LibraryChoice("Choose a model")
         self.dataset = LibraryChoice("Choose a dataset")
         self.activations = LibraryChoice("Live, from the model")
@@ -137,6 +144,8 @@ class TrainingForm(ConfigForm[SweepConfig]):
             given["layers"] = str(given["layer"])
         if not given.get("hooks") and "hook" in given:
             given["hooks"] = [given["hook"]]
+        for name in given:
+            self._open.pop(name, None)
         super().set_values(given)
 
     def reset(self, *, announce: bool = True) -> None:
@@ -146,12 +155,31 @@ class TrainingForm(ConfigForm[SweepConfig]):
         self.layers.set_value(default.layer)
         self.hooks.set_value(default.hook)
         self._quiet = False
+        self._open = _unchosen()
+        self._fit_to_model()
         if announce:
             self._on_edited()
 
-    def set_model_width(self, hidden_dim: int | None) -> None:
-        """What an expansion factor is a multiple of; None while no model is chosen."""
+    def set_model(self, hidden_dim: int | None, num_layers: int | None) -> None:
+        """The model whose width an expansion factor multiplies, and its blocks; None: not known."""
         self.width_editor.set_factor(hidden_dim)
+        if (hidden_dim, num_layers) != (self._hidden_dim, self._num_layers):
+            self._hidden_dim, self._num_layers = hidden_dim, num_layers
+            self._fit_to_model()
+
+    def _fit_to_model(self) -> None:
+        """Put what follows from the model where what was put before still stands."""
+        wanted = fitted(FRESH, self._hidden_dim, self._num_layers)
+        self._quiet = True
+        for name, put in list(self._open.items()):
+            editor = self.fields[name].editor
+            if editor.value() != put:
+                del self._open[name]
+            elif name in wanted:
+                editor.set_value(wanted[name])
+                self._open[name] = str(wanted[name])
+        self._quiet = False
+        self._refresh()
 
     def _on_edited(self) -> None:
         if not self._quiet:
@@ -209,6 +237,11 @@ def vary_pairs(config: TrainConfig) -> Pairs:
         and s.name not in _NOT_VARIED
         and (s.option.applies is None or s.option.applies(config))
     ]
+
+
+def _unchosen() -> dict[str, str]:
+    """The layers and the width of a form that knows no model."""
+    return {"layers": str(TrainConfig().layer), "width": str(TrainConfig().width)}
 
 
 def _advanced() -> tuple[str, ...]:

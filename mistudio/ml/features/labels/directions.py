@@ -69,7 +69,7 @@ def promoted_classes(
     if W_dec_FO.shape[1] != loaded.hidden_dim:
         raise Mismatch("The SAE writes vectors of another width than the model's stream.")
     known = used_ids[(used_ids >= 0) & (used_ids < min(len(weight_VD), len(strings.string_V)))]
-    ids = sample_vocabulary(known, seed)
+    ids = sample_vocabulary(known, seed, strings.classes_V)
     gain = norm_gain(loaded.blocks, loaded.hidden_dim, weight_VD.device)
     rows = torch.from_numpy(ids).to(weight_VD.device)
     unembedding_VD = weight_VD[rows].float() * gain.gain_D

@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 from mistudio.ml.features.arrays import open_array
 from mistudio.ml.features.labels import profile, rules, words
 from mistudio.ml.features.labels.auroc import Score, auroc, judge
+from mistudio.ml.features.labels.clusters import (
+    NOBODY,
+    PARTNERS,
+    RowFeatures,
+    open_rows,
+    partners,
+    shared_words,
+)
 from mistudio.ml.features.labels.corpus import FIT, SCORE, Corpus, read_corpus
 from mistudio.ml.features.labels.draw import RANDOM, Active, draw, draw_active
 from mistudio.ml.features.labels.promotes import Promoted, lens_rules, set_rules
@@ -57,31 +65,69 @@ def label_features(
     seed: int = 0,
     neighbours_FM: NDArray[np.int32] | None = None,
     promoted: Promoted | None = None,
+    clusters: bool = False,
     check: Callable[[float], None] = lambda _done: None,
     block: int = BLOCK,
 ) -> list[RuleLabel]:
     """Rule labels of every feature of a finished store that fires, by feature.
 
     `neighbours_FM`: the nearest decoder directions, for hard negatives; `promoted`: classes that
-    directions promote. `check` is called with the share done and may raise. Raises `Damaged`.
+    directions promote; `clusters`: also labels from words that neighbours share, which takes up to
+    as long again. `check` is called with the share done and may raise. Raises `Damaged`.
     """
     strings = strings or strings_of(vocabulary)
     corpus = read_corpus(folder, row_length, strings, seed)
     maker = _Maker(
         folder, corpus, kept_tokens, list(vocabulary), seed, neighbours_FM, promoted, block
     )
+    if clusters:
+        maker.rows = open_rows(folder)
+    share = 0.6 if clusters else 1.0
     found: list[RuleLabel] = []
     starts = range(0, corpus.n_features, block)
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="labels") as pool:
         blocks = [pool.submit(maker.block, s, min(s + block, corpus.n_features)) for s in starts]
         try:
             for start, made in zip(starts, blocks, strict=True):
-                check(start / corpus.n_features)
+                check(share * start / corpus.n_features)
                 found += made.result()
+            if clusters:
+                found = _with_clusters(found, maker, pool, block, check)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return found
+
+
+def _with_clusters(
+    found: list[RuleLabel],
+    maker: _Maker,
+    pool: ThreadPoolExecutor,
+    block: int,
+    check: Callable[[float], None],
+) -> list[RuleLabel]:
+    """The labels with those from shared words among them, by feature; one that fits better than the
+    chosen one takes its place."""
+    wanted = maker.shared()
+    features = maker.corpus.n_features
+    starts = sorted({feature // block * block for feature in wanted})
+    blocks = [pool.submit(maker.cluster_block, s, min(s + block, features), wanted) for s in starts]
+    made: dict[int, RuleLabel] = {}
+    for start, each in zip(starts, blocks, strict=True):
+        check(0.6 + 0.4 * start / features)
+        made |= {label.feature: label for label in each.result()}
+    out: list[RuleLabel] = []
+    best = {label.feature: label for label in found if label.chosen}
+    better = {f for f, label in made.items() if _fit(label) > (_fit(best[f]) if f in best else -1)}
+    for label in found:
+        out.append(label._replace(chosen=label.chosen and label.feature not in better))
+    out += [label._replace(chosen=feature in better) for feature, label in made.items()]
+    return sorted(out, key=lambda label: label.feature)  # stable: methods keep their order
+
+
+def _fit(label: RuleLabel) -> float:
+    """How well a label fits, as it is chosen by."""
+    return (label.scores["fit_auroc"] or 0.0) - (MARGIN if label.method == "words" else 0.0)
 
 
 class _Maker:
@@ -112,6 +158,39 @@ class _Maker:
         self.word_T = words.whole_words(corpus.strings, vocabulary)[known_T] & corpus.kept_T
         self.shown = _surfaces(corpus.strings, known_T[corpus.kept_T], vocabulary)
         self.folder = folder
+        self.rows: RowFeatures | None = None  # opened where words of neighbours are wanted
+        self.partners_FP = np.full((corpus.n_features, PARTNERS), NOBODY, np.int32)
+        self.words: dict[int, list[int]] = {}  # strings that stand at each feature's tokens
+
+    def shared(self) -> dict[int, list[int]]:
+        """The strings that neighbours of a feature share, of those features that have some."""
+        near_FM = self.neighbours_FM
+        found: dict[int, list[int]] = {}
+        for feature in np.flatnonzero(self.density_F > 0).tolist():
+            near = [] if near_FM is None else near_FM[feature].tolist()
+            group = [*near, *self.partners_FP[feature].tolist()]
+            if words := shared_words(group, self.words, self.base.strings[TOKEN]):
+                found[feature] = words
+        return found
+
+    def cluster_block(self, low: int, high: int, wanted: dict[int, list[int]]) -> list[RuleLabel]:
+        """Labels of features low..high-1 from the strings that their neighbours share."""
+        halves = draw_active(self.corpus, low, high, self.seed)
+        drawn = [
+            draw(self.corpus, active, low, half, self.neighbours_FM, self.seed)
+            for active, half in zip(halves, (FIT, SCORE), strict=True)
+        ]
+        asked = tuple(
+            rules.look(self.corpus, part) for d in drawn for part in (d.positive_FP, d.negative_FQ)
+        )
+        fitted, texts = rules.no_rules(high - low), [""] * (high - low)
+        for feature in range(low, high):
+            if words := wanted.get(feature):
+                fitted.string_FT[feature - low, : len(words)] = words
+                texts[feature - low] = f"cluster: {quoted([self.shown[s] for s in words])}"
+        density_F = self.density_F[low:high]
+        made = _judged("cluster", fitted, texts, asked, density_F)
+        return _chosen([made], density_F > 0, low)
 
     def block(self, low: int, high: int) -> list[RuleLabel]:
         corpus, seed = self.corpus, self.seed
@@ -136,6 +215,14 @@ class _Maker:
         score = judge(held_p, held_q, RANDOM, at, density_F)
         texts = self._word_texts(fit, groups)
         candidates = [_Candidate("words", texts, auroc(fit_p, fit_q), score)]
+        if self.rows is not None:
+            counts_F = np.diff(self.corpus.splits_F)
+            self.partners_FP[low:high] = partners(self.rows, fit, low, counts_F)
+            best = rules.heavy(groups[TOKEN], rules.FEW).string_FT
+            telling = words.slot_words(groups[TOKEN], TOKEN, self.base).string_FW
+            for line, (heavy, told) in enumerate(zip(best.tolist(), telling.tolist(), strict=True)):
+                named = heavy if heavy[0] != NO_STRING else told
+                self.words[low + line] = [string for string in named if string != NO_STRING]
         for method, fitted, texts in self._predicates(fit, stands, groups, low, high):
             candidates.append(_judged(method, fitted, texts, asked, density_F))
         return _chosen(candidates, density_F > 0, low)

@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 
 from mistudio.ml.features.arrays import open_array
 from mistudio.ml.features.labels.rules import NEXT, Rules, no_rules
-from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, START_OF_ROW, Strings, plain
+from mistudio.ml.features.labels.strings import (
+    EVERY_CLASS,
+    NO_STRING,
+    START_OF_ROW,
+    Strings,
+    plain,
+)
+from mistudio.ml.features.labels.word_lists import WORD_LISTS
 
 SKEWED = 3.0  # skew of the logits above which few tokens stand out
 STANDS_OUT = 0.5  # share of the largest logit that a promoted token reaches
 SHOWN = 3
+OF_LISTS = 48  # words of each list that are in the sample in any case
 SAMPLE = 2048  # vocabulary entries over which enrichment is measured
 RANDOM_SETS = 400
 LEAST_MEMBERS = 8  # of a class within the sample
@@ -59,15 +67,28 @@ def set_rules(promoted: Promoted, low: int, high: int) -> tuple[Rules, list[str]
     found = no_rules(high - low)
     found.slot_F[:] = NEXT
     found.class_F[:] = promoted.class_F[low:high]
-    return found, [f"promotes {CLASSES[c]}" if c >= 0 else "" for c in found.class_F]
+    return found, [f"promotes {EVERY_CLASS[c]}" if c >= 0 else "" for c in found.class_F]
 
 
-def sample_vocabulary(used_V: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
-    """At most `SAMPLE` of the vocabulary ids that occur in the text, drawn with `seed`, rising."""
+def sample_vocabulary(
+    used_V: NDArray[np.integer], seed: int, classes_V: NDArray[np.uint32] | None = None
+) -> NDArray[np.int64]:
+    """`SAMPLE` of the vocabulary ids that occur in the text (all of fewer), drawn with `seed`.
+
+    Sets of few words would hardly be in it: at most `OF_LISTS` of each are drawn beside it.
+    Rising.
+    """
     ids = np.unique(used_V)
-    if ids.size > SAMPLE:
-        ids = np.random.default_rng([seed, 0x6C656E73]).choice(ids, SAMPLE, replace=False)
-    return np.sort(ids).astype(np.int64)
+    if ids.size <= SAMPLE:
+        return ids.astype(np.int64)
+    generator = np.random.default_rng([seed, 0x6C656E73])
+    parts = [generator.choice(ids, SAMPLE, replace=False)]
+    for name in WORD_LISTS if classes_V is not None else ():
+        assert classes_V is not None
+        bit = np.uint32(EVERY_CLASS.index(name))
+        mine = ids[(classes_V[ids] >> bit & np.uint32(1)).astype(bool)]
+        parts.append(generator.choice(mine, min(OF_LISTS, mine.size), replace=False))
+    return np.unique(np.concatenate(parts)).astype(np.int64)
 
 
 def running_sum(member_NV: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -102,12 +123,12 @@ def null_of(members: int, size: int, seed: int) -> tuple[float, float]:
 
 
 class Enrichment:
-    """Measures which class of `CLASSES` stands highest in the order of a direction's logits."""
+    """Measures which class of `EVERY_CLASS` stands highest in the order of a direction's logits."""
 
     def __init__(self, classes_V: NDArray[np.uint32], seed: int) -> None:
         """`classes_V`: of the vocabulary sample that logits are given for."""
         self._members = []
-        for number in range(len(CLASSES)):
+        for number in range(len(EVERY_CLASS)):
             member = (classes_V >> np.uint32(number) & np.uint32(1)).astype(bool)
             many = int(member.sum())
             if number != START_OF_ROW and LEAST_MEMBERS <= many <= classes_V.size - LEAST_MEMBERS:

@@ -205,8 +205,12 @@ def predicate(slot: int, top: Heavy, many_F: NDArray[np.int64]) -> Rules:
     return rules
 
 
+_RULE_BITS = np.uint32((1 << len(CLASSES)) - 1)  # the sets of words are only promoted
+
+
 def _patterns(bits: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """The different sets of classes, rising, and which one each is, through a table of all."""
+    bits = bits & _RULE_BITS
     seen = np.zeros(1 << len(CLASSES), bool)
     seen[bits] = True
     patterns = np.flatnonzero(seen)

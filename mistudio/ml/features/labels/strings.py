@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.ml.features.labels.word_lists import WORD_SETS, sets_of
+
 NO_STRING = -1  # before the first and behind the last token of a row, and padding
 
 # the order is that of the bits; a label says the words
@@ -32,6 +34,7 @@ CLASSES = (
     "other symbols",
     "the first tokens of a row",
 )
+EVERY_CLASS = (*CLASSES, *WORD_SETS)  # what directions may promote; rules are of `CLASSES`
 FIRST_TOKENS = 4  # positions of a row that count as its first tokens
 START_OF_ROW = CLASSES.index("the first tokens of a row")
 _SCRIPTS = {
@@ -52,7 +55,7 @@ class Strings(NamedTuple):
 
     `string_V` int32: the string of each vocabulary id; tokens that differ only in case and in
     blanks around them are one string. `texts`: what each string reads like. `classes_V` uint32:
-    one bit per entry of `CLASSES`.
+    one bit per entry of `EVERY_CLASS`.
     """
 
     string_V: NDArray[np.int32]
@@ -65,9 +68,12 @@ def strings_of(vocabulary: Sequence[str]) -> Strings:
     known: dict[str, int] = {}
     string_V = np.empty(len(vocabulary), np.int32)
     classes_V = np.zeros(len(vocabulary), np.uint32)
+    bit = {name: 1 << number for number, name in enumerate(EVERY_CLASS)}
+    small = {bare for text in vocabulary if (bare := text.strip()).islower()}
     for index, text in enumerate(vocabulary):
         string_V[index] = known.setdefault(plain(text), len(known))
-        classes_V[index] = sum(1 << CLASSES.index(name) for name in classes_of(text))
+        names = (*classes_of(text), *sets_of(text, small))
+        classes_V[index] = sum(bit[name] for name in names)
     return Strings(string_V, list(known), classes_V)
 
 
