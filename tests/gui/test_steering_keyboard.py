@@ -85,6 +85,7 @@ def test_tab_reaches_every_control(services: Services, qtbot: QtBot) -> None:
     assert nameless == [], "each says what it is"
     place = [next(i for i, w in enumerate(reached) if w is x) for x in (card.operator, tab.prompt)]
     assert place == sorted(place), "left before right"
+    settle(tab, qtbot)
 
 
 def test_a_run_is_made_without_the_mouse(services: Services, qtbot: QtBot) -> None:

@@ -18,7 +18,8 @@ from mistudio.gui.tabs.steering import history as history_module
 from mistudio.gui.tabs.steering import panel as panel_module
 from mistudio.gui.tabs.steering.card import CardState, FeatureCard
 from mistudio.gui.tabs.steering.output import WARNING, Output
-from mistudio.gui.tabs.steering.tab import NARROW, SteeringTab
+from mistudio.gui.tabs.steering.page import NARROW
+from mistudio.gui.tabs.steering.tab import SteeringTab
 from mistudio.gui.theme import appearance
 from mistudio.jobs import steering_presets
 from mistudio.jobs.steering_cards import CardFacts

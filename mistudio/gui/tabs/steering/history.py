@@ -106,7 +106,7 @@ class History(QWidget):
         self.compare_button = button("Compare", self._on_compare, icon="table")
         self.compare_button.setToolTip("Two runs side by side: select both with Ctrl")
         self.export_button = button("Export", icon="download", tip="Write the selected runs")
-        menu = QMenu(self.export_button)
+        menu = self._menu = QMenu(self.export_button)  # without it its entries may go
         for ending, name in steering_report.FORMATS.items():
             chosen = menu.addAction(name)
             chosen.triggered.connect(lambda *_, ending=ending: self.ask_export(ending))

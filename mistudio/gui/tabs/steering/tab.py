@@ -6,14 +6,9 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication, QResizeEvent, QShowEvent
+from PySide6.QtGui import QGuiApplication, QShowEvent
 from PySide6.QtWidgets import (
-    QFrame,
     QInputDialog,
-    QScrollArea,
-    QSplitter,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -23,43 +18,35 @@ from mistudio.core.errors import InvalidInput, StudioError
 from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import variants_of
-from mistudio.core.steering_shown import edit_words, edits_of
-from mistudio.core.steering_spec import Spec
-from mistudio.core.steering_words import parse_edit
+from mistudio.core.steering_shown import edit_words
 from mistudio.gui.reporting import Drained
-from mistudio.gui.services import Services, Tab
+from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.job_line import JobLine
-from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.tabs.steering.alternatives import Alternatives
 from mistudio.gui.tabs.steering.auto import AutoStrength
 from mistudio.gui.tabs.steering.batch import ENDED, MOST_PROMPTS, Batch
-from mistudio.gui.tabs.steering.card import CardState, with_sae
 from mistudio.gui.tabs.steering.controls import Controls
 from mistudio.gui.tabs.steering.export import OutsideExport
 from mistudio.gui.tabs.steering.history import History
 from mistudio.gui.tabs.steering.modes import BATCH, OPERATORS, ModeRow
 from mistudio.gui.tabs.steering.output import Output
-from mistudio.gui.tabs.steering.panel import FeaturePanel, states_of, written_edits
+from mistudio.gui.tabs.steering.page import REMEMBERED, SteeringPage
+from mistudio.gui.tabs.steering.panel import FeaturePanel
 from mistudio.gui.tabs.steering.positions import PositionsRow
 from mistudio.gui.tabs.steering.presets import Presets
 from mistudio.gui.tabs.steering.preview import LivePreview
 from mistudio.gui.tabs.steering.prompt import PromptBox
 from mistudio.gui.tabs.steering.settings import generation_form
 from mistudio.gui.tabs.steering.vectors_dialog import VectorsDialog
-from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import button, label, row
-from mistudio.gui.widgets.elided import Elided
-from mistudio.gui.widgets.layout import Collapsible
+from mistudio.gui.widgets.cards import button, label
 from mistudio.jobs.steering_presets import Preset
 from mistudio.store.records import JobRow, SteeringRunRow
 from mistudio.store.tables import JOBS, STEERING_RUNS
 
-NARROW = 1180  # px below which the two sides are stacked, at a 16-px font
-REMEMBERED = "steering.rules"
 RELOADED = ("saes", "feature_sets", "steering_runs", "steering_vectors", "templates", "models")
 
 
-class SteeringTab(Tab):
+class SteeringTab(SteeringPage):
     """Submits steering runs and shows the newest, or one of the history."""
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
@@ -124,73 +111,6 @@ class SteeringTab(Tab):
             lambda ending: self.history.ask_export(ending, [self._shown_run]),
         )
 
-    def _frame(self) -> None:
-        """What holds the rest, first: with a later parent Qt styles all that is inside anew."""
-        self.area = QScrollArea(self)
-        self._page = QWidget(self.area.viewport())
-        self.split = QSplitter(Qt.Orientation.Horizontal, self._page)
-
-    def _recall(self) -> None:
-        stored = self.services.settings.recall(REMEMBERED)
-        kept = stored if isinstance(stored, dict) else {}
-        self.positions.set_values(str(kept.get("positions", "all")), str(kept.get("norm", "")))
-        self.modes.set_mode(str(kept.get("mode", "blended")), str(kept.get("strengths", "")))
-        self.alternatives.load(states_of({"cards": kept.get("alternatives") or ()}))
-        self.prompt_box.chat.setChecked(bool(kept.get("chat")))
-
-    def _lay_out(self) -> None:
-        px = appearance().px
-        right = QWidget(self.split)
-        box = self._right_box = QVBoxLayout(right)
-        box.setContentsMargins(px(12), 0, 0, 0)
-        box.setSpacing(px(8))
-        box.addWidget(self.prompt_box)
-        box.addWidget(self.modes)
-        buttons = self.generate_button, self.stop_button, self.copy_button, self.export_button
-        box.addLayout(row(*buttons, None))
-        box.addWidget(self.reason)
-        box.addWidget(self.problem)
-        box.addWidget(self.job)
-        self.problem.hide()
-        self.settings = Collapsible("Positions and generation")
-        self.settings.heading.setToolTip("Which tokens are steered, and how text is drawn")
-        self.summary = Elided("muted")
-        head = self.settings.layout()
-        assert isinstance(head, QVBoxLayout)
-        head.removeWidget(self.settings.heading)
-        line = row(self.settings.heading, self.summary)
-        line.setStretch(1, 1)
-        head.insertLayout(0, line)
-        self.settings.box.addWidget(self.positions)
-        self.settings.box.addWidget(self.form)
-        above = (self.alternatives, self.settings, self.preview)
-        below = (self.batch, self.output, self.controls, self.history)
-        self._below = scrolling(*above, *below, parent=right).area
-        # beside an open jobs panel the results may be wider than what is left
-        self._below.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
-        box.addWidget(self._below, 1)
-        self.panel.setMinimumWidth(px(440))
-        self._right = right
-        self.split.addWidget(self.panel)
-        self.split.addWidget(right)
-        self.split.setStretchFactor(1, 1)
-        self.split.setChildrenCollapsible(False)
-        page = self._page
-        page.setObjectName("column")
-        page.setMaximumWidth(max(1280, px(1280)))
-        inner = QVBoxLayout(page)
-        inner.setContentsMargins(0, 0, 0, 0)
-        inner.setSpacing(px(8))
-        inner.addWidget(self.presets)
-        inner.addWidget(self.split, 1)
-        self.area.setWidgetResizable(True)
-        self.area.setFrameShape(QFrame.Shape.NoFrame)
-        self.area.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        self.area.setWidget(page)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(px(16), px(8), px(16), px(8))
-        outer.addWidget(self.area)
-
     def _connect(self) -> None:
         self.panel.changed.connect(self._tell)
         self.prompt_box.changed.connect(self._tell)
@@ -217,18 +137,6 @@ class SteeringTab(Tab):
         if self._stale:
             self._reload()
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        px = appearance().px
-        narrow = self.width() < px(NARROW)
-        way = Qt.Orientation.Vertical if narrow else Qt.Orientation.Horizontal
-        if self.split.orientation() != way:
-            self.split.setOrientation(way)
-            self.panel.setMinimumHeight(px(420) if narrow else 0)
-            self._right.setMinimumHeight(px(860) if narrow else 0)
-            self._right_box.setContentsMargins(0 if narrow else px(12), 0, 0, 0)
-            self.split.setSizes([px(420), px(860)] if narrow else [px(430), px(800)])
-
     def select(self, **selection: Any) -> None:
         """`sae` with `feature`: add the feature to the cards."""
         if "sae" in selection and "feature" in selection:
@@ -237,39 +145,10 @@ class SteeringTab(Tab):
     def focus_search(self) -> None:
         self.panel.search.field.setFocus()
 
-    def config(self) -> SteerConfig:
-        """The run as edited; raises `InvalidInput` for a setting that is no number."""
-        mode = self.modes.mode()
-        prompts = self.prompt_box.prompts()
-        one = mode == BATCH
-        self.form.set_values(
-            {
-                **self.panel.settings(self._chosen()),
-                "prompt": (prompts[0] if prompts else "") if one else self.prompt_box.prompt(),
-                "positions": self.positions.positions(),
-                "norm": self.positions.norm_rule(),
-                "mode": "blended" if one else mode,
-                "strengths": self.modes.written_strengths(),
-                "alternative": self._alternatives(),
-                "chat": self.prompt_box.is_chat(),
-            }
-        )
-        return self.form.values()
-
-    def _alternatives(self) -> tuple[str, ...]:
-        """What stands beside the edit of a card, in short."""
-        if self.modes.mode() != OPERATORS:
-            return ()
-        return written_edits(self.alternatives.edits(), self.panel.main_sae())
-
     def _on_mode(self) -> None:
         if self.modes.mode() == OPERATORS:
             self.alternatives.begin()
         self._tell()
-
-    def _chosen(self) -> int:
-        """The card that is swept alone, −1 for all that are on."""
-        return self.modes.swept() if self.modes.mode() == "sweep" else -1
 
     def run_primary(self) -> None:
         """Generate, if there is all that it needs."""
@@ -307,16 +186,6 @@ class SteeringTab(Tab):
         self._reveal(self.output)
         self._ask_job()
         self._tell()
-
-    def _reveal(self, widget: QWidget) -> None:
-        """Scroll to where the results are."""
-        self.area.ensureWidgetVisible(self.generate_button)
-        if self.split.orientation() == Qt.Orientation.Vertical:
-            self.area.verticalScrollBar().setValue(self.split.y() + self._right.y())
-        page = self._below.widget()
-        if page is not None and (inner := page.layout()) is not None:
-            inner.activate()  # what was shown just now has its place
-        self._below.verticalScrollBar().setValue(widget.y())
 
     def run_again(self, run: SteeringRunRow) -> None:
         """Do a run of the history again, exactly as it was."""
@@ -391,25 +260,6 @@ class SteeringTab(Tab):
         sae = preset.saes[0].id if preset.saes else ""
         self._load(preset.config, to_dict(preset.config), sae)
 
-    def _load(self, config: SteerConfig, kept: dict[str, Any], sae_id: str) -> None:
-        states = [CardState(with_sae(edit, sae_id, config.unit)) for edit in edits_of(kept)]
-        self.panel.load(states)
-        if sae_id:
-            self.panel.source.choose(sae_id)
-        positions, norm = config.positions, config.norm
-        if kept.get("specification"):
-            spec = Spec.from_json(kept["specification"])
-            positions = spec.positions.written()
-            norm = f"cap:{spec.cap:g}" if spec.norm == "cap" else spec.norm
-        self.positions.set_values(positions, norm)
-        beside = [parse_edit(text) for text in config.alternative]
-        self.alternatives.load([CardState(with_sae(e, sae_id, config.unit)) for e in beside])
-        self.modes.set_mode(config.mode, config.strengths)
-        self.prompt_box.chat.setChecked(config.chat)
-        if config.prompt:
-            self.prompt.setPlainText(config.prompt)
-        self.form.set_values(config)
-
     def _show_kept(self, run: SteeringRunRow) -> None:
         self.output.show()
         self._show_run(run)
@@ -482,19 +332,6 @@ class SteeringTab(Tab):
             self.preview.follow(None if reason else self.config(), reason)
         except StudioError as error:
             self.preview.follow(None, error.sentence)
-
-    def _summarise(self) -> None:
-        """Say the settings in the heading of their section, so that it may stay closed."""
-        values = {name: field.editor.value() for name, field in self.form.fields.items()}
-        samples = values["samples"]
-        parts = [
-            self.positions.words(),
-            f"T {values['temperature']}",
-            f"{values['max_tokens']} tokens",
-            f"seed {values['seed']}",
-            *([f"{samples} samples"] if samples != "1" else []),
-        ]
-        self.summary.set_text(" · ".join(parts))
 
     def _ask_job(self) -> None:
         wanted = self.job_id
