@@ -92,7 +92,9 @@ def store_entries(
         store.close(finished=False)
         raise
     store.close()
-    facts = finish(store, loaded, sae, tokens, text, plan, settings, folder, report, control)
+    facts = finish(
+        store, loaded, sae, tokens, text, plan, height, settings, folder, report, control
+    )
     return facts, agreement
 
 
