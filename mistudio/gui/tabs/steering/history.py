@@ -106,7 +106,7 @@ class History(QWidget):
         self.compare_button = button("Compare", self._on_compare, icon="table")
         self.compare_button.setToolTip("Two runs side by side: select both with Ctrl")
         self.export_button = button("Export", icon="download", tip="Write the selected runs")
-        menu = self._menu = QMenu(self.export_button)  # without it its entries may go
+        menu = self._menu = QMenu(self.export_button)
         for ending, name in steering_report.FORMATS.items():
             chosen = menu.addAction(name)
             chosen.triggered.connect(lambda *_, ending=ending: self.ask_export(ending))
@@ -114,7 +114,7 @@ class History(QWidget):
         reports = len(menu.actions())
         self.outside = OutsideExport(self._services, self)
         self.outside.add_to(menu, lambda: ExportSteeringConfig(run=self.selected()[0]))
-        self._of_one = menu.actions()[reports:]
+        self._reports = reports
         self.export_button.setMenu(menu)
         self.delete_button = button("Delete", self._on_delete, icon="trash", tip="Delete them")
         actions = QWidget()
@@ -166,7 +166,8 @@ class History(QWidget):
         for made in (self.load_button, self.rerun_button, self.star_button, self.note_button):
             made.setEnabled(chosen == 1)
         self.compare_button.setEnabled(chosen == 2)
-        for entry in self._of_one:
+        # asked for each time: a kept action may be gone before its menu is
+        for entry in self._menu.actions()[self._reports :]:
             entry.setEnabled(chosen == 1)
         for made in (self.export_button, self.delete_button):
             made.setEnabled(chosen > 0)
