@@ -68,6 +68,8 @@ def window(
     made.show()
     made.start()
     settle(qtbot, made.services)
+    for banner in made.banners.banners():
+        banner.dismiss()  # such as that of a full disk, which is the machine's
     yield made
     for dialog in made.findChildren(Dialog):
         dialog.close()
