@@ -29,7 +29,7 @@ from mistudio.ml.steering.sampling import SamplingSettings
 from mistudio.ml.steering.snippet import INLINE_BYTES, make_snippet, write_snippet
 from mistudio.ml.steering.snippet_script import FORMULAS
 from mistudio.ml.steering.snippet_spec import Origin, snippet_spec
-from mistudio.ml.steering.sources import Library, PlacedSae, Vector
+from mistudio.ml.steering.sources import Library, Place, PlacedSae, Vector
 from mistudio.ml.steering.steered_model import SteeredModel
 from mistudio.ml.steering.variants import GenerationRequest, compare_variants, continuation_of
 
@@ -105,6 +105,7 @@ def library(sample: LoadedModel) -> Library:
             "jump": PlacedSae(jump, 2, "resid_post", largest=largest, median_norm=8.0),
         },
         {"v": Vector(v, 1), "w": Vector(w, 2, "mlp_out")},
+        {Place(3, "resid_post"): 8.0, Place(4, "resid_post"): 8.0},
     )
 
 
@@ -141,6 +142,7 @@ CASES: dict[str, tuple[Spec, GenerationRequest]] = {
     "keep": (spec("top#3=2", "jump#4=2", positions="text:king said+special", norm="keep"), PLAIN),
     "cap": (spec("@v=20raw", positions="all+special+sinks", norm="cap:0.4"), PLAIN),
     "penalties": (spec("jump#4=0.7", "@v=1raw"), replace(PLAIN, sampling=PENALTIES)),
+    "layers": (spec("top#3=1.5:add/3,4", "jump#4=1:clamp"), PLAIN),
     "stop": (spec("@v=1.5raw"), replace(PLAIN, stop=(" said unto", "!"))),
 }  # fmt: skip
 
