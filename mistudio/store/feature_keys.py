@@ -45,11 +45,23 @@ STATISTIC_TEXTS = {
     "negative": "negative_tokens",
     "flags": "flags",
 }
+
+
+def best_score(source: str) -> str:
+    """In SQL: the highest held-out score of a feature's labels from a source; f is the feature."""
+    return (
+        "(SELECT MAX(o.score) FROM feature_labels o WHERE o.sae_id = f.sae_id "
+        f"AND o.feature_index = f.feature_index AND o.source = '{source}')"
+    )
+
+
 # name -> what is read of features f and their chosen label l
 WRITTEN = {
     "favorite": "f.is_favorite",
     "hidden": "f.is_hidden",
     "score": "l.score",
+    "rule_score": best_score("auto"),
+    "model_score": best_score("model"),
 }
 WRITTEN_TEXTS = {
     "label": "f.label",
@@ -58,7 +70,7 @@ WRITTEN_TEXTS = {
     "colour": "f.colour",
 }
 SORTABLE = ("index", *STATISTICS, *STATISTIC_TEXTS, *WRITTEN, *WRITTEN_TEXTS, "lists")
-NUMBERS = ("index", *STATISTICS, "score", "lists")
+NUMBERS = ("index", *STATISTICS, "score", "rule_score", "model_score", "lists")
 FIRST_ORDER = "frequency falling"  # a table's own, kept as the keys are
 _KEPT_SETS = 2
 

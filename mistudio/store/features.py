@@ -14,7 +14,15 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id, now
 from mistudio.store.connection import Db
 from mistudio.store.feature_conditions import COLOURS, Condition
-from mistudio.store.feature_keys import SORTABLE, FeatureKeys, Mask, columns_of, keep_first, keys_of
+from mistudio.store.feature_keys import (
+    SORTABLE,
+    FeatureKeys,
+    Mask,
+    best_score,
+    columns_of,
+    keep_first,
+    keys_of,
+)
 from mistudio.store.feature_masks import combined, satisfying
 from mistudio.store.records import FeatureSetRow
 from mistudio.store.tables import FEATURE_SETS
@@ -76,6 +84,10 @@ class FeatureRow:
     ablation_ce: float | None = None
     colour: str | None = None
     """what the user marked it with"""
+    rule_score: float | None = None
+    """highest held-out score of its labels by rules, chosen or not"""
+    model_score: float | None = None
+    """the same of its labels by a model"""
 
 
 def add_statistics(db: Db, feature_set_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -256,7 +268,8 @@ def feature_rows(db: Db, feature_set: FeatureSetRow, indices: Sequence[int]) -> 
             "COALESCE((SELECT group_concat(n.name, ', ') "
             "FROM feature_list_items i JOIN feature_lists n ON n.id = i.list_id "
             "WHERE i.sae_id = ? AND i.feature_index = s.feature_index), ''), "
-            f"{later}, f.colour FROM feature_statistics s "
+            f"{later}, f.colour, {best_score('auto')}, {best_score('model')} "
+            "FROM feature_statistics s "
             "LEFT JOIN features f ON f.sae_id = ? AND f.feature_index = s.feature_index "
             "LEFT JOIN feature_labels l ON l.id = f.label_id "
             f"WHERE s.feature_set_id = ? AND s.feature_index IN ({marks})",

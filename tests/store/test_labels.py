@@ -9,6 +9,7 @@ import pytest
 from mistudio.core.errors import NotFound
 from mistudio.store import features, labels
 from mistudio.store.database import Store
+from mistudio.store.feature_conditions import NumberRange
 from mistudio.store.features import FeatureFilter
 from mistudio.store.records import FeatureSetRow
 from mistudio.store.tables import FEATURE_SETS, SAES
@@ -128,3 +129,24 @@ def test_features_sort_by_score_with_unscored_last(store: Store, found: FeatureS
             store.db(), found, FeatureFilter(), sort="score", descending=descending
         )
         assert ids[:2] == expected
+
+
+def test_scores_by_rules_and_by_a_model_stand_beside_the_chosen_labels(
+    store: Store, found: FeatureSetRow
+) -> None:
+    db, sae = store.db(), found.sae_id
+    made = [rule(1, "b", 0.5), rule(1, "c", 0.7, chosen=False), rule(3, "a", 0.6)]
+    labels.replace_auto(db, sae, made)
+    label_id = labels.add(db, sae, 1, "by a model", source="model", method="llm", model="m")
+    labels.set_scores(db, label_id, 0.4, 100, {"detection": 0.4})
+    features.set_label(db, sae, 3, "mine")
+    rows = features.feature_rows(db, found, [1, 3, 5])
+    assert [(r.label_score, r.rule_score, r.model_score) for r in rows] == [
+        (0.4, 0.7, 0.4),
+        (None, 0.6, None),
+        (None, None, None),
+    ]
+    by_rules = features.feature_ids(db, found, FeatureFilter(), sort="rule_score")
+    assert by_rules[:2] == [1, 3]
+    high = FeatureFilter(conditions=(NumberRange("rule_score", 0.65, None),))
+    assert features.feature_ids(db, found, high) == [1]

@@ -180,6 +180,22 @@ def _number_columns() -> tuple[Column, ...]:
 
     return (
         number(
+            "Rule AUROC",
+            "rule_score",
+            lambda r: format_percent(r.rule_score, 1),
+            f"The best of its labels by rules, chosen or not. {RULE_SCORE}",
+            128,
+            "blue",
+        ),
+        number(
+            "Model score",
+            "model_score",
+            lambda r: format_percent(r.model_score, 1),
+            "The best held-out score of its labels by a language model, chosen or not.",
+            128,
+            "blue",
+        ),
+        number(
             "Max",
             "max",
             lambda r: format_decimal(r.max, 3),

@@ -42,6 +42,8 @@ STATES = {
 NUMBERS = {
     "frequency": "Frequency %",
     "score": "Interpretability %",
+    "rule_score": "Rule AUROC %",
+    "model_score": "Model score %",
     "max": "Max",
     "mean": "Mean (active)",
     "mean_all": "Mean (all)",
