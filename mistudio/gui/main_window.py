@@ -91,6 +91,7 @@ CHANGES = {
     "steer_preview": (),
     "steer_dose": (),
     "steer_export": (),
+    "steer_controls": ("steering_runs",),
     "steer_claims": ("features",),
     "contrast_vector": ("steering_vectors",),
     "feature_mean": ("steering_vectors",),

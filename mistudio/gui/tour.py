@@ -103,8 +103,7 @@ class Tour(QWidget):
         target, window = self._target, self._window
         if target is None:
             return
-        seen = target.visibleRegion().boundingRect()
-        spot = QRect(target.mapTo(window, seen.topLeft()), seen.size())
+        spot = _seen(target, window)
         self.ring.surround(spot)
         size = self._size(window)
         room = window.rect()
@@ -208,6 +207,16 @@ class Tour(QWidget):
             part.deleteLater()
         self._tab.setFocus()
         self.ended.emit(self.name)
+
+
+def _seen(target: QWidget, window: QWidget) -> QRect:
+    """What of a control its surroundings let through, in the window; children do not count."""
+    seen = QRect(target.mapTo(window, QPoint(0, 0)), target.size())
+    above = target.parentWidget()
+    while above is not None and above is not window:
+        seen &= QRect(above.mapTo(window, QPoint(0, 0)), above.size())
+        above = above.parentWidget()
+    return seen & window.rect()
 
 
 def _reveal(target: QWidget) -> None:
