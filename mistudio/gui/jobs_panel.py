@@ -227,7 +227,11 @@ class JobsPanel(QDockWidget):
         from mistudio.jobs.job_commands import command_of_job
 
         if (job := self.job(job_id)) is not None:
-            QGuiApplication.clipboard().setText(command_of_job(job.kind, job.config))
+            command = command_of_job(job.kind, job.config)
+            if command:
+                QGuiApplication.clipboard().setText(command)
+            else:  # such as an export of settings that no run was made with
+                self._services.banner("No command does this; it was made of what a tab showed.")
             self._services.banner(f"The command of “{job.title}” is on the clipboard.")
 
     def job(self, job_id: str) -> JobRow | None:

@@ -7,6 +7,7 @@ import shlex
 from typing import Any, NamedTuple
 
 from mistudio.core.config import Config, command_line, from_dict
+from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
 from mistudio.jobs.registry import JOB_KINDS
 
@@ -45,6 +46,8 @@ COMMANDS = {
     "label_features": Words("features label", ("sae",)),
     "export_features": Words("features export", ("sae",)),
     "import_explanations": Words("features import-explanations", ("path", "sae")),
+    "import_cache": Words("features import-delphi", ("path", "sae")),
+    "feature_lens": Words("features lens", ("sae", "feature")),
     "ablate": Words("features ablate", ("sae",)),
     "own_text": Words("features test", ("text",)),
     "attribute": Words("features attribute", ("text",)),
@@ -56,6 +59,8 @@ COMMANDS = {
     "steer_preview": Words("steer preview", ("sae",)),
     "steer_dose": Words("steer dose", ("sae",)),
     "steer_claims": Words("steer claim", ("sae",)),
+    "steer_controls": Words("steer controls", ("run",)),
+    "steer_export": Words("steer export", ("run",)),
     "contrast_vector": Words("vectors contrast"),
     "feature_mean": Words("vectors feature", ("sae", "feature")),
     "import_vectors": Words("vectors import", ("path",)),
@@ -82,7 +87,18 @@ def command_of(kind: str, config: Config) -> str:
     if isinstance(config, ExportVectorsConfig):
         plain = dataclasses.replace(config, vectors=())
         return command_line(f"{known.words} {shlex.join(config.vectors)}".strip(), plain)
+    if isinstance(config, ExportSteeringConfig):
+        return _export_command(known.words, config)
     return command_line(known.words, config, positional=known.positional)
+
+
+def _export_command(words: str, config: ExportSteeringConfig) -> str:
+    """Of a kept run; settings that no run has been made with have no command."""
+    if config.settings:
+        return ""
+    given = {"format": config.format, "variant": config.variant, "out": config.out}
+    flags = [part for name, value in given.items() if value for part in (f"--{name}", value)]
+    return shlex.join(["mistudio", *words.split(), config.run, *flags])
 
 
 def command_of_job(kind: str, stored: dict[str, Any]) -> str:

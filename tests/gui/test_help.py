@@ -265,7 +265,7 @@ def test_a_finished_job_copies_its_command(
     panel.show_filter("Finished")
     panel.refresh()
     qtbot.waitUntil(lambda: job.id in panel._cards)
-    assert panel._cards[job.id].command.isVisible()
+    qtbot.waitUntil(panel._cards[job.id].command.isVisible)
     panel._cards[job.id].command.click()
     assert QApplication.clipboard().text() == "mistudio sae eval 'my sae' --tokens 4096"
 

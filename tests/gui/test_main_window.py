@@ -208,7 +208,9 @@ def test_a_note_of_a_running_job_refreshes_what_it_makes(
     before = window.tabs.tabIcon(1).cacheKey()
     hold.later.set()
     qtbot.waitUntil(lambda: "models" in heard)
-    assert [banner.sentence for banner in window.banners.banners()] == ["A model is here."]
+    told = [banner.sentence for banner in window.banners.banners()]
+    # the machine's own disk may be nearly full
+    assert [one for one in told if not one.startswith("The disk")] == ["A model is here."]
     assert window.tabs.tabIcon(1).cacheKey() != before
     window.services.open_tab("Models")
     assert window.tabs.tabIcon(1).cacheKey() == before

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mistudio.core.config import Config, from_arguments, settings_of
+from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.vector_configs import ContrastConfig
 from mistudio.grammar import build_parser
 from mistudio.jobs.job_commands import COMMANDS, WITHOUT, command_of, command_of_job
@@ -43,7 +44,7 @@ def test_every_kind_of_job_has_its_command_or_says_why_not() -> None:
     assert command_of_job("add_sample", {}) == ""
 
 
-@pytest.mark.parametrize("kind", sorted(set(COMMANDS) - {"contrast_vector"}))
+@pytest.mark.parametrize("kind", sorted(set(COMMANDS) - {"contrast_vector", "steer_export"}))
 def test_a_command_parses_to_the_same_settings(kind: str) -> None:
     config = edited(JOB_KINDS[kind].config_class)
     line = command_of(kind, config)
@@ -55,6 +56,20 @@ def test_a_command_parses_to_the_same_settings(kind: str) -> None:
     if kind == "export_vectors":
         assert arguments.vectors == list(config.vectors)  # type: ignore[attr-defined]
     assert from_arguments(type(config), arguments) == config
+
+
+def test_an_export_of_a_kept_run_says_its_format() -> None:
+    config = ExportSteeringConfig(run="st 1", variant="a b", out="s.py")
+    line = command_of("steer_export", config)
+    assert line == "mistudio steer export 'st 1' --format python --variant 'a b' --out s.py"
+    found = build_parser().parse_args(shlex.split(line)[1:])
+    assert (found.run, found.format, found.variant, found.out) == (
+        ["st 1"],
+        "python",
+        "a b",
+        "s.py",
+    )
+    assert command_of("steer_export", ExportSteeringConfig(run="", settings="{}")) == ""
 
 
 def test_the_prompts_of_a_contrast_are_files_that_the_shell_makes() -> None:
