@@ -228,11 +228,12 @@ class JobsPanel(QDockWidget):
 
         if (job := self.job(job_id)) is not None:
             command = command_of_job(job.kind, job.config)
-            if command:
-                QGuiApplication.clipboard().setText(command)
-            else:  # such as an export of settings that no run was made with
-                self._services.banner("No command does this; it was made of what a tab showed.")
-            self._services.banner(f"The command of “{job.title}” is on the clipboard.")
+            QGuiApplication.clipboard().setText(command)
+            self._services.banner(
+                f"The command of “{job.title}” is on the clipboard."
+                if command  # none for an export of settings that no run was made with
+                else "No command does this; it was made of what a tab showed."
+            )
 
     def job(self, job_id: str) -> JobRow | None:
         """The job of an id as last read, None if it is not in the list."""
