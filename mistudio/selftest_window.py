@@ -64,11 +64,12 @@ def window() -> str:
             made = MainWindow(studio, settings)
             made.show()
             made.start()
+            missing = ""
             for name in TAB_NAMES:
                 made.tabs.show_tab(name)
                 application.processEvents()
                 if made.tabs.tab(name) is None:
-                    raise Damaged(f"The tab {name} is not part of this installation.")
+                    missing = missing or name
                 colours[name] = _colours(made.grab().toImage())
             loop = QEventLoop()
             made.ended.connect(loop.quit)
@@ -80,6 +81,8 @@ def window() -> str:
         finally:
             studio.close()
             icons.clear_cache()
+    if missing:  # told when the window has ended, and its threads with it
+        raise Damaged(f"The tab {missing} is not part of this installation.")
     poorest = min(colours, key=lambda name: colours[name])
     if colours[poorest] < LEAST_COLOURS:
         raise Damaged(f"The tab {poorest} is blank: {colours[poorest]} colours in its picture.")

@@ -33,6 +33,7 @@ from mistudio.gui.actions import ACTIONS
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services, Tab
 from mistudio.jobs import activation_pages, library_pages, model_pages
+from mistudio.jobs.feature_samples import ExampleSample
 from mistudio.jobs.registry import JOB_KINDS
 from mistudio.store.records import SteeringRunRow
 from mistudio.store.tables import ACTIVATION_SETS, JOBS, MODELS, SAES, STEERING_RUNS
@@ -149,10 +150,12 @@ class Library:
             detail,
             export_dialog,
             health_dialog,
+            import_cache_dialog,
             import_explanations_dialog,
             label_dialog,
             lists_dialog,
             map_dialog,
+            sample_dialog,
             text_dialog,
             why_dialog,
         )
@@ -197,6 +200,10 @@ class Library:
                 to, sae, {"all": [0, 1]}, parent
             ),
             "HealthDialog": lambda: health_dialog.HealthDialog(to, sae, parent),
+            "ImportCacheDialog": lambda: import_cache_dialog.ImportCacheDialog(to, sae, parent),
+            "SampleDialog": lambda: sample_dialog.SampleDialog(
+                to, ExampleSample("d", "tales", 0, "train", 4, "once", 0, 4), parent
+            ),
             "ImportExplanationsDialog": lambda: import_explanations_dialog.ImportExplanationsDialog(
                 to, sae, parent
             ),

@@ -128,10 +128,21 @@ def test_tabs(window: MainWindow, qtbot: QtBot, request: pytest.FixtureRequest) 
     for name in TABS:
         window.services.open_tab(name)
         settle(qtbot, window.services)
+        if name == "Training":
+            show_curves(window, qtbot)
         if name == "Steering":
             steer(window, qtbot)
         album.take(name.lower(), window)
     assert not album.faults, "\n".join(album.told())
+
+
+def show_curves(window: MainWindow, qtbot: QtBot) -> None:
+    runs = window.tabs.current().runs
+    runs.form.section.set_open(False)
+    card = next(iter(runs.list.cards.values()))
+    if "metrics" not in card.open_panes():
+        card.open_pane("metrics")
+    settle(qtbot, window.services)
 
 
 def steer(window: MainWindow, qtbot: QtBot) -> None:

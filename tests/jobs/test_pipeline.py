@@ -192,7 +192,7 @@ def test_a_vector_of_the_library_steers_as_the_feature_that_it_copies(trained: S
     other = MODELS.insert(trained.db(), name="other", origin="folder", path="x", status="ready")
     STEERING_VECTORS.update(trained.db(), vector.id, model_id=other.id)
     with pytest.raises(Mismatch, match="belongs to another model"):
-        trained.submit("steer", SteerConfig(edit=("@copy=9raw",), **common))
+        trained.submit("steer", SteerConfig(sae=sae.id, edit=("@copy=9raw",), **common))
     with pytest.raises(NotFound, match="There is no vector 'nobody'"):
         trained.submit("steer", SteerConfig(edit=("@nobody=9raw",), **common))
     vector_library.delete(trained, vector.id)

@@ -42,7 +42,13 @@ class ImportCacheDialog(Dialog):
         )
         self.form.set_values({"sae": sae.id})
         self.found = label("", wrap=True, selectable=True)
-        self.start_button = button("Import", self.start, variant="primary", icon="download")
+        self.start_button = button(
+            "Import",
+            self.start,
+            variant="primary",
+            icon="download",
+            tip="Compare the first rows with the model, then make the feature set",
+        )
         self.bar = ProgressBar("yellow")
         self.job = OneJob(
             services,

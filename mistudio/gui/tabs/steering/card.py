@@ -100,7 +100,7 @@ class FeatureCard(Card):
         remove = button("", self._on_remove, variant="ghost", icon="close", tip=f"Remove {name}")
         self.also = button("", icon="plus", variant="toggle", tip="Also at layers…")
         self.also.setAccessibleName(f"Also at layers, {name}")
-        self.also.setFixedSize(px(30), px(30))
+        self.also.setFixedSize(px(34), px(34))
         head = row(label(self.facts.short, "mono"), title, place, self.also, self.toggle, remove)
         head.setStretch(1, 1)
         self.to = label("upper end", "small")

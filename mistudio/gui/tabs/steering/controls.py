@@ -62,6 +62,10 @@ class Controls(QWidget):
         self.words = QLineEdit()
         self.words.setPlaceholderText("Words, as cat, dog; empty: those of the label")
         self.words.setAccessibleName("Words whose probability is compared")
+        self.words.setToolTip(
+            "Words whose tokens should become likelier, separated by commas; without any, those of "
+            "the label are taken"
+        )
         self.words.setMinimumWidth(appearance().px(150))
         self.button = button("Test against random features", self.start, icon="table")
         self.button.setToolTip(ABOUT_TEST)

@@ -114,7 +114,7 @@ class History(QWidget):
         reports = len(menu.actions())
         self.outside = OutsideExport(self._services, self)
         self.outside.add_to(menu, lambda: ExportSteeringConfig(run=self.selected()[0]))
-        self._reports = reports
+        self._of_one = menu.actions()[reports:]
         self.export_button.setMenu(menu)
         self.delete_button = button("Delete", self._on_delete, icon="trash", tip="Delete them")
         actions = QWidget()
@@ -166,8 +166,7 @@ class History(QWidget):
         for made in (self.load_button, self.rerun_button, self.star_button, self.note_button):
             made.setEnabled(chosen == 1)
         self.compare_button.setEnabled(chosen == 2)
-        # asked for each time: a kept action may be gone before its menu is
-        for entry in self._menu.actions()[self._reports :]:
+        for entry in self._of_one:
             entry.setEnabled(chosen == 1)
         for made in (self.export_button, self.delete_button):
             made.setEnabled(chosen > 0)
