@@ -87,7 +87,9 @@ def content(studio: Studio) -> dict[str, Any]:
         if "fts" not in r["name"] and not r["name"].startswith(("sqlite", "_", "feature_rev"))
     ]
     rows = {
-        n: sorted(json.dumps(r, sort_keys=True) for r in db.query(f"SELECT * FROM {n}"))
+        n: sorted(
+            json.dumps(r, sort_keys=True, default=bytes.hex) for r in db.query(f"SELECT * FROM {n}")
+        )
         for n in names
     }
     home = studio.paths.home

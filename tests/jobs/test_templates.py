@@ -124,7 +124,7 @@ def test_shipped_trainings_scale_with_the_model(studio: Studio) -> None:
         )
     assert told == {
         "Fast Prototyping": (5e-4, 5000, 1024, {"width": 2304, "layer": 14, "layers": "14"}),
-        "High Quality": (3e-4, 50_000, 4096, {"width": 4608, "layer": 14, "layers": "7,14,21"}),
+        "High Quality": (3e-4, 50_000, 4096, {"width": 4608, "layer": 14, "layers": "7,14,22"}),
         "Large Expansion": (3e-4, 50_000, 4096, {"width": 9216, "layer": 11, "layers": "11"}),
     }
     assert rows["High Quality"].config["schedule"] == "cosine"
