@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from mistudio.core.config import Config, command_line, from_dict
 from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
-from mistudio.jobs.registry import JOB_KINDS
 
 
 class Words(NamedTuple):
@@ -103,6 +102,8 @@ def _export_command(words: str, config: ExportSteeringConfig) -> str:
 
 def command_of_job(kind: str, stored: dict[str, Any]) -> str:
     """`command_of` a job's stored settings."""
+    from mistudio.jobs.registry import JOB_KINDS  # all jobs: the window starts without them
+
     if kind not in COMMANDS:
         return ""
     return command_of(kind, from_dict(JOB_KINDS[kind].config_class, stored))
