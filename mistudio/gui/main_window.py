@@ -144,7 +144,7 @@ class MainWindow(QMainWindow):
         )
         self._warned_of_disk = False
         self._shown: Sample | None = None  # on a remote screen
-        self._ending = False
+        self._ending = self._ended = False
         self._forced = False
         self._writing = False  # settings on their way to the disk
         self._build()
@@ -347,7 +347,10 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def come_forward(self) -> None:
-        """Raise the window, for a second start."""
+        """Raise the window, for a second start; not one that has ended, which would stay shown
+        until Qt takes it down in the middle of Python's own end."""
+        if self._ended:
+            return
         self.setWindowState(self.windowState() & ~Qt.WindowState.WindowMinimized)
         self.show()
         self.raise_()
@@ -426,6 +429,7 @@ class MainWindow(QMainWindow):
 
     def _end(self) -> None:
         """Stop timers and threads and keep what is to be kept; safe to call twice."""
+        self._ended = True
         self._keep_geometry()
         self.notices.forget()
         self._readings.stop()

@@ -438,3 +438,10 @@ def test_geometry_is_kept(window: MainWindow, studio: Studio, qtbot: QtBot) -> N
     assert again.height() == 600  # the width is cut to the offscreen screen's
     assert not again.jobs_panel.isHidden()
     again.query.join()
+
+
+def test_a_start_that_comes_after_the_end_shows_no_window(window: MainWindow, qtbot: QtBot) -> None:
+    with qtbot.waitSignal(window.ended):
+        window.end_without_asking()
+    window.come_forward()  # the word of a second start was still on its way
+    assert not window.isVisible()
