@@ -156,8 +156,6 @@ def open_window(home: str | None) -> int:
         if sentence:
             raise Unsupported(sentence)
         paths = Paths.at(home)
-        # before Qt: a process that ends while a lane imports all of it can break
-        import mistudio.jobs.registry  # noqa: F401
         from mistudio.gui.app import run
     except StudioError as error:
         _fail((), error.code, error.sentence)
