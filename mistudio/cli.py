@@ -26,6 +26,7 @@ def _verb(name: str) -> Verb:
         commands,
         evaluation_commands,
         feature_commands,
+        job_commands,
         library_commands,
         partner_commands,
         steer_commands,
@@ -65,7 +66,7 @@ def _verb(name: str) -> Verb:
     if name in jobs:
         return commands.job_verb(*jobs[name])
     if name.startswith("job_") and name != "job_log":
-        return commands.ask_job(name.removeprefix("job_"))
+        return job_commands.ask_job(name.removeprefix("job_"))
     for made in ("delete", "search_hub"):
         if name.startswith(f"{made}_"):
             kind = name.removeprefix(f"{made}_").removesuffix("s" if made == "search_hub" else "")
@@ -75,6 +76,7 @@ def _verb(name: str) -> Verb:
         library_commands,
         evaluation_commands,
         feature_commands,
+        job_commands,
         partner_commands,
         steer_commands,
         steer_study_commands,

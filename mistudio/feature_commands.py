@@ -34,7 +34,8 @@ from mistudio.store.feature_conditions import (
     NumberRange,
 )
 from mistudio.store.feature_keys import NUMBERS
-from mistudio.store.features import SORT_COLUMNS, FeatureFilter, feature_rows, mark
+from mistudio.store.feature_marks import mark
+from mistudio.store.features import SORT_COLUMNS, FeatureFilter, feature_rows
 from mistudio.store.records import SaeRow
 
 Arguments = argparse.Namespace

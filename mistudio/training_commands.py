@@ -15,7 +15,7 @@ from mistudio.core.retention import RetentionConfig
 from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import format_bytes
-from mistudio.jobs import checkpoints, metric_files
+from mistudio.jobs import checkpoints, metric_files, training_starts
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, TrainingRow
@@ -32,7 +32,7 @@ def train_continue(studio: Studio, console: Console, arguments: Arguments) -> No
         if (value := getattr(arguments, setting.name, None)) is not None
     }
     wanted, step = _at(arguments.training)
-    config = checkpoints.continued(studio, wanted, step, **changes)
+    config = training_starts.continued(studio, wanted, step, **changes)
     finish_training(console, run_job(studio, console, "train", config, hold=True))
 
 

@@ -21,6 +21,7 @@ from mistudio.core.settings import SettingsFile
 from mistudio.core.units import format_bytes
 from mistudio.gui import style
 from mistudio.gui.actions import ACTIONS, make_actions, menus, redraw_icons
+from mistudio.gui.changes import CHANGES
 from mistudio.gui.commands import Commands
 from mistudio.gui.crash import ErrorDialog
 from mistudio.gui.dialog import confirm
@@ -47,68 +48,6 @@ from mistudio.system.steady import steady
 
 log = logging.getLogger(__name__)
 
-# job kind -> kinds of objects that it makes or changes
-CHANGES = {
-    "import_dataset": ("datasets",),
-    "download_dataset": ("datasets",),
-    "index_dataset": ("datasets",),
-    "download_model": ("models",),
-    "check_model": ("models",),
-    "report_model": ("models",),
-    "prompt_lens": (),
-    "extract_activations": ("activation_sets",),
-    "probe_extraction": (),
-    "import_activations": ("activation_sets",),
-    "verify_activations": ("activation_sets",),
-    "export_activations": (),
-    "tokenize": ("tokenizations", "datasets"),
-    "add_sample": ("datasets", "models"),
-    "import_model": ("models",),
-    "train": ("trainings", "checkpoints", "saes", "tokenizations"),
-    "sweep": ("trainings", "checkpoints", "saes", "tokenizations"),
-    "probe_training": (),
-    "write_sae": ("saes", "trainings"),
-    "evaluate": ("saes",),
-    "compare_saes": (),
-    "survival": (),
-    "sae_health": ("feature_sets",),
-    "export_sae": (),
-    "export_features": (),
-    "import_explanations": ("features",),
-    "import_cache": ("feature_sets", "features", "datasets", "tokenizations"),
-    "import_sae": ("saes",),
-    "download_sae": ("saes",),
-    "harvest": ("feature_sets", "features", "saes", "tokenizations"),
-    "label_features": ("features",),
-    "ablate": ("features",),
-    "index_contexts": ("feature_sets",),
-    "embed_features": ("feature_sets",),
-    "map_features": (),
-    "feature_lens": (),
-    "own_text": (),
-    "attribute": (),
-    "steer": ("steering_runs",),
-    "steer_preview": (),
-    "steer_dose": (),
-    "steer_export": (),
-    "steer_controls": ("steering_runs",),
-    "steer_claims": ("features",),
-    "contrast_vector": ("steering_vectors",),
-    "feature_mean": ("steering_vectors",),
-    "import_vectors": ("steering_vectors",),
-    "export_vectors": (),
-    "demo": (
-        "datasets",
-        "models",
-        "tokenizations",
-        "trainings",
-        "saes",
-        "feature_sets",
-        "features",
-        "steering_runs",
-        "templates",
-    ),
-}
 READINGS_MS = 1000
 
 

@@ -23,11 +23,11 @@ from mistudio.core.errors import Cancelled, DiskFull, InvalidInput, StudioError,
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.launch import Launch
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs.checkpoints import STATISTICS
 from mistudio.jobs.context import JobContext
 from mistudio.jobs.loaded_models import LoadedModels
 from mistudio.jobs.training_data import target_of
 from mistudio.jobs.training_source import HELD_OUT, TrainingSource
+from mistudio.jobs.training_starts import STATISTICS
 
 if TYPE_CHECKING:
     from mistudio.ml.activations.multi_capture import HookPoint

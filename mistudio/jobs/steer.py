@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mistudio.core.atomic import write_json
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
-from mistudio.core.paths import resources
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import everything, spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
-from mistudio.jobs import encoders, lookup, sae_library, steering_layers, vector_library
+from mistudio.jobs import encoders, lookup, sae_library, steering_norms, vector_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.steering_cards import STREAM_NORM, median_norm_at
 from mistudio.store import features
 from mistudio.store.records import ModelRow, SaeRow, SteeringVectorRow
-from mistudio.store.tables import MODELS, STEERING_RUNS, STEERING_VECTORS
+from mistudio.store.tables import MODELS, STEERING_RUNS
 
 if TYPE_CHECKING:
     from mistudio.ml.embedding import Encoder
     from mistudio.ml.loading import LoadedModel
-    from mistudio.ml.sae.base import SparseAutoencoder
     from mistudio.ml.steering.compare import SteerResult
     from mistudio.ml.steering.sources import Library, PlacedSae, Vector
     from mistudio.ml.steering.variants import Text
-
-NORM_FILE = "median_norm.json"  # beside the files of an SAE that came without
 
 
 class Subject(NamedTuple):
@@ -78,7 +71,7 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     model, row, _ = subject_of(studio, config)
     spec = everything(named_variants(config, row.id if row else ""))
     scales(studio, model, spec)
-    steering_layers.check(model, spec)
+    steering_norms.check_layers(model, spec)
     for direction in spec.directions():
         vector_row(studio, model, direction.name)
 
@@ -172,9 +165,9 @@ def library_of(ctx: JobContext, model: ModelRow, loaded: LoadedModel, spec: Spec
             hook,
             other.hook_in,
             largest,
-            median_norm(ctx, other, sae, loaded),
+            steering_norms.median_norm(ctx, other, sae, loaded),
         )
-    norms = steering_layers.norms(ctx, model, loaded, spec, _sample_texts, NORM_FILE)
+    norms = steering_norms.layer_norms(ctx, model, loaded, spec)
     return Library(saes, vectors_of(ctx, model, loaded, spec), norms)
 
 
@@ -193,7 +186,7 @@ def vectors_of(
     for direction in spec.directions():
         known = vector_row(ctx.studio, model, direction.name)
         v_D = torch.tensor(vector_library.read(ctx.studio, known))
-        median = stream_norm(ctx, known, loaded)
+        median = steering_norms.stream_norm(ctx, known, loaded)
         found[direction.name] = Vector(v_D, known.layer, known.hook, median)
     return found
 
@@ -206,64 +199,6 @@ def vector_row(studio: Studio, model: ModelRow, name: str) -> SteeringVectorRow:
             f"Vector {known.name!r} belongs to another model than {model.name!r}, which is steered."
         )
     return known
-
-
-def stream_norm(ctx: JobContext, row: SteeringVectorRow, loaded: LoadedModel) -> float:
-    """The median norm at the place of a vector: as an SAE or another vector there knows it.
-
-    Else it is measured once on the bundled text and kept with the vector.
-    """
-    known = median_norm_at(ctx.studio, row.model_id, row.layer, row.hook)
-    if known:
-        return known
-    measured = _measured_norm(ctx, loaded, row.layer, row.hook)
-    report = {**(row.report or {}), STREAM_NORM: measured}
-    STEERING_VECTORS.update(ctx.db, row.id, report=report)
-    return measured
-
-
-def _measured_norm(ctx: JobContext, loaded: LoadedModel, layer: int, hook: str) -> float:
-    from mistudio.ml.steering.reference_norm import TOKENS, measure_median_norm
-
-    ctx.report.progress(0.0, "measuring the norm of the stream")
-    measured = measure_median_norm(loaded, layer, hook, _sample_texts(), ctx.control)
-    ctx.report.note(
-        f"The median norm at layer {layer} {hook} is {measured:.4g}, measured on "
-        f"{TOKENS:,} tokens of the bundled text."
-    )
-    return measured
-
-
-def median_norm(
-    ctx: JobContext, row: SaeRow, sae: SparseAutoencoder, loaded: LoadedModel
-) -> float | None:
-    """The median norm at the place an SAE writes to.
-
-    That of its newest feature set, else of its training, else measured once on the bundled text
-    and kept beside its files.
-    """
-    found = features.newest_set(ctx.db, row.id)
-    summary: Mapping[str, Any] = (found.summary if found else None) or {}
-    name = "median_norm_out" if sae.is_transcoder else "median_norm"
-    known = summary.get(name) or sae_library.training_norm(sae, name)
-    if known:
-        return float(known)
-    file = ctx.paths.absolute(row.path) / NORM_FILE
-    kept = steering_layers.kept_norms(file)
-    if name in kept:
-        return kept[name]
-    hook = row.hook_out or row.hook_in or ""
-    measured = _measured_norm(ctx, loaded, row.layer or 0, hook)
-    write_json(file, {**kept, name: measured})
-    return measured
-
-
-def _sample_texts() -> Iterator[str]:
-    """The documents of the bundled sample, in order."""
-    file = resources() / "sample" / "text" / "corpus.jsonl"
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield str(json.loads(line)["text"])
 
 
 def run(ctx: JobContext, config: SteerConfig) -> Result:

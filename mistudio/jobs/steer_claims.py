@@ -14,7 +14,7 @@ from mistudio.core.control import Request
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.index_ranges import parse_ranges
 from mistudio.core.steering_study_configs import ClaimConfig
-from mistudio.jobs import claim_report, feature_pages, lookup, sae_library, steer
+from mistudio.jobs import claim_report, feature_pages, lookup, sae_library, steering_norms
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store import features, labels
@@ -93,7 +93,7 @@ class _Work:
         rows = features.feature_rows(ctx.db, kept, self.features)
         self._labels = {r.index: (r.label or "", r.label_method or "") for r in rows}
         sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
-        median = steer.median_norm(ctx, row, sae, loaded)
+        median = steering_norms.median_norm(ctx, row, sae, loaded)
         if not median:
             raise InvalidInput("The median norm of the stream is not known; find the features.")
         hook = row.hook_out or row.hook_in or ""

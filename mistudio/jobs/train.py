@@ -9,11 +9,11 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.ids import new_id
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
-from mistudio.jobs.checkpoints import named_start, starting_point
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.training_run import run_trainings
 from mistudio.jobs.training_source import activation_set
+from mistudio.jobs.training_starts import named_start, starting_point
 from mistudio.store.records import ModelRow
 from mistudio.store.tables import MODELS, TRAININGS
 

@@ -11,10 +11,10 @@ from mistudio.core.errors import StudioError
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import is_whitened
-from mistudio.jobs import checkpoints
-from mistudio.jobs.checkpoints import STATISTICS
+from mistudio.jobs import training_starts
 from mistudio.jobs.context import JobContext, StageReporter
 from mistudio.jobs.training_source import TrainingSource
+from mistudio.jobs.training_starts import STATISTICS
 
 if TYPE_CHECKING:
     from mistudio.ml.activations.multi_capture import HookPoint
@@ -77,7 +77,7 @@ def measured_feeds(
     known: dict[HookPoint, StreamStatistics] = {}
     for run in runs:
         with contextlib.suppress(StudioError):  # a start that is gone is told when it is needed
-            checkpoints.inherit_statistics(ctx.studio, run.config, run.folder)
+            training_starts.inherit_statistics(ctx.studio, run.config, run.folder)
         for point, file in zip(pair_of(run.config), STATISTICS, strict=True):
             if point is not None and (run.folder / file).exists():
                 found = load_statistics(run.folder / file)

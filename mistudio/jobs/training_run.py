@@ -12,7 +12,7 @@ from mistudio.core.config import to_dict
 from mistudio.core.control import EndsTurn, HoldsInPlace, Request
 from mistudio.core.errors import Cancelled, InvalidInput, StudioError
 from mistudio.core.training_plan import Plan
-from mistudio.jobs import checkpoints
+from mistudio.jobs import training_starts
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.crew import Share, ends_all
 from mistudio.jobs.held_rows import CalibrationRows, EvaluationRows
@@ -288,7 +288,7 @@ def _options(
     if given is not None:
         metadata["median_norm_out"] = given.median_norm
     target = None if given is None else target_of(given)
-    begun = checkpoint_of(run) or checkpoints.write_start(
+    begun = checkpoint_of(run) or training_starts.write_start(
         ctx.studio,
         run.config,
         run.folder,

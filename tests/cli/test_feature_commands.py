@@ -11,7 +11,7 @@ import pytest
 from mistudio import cli
 from mistudio.core.paths import Paths
 from mistudio.jobs.runner import Studio
-from mistudio.store import features
+from mistudio.store import feature_marks
 from tests.gui import feature_world
 
 
@@ -33,7 +33,7 @@ class Shell:
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
     studio = Studio(Paths.at(tmp_path / "home"))
     world = feature_world.add_world(studio.db())
-    features.set_label(studio.db(), world.sae.id, 3, "winter")
+    feature_marks.set_label(studio.db(), world.sae.id, 3, "winter")
     studio.close()
     return Shell(tmp_path / "home", capsys)
 

@@ -18,7 +18,7 @@ from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import context_search, encoders, feature_pages
 from mistudio.jobs.context_search import TextMatches
 from mistudio.jobs.feature_pages import Piece
-from mistudio.store import feature_lists, features
+from mistudio.store import feature_lists, feature_marks, features
 from mistudio.store.feature_conditions import (
     HasColour,
     HasFlag,
@@ -157,7 +157,7 @@ def test_percentages_are_bounded_as_such(services: Services, qtbot: QtBot) -> No
 
 def test_flags_and_labels_as_conditions(services: Services, qtbot: QtBot) -> None:
     world = feature_world.add_world(services.studio.db())
-    features.set_label(services.studio.db(), world.sae.id, 5, "snow")
+    feature_marks.set_label(services.studio.db(), world.sae.id, 5, "snow")
     tab = shown_tab(services, qtbot)
     chips = tab.table.filters.chips
     tab.table.filters.live.setCurrentIndex(1)
@@ -371,7 +371,7 @@ def test_search_by_meaning_without_an_encoder_says_so(
 ) -> None:
     world = feature_world.add_world(services.studio.db())
     monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
-    features.set_label(services.studio.db(), world.sae.id, 4, "zebras of the plain")
+    feature_marks.set_label(services.studio.db(), world.sae.id, 4, "zebras of the plain")
     tab = shown_tab(services, qtbot)
     filters = tab.table.filters
     filters.mode.setCurrentIndex(2)
@@ -403,7 +403,7 @@ def test_hits_by_meaning_come_in_pages_with_examples(
     monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
     world = feature_world.add_world(services.studio.db())
     for index in LIVE[:25]:
-        features.set_label(services.studio.db(), world.sae.id, index, "zebras of the plain")
+        feature_marks.set_label(services.studio.db(), world.sae.id, index, "zebras of the plain")
     tab = shown_tab(services, qtbot)
     filters, hits = tab.table.filters, tab.table.hits
     filters.mode.setCurrentIndex(2)

@@ -18,7 +18,7 @@ from mistudio.gui.tabs.features.export_dialog import ExportFeaturesDialog
 from mistudio.gui.tabs.features.import_explanations_dialog import ImportExplanationsDialog
 from mistudio.gui.tabs.training.matches_page import BY, MatchesPage
 from mistudio.jobs import feature_matches, feature_pages
-from mistudio.store import analyses, feature_export, features
+from mistudio.store import analyses, feature_export, feature_marks
 from mistudio.store.tables import JOBS
 from tests.gui import feature_world
 from tests.gui.test_features_tab import settle, shown_tab
@@ -135,7 +135,7 @@ def test_explanations_are_counted_before_they_are_taken(
     services: Services, qtbot: QtBot, tmp_path: Path
 ) -> None:
     world, db = feature_world.add_world(services.studio.db()), services.studio.db()
-    features.set_label(db, world.sae.id, 1, "mine")
+    feature_marks.set_label(db, world.sae.id, 1, "mine")
     rows = [{"layer": "3-x", "index": str(i), "description": f"theirs {i}"} for i in (1, 2, 99)]
     path = tmp_path / "batch-0.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -198,7 +198,7 @@ def test_matched_features_are_listed_and_opened(
     db = services.studio.db()
     first = feature_world.add_world(db, 4).sae
     second = feature_world.add_sae(db, 3, name="other")
-    features.set_label(db, second.id, 2, "the second")
+    feature_marks.set_label(db, second.id, 2, "the second")
     found = {
         "tokens": 100,
         "read": "sample",

@@ -12,7 +12,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.label_dialog import LabelDialog
 from mistudio.gui.tabs.features.tab import FeaturesTab
 from mistudio.jobs import feature_pages
-from mistudio.store import features, labels
+from mistudio.store import feature_marks, features, labels
 from mistudio.store.tables import JOBS
 from tests.gui import feature_world
 from tests.gui.test_features_tab import listed, settle, shown_tab
@@ -37,7 +37,7 @@ def labelled_world(services: Services) -> feature_world.World:
 def test_column_and_tile(services: Services, qtbot: QtBot) -> None:
     world = labelled_world(services)
     db = services.studio.db()
-    features.set_label(db, world.sae.id, 3, "mine")
+    feature_marks.set_label(db, world.sae.id, 3, "mine")
     tab = shown_tab(services, qtbot)
     # 32, 34, 36 and 38 of 56 live features score above 0.8; 30 is at 0.8
     assert tab.tiles["interpretable"].value() == "7.1 %"

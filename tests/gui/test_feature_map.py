@@ -16,7 +16,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.map_dialog import MapDialog, inside
 from mistudio.jobs import map_features
 from mistudio.jobs.map_features import FeatureMap
-from mistudio.store import features
+from mistudio.store import feature_marks
 from mistudio.store.tables import JOBS
 from tests.gui import feature_world
 from tests.gui.test_features_tab import listed, settle, shown_tab
@@ -75,7 +75,7 @@ def test_the_map_selects_tells_and_narrows(
     services: Services, qtbot: QtBot, placed: FeatureMap
 ) -> None:
     world = feature_world.add_world(services.studio.db())
-    features.set_label(services.studio.db(), world.sae.id, 12, "snow")
+    feature_marks.set_label(services.studio.db(), world.sae.id, 12, "snow")
     tab = shown_tab(services, qtbot)
     tab.show_map()
     dialog = tab.findChild(MapDialog)

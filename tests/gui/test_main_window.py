@@ -21,10 +21,11 @@ from mistudio.core.dataset_configs import ImportDatasetConfig
 from mistudio.core.settings import SettingsFile, Snapshot
 from mistudio.gui import commands, main_window, tab_pages
 from mistudio.gui.actions import ACTIONS, TAB_NAMES
+from mistudio.gui.changes import CHANGES
 from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
 from mistudio.gui.crash import CrashReporter, ErrorDialog, FaultFile
 from mistudio.gui.dialog import Confirm
-from mistudio.gui.main_window import CHANGES, MainWindow
+from mistudio.gui.main_window import MainWindow
 from mistudio.gui.problem_report import report
 from mistudio.gui.services import Tab
 from mistudio.gui.settings_dialog import SettingsDialog

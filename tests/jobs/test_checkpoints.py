@@ -16,7 +16,7 @@ from mistudio.core.errors import InUse, InvalidInput, Mismatch, NotFound
 from mistudio.core.paths import Paths
 from mistudio.core.retention import RetentionConfig
 from mistudio.core.run_configs import WriteSaeConfig
-from mistudio.jobs import checkpoints
+from mistudio.jobs import checkpoints, training_starts
 from mistudio.jobs.runner import Studio
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
@@ -141,28 +141,28 @@ def test_the_sae_of_the_last_checkpoint_is_that_of_the_run(studio: Studio) -> No
 
 def test_settings_of_a_continued_run(studio: Studio) -> None:
     training = first(studio)
-    config = checkpoints.continued(studio, "first", 40, tokens=12_800)
+    config = training_starts.continued(studio, "first", 40, tokens=12_800)
     assert config.continue_from == f"{training}@40"
     assert config.dataset == trainings.tokenization_of(studio.db(), training)
-    start = checkpoints.starting_point(studio, config)
+    start = training_starts.starting_point(studio, config)
     assert start is not None
     assert start.checkpoint is not None
     assert start.checkpoint.name == "step_00000040"
     with pytest.raises(InvalidInput, match="6,400 tokens already"):
-        checkpoints.continued(studio, "first")
+        training_starts.continued(studio, "first")
     with pytest.raises(Mismatch, match="Latents cannot change"):
-        checkpoints.continued(studio, "first", tokens=12_800, width=128)
+        training_starts.continued(studio, "first", tokens=12_800, width=128)
 
 
 def test_a_run_that_goes_on_with_the_same_settings_ends_the_same(studio: Studio) -> None:
     own = SAES.get(studio.db(), TRAININGS.get(studio.db(), first(studio)).sae_id or "")
-    result = run(studio, "train", checkpoints.continued(studio, "first", 40))
+    result = run(studio, "train", training_starts.continued(studio, "first", 40))
     assert (result["outcome"], result["steps"]) == ("completed", 100)
     assert result["weights_hash"] == own.weights_hash
     rows = trainings.metrics(studio.db(), result["training"])
     assert [row["step"] for row in rows] == list(range(50, 101, 10))
     assert TRAININGS.get(studio.db(), result["training"]).parent_id == first(studio)
-    longer = checkpoints.continued(studio, "first", tokens=7680, learning_rate=5e-4)
+    longer = training_starts.continued(studio, "first", tokens=7680, learning_rate=5e-4)
     assert run(studio, "train", longer)["steps"] == 120
 
 
@@ -174,7 +174,7 @@ def test_fine_tuning_begins_with_the_weights_of_an_sae(studio: Studio) -> None:
     begun = trainings.metrics(studio.db(), own.id)
     assert rows[0]["loss"] < 0.8 * begun[0]["loss"], "it has learnt before"
     with pytest.raises(Mismatch, match="has 64 latents"):
-        checkpoints.starting_point(studio, tiny_training(init_from=own.sae_id, width=128))
+        training_starts.starting_point(studio, tiny_training(init_from=own.sae_id, width=128))
 
 
 def test_the_same_from_the_command_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_library import add_sae
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.store import features
+from mistudio.store import feature_marks, features
 from mistudio.store.records import FeatureSetRow, SaeRow
 from mistudio.store.tables import DATASETS, FEATURE_SETS, MODELS, SAES, TOKENIZATIONS
 from tests.helpers.plain_store import write_plain_store
@@ -110,7 +110,7 @@ def shelf(studio: Studio) -> Shelf:
         for i, line in enumerate(store.statistics)
     ]
     features.add_statistics(db, found.id, rows)
-    features.set_label(db, sae.id, TWIN_OF, "the twin")
+    feature_marks.set_label(db, sae.id, TWIN_OF, "the twin")
     return Shelf(sae, found, acts_TF)
 
 
@@ -124,7 +124,7 @@ def test_partners_of_a_twin_with_labels_read_anew(studio: Studio, shelf: Shelf) 
     assert first.measures["pearson"] == pytest.approx(expected)
     assert len(found.partners["pmi"]) <= 20
     assert all(p.shared >= 5 for p in found.partners["pmi"])
-    features.set_label(studio.db(), shelf.sae.id, TWIN_OF, "another name")
+    feature_marks.set_label(studio.db(), shelf.sae.id, TWIN_OF, "another name")
     again = feature_partners.correlations(studio, shelf.sae, TWIN)
     assert again.partners["pearson"][0].label == "another name"
     assert again.made_at == found.made_at  # the figures are kept

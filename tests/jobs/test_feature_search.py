@@ -27,7 +27,7 @@ from mistudio.jobs import (
     sae_library,
 )
 from mistudio.jobs.runner import Studio
-from mistudio.store import feature_texts, features
+from mistudio.store import feature_marks, feature_texts, features
 from tests.helpers.studio import run
 
 
@@ -73,8 +73,8 @@ def test_meaning_by_vectors_that_end_with_their_labels(
     found = features.newest_set(db, sae.id)
     assert found is not None
     live = [feature for feature, _ in feature_texts.texts(db, found)]
-    features.set_label(db, sae.id, live[1], "abba")
-    features.set_label(db, sae.id, live[2], "jig")
+    feature_marks.set_label(db, sae.id, live[1], "abba")
+    feature_marks.set_label(db, sae.id, live[2], "jig")
     assert meaning_search.search(trained, sae, "baab").stale
     run(trained, "embed_features", EmbedFeaturesConfig(sae="last"))
     matched = meaning_search.search(trained, sae, "baab", limit=3)
@@ -85,7 +85,7 @@ def test_meaning_by_vectors_that_end_with_their_labels(
     cosines = vectors @ FakeEncoder(tmp_path).embed(["jig"])[0]
     best = meaning_search.search(trained, sae, "jig", limit=len(texts))
     assert best.scores == pytest.approx(sorted(cosines.tolist(), reverse=True), abs=2e-3)
-    features.set_label(db, sae.id, live[1], "other")
+    feature_marks.set_label(db, sae.id, live[1], "other")
     assert meaning_search.search(trained, sae, "baab").stale, "a label changed"
     run(trained, "embed_features", EmbedFeaturesConfig(sae="last"))
     folder = trained.paths.absolute(found.path or "") / meaning_search.FOLDER
@@ -99,8 +99,8 @@ def test_without_an_encoder_shared_words_are_ranked(
 ) -> None:
     monkeypatch.setattr(encoders, "find", lambda studio, named="": None)
     db, sae = trained.db(), lookup.sae(trained, "last")
-    features.set_label(db, sae.id, 7, "zebras and lions")
-    features.set_label(db, sae.id, 9, "zebras")
+    feature_marks.set_label(db, sae.id, 7, "zebras and lions")
+    feature_marks.set_label(db, sae.id, 9, "zebras")
     matched = meaning_search.search(trained, sae, "zebras lions?")
     assert matched.features[0] == 7
     assert set(matched.features) == {7, 9}
@@ -156,7 +156,7 @@ def test_hits_come_twenty_at_a_time_with_their_strongest_examples(
     distinct = [e for i, e in enumerate(whole.examples[:9]) if texts[i] not in texts[:i]]
     assert first[0].examples == distinct[:3]
     assert second[0].examples[0].value == second[0].row.max
-    features.set_label(trained.db(), sae.id, ranked[0], "xylophones")
+    feature_marks.set_label(trained.db(), sae.id, ranked[0], "xylophones")
     words = ["--home", str(trained.paths.home), "--json", "features", "find-meaning", "last"]
     assert main([*words, "xylophones", "--examples", "2"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])["features"]

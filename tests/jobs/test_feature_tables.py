@@ -17,7 +17,7 @@ from mistudio.core.index_ranges import format_ranges, parse_ranges
 from mistudio.jobs import feature_pages, feature_tables, lookup
 from mistudio.jobs.feature_records import COLUMNS
 from mistudio.jobs.runner import Studio
-from mistudio.store import features
+from mistudio.store import feature_marks
 from tests.helpers.studio import run
 
 ODD = 'a "b", c\nd\té 🦊 =1+1'
@@ -31,10 +31,10 @@ def told(trained: Studio) -> Studio:
     with db.atomic():  # the labels that finding the features gave
         db.execute("DELETE FROM feature_labels")
         db.execute("DELETE FROM features")
-    features.set_label(db, sae.id, 3, "the river")
-    features.set_note(db, sae.id, 3, ODD)
-    features.set_favorite(db, sae.id, 5, True)
-    features.set_hidden(db, sae.id, 7, True)
+    feature_marks.set_label(db, sae.id, 3, "the river")
+    feature_marks.set_note(db, sae.id, 3, ODD)
+    feature_marks.set_favorite(db, sae.id, 5, True)
+    feature_marks.set_hidden(db, sae.id, 7, True)
     stamp = "2026-01-01T00:00:00"
     with db.atomic():
         db.execute("INSERT INTO feature_lists VALUES ('l1', 'Mine', '', ?, ?)", [stamp, stamp])

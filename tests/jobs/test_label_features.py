@@ -15,7 +15,7 @@ from mistudio.core.label_configs import LabelConfig
 from mistudio.jobs import feature_pages, label_by_model, label_plan, lookup
 from mistudio.jobs.runner import Studio
 from mistudio.ml.features.labels.prompts import Prompt
-from mistudio.store import features, labels
+from mistudio.store import feature_marks, labels
 from mistudio.store.features import FeatureFilter
 from mistudio.store.tables import FEATURE_SETS, JOBS
 from tests.helpers.studio import run
@@ -62,7 +62,7 @@ def test_a_harvest_labels_its_features(trained: Studio) -> None:
 def test_a_harvest_without_labels_and_rules_afterwards(trained: Studio) -> None:
     sae = lookup.sae(trained, "last")
     index = next(iter(chosen(trained)))
-    features.set_label(trained.db(), sae.id, index, "my own")
+    feature_marks.set_label(trained.db(), sae.id, index, "my own")
     labels.replace_auto(trained.db(), sae.id, [])
     run(trained, "harvest", HarvestConfig(rows=64, context=32, labels=False))
     assert {text for i, (text, _, _) in chosen(trained).items() if i != index} == {None}

@@ -8,7 +8,7 @@ from mistudio.core.label_methods import lines, output_cell, output_lines, score_
 from mistudio.core.steering_study_configs import ClaimConfig
 from mistudio.jobs import lookup
 from mistudio.jobs.runner import Studio
-from mistudio.store import features, labels
+from mistudio.store import feature_marks, labels
 from tests.helpers.studio import run
 
 
@@ -18,8 +18,8 @@ def test_the_test_of_a_label_is_kept_with_it(trained: Studio) -> None:
         "SELECT feature_index FROM feature_statistics WHERE count > 20 ORDER BY count DESC"
     ).fetchall()
     feature, other = store_counts[0][0], store_counts[1][0]
-    features.set_label(db, sae.id, feature, '"the", "a"', "user")
-    features.set_label(db, sae.id, other, "about zzzzqq", "user")
+    feature_marks.set_label(db, sae.id, feature, '"the", "a"', "user")
+    feature_marks.set_label(db, sae.id, other, "about zzzzqq", "user")
     config = ClaimConfig(
         features=f"{feature},{other}",
         controls=3,
@@ -42,7 +42,7 @@ def test_the_test_of_a_label_is_kept_with_it(trained: Studio) -> None:
     nothing = next(one for one in labels.labels_of(db, sae.id, other) if one.chosen)
     assert nothing.scores["output"]["outcome"] == "the label names no token"
     # a label that was written since was not tested
-    features.set_label(db, sae.id, feature, "another", "user")
+    feature_marks.set_label(db, sae.id, feature, "another", "user")
     assert not labels.set_output(db, sae.id, feature, '"the", "a"', {"outcome": "yes"})
     fresh = next(one for one in labels.labels_of(db, sae.id, feature) if one.chosen)
     assert "output" not in fresh.scores

@@ -16,7 +16,7 @@ from mistudio.jobs import feature_pages, import_explanations, lookup, sae_librar
 from mistudio.jobs.row_files import read_lines
 from mistudio.jobs.runner import Studio
 from mistudio.ml.formats import neuronpedia_upload, row_schema
-from mistudio.store import feature_export, features
+from mistudio.store import feature_export, feature_marks
 from mistudio.store.records import SaeRow
 from tests.helpers.studio import run
 
@@ -56,7 +56,7 @@ def _dense(store: Any, feature: int) -> np.ndarray:
 
 def test_bulk_rows_come_back_as_the_store_has_them(trained: Studio, tmp_path: Path) -> None:
     sae, store = _store(trained)
-    features.set_label(trained.db(), sae.id, 2, "two", "user")
+    feature_marks.set_label(trained.db(), sae.id, 2, "two", "user")
     found = _export(trained, tmp_path / "np", "neuronpedia", vectors=True, creator="me")
     place = tmp_path / "np" / "tiny" / "1-res-x"
     parts = {"features", "activations", "explanations"}
@@ -144,7 +144,7 @@ def test_activation_rows_are_windows_of_the_corpus(trained: Studio, tmp_path: Pa
 
 def test_upload_batches_obey_every_limit(trained: Studio, tmp_path: Path) -> None:
     sae, store = _store(trained)
-    features.set_label(trained.db(), sae.id, 2, "x" * 600)
+    feature_marks.set_label(trained.db(), sae.id, 2, "x" * 600)
     found = _export(trained, tmp_path / "up", "neuronpedia_upload")
     bodies = [json.loads(f.read_text("utf-8")) for f in sorted((tmp_path / "up").iterdir())]
     seen = [feature["index"] for body in bodies for feature in body["features"]]
@@ -240,8 +240,8 @@ def _explanation(index: Any, text: str, layer: str = "1-res-x") -> dict[str, Any
 
 def test_explanations_label_but_never_over_the_users(trained: Studio, tmp_path: Path) -> None:
     sae, db = lookup.sae(trained, "last"), trained.db()
-    features.set_label(db, sae.id, 3, "mine")
-    features.set_label(db, sae.id, 4, "by rule", "rule")
+    feature_marks.set_label(db, sae.id, 3, "mine")
+    feature_marks.set_label(db, sae.id, 4, "by rule", "rule")
     rows = [
         _explanation("3", "theirs"),
         _explanation("4", "of  four\nwords"),
@@ -274,7 +274,7 @@ def test_explanations_label_but_never_over_the_users(trained: Studio, tmp_path: 
 def test_our_own_export_is_imported_with_equal_labels(trained: Studio, tmp_path: Path) -> None:
     sae, db = lookup.sae(trained, "last"), trained.db()
     for index in (1, 2, 9):
-        features.set_label(db, sae.id, index, f'label "{index}" é')
+        feature_marks.set_label(db, sae.id, index, f'label "{index}" é')
     _export(trained, tmp_path / "np", "neuronpedia")
     db.execute("DELETE FROM feature_labels")
     db.execute("UPDATE features SET label = NULL, label_id = NULL")

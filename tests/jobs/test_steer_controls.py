@@ -17,7 +17,7 @@ from mistudio.core.steering_shown import read_run
 from mistudio.core.steering_study_configs import ControlsConfig
 from mistudio.jobs import feature_pages, lookup, steering_controls_report, steering_report
 from mistudio.jobs.runner import Studio
-from mistudio.store import features
+from mistudio.store import feature_marks
 from mistudio.store.features import FeatureFilter
 from mistudio.store.tables import JOBS, STEERING_RUNS
 from tests.helpers.studio import run
@@ -26,7 +26,7 @@ from tests.helpers.studio import run
 def _feature(studio: Studio) -> int:
     sae = lookup.sae(studio, "last")
     found = feature_pages.find(studio, sae, FeatureFilter(), sort="max")[0].index
-    features.set_label(studio.db(), sae.id, found, 'token: "the", "was"')
+    feature_marks.set_label(studio.db(), sae.id, found, 'token: "the", "was"')
     return found
 
 

@@ -12,7 +12,7 @@ from mistudio.core.steering_study_configs import ClaimConfig, DoseConfig, Previe
 from mistudio.jobs import claim_report, feature_pages, lookup, steer_studies
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.steer_claims import label_words
-from mistudio.store import features
+from mistudio.store import feature_marks
 from mistudio.store.features import FeatureFilter
 from tests.helpers.studio import run
 
@@ -69,7 +69,7 @@ def test_strengths_are_a_range_or_a_list() -> None:
 
 def test_claims_are_counted_and_written(trained: Studio, tmp_path: Path) -> None:
     sae = lookup.sae(trained, "last")
-    features.set_label(trained.db(), sae.id, _strongest(trained), 'token: "the", "was"')
+    feature_marks.set_label(trained.db(), sae.id, _strongest(trained), 'token: "the", "was"')
     path = tmp_path / "claims.md"
     number = _strongest(trained)
     config = ClaimConfig(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mistudio.core.errors import InvalidInput
-from mistudio.store import feature_conditions, features
+from mistudio.store import feature_conditions, feature_marks, features
 from mistudio.store.connection import Db
 from mistudio.store.database import Store
 from mistudio.store.feature_conditions import (
@@ -132,8 +132,8 @@ def test_ranges_flags_and_their_combination(store: Store, found: FeatureSetRow) 
 
 def test_label_states_scores_and_expressions(store: Store, found: FeatureSetRow) -> None:
     db, sae = store.db(), found.sae_id
-    features.set_label(db, sae, 4, "Kings of England")
-    features.set_label(db, sae, 9, "rivers", source="auto")
+    feature_marks.set_label(db, sae, 4, "Kings of England")
+    feature_marks.set_label(db, sae, 9, "rivers", source="auto")
     assert listed(db, found, LabelState("user")) == [4]
     assert listed(db, found, LabelState("auto")) == [9]
     assert len(listed(db, found, LabelState("none"))) == N - 2
@@ -154,7 +154,7 @@ def test_keys_follow_what_is_written(store: Store, found: FeatureSetRow) -> None
     db = store.db()
     assert listed(db, found, NumberRange("max", low=5)) == []
     before = keys_of(db, found).values("max")
-    features.set_favorite(db, found.sae_id, 8, True)
+    feature_marks.set_favorite(db, found.sae_id, 8, True)
     assert listed(db, found, favorites_only=True) == [8]
     assert keys_of(db, found).values("max") is before, "statistics are not read again for a star"
     db.execute("UPDATE feature_statistics SET max = 6 WHERE feature_index = 8")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mistudio.core.errors import InvalidInput, NotFound
-from mistudio.store import feature_lists, feature_views, features
+from mistudio.store import feature_lists, feature_marks, feature_views, features
 from mistudio.store.connection import Db
 from mistudio.store.database import Store
 from mistudio.store.feature_conditions import InList, NumberRange
@@ -47,7 +47,7 @@ def test_lists_hold_features_of_several_saes(store: Store) -> None:
     assert listed(db, first, NumberRange("lists", low=1)) == [2, 4, 9]
     assert len(listed(db, first, NumberRange("lists", high=0))) == 697
     feature_lists.set_note(db, made.id, first.sae_id, 2, "the best one")
-    features.set_label(db, first.sae_id, 2, "rivers")
+    feature_marks.set_label(db, first.sae_id, 2, "rivers")
     items = feature_lists.items(db, made.id)
     assert [(item.sae_name, item.feature) for item in items] == [
         ("first", 4), ("first", 2), ("first", 9), ("second", 3),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mistudio.store import features
+from mistudio.store import feature_marks, features
 from mistudio.store.database import Store
 from mistudio.store.features import FeatureFilter
 from mistudio.store.records import FeatureSetRow
@@ -62,12 +62,12 @@ def test_search_in_tokens_labels_notes_and_numbers(store: Store, found: FeatureS
     assert ids(store, found, text="king") == [1, 3]
     assert ids(store, found, text="kin") == [1, 3], "the last word may be unfinished"
     assert ids(store, found, text="alpha") == [2]
-    features.set_label(db, sae, 4, "rivers and seas")
-    features.set_note(db, sae, 1, "about monarchs")
+    feature_marks.set_label(db, sae, 4, "rivers and seas")
+    feature_marks.set_note(db, sae, 1, "about monarchs")
     assert ids(store, found, text="river") == [4]
     assert ids(store, found, text="monarchs") == [1]
     assert ids(store, found, text="#3") == [3]
-    features.set_label(db, sae, 4, "mountains")
+    feature_marks.set_label(db, sae, 4, "mountains")
     assert ids(store, found, text="rivers") == []
 
 
@@ -80,19 +80,19 @@ def test_a_users_label_is_never_replaced_by_another_source(
     store: Store, found: FeatureSetRow
 ) -> None:
     db, sae = store.db(), found.sae_id
-    features.set_label(db, sae, 2, "machine's guess", source="auto")
-    features.set_label(db, sae, 2, "my name")
-    features.set_label(db, sae, 2, "another guess", source="auto")
+    feature_marks.set_label(db, sae, 2, "machine's guess", source="auto")
+    feature_marks.set_label(db, sae, 2, "my name")
+    feature_marks.set_label(db, sae, 2, "another guess", source="auto")
     row = features.feature_rows(db, found, [2])[0]
     assert (row.label, row.label_source) == ("my name", "user")
-    features.set_label(db, sae, 2, "")
+    feature_marks.set_label(db, sae, 2, "")
     assert features.feature_rows(db, found, [2])[0].label is None
 
 
 def test_stars_and_hidden_features(store: Store, found: FeatureSetRow) -> None:
     db, sae = store.db(), found.sae_id
-    features.set_favorite(db, sae, 3, True)
-    features.set_hidden(db, sae, 1, True)
+    feature_marks.set_favorite(db, sae, 3, True)
+    feature_marks.set_hidden(db, sae, 1, True)
     assert ids(store, found, favorites_only=True) == [3]
     assert ids(store, found) == [2, 3, 4]
     assert ids(store, found, show_hidden=True) == [1, 2, 3, 4]
@@ -105,7 +105,7 @@ def test_stars_and_hidden_features(store: Store, found: FeatureSetRow) -> None:
 
 def test_labels_outlive_a_new_harvest(store: Store, found: FeatureSetRow) -> None:
     db = store.db()
-    features.set_label(db, found.sae_id, 2, "my name")
+    feature_marks.set_label(db, found.sae_id, 2, "my name")
     FEATURE_SETS.delete(db, found.id)
     again = FEATURE_SETS.insert(db, sae_id=found.sae_id, status="ready")
     row: dict[str, Any] = {"feature_index": 2, "count": 1, "frequency": 0.1, "top_tokens": "x"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mistudio.core.errors import NotFound
-from mistudio.store import features, labels
+from mistudio.store import feature_marks, features, labels
 from mistudio.store.database import Store
 from mistudio.store.feature_conditions import NumberRange
 from mistudio.store.features import FeatureFilter
@@ -68,13 +68,13 @@ def test_rule_labels_are_chosen_and_replaced(store: Store, found: FeatureSetRow)
 def test_a_users_label_is_never_replaced(store: Store, found: FeatureSetRow) -> None:
     db, sae = store.db(), found.sae_id
     labels.replace_auto(db, sae, [rule(0, "a", 0.9)])
-    features.set_label(db, sae, 0, "mine")
+    feature_marks.set_label(db, sae, 0, "mine")
     assert shown(store, found, 0) == ("mine", "user", None, None)
     labels.replace_auto(db, sae, [rule(0, "again", 0.95)])
     labels.add(db, sae, 0, "a model's", source="model", method="llm", model="m", score=0.99)
     assert shown(store, found, 0)[:2] == ("mine", "user")
     assert [x.text for x in labels.labels_of(db, sae, 0)] == ["mine", "a model's", "again"]
-    features.set_label(db, sae, 0, "")
+    feature_marks.set_label(db, sae, 0, "")
     labels.replace_auto(db, sae, [rule(0, "now", 0.5)])
     assert shown(store, found, 0)[0] == "now"
     assert "mine" in [x.text for x in labels.labels_of(db, sae, 0)], "it is still offered"
@@ -139,7 +139,7 @@ def test_scores_by_rules_and_by_a_model_stand_beside_the_chosen_labels(
     labels.replace_auto(db, sae, made)
     label_id = labels.add(db, sae, 1, "by a model", source="model", method="llm", model="m")
     labels.set_scores(db, label_id, 0.4, 100, {"detection": 0.4})
-    features.set_label(db, sae, 3, "mine")
+    feature_marks.set_label(db, sae, 3, "mine")
     rows = features.feature_rows(db, found, [1, 3, 5])
     assert [(r.label_score, r.rule_score, r.model_score) for r in rows] == [
         (0.4, 0.7, 0.4),

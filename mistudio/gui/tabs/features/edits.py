@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistudio.store import features, labels
+from mistudio.store import feature_marks, labels
 
 
 def published(sae_id: str, index: int) -> str:
@@ -23,13 +23,13 @@ def parse_published(text: str) -> tuple[str, int | None]:
 
 def turn_favorite(db: Any, sae_id: str, index: int) -> str:
     """Set the star if it is not set, else take it away."""
-    features.set_favorite(db, sae_id, index, not _flag(db, sae_id, index, "is_favorite"))
+    feature_marks.set_favorite(db, sae_id, index, not _flag(db, sae_id, index, "is_favorite"))
     return published(sae_id, index)
 
 
 def turn_hidden(db: Any, sae_id: str, index: int) -> str:
     """Hide a feature, or show it again."""
-    features.set_hidden(db, sae_id, index, not _flag(db, sae_id, index, "is_hidden"))
+    feature_marks.set_hidden(db, sae_id, index, not _flag(db, sae_id, index, "is_hidden"))
     return published(sae_id, index)
 
 
@@ -41,21 +41,21 @@ def turn_several(db: Any, sae_id: str, indices: list[int], mark: str) -> str:
     marked = {row[0] for row in rows}
     on = not marked.issuperset(indices)
     if mark == "favorite":
-        features.mark(db, sae_id, indices, favorite=on)
+        feature_marks.mark(db, sae_id, indices, favorite=on)
     else:
-        features.mark(db, sae_id, indices, hidden=on)
+        feature_marks.mark(db, sae_id, indices, hidden=on)
     return f"{sae_id}/"
 
 
 def paint(db: Any, sae_id: str, indices: list[int], colour: str) -> str:
     """Mark features with a colour; "" takes the mark away."""
-    features.mark(db, sae_id, indices, colour=colour)
+    feature_marks.mark(db, sae_id, indices, colour=colour)
     return published(sae_id, indices[0]) if len(indices) == 1 else f"{sae_id}/"
 
 
 def write_label(db: Any, sae_id: str, index: int, text: str) -> str:
     """Choose the user's label; an empty one takes it away."""
-    features.set_label(db, sae_id, index, text)
+    feature_marks.set_label(db, sae_id, index, text)
     return published(sae_id, index)
 
 
@@ -67,7 +67,7 @@ def choose_label(db: Any, sae_id: str, index: int, label_id: str) -> str:
 
 def write_note(db: Any, sae_id: str, index: int, text: str) -> str:
     """Keep the user's note."""
-    features.set_note(db, sae_id, index, text)
+    feature_marks.set_note(db, sae_id, index, text)
     return published(sae_id, index)
 
 

@@ -8,7 +8,6 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
 
-from mistudio.core.units import format_count, format_percent
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.features.detail import FeatureDetail
 from mistudio.gui.tabs.features.edits import parse_published
@@ -18,10 +17,10 @@ from mistudio.gui.tabs.features.find_form import FindForm
 from mistudio.gui.tabs.features.job_line import JobLine
 from mistudio.gui.tabs.features.lists_dialog import ListsDialog
 from mistudio.gui.tabs.features.overview import Overview, fit_warning, read_overview, remarks
+from mistudio.gui.tabs.features.set_tiles import fill_tiles, set_tiles
 from mistudio.gui.tabs.features.sources import SaeCombo
-from mistudio.gui.tabs.features.tile_tips import set_tips
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import EmptyState, MetricTile, button, label, row
+from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.elided import Elided
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.store.records import SaeRow
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
     from mistudio.gui.tabs.features.text_dialog import TextDialog
 
 NO_SAE, FIND, TABLE = range(3)
-INTERPRETABLE_TIP = (
-    "Share of live features whose label has a held-out score above 80 %; a label without a score "
-    "counts as not."
-)
 WATCHED = ("saes", "feature_sets", "jobs")
 
 
@@ -82,13 +77,7 @@ class FeaturesTab(Tab):
         self.job = JobLine(services)
         self.form = FindForm(services)
         self.table = FeatureTable(services)
-        self.tiles = {
-            "found": MetricTile("Features found (live / all)", color="emerald"),
-            "tokens": MetricTile("Tokens read", color="blue"),
-            "interpretable": MetricTile("Interpretable", color="blue"),
-            "rate": MetricTile("Mean activation rate", color="purple"),
-        }
-        self.tiles["interpretable"].setToolTip(INTERPRETABLE_TIP)
+        self.tiles = set_tiles()
         self._lay_out()
         self._connect()
 
@@ -326,15 +315,7 @@ class FeaturesTab(Tab):
         self.doubt.setText(warning)
         self.doubt.setVisible(bool(warning))
         self.chips.set_text(" · ".join(part for part in parts if part))
-        tokens = found.feature_set.n_tokens if found.feature_set else None
-        live = f"{format_count(found.live)} / {format_count(found.features)}"
-        self.tiles["found"].set_value(live)
-        self.tiles["tokens"].set_value(format_count(tokens))
-        labelled = found.interpretable
-        self.tiles["interpretable"].set_value(format_percent(labelled.share if labelled else None))
-        self.tiles["rate"].set_value(format_percent(found.mean_rate, 3))
-        for name, tip in set_tips(found.feature_set).items():
-            self.tiles[name].setToolTip(tip)
+        fill_tiles(self.tiles, found)
 
     def _open_pending(self) -> None:
         pending, self._pending = self._pending, None

@@ -21,7 +21,7 @@ from mistudio.gui.tabs.training.retention_row import RetentionRow
 from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.flow import FlowRow
-from mistudio.jobs import checkpoints
+from mistudio.jobs import checkpoints, training_starts
 from mistudio.jobs.set_aside import set_aside_checkpoint
 from mistudio.store.records import CheckpointRow
 
@@ -170,7 +170,7 @@ class CheckpointsPane(QWidget):
         if (row := self.selected()) is not None:
             training_id = self._run.training.id
             self._do(
-                lambda: checkpoints.proposed(self._services.studio, training_id, row.step),
+                lambda: training_starts.proposed(self._services.studio, training_id, row.step),
                 self._on_proposed,
             )
 

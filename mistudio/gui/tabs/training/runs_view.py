@@ -21,7 +21,7 @@ from mistudio.gui.tabs.training.reads import Run
 from mistudio.gui.tabs.training.run_list import RunList
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.layout import CenteredColumn
-from mistudio.jobs import checkpoints
+from mistudio.jobs import training_starts
 from mistudio.jobs.dependants import of_training
 from mistudio.store import trainings
 from mistudio.store.tables import JOBS
@@ -103,7 +103,8 @@ class RunsView(CenteredColumn):
     def _continue(self, run: Run) -> None:
         studio, training = self._services.studio, run.training
         self._services.query.ask(
-            lambda _: (checkpoints.proposed(studio, training.id), training.name), self._on_proposed
+            lambda _: (training_starts.proposed(studio, training.id), training.name),
+            self._on_proposed,
         )
 
     @Slot(object)
