@@ -59,7 +59,18 @@ class ClaimConfig(Config):
         16, "Strengths", "Read to find the target KL.", minimum=6, maximum=64, advanced=True
     )
     max_tokens: int = option(40, "New tokens", "Of each text.", minimum=8, maximum=512)
-    seed: int = option(0, "Seed", "Choice of features and controls.", minimum=0, advanced=True)
+    samples: int = option(
+        0,
+        "Samples",
+        "Texts of each variant drawn at temperature 0.7 beside the greedy one; the share of the "
+        "label's tokens and the feature's own activation are then means over all of them.",
+        minimum=0,
+        maximum=63,
+        advanced=True,
+    )
+    seed: int = option(
+        0, "Seed", "Choice of features, controls and samples.", minimum=0, advanced=True
+    )
     output: str = option(
         "", "Report", "File to write, .md or .json; empty writes none.", advanced=True
     )

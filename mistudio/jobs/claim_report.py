@@ -9,7 +9,8 @@ EXPLAINED = (
     "A feature's steering counts as doing what its label says if it makes the label's tokens more "
     "probable on a text that every variant reads, and more so than at least 95 % of random "
     "features of like density with a change of the same length at the same tokens (p <= 0.05), "
-    "and if the greedy text then holds more of these tokens without looping. Among features that "
+    "and if its own texts (the greedy one, and samples where there are some) then hold more of "
+    "these tokens and most of them do not loop. Among features that "
     "do nothing of their own, 5 % pass the first test by chance. A token counts as the label's if "
     "it has the stem of one of its words (Porter's steps 1 and 5: plurals, -ed, -ing)."
 )
@@ -22,14 +23,21 @@ def summary(found: Mapping[str, Any]) -> list[str]:
     return [
         f"{c['features']} features of {found['sae_name']}, {how}; {c['judged']} could be judged.",
         f"{c['selective']} raise the probability of their label's tokens more than their controls "
-        f"do; {c['selective_and_visible']} of these also write more of them in a text that does "
-        "not loop.",
+        f"do; {c['selective_and_visible']} of these also write more of them in texts that do not "
+        f"loop{_written(c)}.",
         f"{c['visible']} write more of their label's tokens at all, whatever the controls do; "
         f"{_reread(c)}{c['looping']} texts loop, {c['repeating']} say a long stretch again.",
         f"The difference of means gives the label's tokens more probability in "
         f"{c['means_higher']}, the words in the prompt in {c['prompt_higher']} of "
         f"{c['judged']}.",
     ]
+
+
+def _written(counts: Mapping[str, Any]) -> str:
+    """Nothing where the controls wrote no texts to compare with."""
+    if not counts["reread_judged"]:
+        return ""
+    return f", {counts['share_selective']} of them more than their controls write"
 
 
 def _reread(counts: Mapping[str, Any]) -> str:
@@ -59,7 +67,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         *summary(found),
         f"Model {found['model']}, layer {found['layer']}; every change added at every token but "
         f"special ones; target KL {settings['target_kl']} nats per token; {settings['controls']} "
-        f"controls; seed {settings['seed']}. Text on which probabilities are measured:",
+        f"controls; {settings['samples']} samples beside each greedy text; seed "
+        f"{settings['seed']}. Text on which probabilities are measured:",
         _quoted(found["text"]),
         "| feature | label | outcome | strength | KL | probability, baseline → steered | p | "
         "difference of means | prompt only |",
@@ -115,7 +124,8 @@ def _texts(entry: Mapping[str, Any]) -> str:
             figures = f"share {_number(shown['share'])}, re-read {_number(shown['reread'])}"
             looping = ", loops" if shown["loops"] else ""
             again = f", {shown['repeat']:.0%} said again" if shown["repeats"] else ""
-            found += [f"{words} ({figures}{looping}{again}):", _quoted(shown["text"])]
+            texts = "\n>\n> · · ·\n>\n".join(map(_quoted, (shown["text"], *shown["samples"])))
+            found += [f"{words} ({figures}{looping}{again}):", texts]
     places = ", ".join(
         f"{name} p {_number(place['p'])} ({place['controls']} controls)"
         for name, place in entry["standings"].items()

@@ -109,6 +109,8 @@ class _Work:
             config.max_tokens,
             config.strengths,
             config.control_texts,
+            config.samples,
+            config.seed,
         )
         self._means = {}
         if config.means:
@@ -256,6 +258,7 @@ def _counts(entries: list[dict[str, Any]]) -> dict[str, Any]:
             "judged": len(judged),
             "selective": sum(e["holds"]["probability"] for e in judged),
             "selective_and_visible": outcomes.count("yes"),
+            "share_selective": sum(e["outcome"] == "yes" and e["holds"]["share"] for e in judged),
             "visible": sum(e["visible"] for e in judged),
             # without texts of the controls there is nothing to compare a re-read with
             "reread_judged": sum(e["standings"]["reread"]["controls"] > 0 for e in judged),

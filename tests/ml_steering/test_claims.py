@@ -124,6 +124,38 @@ def test_without_texts_of_controls_only_probabilities_have_a_standing(setting: S
     assert found.means is found.prompted is None
 
 
+def test_shares_are_of_the_greedy_text_and_of_the_samples(setting: Setting) -> None:
+    from dataclasses import replace
+
+    from mistudio.ml.steering.generate import Continuation, Row, generate
+    from mistudio.ml.steering.sampling import SamplingSettings
+    from mistudio.ml.steering.steered_model import SteeredModel
+
+    asked = replace(setting, samples=3, seed=5, strengths=8)
+    many = set(range(0, 300, 2))  # so that some texts have some
+    found = claim(asked, PLANTED, many, [30, 31], JobControl())
+    assert found.steered is not None
+    assert found.strength is not None
+    rows = (Row(0, "a", 0, greedy=True), *(Row(0, "a", number) for number in range(3)))
+    edits = {"a": Spec((Edit(Feature(PLANTED), found.strength, unit="raw"),))}
+    request = Continuation((PROMPT,), rows, 8, SamplingSettings(temperature=0.7, seed=5))
+    with SteeredModel(setting.loaded, edits, Library({"": setting.placed})) as model:
+        alone = generate(model, request, JobControl())
+    assert (found.steered.text, *found.steered.samples) == tuple(alone.texts)
+    assert len(set(alone.texts)) > 2
+    shares = [sum(token in many for token in ids) / len(ids) for ids in alone.ids]
+    assert found.steered.share == pytest.approx(np.mean(shares))
+    assert len(set(shares)) > 1
+    values = [
+        reread(setting.loaded, setting.placed.sae, LAST, "resid_post", [PLANTED], PROMPT.ids, ids)
+        for ids in alone.ids
+    ]
+    assert found.steered.reread == pytest.approx(np.mean([v[0] for v in values if v]), rel=1e-4)
+    assert found.baseline is not None
+    assert found.baseline.samples != found.steered.samples
+    assert all(len(shown.samples) == 3 for shown in found.controls.values())
+
+
 def test_a_target_out_of_reach_gives_no_claim(setting: Setting) -> None:
     from dataclasses import replace
 

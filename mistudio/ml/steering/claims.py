@@ -2,10 +2,11 @@
 
 The label names tokens. The strength gives a wanted KL on the calibration text, whatever the
 feature. Measured on the continuation are the probability of the label's tokens (every variant reads
-the same text), and, in greedy texts of each variant's own, their share and how strongly the
-feature fires when the unsteered model reads them. The same is done to random features of like
-density with changes of the same length at the same tokens, to the difference of means at that
-length, and to the unsteered model with the label's words in its prompt.
+the same text), and, in texts of each variant's own (a greedy one, and samples if they are asked
+for), their share and how strongly the feature fires when the unsteered model reads them. The same
+is done to random features of like density with changes of the same length at the same tokens, to
+the difference of means at that length, and to the unsteered model with the label's words in its
+prompt.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from mistudio.ml.steering.steered_model import SteeredModel
 STEERED, MEANS, PROMPTED = "steered", "difference of means", "prompt only"
 MEASURES = ("probability", "share", "reread")
 ROWS = 32  # texts that are written together
+TEMPERATURE = 0.7  # of the samples; all variants see the same noise
 READING = 0.3  # share of the work that reading takes, for the progress bar
 
 
@@ -42,11 +44,12 @@ class Shown(NamedTuple):
     """What one variant does; `kl` and `ratio` (|Δ| / |x|) are None where it is not steered.
 
     `probability`: mean over the continuation that the next token is one of the label's. `share`:
-    of the label's tokens in the greedy text. Both None without such tokens. `reread`: mean
-    activation of the feature (of several, their mean) over that text as the unsteered model reads
-    it; share and re-read are None without a text. `kl`: mean over the continuation, on the same
-    tokens. `repeat`: share of the text that its longest repeated n-gram takes; `repeats`: whether
-    that is warned of.
+    of the label's tokens in its texts. Both None without such tokens. `reread`: mean activation of
+    the feature (of several, their mean) over these texts as the unsteered model reads them; share
+    and re-read are None without a text. `kl`: mean over the continuation, on the same tokens.
+    `text`: the greedy one. `loops`: whether most of the texts are loops. `repeat`: share of a text
+    that its longest repeated n-gram takes, on average; `repeats`: whether that is warned of in
+    most of them.
     """
 
     probability: float | None
@@ -58,6 +61,7 @@ class Shown(NamedTuple):
     loops: bool = False
     repeat: float | None = None
     repeats: bool = False
+    samples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Claim:
 
     @property
     def is_visible(self) -> bool:
-        """Whether the greedy text has more of the label's tokens, and is no loop."""
+        """Whether its texts have more of the label's tokens, and most of them are no loops."""
         if self.baseline is None or self.steered is None or self.steered.loops:
             return False
         return (self.steered.share or 0.0) > (self.baseline.share or 0.0)
@@ -106,6 +110,8 @@ class Setting:
     max_tokens: int = 40
     strengths: int = STRENGTHS  # of the calibration
     control_texts: bool = True  # whether random features write texts too, which takes longest
+    samples: int = 0  # texts of each variant beside the greedy one
+    seed: int = 0  # of the samples
 
     @property
     def loaded(self) -> LoadedModel:
@@ -205,30 +211,59 @@ def measure(
         chances[PROMPTED] = _chance(asked.base_SV[-count:], concept)
         names.append(PROMPTED)
     found: dict[str, Shown] = {}
-    for low in range(0, len(names), ROWS):
+    each = 1 + setting.samples
+    together = max(1, ROWS // each)
+    for low in range(0, len(names), together):
         told(READING + (1 - READING) * low / len(names))
-        part = names[low : low + ROWS]
+        part = names[low : low + together]
         texts = _write(setting, part, specs, library, prompted, control)
         placed = setting.placed
         hook = placed.hook_in or placed.hook
         values = reread_texts(
             loaded, placed.sae, placed.layer, hook, features, replay.prompt.ids, texts.ids
         )
-        for row, name in enumerate(part):
-            own = values[row]
-            found[name] = Shown(
-                chances[name],
-                metrics.concept_share(texts.ids[row], concept) if concept else None,
-                sum(own) / len(own) if own else None,
-                kls[name],
-                ratios[name],
-                texts.texts[row],
-                metrics.loops(texts.ids[row]),
-                metrics.repeat_share(texts.ids[row]),
-                metrics.repeats(texts.ids[row]),
+        for number, name in enumerate(part):
+            rows = slice(number * each, (number + 1) * each)
+            found[name] = _shown(
+                (chances[name], kls[name], ratios[name]),
+                texts.ids[rows],
+                texts.texts[rows],
+                values[rows],
+                concept,
             )
     silent = {name: Shown(chances[name], None, None, kls[name], ratios[name]) for name in unwritten}
     return {**found, **silent}
+
+
+def _shown(
+    read: tuple[float | None, float | None, float | None],
+    ids: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    values: Sequence[Sequence[float] | None],
+    concept: Collection[int],
+) -> Shown:
+    """One variant's figures: chance, KL and ratio of what it read, the rest of its own texts."""
+    chance, kl, ratio = read
+    written = [one for one in ids if one]
+    shares = [metrics.concept_share(one, concept) or 0.0 for one in written] if concept else []
+    activations = [value for one in values for value in one or ()]
+    repeats = [metrics.repeat_share(one) or 0.0 for one in written]
+    return Shown(
+        chance,
+        metrics.mean(shares),
+        metrics.mean(activations),
+        kl,
+        ratio,
+        texts[0],
+        _most([metrics.loops(one) for one in ids]),
+        metrics.mean(repeats),
+        _most([metrics.repeats(one) for one in ids]),
+        tuple(texts[1:]),
+    )
+
+
+def _most(found: Sequence[bool]) -> bool:
+    return 2 * sum(found) > len(found)
 
 
 def _write(
@@ -239,13 +274,19 @@ def _write(
     prompted: Prompt | None,
     control: JobControl,
 ) -> Generated:
-    """Greedy texts of these variants, in one batch."""
+    """A greedy text and the samples of each of these variants in turn, in one batch."""
     prompts = [setting.replay.prompt, *([prompted] if prompted is not None else [])]
-    rows = [
-        Row(1, BASELINE, 0, True) if name == PROMPTED else Row(0, name, 0, True) for name in names
-    ]
+    rows = list[Row]()
+    for name in names:
+        prompt, variant = (1, BASELINE) if name == PROMPTED else (0, name)
+        rows.append(Row(prompt, variant, 0, True))
+        rows += [Row(prompt, variant, number) for number in range(setting.samples)]
+    temperature = TEMPERATURE if setting.samples else 0.0
     request = Continuation(
-        tuple(prompts), tuple(rows), setting.max_tokens, SamplingSettings(temperature=0.0)
+        tuple(prompts),
+        tuple(rows),
+        setting.max_tokens,
+        SamplingSettings(temperature=temperature, seed=setting.seed),
     )
     steered = {name: specs[name] for name in names if name in specs}
     with SteeredModel(setting.loaded, steered, library) as model:
