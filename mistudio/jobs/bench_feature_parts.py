@@ -6,8 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mistudio.jobs import feature_pages
+from mistudio.core.paths import Paths
+from mistudio.jobs import feature_pages, sae_library
 from mistudio.jobs.bench_features import World
+from mistudio.jobs.runner import Studio
 
 TABLE_ROWS = 131_072
 QUERIES = 1000
@@ -55,10 +57,31 @@ def phrases(world: World) -> list[dict[str, Any]]:
 
 
 def labels(world: World) -> list[dict[str, Any]]:
-    """Labels by rules and their held-out scores."""
-    from mistudio.ml.features.bench_labels import bench_labels
+    """Labels by rules and their held-out scores, written into a database."""
+    from mistudio.ml.features.bench_harvest import random_sae
+    from mistudio.ml.features.bench_labels import FEATURES, bench_labels
+    from mistudio.store.labels import replace_auto
 
-    return bench_labels()
+    with tempfile.TemporaryDirectory(prefix="mistudio-bench-") as folder:
+        studio = Studio(Paths.at(Path(folder)))
+        try:
+            sae = sae_library.add_sae(
+                studio,
+                random_sae(16, FEATURES, 1, 0),
+                {"model_name": "synthetic"},
+                name="synthetic",
+                origin="import",
+                model=None,
+                layer=0,
+                hook="resid_post",
+            )
+            return bench_labels(
+                write=lambda made: replace_auto(
+                    studio.db(), sae.id, [label._asdict() for label in made]
+                )
+            )
+        finally:
+            studio.close()
 
 
 def exports(world: World) -> list[dict[str, Any]]:

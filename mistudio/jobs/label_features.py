@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mistudio.core.errors import NotFound, StudioError
 from mistudio.core.label_configs import LabelConfig
 from mistudio.core.units import format_percent
-from mistudio.jobs import feature_pages, label_by_model, lookup, sae_library
+from mistudio.jobs import feature_pages, label_by_model, lookup, sae_geometry, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store import labels
@@ -47,7 +47,7 @@ def label_by_rules(
     ctx: JobContext, row: SaeRow, found: FeatureSetRow, seed: int, *, clusters: bool = True
 ) -> Result:
     """Rule labels of all live features, written in place of earlier ones."""
-    from mistudio.ml.features.labels.directions import nearest_directions
+    from mistudio.ml.features.labels.directions import NEIGHBOURS
     from mistudio.ml.features.labels.make import label_features
     from mistudio.ml.features.labels.strings import strings_of
 
@@ -60,8 +60,8 @@ def label_by_rules(
         ctx.control.check()
         ctx.report.progress(start + (end - start) * done, phase)
 
-    neighbours = nearest_directions(
-        sae.W_dec_FO, check=lambda done: told(0.0, 0.1, "comparing directions", done)
+    geometry = sae_geometry.ensure_geometry(
+        ctx.studio, row, sae, check=lambda done: told(0.0, 0.1, "comparing directions", done)
     )
     strings = strings_of(vocabulary)
     promoted = _promoted(ctx, row, store, sae, strings, seed)
@@ -72,7 +72,7 @@ def label_by_rules(
         vocabulary,
         strings=strings,
         seed=seed,
-        neighbours_FM=neighbours,
+        neighbours_FM=geometry["nearest"][:, :NEIGHBOURS],
         promoted=promoted,
         clusters=clusters,
         check=lambda done: told(0.25, 0.9, "fitting and scoring rules", done),

@@ -8,7 +8,14 @@ import numpy as np
 
 from mistudio.ml.features.feature_store import KEPT
 from mistudio.ml.features.labels import clusters
-from mistudio.ml.features.labels.clusters import NOBODY, RowFeatures, partners, shared_words
+from mistudio.ml.features.labels.clusters import (
+    NOBODY,
+    JudgedStrings,
+    RowFeatures,
+    partners,
+    shared_by,
+    shared_words,
+)
 from mistudio.ml.features.labels.corpus import SCORE, halves
 from mistudio.ml.features.labels.draw import Active
 from mistudio.ml.features.labels.make import MARGIN, RuleLabel, label_features
@@ -44,12 +51,41 @@ def test_partners_are_those_that_fire_together() -> None:
 
 def test_words_are_shared_by_three_and_by_half() -> None:
     rates = np.array([0.5, 0.1, 0.1, 0.01, 0.2])
-    words_of = {1: [0, 1, 2], 2: [0, 1], 3: [0, 1, 3], 4: [3], 5: [3], 6: [4], 7: [4]}
+    words_of = np.array(
+        [[4, -1, -1], [0, 1, 2], [0, 1, -1], [0, 1, 3], *([[3, -1, -1]] * 2), *([[4, -1, -1]] * 2)],
+        np.int32,
+    )
     assert shared_words([1, 2, 3, NOBODY], words_of, rates) == [1, 0]  # the rarer of two first
     assert shared_words([1, 2, 3, 3], words_of, rates) == [1, 0]  # a neighbour twice counts once
     assert shared_words([1, 2], words_of, rates) == []
     assert shared_words([1, 2, 3, 4, 5, 6, 7], words_of, rates) == []  # three of seven
     assert shared_words([], words_of, rates) == []
+    groups = np.array([[1, 2, 3, NOBODY], [1, 2, NOBODY, NOBODY], [3, 3, 2, 1]], np.int32)
+    live = np.array([True, True, False])
+    assert shared_by(groups, words_of, rates, live) == {0: [1, 0]}
+
+
+def test_kept_strings_are_told_as_a_rule_tells_them() -> None:
+    width = (clusters.POSITIVES, clusters.RANDOM + clusters.SAME_STRING + clusters.NEIGHBOURS)
+    generator = np.random.default_rng(0)
+    with JudgedStrings(5) as judged:
+        parts = [
+            (
+                generator.integers(-1, 4, (2, wide)).astype(np.int32),
+                generator.random((2, wide)) < 0.2,
+            )
+            for wide in (width[0], width[1] - 50, width[0], width[1] - 50)
+        ]
+        judged.keep(3, parts)
+        strings = np.array([[1, 3, -1], [0, -1, -1]], np.int32)
+        found = judged.named(np.array([4, 3]), strings)
+    for values, (string, missing), wide in zip(found, parts, width * 2, strict=True):
+        assert values.shape == (2, wide)
+        for line, own in ((0, 1), (1, 0)):
+            named = np.isin(string[own], strings[line][strings[line] >= 0]).astype(np.float32)
+            named[missing[own]] = np.nan
+            assert np.array_equal(values[line, : named.size], named, equal_nan=True)
+            assert np.isnan(values[line, named.size :]).all(), "no token was drawn there"
 
 
 def store_of(made: Harvest, folder: Path, shuffle_scored: bool = False) -> Path:

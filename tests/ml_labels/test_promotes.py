@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mistudio.ml.features.labels import promotes
-from mistudio.ml.features.labels.directions import nearest_directions, promoted_classes
+from mistudio.ml.features.labels.directions import promoted_classes
 from mistudio.ml.features.labels.strings import CLASSES, classes_of, strings_of
 from tests.helpers.tiny import tiny_loaded
 from tests.ml_labels.conftest import VOCABULARY
@@ -17,14 +17,24 @@ from tests.ml_labels.conftest import VOCABULARY
 
 def test_enrichment_is_the_running_sum_over_falling_logits() -> None:
     generator = np.random.default_rng(2)
-    member = generator.random((6, 50)) < 0.2
-    for line, score in enumerate(promotes.running_sum(member)):
-        total, extreme = 0.0, 0.0
-        many = int(member[line].sum())
-        for inside in member[line]:
-            total += 1 / many if inside else -1 / (50 - many)
-            extreme = total if abs(total) > abs(extreme) + 1e-9 else extreme
-        assert score == pytest.approx(extreme, abs=1e-6)
+    for many in (1, 9, 25, 38, 49):  # also more members than others
+        member = generator.permuted(np.tile(np.arange(50) < many, (12, 1)), axis=1)
+        for line, score in enumerate(promotes.running_sum(member)):
+            total, extreme = 0.0, 0.0
+            for inside in member[line]:
+                total += 1 / many if inside else -1 / (50 - many)
+                extreme = total if abs(total) > abs(extreme) + 1e-9 else extreme
+            assert abs(score) == pytest.approx(abs(extreme), abs=1e-9)
+            assert score == pytest.approx(extreme, abs=1e-9) or score > 0  # of two as far
+
+
+def test_entries_are_sorted_by_falling_logit_and_equal_ones_stay_in_order() -> None:
+    generator = np.random.default_rng(4)
+    logits = generator.integers(-3, 4, (5, 40)).astype(np.float32) / 2
+    logits[0, ::3], logits[0, 1::3] = 0.0, -0.0
+    logits[1, 7], logits[1, 8] = np.inf, -np.inf
+    expected = np.argsort(-logits, axis=1, kind="stable")
+    assert (promotes.falling(logits) == expected).all()
 
 
 def test_a_promoted_class_is_found_and_chance_is_not() -> None:
@@ -56,21 +66,6 @@ def test_promoted_tokens_are_named_where_the_logits_are_skewed(tmp_path: Path) -
     assert named == {"cat", "dog"}
     assert (rules.string_FT[1:] == -1).all()
     assert promotes.lens_rules(tmp_path / "none", strings, VOCABULARY, 0, 3) is None
-
-
-def test_neighbours_are_those_with_the_largest_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mistudio.ml.features.labels.directions.CHUNK", 7)
-    directions = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
-    directions[4] = 0
-    found = nearest_directions(directions, 3)
-    unit = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-9)
-    cosine = (unit @ unit.T).numpy()
-    for index in range(30):
-        if index == 4:
-            assert found[index].tolist() == [-1, -1, -1]
-            continue
-        others = [j for j in np.argsort(-cosine[index]) if j not in (index, 4)]
-        assert found[index].tolist() == others[:3]
 
 
 def test_classes_of_directions_by_a_model(tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ together is counted on tokens drawn from it.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.ml.features.arrays import open_array
-from mistudio.ml.features.labels.draw import Active
+from mistudio.ml.features.labels.draw import NEIGHBOURS, POSITIVES, RANDOM, SAME_STRING, Active
+from mistudio.ml.features.labels.strings import NO_STRING
 from mistudio.ml.features.order import rank_within
 
 PARTNERS = 4  # features that fire with one, beside as many decoder neighbours
@@ -25,6 +28,7 @@ LEAST_TOGETHER = 3  # of these tokens
 LEAST_SHARING = 3  # neighbours that have a word
 MOST_WORDS = 3
 NOBODY = -1
+_AT_ONCE = 4096  # features whose neighbours' words are sorted together
 
 
 class RowFeatures(NamedTuple):
@@ -51,7 +55,7 @@ def partners(
     By the tokens of a sample on which both fire over the root of the other's tokens, which orders
     as the cosine of two sets does; ties by index. `counts_F`: active tokens of every feature.
     """
-    lines, features = len(active.count_F), len(counts_F)
+    lines = len(active.count_F)
     size = np.minimum(active.count_F, SAMPLED)
     line = np.repeat(np.arange(lines), size)
     # evenly over the strengths, by which `active` is sorted
@@ -59,10 +63,11 @@ def partners(
     token = active.token[place]
     first = rows.splits[token]
     many = rows.splits[token + 1] - first
-    entry = np.repeat(first, many) + rank_within(many)
-    key = np.repeat(line, many) * features + rows.features[entry].astype(np.int64)
+    ends = np.cumsum(many)
+    entry = np.arange(int(ends[-1]) if ends.size else 0) + np.repeat(first - (ends - many), many)
+    key = np.repeat(line << 32, many) | np.asarray(rows.features[entry])
     key, together = np.unique(key, return_counts=True)
-    owner, other = np.divmod(key, features)
+    owner, other = key >> 32, key & 0xFFFFFFFF
     good = (together >= LEAST_TOGETHER) & (other != owner + low)
     owner, other, together = owner[good], other[good], together[good]
     weight = together / np.sqrt(np.maximum(counts_F[other], 1))
@@ -74,16 +79,92 @@ def partners(
     return found
 
 
-def shared_words(
-    neighbours: Sequence[int],
-    words_of: Mapping[int, Sequence[int]],
+class JudgedStrings:
+    """The strings at the tokens that every feature's rules are judged on.
+
+    They are needed again once it is known which words neighbours share, and kept in a file that
+    goes with this object: 2.4 kB for a feature.
+    """
+
+    _MISSING = -2  # no token; a token may be of no string
+
+    def __init__(self, features: int) -> None:
+        inactive = RANDOM + SAME_STRING + NEIGHBOURS
+        self._widths = (POSITIVES, inactive) * 2
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
+        shape = (max(features, 1), sum(self._widths))
+        self._string_FA = np.memmap(self._file, np.int32, "w+", shape=shape)
+
+    def __enter__(self) -> JudgedStrings:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def keep(self, low: int, parts: Sequence[tuple[NDArray[np.int32], NDArray[np.bool_]]]) -> None:
+        """Keep strings [N, K] of features low.., and where there is no token: of active tokens of
+        the fitting half, of inactive ones, of both of the scoring half."""
+        start = 0
+        for (string_NK, missing_NK), width in zip(parts, self._widths, strict=True):
+            lines, many = string_NK.shape
+            held = self._string_FA[low : low + lines, start : start + width]
+            held[:, :many] = np.where(missing_NK, self._MISSING, string_NK)
+            held[:, many:] = self._MISSING
+            start += width
+
+    def named(
+        self, features_N: NDArray[np.int64], string_NT: NDArray[np.int32]
+    ) -> list[NDArray[np.float32]]:
+        """For each of the four kinds of tokens 1 where a feature's strings name it, 0 elsewhere;
+        NaN where there is none. `NO_STRING` names nothing."""
+        own_NA = np.asarray(self._string_FA[features_N])
+        found_NA = np.zeros(own_NA.shape, np.float32)
+        for string_N in string_NT.T:
+            found_NA[(own_NA == string_N[:, None]) & (string_N != NO_STRING)[:, None]] = 1
+        found_NA[own_NA == self._MISSING] = np.nan
+        return np.split(found_NA, np.cumsum(self._widths)[:-1], axis=1)
+
+
+def shared_by(
+    groups_FN: NDArray[np.int32],
+    words_FW: NDArray[np.int32],
     rates_V: NDArray[np.floating],
+    wanted_F: NDArray[np.bool_],
+) -> dict[int, list[int]]:
+    """`shared_words` of those of the wanted features that have some.
+
+    `groups_FN`: each feature's neighbours, `NOBODY` among them; `words_FW`: each feature's words,
+    `NO_STRING` behind the last.
+    """
+    found: dict[int, list[int]] = {}
+    for start in range(0, len(groups_FN), _AT_ONCE):
+        group_CN = groups_FN[start : start + _AT_ONCE]
+        own_CK = np.where((group_CN == NOBODY)[..., None], NO_STRING, words_FW[group_CN])
+        own_CK = np.sort(own_CK.reshape(len(group_CN), -1), axis=1)
+        step = LEAST_SHARING - 1
+        may_C = ((own_CK[:, step:] == own_CK[:, :-step]) & (own_CK[:, step:] != NO_STRING)).any(1)
+        for feature in (start + np.flatnonzero(may_C)).tolist():
+            if wanted_F[feature] and (
+                words := shared_words(groups_FN[feature].tolist(), words_FW, rates_V)
+            ):
+                found[feature] = words
+    return found
+
+
+def shared_words(
+    neighbours: Sequence[int], words_FW: NDArray[np.int32], rates_V: NDArray[np.floating]
 ) -> list[int]:
     """At most `MOST_WORDS` words that `LEAST_SHARING` of a feature's neighbours have, and half of
     them: those of most first, of equally many the rarer in the text, then the smaller id."""
     group = list(dict.fromkeys(n for n in neighbours if n != NOBODY))
     least = max(LEAST_SHARING, math.ceil(len(group) / 2))
-    counts = Counter(word for one in group for word in set(words_of.get(one, ())))
+    counts = Counter(word for line in words_FW[group].tolist() for word in set(line))
+    counts.pop(NO_STRING, None)
     found = [word for word, count in counts.items() if count >= least]
     found.sort(key=lambda word: (-counts[word], float(rates_V[word]), word))
     return found[:MOST_WORDS]

@@ -1,4 +1,4 @@
-"""What labels need of the decoder's directions: their neighbours, and the classes they promote."""
+"""What labels need of the decoder's directions: the classes of tokens that they promote."""
 
 from __future__ import annotations
 
@@ -14,38 +14,8 @@ from mistudio.ml.features.labels.strings import Strings
 from mistudio.ml.features.logit_lens import norm_gain
 from mistudio.ml.loading import LoadedModel
 
-NEIGHBOURS = 4
+NEIGHBOURS = 4  # nearest directions on whose tokens rules are judged
 CHUNK = 512  # directions at a time
-
-
-@torch.inference_mode()
-def nearest_directions(
-    W_dec_FO: torch.Tensor,
-    count: int = NEIGHBOURS,
-    *,
-    check: Callable[[float], None] = lambda _done: None,
-) -> NDArray[np.int32]:
-    """The `count` directions with the largest cosine to each one, itself left out: int32 [F, M].
-
-    Directions of length 0 have no neighbours (-1) and are none.
-    """
-    unit_FO = torch.nn.functional.normalize(W_dec_FO.float(), dim=1)
-    features = len(unit_FO)
-    count = min(count, features - 1)
-    found = np.full((features, count), -1, np.int32)
-    empty_F = unit_FO.abs().sum(1) == 0
-    for start in range(0, features if count else 0, CHUNK):
-        check(start / features)
-        part = unit_FO[start : start + CHUNK]
-        cosine_CF = part @ unit_FO.T
-        lines = torch.arange(len(part), device=part.device)
-        cosine_CF[lines, start + lines] = -torch.inf
-        cosine_CF[:, empty_F] = -torch.inf
-        best = torch.topk(cosine_CF, count, dim=1)
-        kept = torch.where(best.values == -torch.inf, -1, best.indices)
-        kept[empty_F[start : start + CHUNK]] = -1
-        found[start : start + len(part)] = kept.cpu().numpy()
-    return found
 
 
 @torch.inference_mode()
@@ -73,12 +43,26 @@ def promoted_classes(
     gain = norm_gain(loaded.blocks, loaded.hidden_dim, weight_VD.device)
     rows = torch.from_numpy(ids).to(weight_VD.device)
     unembedding_VD = weight_VD[rows].float() * gain.gain_D
-    enrich = Enrichment(strings.classes_V[ids], seed)
+    if gain.centres:  # as good as centring every direction
+        unembedding_VD = unembedding_VD - unembedding_VD.mean(1, keepdim=True)
+    return enriched(W_dec_FO, unembedding_VD, strings.classes_V[ids], seed=seed, check=check)
+
+
+@torch.inference_mode()
+def enriched(
+    direction_FD: torch.Tensor,
+    unembedding_VD: torch.Tensor,
+    classes_V: NDArray[np.uint32],
+    *,
+    seed: int = 0,
+    check: Callable[[float], None] = lambda _done: None,
+) -> Promoted:
+    """The most enriched class in the order of each direction's logits over some tokens, whose rows
+    of the unembedding and classes are given."""
+    enrich = Enrichment(classes_V, seed)
     parts = []
-    for start in range(0, len(W_dec_FO), CHUNK):
-        check(start / len(W_dec_FO))
-        r_CD = W_dec_FO[start : start + CHUNK].to(weight_VD.device, torch.float32)
-        if gain.centres:
-            r_CD = r_CD - r_CD.mean(1, keepdim=True)
+    for start in range(0, len(direction_FD), CHUNK):
+        check(start / len(direction_FD))
+        r_CD = direction_FD[start : start + CHUNK].to(unembedding_VD.device, torch.float32)
         parts.append(enrich((r_CD @ unembedding_VD.T).cpu().numpy()))
     return Promoted(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.ml.features.labels.corpus import FIT, SCORE, Corpus
-from mistudio.ml.features.order import order_within, rank_within
+from mistudio.ml.features.order import rank_within
 from mistudio.ml.features.sampling import hash_pairs
 
 DRAWN = 4096  # active tokens of a feature looked at, evenly over the rows, of both halves together
@@ -61,15 +61,22 @@ def draw_active(corpus: Corpus, low: int, high: int, seed: int) -> tuple[Active,
     size = np.minimum(counts, DRAWN)
     feature = np.repeat(np.arange(high - low), size)
     rank = rank_within(size)
-    hashes = hash_pairs(seed + _SALT["jitter"], rank, feature + low)
-    # one token of each of `DRAWN` equal stretches
-    entry = splits[feature] + _one_of(rank, counts[feature], size[feature], hashes)
+    entry = np.repeat(splits[:-1], size) + rank
+    # of more than are looked at: one token of each of `DRAWN` equal stretches
+    many = np.flatnonzero(counts > DRAWN)
+    if many.size:
+        k = np.arange(DRAWN)
+        hashes = hash_pairs(seed + _SALT["jitter"], k[None, :], many[:, None] + low)
+        place = _one_of(k, counts[many, None], DRAWN, hashes)
+        entry[np.repeat(counts > DRAWN, size)] = (splits[many, None] + place).reshape(-1)
     token = np.asarray(corpus.tokens_E[entry]).astype(np.int64)
     half = corpus.half_R[token // corpus.row_length]
-    few = rank % np.maximum(size[feature] // JUDGED, 1) == 0
+    held = np.flatnonzero(half == SCORE)
+    step = np.maximum(size // JUDGED, 1)
+    held = held[rank[held] % step[feature[held]] == 0]
     found = [
         _half(corpus, feature[inside], token[inside], entry[inside], high - low)
-        for inside in (np.flatnonzero(half == FIT), np.flatnonzero((half == SCORE) & few))
+        for inside in (np.flatnonzero(half == FIT), held)
     ]
     return found[0], found[1]
 
@@ -82,10 +89,15 @@ def _half(
     features: int,
 ) -> Active:
     bits = np.asarray(corpus.values_E[entry]).view(np.uint16)
-    order = order_within(feature.astype(np.uint16), bits)
+    # one number of all three: sorting numbers is much faster than sorting places
+    key = feature.astype(np.uint64) << np.uint64(48) | bits.astype(np.uint64) << np.uint64(32)
+    key |= token.astype(np.uint64)
+    key.sort()
     count_F = np.bincount(feature, minlength=features)
     start_F = np.cumsum(count_F) - count_F
-    return Active(feature[order], token[order], bits[order], count_F, start_F)
+    bits = (key >> np.uint64(32)).astype(np.uint16)
+    # `feature` is in order already, and stays so
+    return Active(feature, key.astype(np.uint32).astype(np.int64), bits, count_F, start_F)
 
 
 def _one_of(
@@ -199,13 +211,13 @@ def _inactive(
     """The first `wanted` of each kind on which the feature is not active."""
     every = np.concatenate(drawn, axis=1)
     free = every >= 0
-    for line, feature in enumerate(index):
-        lo, hi = int(corpus.splits_F[feature]), int(corpus.splits_F[feature + 1])
+    asked_FK = np.maximum(every, 0).astype(corpus.tokens_E.dtype)
+    splits = corpus.splits_F[index[0] : index[-1] + 2].tolist()
+    for line, (asked, lo, hi) in enumerate(zip(asked_FK, splits, splits[1:], strict=False)):
         if hi > lo:
             own = corpus.tokens_E[lo:hi]
-            asked = np.maximum(every[line], 0).astype(own.dtype)
-            place = np.minimum(np.searchsorted(own, asked), hi - lo - 1)
-            free[line] &= own[place] != asked
+            place = own.searchsorted(asked)
+            free[line] &= own.take(place, mode="clip") != asked
     found, start = [], 0
     for kind, most in zip(drawn, wanted, strict=False):
         stop = start + kind.shape[1]

@@ -18,10 +18,11 @@ from mistudio.ml.features.labels.auroc import Score, auroc, judge
 from mistudio.ml.features.labels.clusters import (
     NOBODY,
     PARTNERS,
+    JudgedStrings,
     RowFeatures,
     open_rows,
     partners,
-    shared_words,
+    shared_by,
 )
 from mistudio.ml.features.labels.corpus import FIT, SCORE, Corpus, read_corpus
 from mistudio.ml.features.labels.draw import RANDOM, Active, draw, draw_active
@@ -72,8 +73,8 @@ def label_features(
     """Rule labels of every feature of a finished store that fires, by feature.
 
     `neighbours_FM`: the nearest decoder directions, for hard negatives; `promoted`: classes that
-    directions promote; `clusters`: also labels from words that neighbours share, which takes up to
-    as long again. `check` is called with the share done and may raise. Raises `Damaged`.
+    directions promote; `clusters`: also labels from words that neighbours share. `check` is called
+    with the share done and may raise. Raises `Damaged`.
     """
     strings = strings or strings_of(vocabulary)
     corpus = read_corpus(folder, row_length, strings, seed)
@@ -82,14 +83,23 @@ def label_features(
     )
     if clusters:
         maker.rows = open_rows(folder)
-    share = 0.6 if clusters else 1.0
+    if maker.rows is None:
+        return _of_blocks(maker, block, check)
+    with JudgedStrings(corpus.n_features) as maker.judged:
+        return _of_blocks(maker, block, check)
+
+
+def _of_blocks(maker: _Maker, block: int, check: Callable[[float], None]) -> list[RuleLabel]:
+    """The labels of all blocks, some at a time."""
+    clusters, features = maker.judged is not None, maker.corpus.n_features
+    share = 0.9 if clusters else 1.0
     found: list[RuleLabel] = []
-    starts = range(0, corpus.n_features, block)
+    starts = range(0, features, block)
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="labels") as pool:
-        blocks = [pool.submit(maker.block, s, min(s + block, corpus.n_features)) for s in starts]
+        blocks = [pool.submit(maker.block, s, min(s + block, features)) for s in starts]
         try:
             for start, made in zip(starts, blocks, strict=True):
-                check(share * start / corpus.n_features)
+                check(share * start / features)
                 found += made.result()
             if clusters:
                 found = _with_clusters(found, maker, pool, block, check)
@@ -114,7 +124,7 @@ def _with_clusters(
     blocks = [pool.submit(maker.cluster_block, s, min(s + block, features), wanted) for s in starts]
     made: dict[int, RuleLabel] = {}
     for start, each in zip(starts, blocks, strict=True):
-        check(0.6 + 0.4 * start / features)
+        check(0.9 + 0.1 * start / features)
         made |= {label.feature: label for label in each.result()}
     out: list[RuleLabel] = []
     best = {label.feature: label for label in found if label.chosen}
@@ -159,38 +169,31 @@ class _Maker:
         self.shown = _surfaces(corpus.strings, known_T[corpus.kept_T], vocabulary)
         self.folder = folder
         self.rows: RowFeatures | None = None  # opened where words of neighbours are wanted
+        self.judged: JudgedStrings | None = None
         self.partners_FP = np.full((corpus.n_features, PARTNERS), NOBODY, np.int32)
-        self.words: dict[int, list[int]] = {}  # strings that stand at each feature's tokens
+        # strings that stand at each feature's tokens
+        self.words_FW = np.full((corpus.n_features, words.WORDS), NO_STRING, np.int32)
 
     def shared(self) -> dict[int, list[int]]:
         """The strings that neighbours of a feature share, of those features that have some."""
-        near_FM = self.neighbours_FM
-        found: dict[int, list[int]] = {}
-        for feature in np.flatnonzero(self.density_F > 0).tolist():
-            near = [] if near_FM is None else near_FM[feature].tolist()
-            group = [*near, *self.partners_FP[feature].tolist()]
-            if words := shared_words(group, self.words, self.base.strings[TOKEN]):
-                found[feature] = words
-        return found
+        groups_FN = self.partners_FP
+        if self.neighbours_FM is not None:
+            groups_FN = np.concatenate([self.neighbours_FM, groups_FN], axis=1)
+        live_F = self.density_F > 0
+        return shared_by(groups_FN, self.words_FW, self.base.strings[TOKEN], live_F)
 
     def cluster_block(self, low: int, high: int, wanted: dict[int, list[int]]) -> list[RuleLabel]:
         """Labels of features low..high-1 from the strings that their neighbours share."""
-        halves = draw_active(self.corpus, low, high, self.seed)
-        drawn = [
-            draw(self.corpus, active, low, half, self.neighbours_FM, self.seed)
-            for active, half in zip(halves, (FIT, SCORE), strict=True)
-        ]
-        asked = tuple(
-            rules.look(self.corpus, part) for d in drawn for part in (d.positive_FP, d.negative_FQ)
-        )
-        fitted, texts = rules.no_rules(high - low), [""] * (high - low)
+        assert self.judged is not None
+        string_FT, texts = rules.no_rules(high - low).string_FT, [""] * (high - low)
         for feature in range(low, high):
             if words := wanted.get(feature):
-                fitted.string_FT[feature - low, : len(words)] = words
+                string_FT[feature - low, : len(words)] = words
                 texts[feature - low] = f"cluster: {quoted([self.shown[s] for s in words])}"
+        lines = np.flatnonzero([bool(text) for text in texts])
+        values = self.judged.named(low + lines, string_FT[lines])
         density_F = self.density_F[low:high]
-        made = _judged("cluster", fitted, texts, asked, density_F)
-        return _chosen([made], density_F > 0, low)
+        return _chosen([_scored("cluster", texts, lines, values, density_F)], density_F > 0, low)
 
     def block(self, low: int, high: int) -> list[RuleLabel]:
         corpus, seed = self.corpus, self.seed
@@ -215,14 +218,13 @@ class _Maker:
         score = judge(held_p, held_q, RANDOM, at, density_F)
         texts = self._word_texts(fit, groups)
         candidates = [_Candidate("words", texts, auroc(fit_p, fit_q), score)]
-        if self.rows is not None:
+        if self.rows is not None and self.judged is not None:
             counts_F = np.diff(self.corpus.splits_F)
             self.partners_FP[low:high] = partners(self.rows, fit, low, counts_F)
-            best = rules.heavy(groups[TOKEN], rules.FEW).string_FT
-            telling = words.slot_words(groups[TOKEN], TOKEN, self.base).string_FW
-            for line, (heavy, told) in enumerate(zip(best.tolist(), telling.tolist(), strict=True)):
-                named = heavy if heavy[0] != NO_STRING else told
-                self.words[low + line] = [string for string in named if string != NO_STRING]
+            heavy_FW = rules.heavy(groups[TOKEN], words.WORDS).string_FT
+            telling_FW = words.slot_words(groups[TOKEN], TOKEN, self.base).string_FW
+            self.words_FW[low:high] = np.where(heavy_FW[:, :1] != NO_STRING, heavy_FW, telling_FW)
+            self.judged.keep(low, [(part.strings[TOKEN], part.missing) for part in asked])
         for method, fitted, texts in self._predicates(fit, stands, groups, low, high):
             candidates.append(_judged(method, fitted, texts, asked, density_F))
         return _chosen(candidates, density_F > 0, low)
@@ -279,7 +281,20 @@ def _judged(
     """Score a predicate of those features that have one."""
     lines = np.flatnonzero([bool(text) for text in texts])
     own = fitted.lines(lines)
-    fit_p, fit_q, held_p, held_q = (rules.apply(own, part.lines(lines)) for part in asked)
+    values = [rules.apply(own, part.lines(lines)) for part in asked]
+    return _scored(method, texts, lines, values, density_F)
+
+
+def _scored(
+    method: str,
+    texts: list[str],
+    lines: NDArray[np.int64],
+    values: Sequence[NDArray[np.float32]],
+    density_F: NDArray[np.float64],
+) -> _Candidate:
+    """The score of what predicates of some lines give on tokens of both halves, each active, then
+    inactive."""
+    fit_p, fit_q, held_p, held_q = values
     half = np.full(len(lines), 0.5, np.float32)
     part = judge(held_p, held_q, RANDOM, half, density_F[lines])
     fit_F = _spread(auroc(fit_p, fit_q), lines, len(texts))
@@ -320,36 +335,50 @@ def _surfaces(strings: Strings, ids: NDArray[np.integer], vocabulary: list[str])
 
 def _chosen(candidates: list[_Candidate], live_F: NDArray[np.bool_], low: int) -> list[RuleLabel]:
     """Labels of a block; the one that fits best is chosen, a graded one only by a `MARGIN`."""
+    worth = [_worth(candidate) for candidate in candidates]
+    told = [_scores(candidate) for candidate in candidates]
     found = []
     for line in np.flatnonzero(live_F).tolist():
-        mine = [c for c in candidates if c.texts[line]]
+        mine = [number for number, c in enumerate(candidates) if c.texts[line]]
         if not mine:
             continue
-        value = {c.method: _worth(c, line) for c in mine}
-        best = max(value, key=lambda method: value[method])
-        for candidate in mine:
-            scores = _scores(candidate.score, int(line), float(candidate.fit_F[line]))
-            text = candidate.texts[line][:512]
-            chosen = candidate.method == best
-            found.append(RuleLabel(low + int(line), candidate.method, text, scores, chosen))
+        best = max(mine, key=lambda number: worth[number][line])
+        for number in mine:
+            candidate = candidates[number]
+            text, scores = candidate.texts[line][:512], told[number][line]
+            found.append(
+                RuleLabel(low + line, candidate.method, text, scores, chosen=number == best)
+            )
     return found
 
 
-def _worth(candidate: _Candidate, line: int) -> float:
-    fit = float(candidate.fit_F[line])
-    return (0.0 if np.isnan(fit) else fit) - (MARGIN if candidate.method == "words" else 0.0)
+def _worth(candidate: _Candidate) -> list[float]:
+    """What each line's label is chosen by."""
+    margin = MARGIN if candidate.method == "words" else 0.0
+    return [(0.0 if fit != fit else fit) - margin for fit in candidate.fit_F.tolist()]  # NaN
 
 
-def _scores(score: Score, line: int, fit: float) -> dict[str, Any]:
-    numbers = {
-        "auroc": score.auroc_F[line],
-        "auroc_random": score.random_F[line],
-        "auroc_hard": score.hard_F[line],
-        "true_rate": score.true_rate_F[line],
-        "false_rate": score.false_rate_F[line],
-        "precision": score.precision_F[line],
-        "fit_auroc": fit,
-    }
-    known = {k: None if np.isnan(v) else round(float(v), 5) for k, v in numbers.items()}
-    n = {"positives": score.positives_F[line], "negatives": score.negatives_F[line]}
-    return {**known, **{k: int(v) for k, v in n.items()}}
+_TOLD = ("auroc", "auroc_random", "auroc_hard", "true_rate", "false_rate", "precision", "fit_auroc")
+
+
+def _scores(candidate: _Candidate) -> list[dict[str, Any]]:
+    """Each line's scores as plain values; empty where there is no label."""
+    score = candidate.score
+    columns = [
+        *(score.auroc_F, score.random_F, score.hard_F),
+        *(score.true_rate_F, score.false_rate_F, score.precision_F, candidate.fit_F),
+        *(score.positives_F, score.negatives_F),
+    ]
+    found: list[dict[str, Any]] = []
+    lines = zip(*(column.tolist() for column in columns), strict=True)
+    for text, (*numbers, positives, negatives) in zip(candidate.texts, lines, strict=True):
+        if not text:
+            found.append({})
+            continue
+        plain: dict[str, Any] = {
+            name: round(value, 5) if value == value else None  # NaN is no score
+            for name, value in zip(_TOLD, numbers, strict=True)
+        }
+        plain["positives"], plain["negatives"] = positives, negatives
+        found.append(plain)
+    return found

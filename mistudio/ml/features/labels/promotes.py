@@ -95,15 +95,22 @@ def running_sum(member_NV: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The signed enrichment score of each line, whose entries are sorted by falling logit.
 
     The sum runs over the entries, +1/|S| for a member and -1/(V - |S|) for another; the score is
-    its value where it is farthest from 0 (Subramanian 2005, unweighted).
+    its value where it is farthest from 0 (Subramanian 2005, unweighted). All lines have as many
+    members, at least one, and others beside them.
     """
-    size = member_NV.shape[1]
-    many = member_NV.sum(1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        step = np.where(member_NV, 1.0 / many, -1.0 / (size - many)).astype(np.float32)
-    total = np.cumsum(step, axis=1)
-    low, high = total.min(1), total.max(1)
-    return np.where(high >= -low, high, low).astype(np.float64)
+    lines, size = member_NV.shape
+    many = int(member_NV[0].sum()) if lines else 1
+    # the sum of those that are no members is the negative one: the fewer are gone through
+    few = 2 * many <= size
+    count = many if few else size - many
+    place = np.nonzero(member_NV if few else ~member_NV)[1].reshape(lines, count)
+    # behind the k-th of them; it is highest behind one, and lowest before one
+    k = np.arange(1, count + 1)
+    behind = k / count - (place + 1 - k) / (size - count)
+    high, low = behind.max(1, initial=0.0), (behind - 1 / count).min(1, initial=0.0)
+    if not few:
+        high, low = -low, -high
+    return np.where(high >= -low, high, low)
 
 
 def null_of(members: int, size: int, seed: int) -> tuple[float, float]:
@@ -122,27 +129,40 @@ def null_of(members: int, size: int, seed: int) -> tuple[float, float]:
     return float(positive.mean()), float(positive.std(ddof=1))
 
 
+def falling(logits_NV: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places of the entries of each line by falling value, of equal ones in their order.
+
+    Value and place are sorted as one number, which is several times as fast as sorting places.
+    """
+    bits = (np.float32(0) - logits_NV).view(np.uint32)  # zeros are all positive
+    rising = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))
+    key = rising.astype(np.uint64) << np.uint64(32)
+    key |= np.arange(logits_NV.shape[1], dtype=np.uint64)
+    key.sort(axis=1)
+    return (key & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
 class Enrichment:
     """Measures which class of `EVERY_CLASS` stands highest in the order of a direction's logits."""
 
     def __init__(self, classes_V: NDArray[np.uint32], seed: int) -> None:
         """`classes_V`: of the vocabulary sample that logits are given for."""
-        self._members = []
+        self._classes_V = classes_V
+        self._nulls: list[tuple[int, tuple[float, float]]] = []
         for number in range(len(EVERY_CLASS)):
-            member = (classes_V >> np.uint32(number) & np.uint32(1)).astype(bool)
-            many = int(member.sum())
+            many = int((classes_V >> np.uint32(number) & np.uint32(1)).sum())
             if number != START_OF_ROW and LEAST_MEMBERS <= many <= classes_V.size - LEAST_MEMBERS:
-                self._members.append((number, member, null_of(many, classes_V.size, seed)))
+                self._nulls.append((number, null_of(many, classes_V.size, seed)))
 
     def __call__(self, logits_NV: NDArray[np.float32]) -> Promoted:
         """The most enriched class of each line; equal logits keep the order of the sample."""
-        order = np.argsort(-logits_NV, axis=1, kind="stable")
+        classes = self._classes_V[falling(logits_NV)]
         lines = len(logits_NV)
         best = Promoted(
             np.full(lines, NO_STRING, np.int32), np.zeros(lines), np.full(lines, -np.inf)
         )
-        for number, member, (mean, deviation) in self._members:
-            score = running_sum(member[order])
+        for number, (mean, deviation) in self._nulls:
+            score = running_sum((classes & np.uint32(1 << number)) != 0)
             z = (score - mean) / deviation
             better = z > best.z_F
             best.class_F[better] = number
