@@ -85,5 +85,6 @@ def test_what_is_no_sae_is_a_sentence() -> None:
 def test_every_format_is_found_by_its_weights() -> None:
     for known in FORMATS:
         mark = known.marks[-1].replace("*", "7")
-        found = saes_of([f"deep/down/{mark}"])
+        beside = [f"deep/down/{name}" for name in known.beside if known.is_told]
+        found = saes_of([f"deep/down/{mark}", *beside])
         assert [one.format.name for one in found] == [known.name]

@@ -10,7 +10,9 @@ from mistudio.core.errors import InvalidInput, NotFound, StudioError, Unsupporte
 from mistudio.ml.formats import registry
 from mistudio.ml.formats.registry import FORMATS, detect, writer
 
-MARKS = [(known.name, mark) for known in FORMATS for mark in known.marks]
+MARKS = [  # but for the one that shares its mark, and is told by what stands beside it
+    (known.name, mark) for known in FORMATS for mark in known.marks if known.name != "lm_saes"
+]
 
 
 def touch(path: Path) -> Path:

@@ -156,7 +156,7 @@ def test_a_checkpoint_with_its_scale_is_folded(tmp_path: Path) -> None:
     ("config", "error", "words"),
     [
         ({"architecture": "matryoshka_batchtopk"}, Unsupported, "matryoshka_batchtopk"),
-        ({"normalize_activations": "layer_norm"}, Unsupported, "layer_norm"),
+        ({"normalize_activations": "by_hand"}, Unsupported, "by_hand"),
         ({"dtype": "int8"}, Unsupported, "int8"),
         ({"d_sae": 65}, Mismatch, "W_enc"),
         ({"d_in": None}, Damaged, "d_in"),

@@ -58,7 +58,7 @@ def evaluate_vectors(
         group_T = groups.of(np.asarray(table.docs[chosen]), keep_BS)[keep_BS]
         x_TD = held[0][kept.keep_BS]
         codes = sae.encode_sparse(x_TD)
-        sums.add(x_TD, sae.decode_sparse(codes), codes, group_T)
+        sums.add(x_TD, sae.decode_sparse(codes, x_TD), codes, group_T)
         firing.add(codes, chosen[keep_BS[:, 0]])
         report.progress((low + len(chosen)) / len(rows), "Evaluating", rate=f"{sums.tokens:,}")
     if sums.tokens == 0:

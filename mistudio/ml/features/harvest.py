@@ -373,6 +373,8 @@ def _key(
         "torch": torch.__version__,
         "sae": [sae.architecture, sae.k, sae.apply_b_dec_to_input],
     }
+    if sae.token_norm:
+        parts["token_norm"] = sae.token_norm
     digest.update(json.dumps(parts, sort_keys=True).encode())
     digest.update(plan.rows_R2.tobytes())
     for tensor in (sae.W_enc_DF, sae.b_enc_F, sae.W_dec_FO, sae.b_dec_O, sae.threshold_F):

@@ -23,14 +23,14 @@ def own_values(
     """
     if sae.architecture == "topk":
         return _from_whole(sae, x_BSD, features_B)
-    x_BSD = x_BSD.to(sae.W_enc_DF.dtype)
-    if sae.apply_b_dec_to_input:
-        x_BSD = x_BSD - sae.b_dec_O
+    x_BSD, scale_BS1 = sae.encoder_input(x_BSD)
     h_BS = torch.einsum("bsd,db->bs", x_BSD, sae.W_enc_DF[:, features_B])
     h_BS = h_BS + sae.b_enc_F[features_B, None]
     a_BS = functional.relu(h_BS)
     if sae.threshold_F is not None and sae.architecture == "jumprelu":
         a_BS = a_BS * (h_BS > sae.threshold_F[features_B, None])
+    if scale_BS1 is not None:
+        a_BS = a_BS * scale_BS1[..., 0]
     return a_BS.float()
 
 

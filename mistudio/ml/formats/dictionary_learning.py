@@ -21,6 +21,7 @@ from mistudio.ml.formats.foreign import (
     assemble,
     b_enc_with_subtraction,
     b_enc_without_subtraction,
+    check_no_token_norm,
     gated_as_jumprelu,
     known,
     new_folder,
@@ -215,6 +216,7 @@ def write_dictionary_learning(
     """
     if sae.is_transcoder:
         raise Unsupported("dictionary_learning has no transcoders; SAELens can hold this one.")
+    check_no_token_norm(sae, PROGRAM)
     name, state = state_of(sae)
     with new_folder(folder) as temporary:
         write_text_json(

@@ -177,6 +177,15 @@ def known(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, "", {}, [])}
 
 
+def check_no_token_norm(sae: SparseAutoencoder, program: str) -> None:
+    """Raise `Unsupported` for an SAE that scales each token by itself."""
+    if sae.token_norm:
+        raise Unsupported(
+            f"{program} has no SAEs that scale each token by itself ({sae.token_norm}), as this "
+            "one does; SAELens can hold it."
+        )
+
+
 def b_enc_without_subtraction(sae: SparseAutoencoder) -> torch.Tensor:
     """b_enc [n_latents] for programs that encode x itself: b_enc - b_dec W_enc, in float64."""
     if not sae.apply_b_dec_to_input:

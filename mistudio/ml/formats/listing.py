@@ -28,7 +28,7 @@ def saes_of(names: Iterable[str]) -> list[Listed]:
     for name in known:
         for kind in FORMATS:
             place = _place(kind, PurePosixPath(name))
-            if place is not None:
+            if place is not None and _is_told(kind, place, known):
                 found[place, kind.name] = Listed(kind, place, _files(kind, place, known))
     return sorted(found.values(), key=lambda one: _in_order(one.place))
 
@@ -69,6 +69,11 @@ def _place(kind: SaeFormat, path: PurePosixPath) -> str | None:
         return None
     folder = str(path.parents[len(parts) - 1])
     return "" if folder == "." else folder
+
+
+def _is_told(kind: SaeFormat, place: str, known: set[str]) -> bool:
+    """Whether the files beside it say so, where two formats share a name of weights."""
+    return kind.is_told is None or kind.is_told(lambda name: posixpath.join(place, name) in known)
 
 
 def _files(kind: SaeFormat, place: str, known: set[str]) -> tuple[str, ...]:

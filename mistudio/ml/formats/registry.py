@@ -17,12 +17,14 @@ from mistudio.ml.formats.dictionary_learning import (
 from mistudio.ml.formats.gemma_scope import read_gemma_scope
 from mistudio.ml.formats.gemma_scope_2 import read_gemma_scope_2
 from mistudio.ml.formats.llama_scope import read_llama_scope
+from mistudio.ml.formats.lm_saes import read_lm_saes
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import read_sparsify, write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
 
 Reader = Callable[[Path], tuple[SparseAutoencoder, dict[str, Any]]]
 Writer = Callable[[Path, SparseAutoencoder, Mapping[str, Any]], None]
+Has = Callable[[str], bool]  # whether a folder has a file of this name
 DEPTH = 4  # folders below the named one that are searched
 NAMED = 5  # of several SAEs, those that the sentence lists
 
@@ -33,6 +35,7 @@ class SaeFormat:
 
     Of a `one_file` format each file that fits a mark is an SAE by itself, and is what is read.
     `beside` are the other files that the reader uses if they are there, from the same folder.
+    `is_told` looks at those where two formats share a mark.
     """
 
     name: str
@@ -42,6 +45,11 @@ class SaeFormat:
     write: Writer | None = None
     one_file: bool = False
     beside: tuple[str, ...] = ()
+    is_told: Callable[[Has], bool] | None = None
+
+
+def _of_lm_saes(has: Has) -> bool:
+    return has("config.json") and not has("cfg.json")
 
 
 FORMATS = (
@@ -51,7 +59,16 @@ FORMATS = (
         ("sae_weights.safetensors",),
         read_saelens,
         write_saelens,
-        beside=("cfg.json", "activation_scaler.json"),
+        beside=("cfg.json", "activation_scaler.json", "activation_whitening.safetensors"),
+        is_told=lambda has: not _of_lm_saes(has),
+    ),
+    SaeFormat(
+        "lm_saes",
+        "Llama Scope R1-Distill",
+        ("sae_weights.safetensors",),
+        read_lm_saes,
+        beside=("config.json",),
+        is_told=_of_lm_saes,
     ),
     SaeFormat(
         "dictionary_learning",
@@ -152,8 +169,9 @@ def _of_file(path: Path) -> Found:
             if known.one_file and path.match(mark):
                 return Found(known, path)
             parts = Path(mark).parts
-            if path.parts[-len(parts) :] == parts:
-                return Found(known, path.parents[len(parts) - 1])
+            folder = path.parents[len(parts) - 1]
+            if path.parts[-len(parts) :] == parts and _is_told(known, folder):
+                return Found(known, folder)
     here = _found_in(path.parent)
     if len(here) == 1 and path.suffix in (".json", ".yaml"):
         return here[0]
@@ -161,7 +179,12 @@ def _of_file(path: Path) -> Found:
 
 
 def _formats_in(folder: Path) -> list[SaeFormat]:
-    return [known for known in FORMATS if any(_marked(known, folder))]
+    told = (known for known in FORMATS if _is_told(known, folder))
+    return [known for known in told if any(_marked(known, folder))]
+
+
+def _is_told(known: SaeFormat, folder: Path) -> bool:
+    return known.is_told is None or known.is_told(lambda name: (folder / name).is_file())
 
 
 def _marked(known: SaeFormat, folder: Path) -> Iterator[Path]:
@@ -195,5 +218,9 @@ def _below(path: Path) -> Iterator[Found]:
 
 def what_is_read() -> str:
     """The sentence that names the files which tell an SAE."""
-    shown = [f"{' or '.join(known.marks)} ({known.title})" for known in FORMATS]
+    shown = [
+        f"{' or '.join(known.marks)} ({known.title})"
+        for known in FORMATS
+        if known.read is not read_lm_saes  # whose weights have the same name
+    ]
     return f"Looked for {', '.join(shown)}."

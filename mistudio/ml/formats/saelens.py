@@ -4,11 +4,15 @@ A folder written here opens in SAELens 6 with the same
 bits; a folder read here is brought to unit decoder rows and to the units of the model. It is also
 the form in which our own library keeps SAEs; topk transcoders, which SAELens has none of, are only
 written for that.
+
+Their abstopk keeps the k latents of largest magnitude with their signs. It is read as the topk SAE
+of twice as many latents that computes the same: latent i + m is the negative side of latent i.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +29,19 @@ from mistudio.ml.formats.foreign import (
 )
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
+from mistudio.ml.sae.fold import fold_coordinates, fold_decoder_norms, fold_input_scale
+from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
+from mistudio.ml.whitening import Coordinates
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 SCALER_FILE = "activation_scaler.json"
+WHITENING_FILE = "activation_whitening.safetensors"
 SAE_LENS_VERSION = "6.54.12"  # the version whose rules these are; 6.0.0 and later keep metadata
 KINDS = {
     "standard": ("standard", "sae"),
     "topk": ("topk", "sae"),
+    "abstopk": ("topk", "sae"),
     "jumprelu": ("jumprelu", "sae"),
     "gated": ("jumprelu", "sae"),
     "transcoder": ("standard", "transcoder"),
@@ -44,7 +52,15 @@ KINDS = {
     "topk_skip_transcoder": ("topk", "skip_transcoder"),
 }
 """their name of an architecture: our architecture and encoder"""
-NAMES = {kind: name for name, kind in KINDS.items() if name != "gated"}
+READ_AS_ANOTHER = ("gated", "abstopk")
+NAMES = {kind: name for name, kind in KINDS.items() if name not in READ_AS_ANOTHER}
+NOT_LINEAR = {
+    "temporal": "predicts each token from those before it, so its latents are no function of one "
+    "token's activations",
+    "matching_pursuit": "chooses its latents one after another, each by what the others left over, "
+    "and not by one product with an encoder",
+}
+"""what keeps an architecture of theirs from being read"""
 OURS_ALONE = ("topk_transcoder", "topk_skip_transcoder")
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 OLD_METADATA = (
@@ -93,7 +109,7 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
         "dtype": str(sae.W_enc_DF.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": sae.apply_b_dec_to_input and not sae.is_transcoder,
-        "normalize_activations": "none",
+        "normalize_activations": sae.token_norm or "none",
         "reshape_activations": "none",
     }
     if sae.architecture == "topk":
@@ -138,20 +154,35 @@ def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise Damaged(f"{CONFIG_FILE} in {folder} does not say {key}; it is no SAE.")
     architecture = config.get("architecture", "standard")
+    if architecture in NOT_LINEAR:
+        raise Unsupported(f"This {architecture} SAE cannot be read: it {NOT_LINEAR[architecture]}.")
     if architecture not in KINDS:
         known = ", ".join(name for name in KINDS if name not in OURS_ALONE)
         raise Unsupported(f"SAEs of architecture {architecture!r} cannot be read; {known} can.")
     tensors = _read_tensors(folder / WEIGHTS_FILE, str(config.get("dtype", "float32")))
     metadata = dict(config.get("metadata") or {})
     sae = _assemble(architecture, config, tensors, metadata)
+    by_length = bool(config.get("rescale_acts_by_decoder_norm"))
+    if by_length:  # before a whitening changes the lengths
+        sae = fold_decoder_norms(sae)
     scaling = config.get("normalize_activations", "none")
-    if scaling == "expected_average_only_in" and not sae.is_transcoder:
-        sae = fold_input_scale(sae, _scaling_factor(folder))
-    elif scaling != "none":
-        raise Unsupported(f"An SAE with normalize_activations {scaling!r} cannot be used.")
-    if sae.architecture != "topk" or config.get("rescale_acts_by_decoder_norm"):
+    if scaling != "none":
+        sae = _scaled(sae, str(scaling), folder)
+    if sae.architecture != "topk" or (by_length and scaling != "covariance_whitening"):
         sae = fold_decoder_norms(sae)
     return sae, metadata
+
+
+def _scaled(sae: SparseAutoencoder, scaling: str, folder: Path) -> SparseAutoencoder:
+    """An SAE that reads activations scaled in one of SAELens' ways as one that reads them."""
+    if not sae.is_transcoder:
+        if scaling == "expected_average_only_in":
+            return fold_input_scale(sae, _scaling_factor(folder))
+        if scaling == "covariance_whitening":
+            return fold_coordinates(sae, _whitening(folder, sae.d_in))
+        if scaling in TOKEN_NORMS:
+            return replace(sae, token_norm=scaling)
+    raise Unsupported(f"A {sae.encoder} with normalize_activations {scaling!r} cannot be used.")
 
 
 def _assemble(
@@ -188,10 +219,17 @@ def _assemble(
     else:
         W_enc_DF, b_enc_F = tensors["W_enc"], tensors["b_enc"]
         threshold_F = tensors.get("threshold")
+    W_dec_FO = tensors["W_dec"]
+    if name == "abstopk":
+        # the k largest of |h| are the k largest of ReLU(h) and ReLU(-h) together
+        W_enc_DF = torch.cat([W_enc_DF, -W_enc_DF], dim=1)
+        b_enc_F = torch.cat([b_enc_F, -b_enc_F])
+        W_dec_FO = torch.cat([W_dec_FO, -W_dec_FO])
+        metadata["two_sided"] = config["d_sae"]
     return SparseAutoencoder(
         W_enc_DF,
         b_enc_F,
-        tensors["W_dec"],
+        W_dec_FO,
         tensors["b_dec"],
         architecture,
         k=int(config.get("k", 100)) if architecture == "topk" else None,
@@ -230,6 +268,23 @@ def _scaling_factor(folder: Path) -> float:
     if not isinstance(factor, (int, float)) or not factor > 0:
         raise Damaged(f"{SCALER_FILE} holds no positive scaling_factor.")
     return float(factor)
+
+
+def _whitening(folder: Path, width: int) -> Coordinates:
+    path = folder / WHITENING_FILE
+    if not path.is_file():
+        raise Unsupported(
+            "This SAE reads whitened activations, and the folder does not say by what matrix "
+            f"({WHITENING_FILE} is missing)."
+        )
+    tensors = load_tensors(path)
+    shapes = {"mean": (width,), "matrix": (width, width), "inverse_matrix": (width, width)}
+    for name, shape in shapes.items():
+        if name not in tensors or not bool(torch.isfinite(tensors[name]).all()):
+            raise Damaged(f"{WHITENING_FILE} holds no usable {name}.")
+        if tuple(tensors[name].shape) != shape:
+            raise Mismatch(f"{name} in {WHITENING_FILE} has another width than the SAE.")
+    return Coordinates(*(tensors[name].double() for name in shapes))
 
 
 def _read_tensors(path: Path, dtype: str) -> dict[str, torch.Tensor]:

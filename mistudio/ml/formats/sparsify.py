@@ -16,6 +16,7 @@ from mistudio.ml.formats.foreign import (
     assemble,
     b_enc_with_subtraction,
     b_enc_without_subtraction,
+    check_no_token_norm,
     known,
     new_folder,
     optional_json,
@@ -107,6 +108,7 @@ def write_sparsify(
     A transcoder's hookpoint is the module whose output it gives (`hook_out`). Raises `Unsupported`
     for what sparsify has no form for, `InvalidInput`, `DiskFull`.
     """
+    check_no_token_norm(sae, PROGRAM)
     if sae.architecture != "topk":
         others = "SAELens" if sae.is_transcoder else "SAELens and dictionary_learning"
         raise Unsupported(

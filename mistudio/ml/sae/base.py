@@ -13,6 +13,8 @@ from mistudio.core.configs import ENCODERS
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.ml.sae.selection import SparseCodes, above, splits_of, top_k_per_row
 from mistudio.ml.sae.sparse_gradient import weighted_rows
+from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
+from mistudio.ml.sae.token_norm import normed
 
 ARCHITECTURES = ("topk", "jumprelu", "standard")
 CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 MB in float32)
@@ -31,6 +33,10 @@ class SparseAutoencoder:
 
     `encoder` "transcoder" gives the activations of another hook instead, of any width, and
     "skip_transcoder" adds x W_skipᵀ to them: such a one cannot decode without x.
+
+    `token_norm` is how an SAE scales each token before it reads it ("" for not at all). Its weights
+    are those of scaled tokens, its latents are in the units of x: f D adds what it adds there, and
+    b_dec is scaled back with the token, so that it cannot decode without x either.
     """
 
     W_enc_DF: torch.Tensor
@@ -43,6 +49,7 @@ class SparseAutoencoder:
     apply_b_dec_to_input: bool = True
     W_skip_OD: torch.Tensor | None = None
     encoder: str = "sae"
+    token_norm: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,6 +74,8 @@ class SparseAutoencoder:
             raise InvalidInput(f"There is no encoder {self.encoder!r}.")
         if (self.W_skip_OD is not None) != (self.encoder == "skip_transcoder"):
             raise InvalidInput("A skip connection is what makes a skip transcoder.")
+        if self.token_norm and (self.token_norm not in TOKEN_NORMS or self.is_transcoder):
+            raise InvalidInput(f"No {self.encoder} scales each token by {self.token_norm!r}.")
         if self.W_skip_OD is not None:
             expected["W_skip"] = (self.W_skip_OD, (d_out, d_in))
         for name, (tensor, shape) in expected.items():
@@ -124,20 +133,33 @@ class SparseAutoencoder:
 
     @torch.no_grad()
     def pre_activations(self, x_BD: torch.Tensor) -> torch.Tensor:
-        """h [B, n_latents]: the matrix product first, the bias after, in the SAE's own dtype."""
+        """h [B, n_latents]: the matrix product first, the bias after, in the SAE's own dtype.
+
+        With a token norm these are of the scaled tokens.
+        """
+        return self.encoder_input(x_BD)[0] @ self.W_enc_DF + self.b_enc_F
+
+    @torch.no_grad()
+    def encoder_input(self, x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is multiplied by W_enc, and what its latents are to be multiplied by [B, 1] (None:
+        nothing)."""
         if x_BD.shape[-1] != self.d_in:
             raise Mismatch(
                 f"The SAE reads activations of width {self.d_in}, these have {x_BD.shape[-1]}."
             )
-        x_BD = x_BD.to(self.W_enc_DF.dtype)
-        if self.apply_b_dec_to_input:
-            x_BD = x_BD - self.b_dec_O
-        return x_BD @ self.W_enc_DF + self.b_enc_F
+        x_BD, scale_B1 = x_BD.to(self.W_enc_DF.dtype), None
+        if self.token_norm:
+            x_BD, scale_B1, _ = normed(x_BD, self.token_norm)
+        return (x_BD - self.b_dec_O if self.apply_b_dec_to_input else x_BD), scale_B1
 
     @torch.no_grad()
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
         """Latent values f [B, n_latents], dense; leading axes of any number are kept."""
-        h_BF = self.pre_activations(x_BD)
+        read_BD, scale_B1 = self.encoder_input(x_BD)
+        f_BF = self._activated(read_BD @ self.W_enc_DF + self.b_enc_F)
+        return f_BF if scale_B1 is None else f_BF * scale_B1
+
+    def _activated(self, h_BF: torch.Tensor) -> torch.Tensor:
         if self.architecture == "topk":
             assert self.k is not None
             values_BK, ids_BK = torch.topk(h_BF, self.k, dim=-1, sorted=False)
@@ -158,8 +180,13 @@ class SparseAutoencoder:
         step = max(16, CHUNK_ENTRIES // self.n_latents)
         rows, values, ids = [], [], []
         for start in range(0, x_BD.shape[0], step):
-            h_BF = self.pre_activations(x_BD[start : start + step])
-            row, value, latent = self._active(h_BF)
+            read_BD, scale_B1 = self.encoder_input(x_BD[start : start + step])
+            row, value, latent = self._active(read_BD @ self.W_enc_DF + self.b_enc_F)
+            if scale_B1 is not None:
+                value = value * scale_B1[row, 0]
+                if not bool(value.all()):  # of a token without any deviation
+                    kept = value > 0
+                    row, value, latent = row[kept], value[kept], latent[kept]
             rows.append(row + start)
             values.append(value)
             ids.append(latent)
@@ -186,22 +213,29 @@ class SparseAutoencoder:
 
     @torch.no_grad()
     def decode(self, f_BF: torch.Tensor, x_BD: torch.Tensor | None = None) -> torch.Tensor:
-        """Reconstruction y [B, d_out] of dense latent values; a skip transcoder needs x too."""
-        y_BO = f_BF.to(self.W_dec_FO.dtype) @ self.W_dec_FO + self.b_dec_O
-        return self._with_skip(y_BO, x_BD)
+        """Reconstruction y [B, d_out] of dense latent values; a skip transcoder and an SAE with a
+        token norm need x too."""
+        return self._completed(f_BF.to(self.W_dec_FO.dtype) @ self.W_dec_FO, x_BD)
 
     @torch.no_grad()
     def decode_sparse(self, codes: SparseCodes, x_BD: torch.Tensor | None = None) -> torch.Tensor:
-        """Reconstruction y [B, d_out] of sparse latent values; a skip transcoder needs x too."""
-        return self._with_skip(weighted_rows(self.W_dec_FO, codes) + self.b_dec_O, x_BD)
+        """Reconstruction y [B, d_out] of sparse latent values; x as in `decode`."""
+        return self._completed(weighted_rows(self.W_dec_FO, codes), x_BD)
 
     def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
         """What it makes of x [B, d_in]: decode(encode(x), x), without dense latents."""
         return self.decode_sparse(self.encode_sparse(x_BD), x_BD)
 
-    def _with_skip(self, y_BO: torch.Tensor, x_BD: torch.Tensor | None) -> torch.Tensor:
-        if self.W_skip_OD is None:
-            return y_BO
+    def _completed(self, y_BO: torch.Tensor, x_BD: torch.Tensor | None) -> torch.Tensor:
+        """What the latents give, with the bias and what comes from x itself."""
+        if self.W_skip_OD is None and not self.token_norm:
+            return y_BO + self.b_dec_O
         if x_BD is None:
-            raise InvalidInput("A skip transcoder cannot decode without the activations it read.")
-        return y_BO + x_BD.to(self.W_skip_OD.dtype) @ self.W_skip_OD.T
+            what = "An SAE that scales each token" if self.token_norm else "A skip transcoder"
+            raise InvalidInput(f"{what} cannot decode without the activations it read.")
+        x_BD = x_BD.to(self.W_dec_FO.dtype)
+        if self.W_skip_OD is not None:
+            return y_BO + self.b_dec_O + x_BD @ self.W_skip_OD.T
+        _, scale_B1, mean_B1 = normed(x_BD, self.token_norm)
+        y_BO = y_BO + self.b_dec_O * scale_B1
+        return y_BO if mean_B1 is None else y_BO + mean_B1

@@ -47,13 +47,13 @@ class Reader:
             step = max(1, ENCODE_ENTRIES // sae.n_latents)
             parts = [sae.encode(part)[:, self.features_K].float() for part in x_TD.split(step)]
             return torch.cat(parts)
-        x_TD = x_TD.to(self.W_enc_DK.dtype)
-        if sae.apply_b_dec_to_input:
-            x_TD = x_TD - sae.b_dec_O
+        x_TD, scale_T1 = sae.encoder_input(x_TD)
         h_TK = x_TD @ self.W_enc_DK + self.b_enc_K
         a_TK = functional.relu(h_TK)
         if sae.threshold_F is not None and sae.architecture == "jumprelu":
             a_TK = a_TK * (h_TK > sae.threshold_F[self.features_K])
+        if scale_T1 is not None:
+            a_TK = a_TK * scale_T1
         return a_TK.float()
 
     def reconstruct(self, x_TD: torch.Tensor) -> torch.Tensor:

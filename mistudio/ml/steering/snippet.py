@@ -335,6 +335,11 @@ def _where(gate: Gate, places: Places) -> tuple[int, int, float]:
 def _reader(stem: str, reader: Reader, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """What the script is told of an SAE whose features are read."""
     sae = reader.sae
+    if sae.token_norm:
+        raise Unsupported(
+            "The script cannot read the features of an SAE that scales each token by itself; "
+            "leave out what depends on their activations."
+        )
     if sae.architecture == "topk":  # which latents it keeps depends on all of them
         tensors[f"{stem}.W_enc"], tensors[f"{stem}.b_enc"] = sae.W_enc_DF, sae.b_enc_F
     else:

@@ -156,6 +156,11 @@ def check_fits(
         raise InvalidInput(
             f"What is to be trained is of type {config.encoder}, and this is of type {sae.encoder}."
         )
+    if sae.token_norm:
+        raise InvalidInput(
+            "This SAE scales each token by itself, which no training here does; it cannot be "
+            "trained on."
+        )
     if sae.d_in != d_in:
         raise Mismatch(f"This SAE expects width {sae.d_in:,}, the activations have {d_in:,}.")
     if d_out is not None and sae.d_out != d_out:
