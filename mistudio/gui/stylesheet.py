@@ -146,6 +146,9 @@ def _buttons(c: Colors, look: Appearance) -> str:
         background: {c.active_fill}; color: {c.emerald}; }}
     QPushButton[variant="warning"] {{ color: {c.yellow}; }}
     QPushButton[variant="info"] {{ color: {c.blue}; }}
+    QPushButton[variant="info"]:hover, QPushButton[variant="info"]:pressed,
+    QPushButton[variant="warning"]:hover, QPushButton[variant="warning"]:pressed {{
+        color: {c.text}; }}
     QPushButton[variant="link"] {{ background: transparent; border: 1px solid transparent;
         color: {c.blue}; padding: {px(4)}px; text-decoration: underline; }}
     QPushButton[variant="link"]:hover {{ color: {c.text}; }}
@@ -182,6 +185,7 @@ def _inputs(c: Colors, look: Appearance) -> str:
     return f"""
     {every} {{ background: {c.input}; color: {c.text}; border: 1px solid {c.input_border};
         border-radius: {px(8)}px; padding: {vertical}px {horizontal}px; }}
+    QLineEdit, QPlainTextEdit, QTextEdit {{ placeholder-text-color: {c.muted}; }}
     {each(":hover")} {{ border-color: {c.input_hover}; }}
     {each(":focus")} {{ border: 2px solid {c.focus};
         padding: {vertical - 1}px {horizontal - 1}px; }}
