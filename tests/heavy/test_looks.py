@@ -1,4 +1,5 @@
-"""Every tab, window and question in both palettes, small and large: nothing is cut off.
+"""Every tab, window and question in both palettes: nothing is cut off, all has a name and a place.
+In the order of Tab, too; small and large.
 
 `MISTUDIO_PICTURES=DIR` keeps the pictures; `MISTUDIO_PICTURES=resources/screenshots` renews those
 of the README and the documentation. `MISTUDIO_SAMPLE_HOME` names a data folder in which the sample
@@ -28,7 +29,7 @@ from mistudio.gui.theme import appearance
 from mistudio.jobs.runner import Studio
 from mistudio.store.tables import JOBS
 from tests.helpers import scenes
-from tests.helpers.looks import faults
+from tests.helpers.looks import faults, tab_faults
 from tests.helpers.scenes import Scene, Stage
 
 pytestmark = pytest.mark.heavy
@@ -126,7 +127,14 @@ class Album:
     def told(self) -> list[str]:
         return [f"{name}: {fault}" for name, found in self.faults.items() for fault in found]
 
-    def take(self, name: str, widget: QWidget) -> None:
+    def note(self, name: str, found: list[str]) -> None:
+        """Keep what else is wrong with what is shown."""
+        if found:
+            self.faults.setdefault(name, []).extend(found)
+
+    def take(self, name: str, widget: QWidget, settle: Callable[[], None]) -> None:
+        widget.grab()  # a table asks for its rows when it is first drawn
+        settle()
         found = faults(widget)
         picture = widget.grab()
         colours = {
@@ -136,8 +144,7 @@ class Album:
         }
         if len(colours) < 4:
             found.append("is blank")
-        if found:
-            self.faults[name] = found
+        self.note(name, found)
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             suffix = "" if self._look == "dark" else f"-{self._look}"
@@ -154,9 +161,10 @@ def visit(album: Album, qtbot: QtBot, stage: Stage, shown: Mapping[str, Scene]) 
         show(stage)
         if name == "running":
             qtbot.wait(1500)  # some points of its curves
+            album.take(name, stage.window, QApplication.processEvents)
         else:
             stage.settle()
-        album.take(name, stage.window)
+            album.take(name, stage.window, stage.settle)
 
 
 @pytest.mark.parametrize("stage", LOOKS, indirect=True)
@@ -170,7 +178,7 @@ def test_tabs(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> Non
         if name == "Steering":
             stage.steering().run_primary()
             stage.settle()
-        album.take(name.lower(), stage.window)
+        album.take(name.lower(), stage.window, stage.settle)
     assert not album.faults, "\n".join(album.told())
 
 
@@ -197,7 +205,8 @@ def test_dialogs(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> 
         if not opened:
             album.faults[name] = ["did not open"]
         for number, dialog in enumerate(opened):
-            album.take(f"{name}{number or ''}", dialog)
+            album.take(f"{name}{number or ''}", dialog, stage.settle)
+            album.note(f"{name}{number or ''}", tab_faults(dialog))
         for dialog in reversed(opened):
             dialog.close()
         qtbot.wait(20)
@@ -214,7 +223,7 @@ def test_places(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> N
         scenes.end_running(stage)
     for name in TABS:
         for step in scenes.tour(stage, name):
-            album.take(step, stage.window)
+            album.take(step, stage.window, QApplication.processEvents)
     assert not album.faults, "\n".join(album.told())
 
 
@@ -240,7 +249,7 @@ def answering(album: Album, name: str, taken: list[str]) -> Callable[[], None]:
         asked = QApplication.activeModalWidget()
         if isinstance(asked, QDialog) and asked.isVisible() and not taken:
             taken.append(name)
-            album.take(name, asked)
+            album.take(name, asked, QApplication.processEvents)
             asked.reject()
 
     return look
@@ -253,5 +262,5 @@ def test_first_run(empty_stage: Stage, qtbot: QtBot, request: pytest.FixtureRequ
     empty_stage.window.jobs_panel.hide()
     for name in TABS:
         for step in scenes.tour(empty_stage, name):
-            album.take(f"first-{step}", empty_stage.window)
+            album.take(f"first-{step}", empty_stage.window, QApplication.processEvents)
     assert not album.faults, "\n".join(album.told())

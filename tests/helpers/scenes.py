@@ -52,6 +52,10 @@ class Stage(NamedTuple):
     def first(self, table: Any) -> Any:
         return table.select(self.db)[0]
 
+    def sae(self) -> str:
+        """The SAE that the sample run trained."""
+        return next(sae.id for sae in SAES.select(self.db) if sae.training_id)
+
     def models(self, source: str) -> Any:
         """The Models tab with one of its cards open."""
         tab = self.tab("Models")
@@ -72,20 +76,21 @@ class Stage(NamedTuple):
         tab = self.tab("Training")
         tab.show_view(1)
         self.settle()
-        tab.library.view.selectAll() if count > 1 else tab.library.view.selectRow(0)
+        table = tab.library.table
+        table.selectAll() if count > 1 else table.select_id(self.sae())
         self.settle()
         return tab.library
 
     def feature(self) -> Any:
         """The window of a feature."""
-        tab = self.tab("Features", sae=self.first(SAES).id, feature=3)
+        tab = self.tab("Features", sae=self.sae(), feature=3)
         self.settle()
         return tab.detail
 
     def steering(self) -> Any:
         """The Steering tab with a card, a prompt and few tokens to write."""
         tab = self.tab("Steering")
-        tab.panel.load([CardState(Edit(Feature(3, self.first(SAES).id), 1.0))])
+        tab.panel.load([CardState(Edit(Feature(3, self.sae()), 1.0))])
         tab.prompt.setPlainText("And the king said unto")
         tab.form.set_values({"max_tokens": 24, "seed": 3})
         self.settle()
@@ -111,7 +116,7 @@ def prepare(stage: Stage) -> None:
         )
     if len(SAES.select(stage.db)) < 2:
         folder = services.studio.paths.exports / "second"
-        services.submit("export_sae", ExportSaeConfig(sae=stage.first(SAES).id, out=str(folder)))
+        services.submit("export_sae", ExportSaeConfig(sae=stage.sae(), out=str(folder)))
         stage.settle()
         services.submit(
             "import_sae",
@@ -127,7 +132,12 @@ def _command(name: str) -> Scene:
 
 
 def _on(tab: str, method: str) -> Scene:
-    return lambda stage: getattr(stage.tab(tab), method)()
+    def show(stage: Stage) -> None:
+        found = stage.tab(tab, sae=stage.sae()) if tab == "Features" else stage.tab(tab)
+        stage.settle()
+        getattr(found, method)()
+
+    return show
 
 
 def _model(what: str) -> Scene:
@@ -182,9 +192,9 @@ def _sample(stage: Stage) -> None:
 
 
 def _own_text(stage: Stage) -> None:
-    tab = stage.tab("Features")
-    tab.test_text()
+    tab = stage.tab("Features", sae=stage.sae())
     stage.settle()
+    tab.test_text()
     tab.text_dialog.text.setPlainText(KING)
     tab.text_dialog.run()
 
@@ -344,7 +354,7 @@ def _select_runs(stage: Stage) -> None:
 
 
 def _find_features(stage: Stage) -> None:
-    tab = stage.tab("Features", sae=stage.first(SAES).id)
+    tab = stage.tab("Features", sae=stage.sae())
     stage.settle()
     tab._on_again()
 
@@ -405,7 +415,6 @@ def _failed_job(stage: Stage) -> None:
         error_message="The disk has no room: 3.2 GB are needed, 1.1 GB are free. Free some, then "
         "Retry.",
         error_details="no_room: /home",
-        error_retryable=True,
     )
     panel.refresh()
     stage.settle()
