@@ -4,21 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QEvent, QObject, Qt
-from PySide6.QtGui import QAction, QKeyEvent, QKeySequence
+from PySide6.QtCore import QEvent, QModelIndex, QObject, QPersistentModelIndex, QRect, Qt
+from PySide6.QtGui import QAction, QColor, QKeyEvent, QKeySequence, QPainter
 from PySide6.QtWidgets import (
     QDialog,
     QGridLayout,
     QLineEdit,
     QListWidget,
     QListWidgetItem,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
     QVBoxLayout,
     QWidget,
 )
 
 from mistudio.gui.dialog import Dialog
+from mistudio.gui.style import mono_font
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import label
+
+KEYS_ROLE = int(Qt.ItemDataRole.UserRole) + 1
+Index = QModelIndex | QPersistentModelIndex
+
+
+class KeysDelegate(QStyledItemDelegate):
+    """Draws the keys of an action at the right end of its line."""
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+        super().paint(painter, option, index)
+        look = appearance()
+        painter.save()
+        painter.setFont(mono_font(13))
+        painter.setPen(QColor(look.colors.muted))
+        area = QRect(option.rect).adjusted(0, 0, -look.px(12), 0)
+        side = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        painter.drawText(area, side, str(index.data(KEYS_ROLE) or ""))
+        painter.restore()
 
 
 class CommandPalette(QDialog):
@@ -36,6 +57,7 @@ class CommandPalette(QDialog):
         self.search.setAccessibleName("Command")
         self.list = QListWidget()
         self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.list.setItemDelegate(KeysDelegate(self.list))
         box.addWidget(self.search)
         box.addWidget(self.list)
         self.search.textChanged.connect(self._narrow)
@@ -53,8 +75,11 @@ class CommandPalette(QDialog):
         found = [a for a in self._actions if _matches(text, _plain(a))]
         for action in sorted(found, key=lambda a: _rank(text, _plain(a))):
             keys = action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
-            item = QListWidgetItem(action.icon(), _plain(action) + (f"   {keys}" if keys else ""))
+            item = QListWidgetItem(action.icon(), _plain(action))
             item.setData(Qt.ItemDataRole.UserRole, action.objectName())
+            item.setData(KEYS_ROLE, keys)
+            told = f"{_plain(action)}, {keys}" if keys else _plain(action)
+            item.setData(Qt.ItemDataRole.AccessibleTextRole, told)
             self.list.addItem(item)
         self.list.setCurrentRow(0)
 

@@ -60,7 +60,8 @@ class DoctorDialog(Dialog):
         self._wait.hide()
         for card in self._cards:
             card.deleteLater()
-        self._cards = [_card(check) for check in found]
+        width = max((self._wait.fontMetrics().horizontalAdvance(c.name) for c in found), default=0)
+        self._cards = [_card(check, width) for check in found]
         for card in self._cards:
             self.box.insertWidget(self.box.count() - 1, card)
         self.copy_button.setEnabled(True)
@@ -90,10 +91,13 @@ class DoctorDialog(Dialog):
         QGuiApplication.clipboard().setText(report(text, *self._for_report))
 
 
-def _card(check: Check) -> Card:
+def _card(check: Check, width: int) -> Card:
+    """`width` of the longest name, so that the sentences begin below each other."""
     card = Card("settings", horizontal=True, padding=10)
     card.box.addWidget(IconLabel(*LOOK[check.ok]))
-    card.box.addWidget(label(check.name, "label"))
+    name = label(check.name, "label")
+    name.setMinimumWidth(width)
+    card.box.addWidget(name)
     text = " ".join(part for part in (check.sentence, check.advice) if part)
     card.box.addWidget(label(text, wrap=True, selectable=True), 1)
     return card

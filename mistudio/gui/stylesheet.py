@@ -28,6 +28,15 @@ def _image(name: str) -> str:
     return f"url({(resources() / 'icons' / name).as_posix()}.svg)"
 
 
+def _line(color: str, way: str) -> str:
+    """A thin line in the middle of what is otherwise clear, across `way` (x or y)."""
+    end = {"x": "x2:1, y2:0", "y": "x2:0, y2:1"}[way]
+    stops = ((0, "transparent"), (0.4, "transparent"), (0.41, color), (0.59, color))
+    clear = ((0.6, "transparent"), (1, "transparent"))
+    shown = ", ".join(f"stop:{at} {shade}" for at, shade in (*stops, *clear))
+    return f"qlineargradient(x1:0, y1:0, {end}, {shown})"
+
+
 def _text(c: Colors, look: Appearance) -> str:
     px = look.px
     metrics = "".join(
@@ -85,10 +94,10 @@ def _frames(c: Colors, look: Appearance) -> str:
         color: {c.label}; }}
     QScrollArea, QScrollArea > QWidget > QWidget#column {{ background: transparent;
         border: none; }}
-    QSplitter::handle {{ background: {c.border}; }}
-    QSplitter::handle:hover {{ background: {c.focus}; }}
-    QSplitter::handle:horizontal {{ width: {px(4)}px; }}
-    QSplitter::handle:vertical {{ height: {px(4)}px; }}
+    QSplitter::handle:horizontal {{ width: {px(11)}px; background: {_line(c.border, "x")}; }}
+    QSplitter::handle:vertical {{ height: {px(11)}px; background: {_line(c.border, "y")}; }}
+    QSplitter::handle:horizontal:hover {{ background: {_line(c.focus, "x")}; }}
+    QSplitter::handle:vertical:hover {{ background: {_line(c.focus, "y")}; }}
     QDockWidget {{ color: {c.text}; titlebar-close-icon: {_image("close_" + c.name)}; }}
     QDockWidget::title {{ background: {c.page}; padding: {px(8)}px {px(12)}px; }}
     QDockWidget::close-button {{ background: transparent; border: none; width: {px(20)}px; }}
@@ -146,6 +155,9 @@ def _buttons(c: Colors, look: Appearance) -> str:
         background: {c.active_fill}; color: {c.emerald}; }}
     QPushButton[variant="warning"] {{ color: {c.yellow}; }}
     QPushButton[variant="info"] {{ color: {c.blue}; }}
+    QPushButton[variant="info"]:hover, QPushButton[variant="info"]:pressed,
+    QPushButton[variant="warning"]:hover, QPushButton[variant="warning"]:pressed {{
+        color: {c.text}; }}
     QPushButton[variant="link"] {{ background: transparent; border: 1px solid transparent;
         color: {c.blue}; padding: {px(4)}px; text-decoration: underline; }}
     QPushButton[variant="link"]:hover {{ color: {c.text}; }}
@@ -153,7 +165,8 @@ def _buttons(c: Colors, look: Appearance) -> str:
         padding: {px(4) - 1}px; }}
     QPushButton[variant="link"]:disabled {{ color: {c.muted}; }}
     QToolButton::menu-indicator, QPushButton::menu-indicator {{
-        image: {_image("chevron_down_" + c.name)}; width: {px(12)}px; }}
+        image: {_image("chevron_down_" + c.name)}; width: {px(14)}px; height: {px(14)}px;
+        subcontrol-origin: padding; subcontrol-position: center right; right: {px(8)}px; }}
     """
         + _button(
             c,
@@ -182,6 +195,7 @@ def _inputs(c: Colors, look: Appearance) -> str:
     return f"""
     {every} {{ background: {c.input}; color: {c.text}; border: 1px solid {c.input_border};
         border-radius: {px(8)}px; padding: {vertical}px {horizontal}px; }}
+    QLineEdit, QPlainTextEdit, QTextEdit {{ placeholder-text-color: {c.muted}; }}
     {each(":hover")} {{ border-color: {c.input_hover}; }}
     {each(":focus")} {{ border: 2px solid {c.focus};
         padding: {vertical - 1}px {horizontal - 1}px; }}

@@ -1,4 +1,5 @@
-"""Every tab and dialog after the sample run, in both palettes, small and large: nothing is cut off.
+"""Every tab, window and question in both palettes: nothing is cut off, all has a name and a place.
+In the order of Tab, too; small and large.
 
 `MISTUDIO_PICTURES=DIR` keeps the pictures; `MISTUDIO_PICTURES=resources/screenshots` renews those
 of the README and the documentation. `MISTUDIO_SAMPLE_HOME` names a data folder in which the sample
@@ -9,26 +10,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from PySide6.QtWidgets import QApplication, QWidget
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication, QDialog, QWidget
 from pytestqt.qtbot import QtBot
 
 from mistudio import cli
 from mistudio.core.paths import Paths
 from mistudio.core.settings import SettingsFile
-from mistudio.core.steering_spec import Edit, Feature
 from mistudio.gui import style
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.main_window import MainWindow
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.steering.card import CardState
 from mistudio.gui.theme import appearance
 from mistudio.jobs.runner import Studio
-from mistudio.store.tables import JOBS, SAES
-from tests.helpers.looks import faults
+from mistudio.store.tables import JOBS
+from tests.helpers import scenes
+from tests.helpers.looks import faults, tab_faults
+from tests.helpers.scenes import Scene, Stage
 
 pytestmark = pytest.mark.heavy
 
@@ -37,7 +39,11 @@ LOOKS = {  # theme, font, width, height
     "dark": ("dark", 14, 1280, 720),
     "light": ("light", 14, 1280, 720),
     "dark-large": ("dark", 21, 1280, 720),
+    "light-large": ("light", 21, 1280, 720),
+    "dark-wide": ("dark", 14, 1920, 1080),
     "light-wide": ("light", 14, 1920, 1080),
+    "dark-wide-large": ("dark", 21, 1920, 1080),
+    "light-wide-large": ("light", 21, 1920, 1080),
 }
 
 
@@ -53,27 +59,44 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def window(
+def stage(
     request: pytest.FixtureRequest, qapp: QApplication, qtbot: QtBot, sampled: Path
-) -> Iterator[MainWindow]:
-    theme, font, width, height = LOOKS[request.param]
+) -> Iterator[Stage]:
+    yield from opened(qapp, qtbot, request.param, sampled)
+
+
+@pytest.fixture
+def empty_stage(
+    request: pytest.FixtureRequest, qapp: QApplication, qtbot: QtBot, tmp_path: Path
+) -> Iterator[Stage]:
+    yield from opened(qapp, qtbot, request.param, tmp_path / "home")
+
+
+def opened(qapp: QApplication, qtbot: QtBot, look: str, home: Path) -> Iterator[Stage]:
+    """The main window over a data folder, without banners."""
+    theme, font, width, height = LOOKS[look]
     style.apply(qapp, theme, font)
     appearance().remote = True
-    studio = Studio(Paths.at(sampled))
+    studio = Studio(Paths.at(home))
     made = MainWindow(studio, SettingsFile(studio.paths.settings))
     made.services.settings.values.confirm_close = False
     made.services.settings.values.font_px = font
     made.services.settings.values.theme = theme
     made.resize(width, height)
+    made.jobs_panel.hide()
     made.show()
     made.start()
     settle(qtbot, made.services)
     for banner in made.banners.banners():
         banner.dismiss()  # such as that of a full disk, which is the machine's
-    yield made
+    yield Stage(
+        made,
+        lambda: settle(qtbot, made.services),
+        lambda done: qtbot.waitUntil(done, timeout=180_000),
+    )
     for dialog in made.findChildren(Dialog):
         dialog.close()
-    with qtbot.waitSignal(made.ended):
+    with qtbot.waitSignal(made.ended, timeout=30_000):
         made.close()
     studio.close()
     style.apply(qapp, "dark", 14)
@@ -104,7 +127,14 @@ class Album:
     def told(self) -> list[str]:
         return [f"{name}: {fault}" for name, found in self.faults.items() for fault in found]
 
-    def take(self, name: str, widget: QWidget) -> None:
+    def note(self, name: str, found: list[str]) -> None:
+        """Keep what else is wrong with what is shown."""
+        if found:
+            self.faults.setdefault(name, []).extend(found)
+
+    def take(self, name: str, widget: QWidget, settle: Callable[[], None]) -> None:
+        widget.grab()  # a table asks for its rows when it is first drawn
+        settle()
         found = faults(widget)
         picture = widget.grab()
         colours = {
@@ -114,55 +144,59 @@ class Album:
         }
         if len(colours) < 4:
             found.append("is blank")
-        if found:
-            self.faults[name] = found
+        self.note(name, found)
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             suffix = "" if self._look == "dark" else f"-{self._look}"
             picture.save(str(self._folder / f"{name}{suffix}.png"))
 
 
-@pytest.mark.parametrize("window", LOOKS, indirect=True)
-def test_tabs(window: MainWindow, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
-    album = Album(request.node.callspec.params["window"])
+def look_of(request: pytest.FixtureRequest) -> str:
+    return next(iter(request.node.callspec.params.values()))
+
+
+def visit(album: Album, qtbot: QtBot, stage: Stage, shown: Mapping[str, Scene]) -> None:
+    """Take each scene of the main window."""
+    for name, show in shown.items():
+        show(stage)
+        if name == "running":
+            qtbot.wait(1500)  # some points of its curves
+            album.take(name, stage.window, QApplication.processEvents)
+        else:
+            stage.settle()
+            album.take(name, stage.window, stage.settle)
+
+
+@pytest.mark.parametrize("stage", LOOKS, indirect=True)
+def test_tabs(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
+    album = Album(look_of(request))
     for name in TABS:
-        window.services.open_tab(name)
-        settle(qtbot, window.services)
+        stage.tab(name)
+        stage.settle()
         if name == "Training":
-            show_curves(window, qtbot)
+            show_curves(stage)
         if name == "Steering":
-            steer(window, qtbot)
-        album.take(name.lower(), window)
+            stage.steering().run_primary()
+            stage.settle()
+        album.take(name.lower(), stage.window, stage.settle)
     assert not album.faults, "\n".join(album.told())
 
 
-def show_curves(window: MainWindow, qtbot: QtBot) -> None:
-    runs = window.tabs.current().runs
-    runs.form.section.set_open(False)
-    card = next(iter(runs.list.cards.values()))
+def show_curves(stage: Stage) -> None:
+    _, card = stage.runs()
     if "metrics" not in card.open_panes():
         card.open_pane("metrics")
-    settle(qtbot, window.services)
+    stage.settle()
 
 
-def steer(window: MainWindow, qtbot: QtBot) -> None:
-    tab = window.tabs.current()
-    sae = SAES.select(window.services.studio.db())[0].id
-    tab.panel.load([CardState(Edit(Feature(3, sae), 1.0))])
-    tab.prompt.setPlainText("And the king said unto")
-    tab.form.set_values({"max_tokens": 40, "seed": 3})
-    settle(qtbot, window.services)
-    tab.run_primary()
-    settle(qtbot, window.services)
-
-
-@pytest.mark.parametrize("window", LOOKS, indirect=True)
-def test_dialogs(window: MainWindow, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
-    album = Album(request.node.callspec.params["window"])
-    for name, show in openers(window).items():
+@pytest.mark.parametrize("stage", LOOKS, indirect=True)
+def test_dialogs(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
+    album = Album(look_of(request))
+    scenes.prepare(stage)
+    for name, show in scenes.DIALOGS.items():
         before = set(QApplication.topLevelWidgets())
-        show()
-        settle(qtbot, window.services)
+        show(stage)
+        stage.settle()
         opened = [
             widget
             for widget in QApplication.topLevelWidgets()
@@ -171,43 +205,62 @@ def test_dialogs(window: MainWindow, qtbot: QtBot, request: pytest.FixtureReques
         if not opened:
             album.faults[name] = ["did not open"]
         for number, dialog in enumerate(opened):
-            album.take(f"{name}{number or ''}", dialog)
+            album.take(f"{name}{number or ''}", dialog, stage.settle)
+            album.note(f"{name}{number or ''}", tab_faults(dialog))
+        for dialog in reversed(opened):
             dialog.close()
         qtbot.wait(20)
     assert not album.faults, "\n".join(album.told())
 
 
-def openers(window: MainWindow) -> dict[str, Callable[[], object]]:
-    """By name of the picture: what opens each dialog, from where a user would."""
-    commands = window.commands
+@pytest.mark.parametrize("stage", LOOKS, indirect=True)
+def test_places(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
+    album = Album(look_of(request))
+    scenes.prepare(stage)
+    try:
+        visit(album, qtbot, stage, scenes.PLACES)
+    finally:
+        scenes.end_running(stage)
+    for name in TABS:
+        for step in scenes.tour(stage, name):
+            album.take(step, stage.window, QApplication.processEvents)
+    assert not album.faults, "\n".join(album.told())
 
-    def on(tab: str, method: str) -> Callable[[], object]:
-        def show() -> None:
-            window.services.open_tab(tab)
-            QApplication.processEvents()
-            getattr(window.tabs.current(), method)()
 
-        return show
+@pytest.mark.parametrize("stage", LOOKS, indirect=True)
+def test_questions(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
+    album = Album(look_of(request))
+    for name, ask in scenes.QUESTIONS.items():
+        taken: list[str] = []
+        timer = QTimer()
+        timer.timeout.connect(answering(album, name, taken))
+        timer.start(50)
+        ask(stage)
+        stage.wait_for(lambda seen=taken: bool(seen))  # type: ignore[misc]
+        timer.stop()
+        stage.settle()
+    assert not album.faults, "\n".join(album.told())
 
-    def feature() -> None:
-        sae = SAES.select(window.services.studio.db())[0].id
-        window.services.open_tab("Features", sae=sae, feature=3)
 
-    return {
-        "settings": commands.show_settings,
-        "system": commands.show_system,
-        "storage": commands.show_storage,
-        "palette": commands.show_palette,
-        "shortcuts": commands.show_shortcuts,
-        "doctor": commands.show_doctor,
-        "about": commands.show_about,
-        "feature": feature,
-        "health": on("Features", "open_health"),
-        "lists": on("Features", "show_lists"),
-        "map": on("Features", "show_map"),
-        "ablate": on("Features", "ablate_all"),
-        "export": on("Features", "export"),
-        "import-labels": on("Features", "import_labels"),
-        "own-text": on("Features", "test_text"),
-        "vectors": on("Steering", "open_vectors"),
-    }
+def answering(album: Album, name: str, taken: list[str]) -> Callable[[], None]:
+    """Takes the question that is asked, and says no to it."""
+
+    def look() -> None:
+        asked = QApplication.activeModalWidget()
+        if isinstance(asked, QDialog) and asked.isVisible() and not taken:
+            taken.append(name)
+            album.take(name, asked, QApplication.processEvents)
+            asked.reject()
+
+    return look
+
+
+@pytest.mark.parametrize("empty_stage", LOOKS, indirect=True)
+def test_first_run(empty_stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
+    album = Album(look_of(request))
+    visit(album, qtbot, empty_stage, scenes.FIRST)
+    empty_stage.window.jobs_panel.hide()
+    for name in TABS:
+        for step in scenes.tour(empty_stage, name):
+            album.take(f"first-{step}", empty_stage.window, QApplication.processEvents)
+    assert not album.faults, "\n".join(album.told())

@@ -1,24 +1,32 @@
-"""What is wrong with the look of a window: texts cut off, controls on top of each other."""
+"""What is wrong with a window: texts cut off, controls on top of each other, without a name."""
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from PySide6.QtCore import QPoint, QRect, Qt
+from PySide6.QtTest import QTest
 from PySide6.QtWidgets import (
     QAbstractButton,
+    QAbstractItemView,
     QAbstractScrollArea,
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QHeaderView,
     QLabel,
     QLineEdit,
+    QPlainTextEdit,
+    QRadioButton,
     QScrollArea,
     QSizePolicy,
+    QSlider,
+    QTabBar,
     QWidget,
 )
 
 CONTROLS = (QAbstractButton, QLabel, QComboBox, QLineEdit, QAbstractSpinBox)
+OPERATED = (*CONTROLS, QPlainTextEdit, QSlider, QAbstractItemView)
 
 
 def cut_off(root: QWidget) -> list[str]:
@@ -132,6 +140,7 @@ def faults(root: QWidget) -> list[str]:
         *overlapping(root),
         *outside(root),
         *hidden_sideways(root),
+        *nameless(root),
     ]
 
 
@@ -139,3 +148,75 @@ def _told(part: QWidget, what: str = "") -> str:
     text = part.text() if isinstance(part, QLabel | QAbstractButton | QLineEdit) else ""
     name = text or part.accessibleName() or part.objectName()
     return f"{type(part).__name__} {name[:60]!r} {what}".strip()
+
+
+def nameless(root: QWidget) -> list[str]:
+    """Visible controls below `root` that a screen reader could only call by their kind."""
+    found = []
+    for part in root.findChildren(QWidget):
+        inner = isinstance(part.parentWidget(), QAbstractSpinBox | QComboBox | QAbstractItemView)
+        known = isinstance(part, OPERATED) and not isinstance(part, QLabel)
+        if not known or inner or not part.isVisible() or part.window() is not root.window():
+            continue
+        if part.objectName().startswith("qt_") or isinstance(part, QTabBar | QHeaderView):
+            continue
+        text = part.text() if isinstance(part, QAbstractButton) else ""
+        if not part.accessibleName() and not text:
+            place = part.parentWidget()
+            found.append(f"{type(part).__name__} in {type(place).__name__} has no name")
+    return found
+
+
+def tab_faults(root: QWidget) -> list[str]:
+    """Controls of the window `root` that Tab does not reach, or reaches out of the order seen.
+
+    Siblings are compared only: from top to bottom, and from left to right within a line.
+    """
+    wanted = [part for part in root.findChildren(QWidget) if _takes_tab(part, root)]
+    if not wanted:
+        return []
+    if (at := root.focusWidget()) is not None:
+        at.clearFocus()
+    QTest.keyClick(root, Qt.Key.Key_Tab)  # to where the order begins
+    reached: list[QWidget] = []
+    while (at := root.focusWidget()) is not None and at not in reached and len(reached) < 400:
+        reached.append(at)
+        QTest.keyClick(at, Qt.Key.Key_Tab)
+    missed = [
+        _told(part, "is not reached by Tab")
+        for part in wanted
+        if part not in reached and not _of_a_group(part, reached)
+    ]
+    return missed + _disorder(reached)
+
+
+def _takes_tab(part: QWidget, root: QWidget) -> bool:
+    return (
+        part.isVisible()
+        and part.isEnabled()
+        and part.window() is root
+        and bool(part.focusPolicy() & Qt.FocusPolicy.TabFocus)
+        and part.focusProxy() is None
+        and not part.objectName().startswith("qt_")
+        and not isinstance(part, QAbstractScrollArea)  # a page that scrolls is no control
+    )
+
+
+def _of_a_group(part: QWidget, reached: list[QWidget]) -> bool:
+    """Whether Tab reached another of a group in which the arrow keys choose."""
+    if isinstance(part, QRadioButton) and part.autoExclusive():
+        return any(isinstance(w, QRadioButton) for w in reached)
+    group = part.group() if isinstance(part, QAbstractButton) else None
+    return group is not None and group.exclusive() and any(b in reached for b in group.buttons())
+
+
+def _disorder(reached: list[QWidget]) -> list[str]:
+    found = []
+    for one, other in pairwise(reached):
+        if one.parentWidget() is not other.parentWidget():
+            continue
+        above = other.geometry().bottom() < one.geometry().top()
+        beside = other.geometry().top() <= one.geometry().center().y() <= other.geometry().bottom()
+        if above or (beside and other.geometry().right() < one.geometry().left()):
+            found.append(f"Tab goes from {_told(one)} back to {_told(other)}")
+    return found

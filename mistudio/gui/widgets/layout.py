@@ -12,6 +12,7 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QScrollArea,
     QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -146,6 +147,8 @@ class SearchField(QLineEdit):
         self._action = self.addAction(
             icons.icon("search", "muted"), QLineEdit.ActionPosition.LeadingPosition
         )
+        for part, name in zip(self.findChildren(QToolButton), ("Clear", placeholder), strict=True):
+            part.setAccessibleName(name)
         self._told = ""
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)

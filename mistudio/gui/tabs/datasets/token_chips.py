@@ -24,7 +24,8 @@ from mistudio.gui.style import mono_font
 from mistudio.gui.theme import appearance, mix
 from mistudio.gui.widgets.token_layout import MARKS
 
-_TINTS = ("blue", "purple", "emerald", "yellow")
+TINTS = ("blue", "purple", "emerald", "yellow")
+TINT = 0.18  # of the ground of a chip
 _WIDEST = 60  # characters shown of one chip
 
 
@@ -129,9 +130,9 @@ class TokenChips(QWidget):
         for number, (chip, box) in enumerate(zip(self._chips, self._boxes, strict=True)):
             if not box.intersects(visible):
                 continue
-            tint = colors.role(_TINTS[number % len(_TINTS)])
+            tint = colors.role(TINTS[number % len(TINTS)])
             painter.setPen(Qt.PenStyle.NoPen)
-            fill = colors.hover if chip.special else mix(tint, colors.card_settings, 0.18)
+            fill = colors.hover if chip.special else mix(tint, colors.card_settings, TINT)
             painter.setBrush(QColor(fill))
             painter.drawRoundedRect(box, round_by, round_by)
             painter.setPen(QColor(colors.label if chip.special else colors.text))

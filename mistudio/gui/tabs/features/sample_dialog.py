@@ -12,6 +12,8 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label
 from mistudio.jobs.feature_samples import ExampleSample
 
+MARK = 0.5  # of the ground of the token
+
 
 class SampleDialog(Dialog):
     """Shows an `ExampleSample`; the dataset itself is a click away."""
@@ -52,7 +54,7 @@ class SampleDialog(Dialog):
         )
         marked = QTextEdit.ExtraSelection()
         fill = QColor(appearance().colors.highlight)
-        fill.setAlphaF(0.5)
+        fill.setAlphaF(MARK)
         marked.cursor = cursor  # type: ignore[assignment]
         marked.format.setBackground(fill)  # type: ignore[attr-defined]
         self.text.setExtraSelections([marked])

@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 from mistudio.gui.style import mono_font
-from mistudio.gui.theme import appearance, contrast, mix
+from mistudio.gui.theme import Colors, appearance, contrast, mix
 
 Index = QModelIndex | QPersistentModelIndex
 SHARE_ROLE = Qt.ItemDataRole.UserRole + 21
@@ -90,18 +90,27 @@ class LensModel(QAbstractTableModel):
         return "\n".join(lines)
 
 
+def shade(colors: Colors, share: float) -> str:
+    """Ground of a token of that probability."""
+    return mix(colors.highlight, colors.card_settings, 0.85 * share)
+
+
+def ink(fill: str) -> str:
+    """The darker or the lighter text colour, whichever is read better on a ground."""
+    return max(("#000000", "#FFFFFF"), key=lambda text: contrast(text, fill))
+
+
 class ShareDelegate(QStyledItemDelegate):
     """Fills a cell the more, the more probable its token is."""
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         look = appearance()
         colors, share = look.colors, float(index.data(SHARE_ROLE) or 0.0)
-        fill = mix(colors.highlight, colors.card_settings, 0.85 * share)
+        fill = shade(colors, share)
         area = QRect(option.rect)
         painter.save()
         painter.fillRect(area.adjusted(1, 1, -1, -1), QColor(fill))
-        ink = max(("#0F172A", "#FFFFFF"), key=lambda text: contrast(text, fill))
-        painter.setPen(QColor(ink))
+        painter.setPen(QColor(ink(fill)))
         painter.setFont(mono_font(13))
         inner = area.adjusted(look.px(6), 0, -look.px(4), 0)
         text = painter.fontMetrics().elidedText(

@@ -17,6 +17,7 @@ from mistudio.gui.widgets.token_layout import LINEAR, TokenPiece
 from mistudio.gui.widgets.token_text import TokenText
 
 WIDTH = 220  # px that a pane has at least, at a 16-px font
+DIFFERENCE = 0.35  # of the ground of a stretch that differs
 
 
 class Pane(Card):
@@ -126,7 +127,7 @@ class Pane(Card):
             return
         colors = appearance().colors
         style = QTextCharFormat()
-        style.setBackground(QColor(mix(colors.emerald_fill, colors.card_settings, 0.35)))
+        style.setBackground(QColor(mix(colors.emerald_fill, colors.card_settings, DIFFERENCE)))
         style.setFontUnderline(True)  # colour alone does not tell
         found: list[QTextEdit.ExtraSelection] = []
         shown = self.text.toPlainText()

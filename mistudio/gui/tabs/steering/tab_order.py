@@ -28,4 +28,5 @@ def _controls(card: QWidget) -> list[QWidget]:
         for part in card.findChildren(QWidget)
         if part.focusPolicy() & Qt.FocusPolicy.TabFocus  # Qt leaves out an order of others
         and not part.objectName().startswith("qt_")  # the line within a number box
+        and part.window() is card.window()  # not the list that a combo box pops up
     ]

@@ -97,8 +97,10 @@ class CompareRuns(Dialog):
 
     def _build(self) -> None:
         px = appearance().px
-        side = QVBoxLayout()
-        self.list.setFixedWidth(px(280))
+        narrow = QWidget()
+        narrow.setFixedWidth(px(280))
+        side = QVBoxLayout(narrow)
+        side.setContentsMargins(0, 0, 0, 0)
         side.addWidget(label("Metric", "label"))
         side.addWidget(self.metric_box)
         side.addWidget(label(f"Runs (up to {MOST})", "label"))
@@ -113,7 +115,7 @@ class CompareRuns(Dialog):
         main.addWidget(self.table)
         both = QHBoxLayout()
         both.setSpacing(px(16))
-        both.addLayout(side)
+        both.addWidget(narrow)
         both.addLayout(main, 1)
         self.box.addLayout(both)
         self.buttons.addWidget(self.export.button)

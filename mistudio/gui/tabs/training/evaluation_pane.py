@@ -46,8 +46,8 @@ class EvaluationPane(QWidget):
         box.setContentsMargins(0, 0, 0, 0)
         shown = QHBoxLayout()
         shown.setSpacing(appearance().px(16))
-        shown.addWidget(self.table, 3)
-        shown.addWidget(self.histogram, 2)
+        shown.addWidget(self.table, 2)
+        shown.addWidget(self.histogram, 1)
         box.addLayout(shown)
         box.addLayout(row(self.evaluate_button, self.other_button, self.empty, None))
 

@@ -23,7 +23,7 @@ class SaeDetails(Dialog):
     """Follows the SAE while it is open; closes when the SAE is deleted."""
 
     def __init__(self, services: Services, sae: SaeRow, parent: QWidget) -> None:
-        super().__init__(f"SAE {sae.name}", parent, width=1024, height_share=0.9)
+        super().__init__(f"SAE {sae.name}", parent, width=1152, height_share=0.9)
         self._services = services
         self._id, self._sae = sae.id, sae
         self.title = label(sae.name, "title", wrap=True)

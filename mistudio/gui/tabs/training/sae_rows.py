@@ -115,10 +115,10 @@ COLUMNS = (
         help="Starred SAEs",
     ),
     Column("Name", lambda r: r.name, "name", tip=lambda r: f"{r.name} · {r.id}"),
-    Column("Origin", lambda r: r.origin, "origin", 90),
+    Column("Origin", lambda r: r.origin, "origin", 112),
     Column("Architecture", _kind, "architecture", 136, tip=_kind),
     Column("Model", lambda r: r.model_name or EM_DASH, "model", 104, tip=lambda r: r.model_name),
-    Column("Layer.hook", _short_place, "hook", 176, tip=place_text),
+    Column("Layer.hook", _short_place, "hook", 160, tip=place_text),
     Column(
         "Input × latents",
         lambda r: f"{format_count(r.d_in)} × {format_count(r.n_latents)}",
