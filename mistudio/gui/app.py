@@ -24,6 +24,7 @@ from mistudio.gui.single_instance import SingleInstance, raise_other
 from mistudio.gui.theme import appearance
 from mistudio.jobs import hub_pages
 from mistudio.jobs.runner import Studio, interrupt_note
+from mistudio.system.garbage import keep_what_is_there
 from mistudio.system.process import age_s
 from mistudio.system.remote_display import is_remote
 
@@ -101,7 +102,7 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
 
 def _after_first_paint(window: MainWindow, note: str, fault: str) -> None:
     log.info("window shown %.2f s after the process started", age_s())
-    gc.freeze()  # what is there now stays: later looks for garbage pass it by
+    keep_what_is_there()
     gc.enable()
     window.start(note)
     if fault:

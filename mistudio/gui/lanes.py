@@ -35,7 +35,7 @@ class JobSource(Protocol):
         ...
 
 
-def _nothing() -> None:
+def _nothing(*_given: object) -> None:
     """No warming up."""
 
 
@@ -59,7 +59,7 @@ class LaneWorker(QObject):
         self,
         lane: str,
         source: JobSource,
-        warm_up: Callable[[], object],
+        warm_up: Callable[[str], object],
         at_start: Callable[[], object] = _nothing,
     ) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class LaneWorker(QObject):
         self.started.emit(job_id)
         state = "failed"
         try:
-            self._warm_up()
+            self._warm_up(job_id)
             state = str(self._source.execute(job_id, running.reporter, running.control))
         except Exception as error:  # noqa: BLE001 - reported, the next job still runs
             self._tell("A job ended by an error in miStudio itself.", error)
@@ -123,10 +123,10 @@ class Lanes(QObject):
         parent: QObject | None = None,
         *,
         remote: bool = False,
-        warm_up: Callable[[], object] = _nothing,
+        warm_up: Callable[[str], object] = _nothing,
         at_start: Callable[[], object] = _nothing,
     ) -> None:
-        """`warm_up` runs in a lane's thread before each job, such as `preload_torch`;
+        """`warm_up(job_id)` runs in a lane's thread before each job, such as an import of torch;
         `at_start` runs once in the I/O lane's thread, such as the import of a slow library."""
         super().__init__(parent)
         self._warm_up = warm_up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QEvent, QSettings, Qt, QTimer, Signal, Slot
@@ -40,9 +41,9 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
 from mistudio.jobs.storage import is_nearly_full
+from mistudio.jobs.warm_up import warm_up_for
 from mistudio.store.records import JobRow
 from mistudio.system.monitor import Monitor, Sample
-from mistudio.system.preload import preload_torch
 from mistudio.system.remote_display import is_remote
 from mistudio.system.steady import steady
 
@@ -63,7 +64,11 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(960, 560)
         self.publisher = Publisher(self)
         self.lanes = Lanes(
-            studio, self, remote=appearance().remote, warm_up=preload_torch, at_start=load_tabs
+            studio,
+            self,
+            remote=appearance().remote,
+            warm_up=partial(warm_up_for, studio),
+            at_start=load_tabs,
         )
         self.query = QueryLane(studio.db, self)
         self.network = QueryLane(studio.db, self)

@@ -154,3 +154,5 @@ class JobKind:
     """what it has done is kept when its process ends, and a resumed job goes on from there"""
     early_finish: bool = False
     """a stop leaves a usable result"""
+    tensors: bool = True
+    """needs torch or transformers, which a window's lane then imports ahead"""

@@ -32,6 +32,7 @@ DATA_KINDS = (
         dataset_configs.ImportDatasetConfig,
         import_dataset.run,
         import_dataset.prepare,
+        tensors=False,
     ),
     JobKind(
         "index_dataset",
@@ -40,6 +41,7 @@ DATA_KINDS = (
         dataset_configs.IndexDatasetConfig,
         index_dataset.run,
         index_dataset.prepare,
+        tensors=False,
     ),
     JobKind(
         "download_dataset",
@@ -49,6 +51,7 @@ DATA_KINDS = (
         download_dataset.run,
         download_dataset.prepare,
         resumable=True,
+        tensors=False,
     ),
     JobKind(
         "tokenize",
@@ -75,6 +78,7 @@ DATA_KINDS = (
         download_model.run,
         download_model.prepare,
         resumable=True,
+        tensors=False,
     ),
     JobKind(
         "check_model",

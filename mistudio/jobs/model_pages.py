@@ -8,8 +8,8 @@ from typing import Any
 
 from mistudio.core import memory
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.warm_up import warm_up
 from mistudio.store.records import ModelRow
-from mistudio.system.preload import preload_torch
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Architecture:
 
 def device_memory(studio: Studio) -> DeviceMemory:
     """Free and total memory where models are loaded. Imports torch: not for the window's thread."""
-    preload_torch()
+    warm_up()
     from mistudio.ml.device import choose_device, memory_of
 
     device = choose_device(studio.models.device)

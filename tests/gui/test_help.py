@@ -35,7 +35,7 @@ from mistudio.store.tables import JOBS
 def window(
     styled: QApplication, studio: Studio, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MainWindow]:
-    monkeypatch.setattr(main_window, "preload_torch", lambda: None)
+    monkeypatch.setattr(main_window, "warm_up_for", lambda *_: None)
     made = MainWindow(studio, SettingsFile(studio.paths.settings))
     made.resize(1280, 720)
     made.show()

@@ -96,7 +96,7 @@ def window(
 ) -> Iterator[MainWindow]:
     plain = tuple(replace_spec(spec, module=__name__, cls="PlainTab") for spec in tab_pages.TABS)
     monkeypatch.setattr(tab_pages, "TABS", plain)
-    monkeypatch.setattr(main_window, "preload_torch", lambda: None)  # no job here needs torch
+    monkeypatch.setattr(main_window, "warm_up_for", lambda *_: None)  # no job here needs torch
     made = MainWindow(studio, SettingsFile(studio.paths.settings))
     made.resize(1280, 720)
     made.show()

@@ -1,0 +1,69 @@
+"""Imports torch and what loading a model needs, in a worker's thread, without long holds.
+
+The window's thread waits for the interpreter lock, which two things keep long while libraries are
+imported: the linker (`preload_torch`) and full collections (`no_full_collection`). What is left are
+many short turns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from mistudio.store.tables import JOBS
+from mistudio.system.garbage import keep_more, no_full_collection
+from mistudio.system.preload import preload_torch
+
+if TYPE_CHECKING:
+    from mistudio.jobs.runner import Studio
+
+log = logging.getLogger(__name__)
+
+# In the order of their use; the model's own module, of which each kind has one, comes with it.
+MODULES = (
+    "torch",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.modeling_utils",
+    "mistudio.ml.loading",
+)
+_lock = threading.Lock()
+_warm = False
+
+
+def warm_up() -> None:
+    """Import `MODULES`, once per process; other threads that call it wait for that.
+
+    What is missing is left to the job that needs it, whose error says so.
+    """
+    global _warm
+    with _lock:
+        if _warm:
+            return
+        preload_torch()
+        with no_full_collection():
+            for name in MODULES:
+                if not _import(name):
+                    break
+            keep_more()
+        _warm = True
+
+
+def warm_up_for(studio: Studio, job_id: str) -> None:
+    """`warm_up`, if the job needs tensors: a download begins at once and without torch's memory."""
+    from mistudio.jobs.registry import JOB_KINDS
+
+    if JOB_KINDS[JOBS.get(studio.db(), job_id).kind].tensors:
+        warm_up()
+
+
+def _import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except Exception:  # a library may fail in any way, and its user tells of it
+        log.warning("%s could not be imported ahead", name, exc_info=True)
+        return False
+    return True
