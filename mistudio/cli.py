@@ -149,6 +149,16 @@ def _selftest(arguments: argparse.Namespace) -> int:
 
 def open_window(home: str | None) -> int:
     """Open the window; what keeps it from opening is a sentence."""
+    import gc
+
+    gc.disable()  # nothing made while starting is garbage; the window enables it once it is there
+    try:
+        return _open_window(home)
+    finally:
+        gc.enable()
+
+
+def _open_window(home: str | None) -> int:
     from mistudio.core.errors import StudioError, Unsupported
     from mistudio.core.paths import Paths
     from mistudio.system import display

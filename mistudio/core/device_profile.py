@@ -30,6 +30,11 @@ def is_small(choice: str, total_bytes: float) -> bool:
     return total_bytes <= SMALL_BYTES
 
 
+def depends(config: str) -> bool:
+    """Whether `proposals` has anything for a config of that name."""
+    return config in SMALL_VALUES or config in _FORMS_OF_MODELS
+
+
 def proposals(config: str, values: Settings, small: bool) -> dict[str, Any]:
     """What a form of the named config begins with and is reset to, where it is not the default."""
     found = dict(SMALL_VALUES.get(config, {})) if small else {}

@@ -9,6 +9,12 @@ from mistudio.core.errors import DiskFull
 from mistudio.core.units import format_bytes
 
 _MOST_RESERVED = 10_000_000_000
+FULL_SHARE = 0.8  # of the disk in use, from which the window speaks up
+
+
+def is_nearly_full(free: int, total: int) -> bool:
+    """Whether more than 80 % of a disk are in use."""
+    return total > 0 and (total - free) / total > FULL_SHARE
 
 
 def free_bytes(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import mistudio
@@ -20,6 +21,7 @@ def default_home() -> Path:
     return Path(base).expanduser() / "mistudio"
 
 
+@lru_cache(maxsize=1)
 def resources() -> Path:
     """The read-only resources: beside the package in a checkout, inside it when installed."""
     bundle = getattr(sys, "_MEIPASS", None)

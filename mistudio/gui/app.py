@@ -49,7 +49,7 @@ def run(paths: Paths) -> int:
     settings = SettingsFile(paths.settings)
     handler = start_log(paths.logs, settings.values.log_level)
     appearance().set_remote(is_remote(settings.values.remote_display))
-    style.apply(app, settings.values.theme, settings.values.font_px)
+    style.prepare(app, settings.values.theme, settings.values.font_px)
     app.setWindowIcon(icons.program_icon())
     try:
         return _run(app, paths, settings)
@@ -64,6 +64,7 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
     try:
         studio = Studio(paths)
     except StudioError as error:
+        style.complete(app)
         dialog = ErrorDialog(error.sentence, error.details)
         dialog.show()
         app.exec()
@@ -75,6 +76,7 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
     faults.enable()
     note = interrupt_note(studio.recover())
     window = MainWindow(studio, settings)
+    style.complete(app)
     reporter, signals = CrashReporter(), ProcessSignals()
     instance = SingleInstance(paths.home)
     reporter.broke.connect(window.show_error)

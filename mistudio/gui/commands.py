@@ -11,20 +11,14 @@ from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QApplication
 
 from mistudio.core.errors import StudioError
-from mistudio.gui.about_dialog import AboutDialog
 from mistudio.gui.actions import TAB_NAMES
-from mistudio.gui.command_palette import CommandPalette, ShortcutSheet
 from mistudio.gui.dialog import Dialog, confirm
-from mistudio.gui.help_topics import topic_at
-from mistudio.gui.help_window import HelpWindow
-from mistudio.gui.problem_report import device_line, report
 from mistudio.gui.theme import appearance
-from mistudio.gui.tour import Tour
-from mistudio.gui.tours import TOURS
-from mistudio.store.connection import Db
 
 if TYPE_CHECKING:
     from mistudio.gui.main_window import MainWindow
+    from mistudio.gui.tour import Tour
+    from mistudio.store.connection import Db
 
 TOURS_SEEN = "tours.seen"
 TOUR_OFFERED = "tours.offered"
@@ -145,6 +139,8 @@ class Commands(QObject):
 
     @Slot()
     def show_palette(self) -> None:
+        from mistudio.gui.command_palette import CommandPalette
+
         palette = CommandPalette(list(self._window.actions_by_name.values()), self._window)
         palette.show()
 
@@ -216,6 +212,9 @@ class Commands(QObject):
     @Slot()
     def show_help(self) -> None:
         """Open the help at what has the focus, else at the tab."""
+        from mistudio.gui.help_topics import topic_at
+        from mistudio.gui.help_window import HelpWindow
+
         topic = topic_at(QApplication.focusWidget()) or topic_at(self._window.tabs.current())
         found = self._window.findChild(HelpWindow)
         if found is not None and found.isActiveWindow():
@@ -231,6 +230,8 @@ class Commands(QObject):
 
     @Slot()
     def show_shortcuts(self) -> None:
+        from mistudio.gui.command_palette import ShortcutSheet
+
         actions = list(self._window.actions_by_name.values())
         self._show_once(ShortcutSheet, lambda: ShortcutSheet(actions, self._window))
 
@@ -242,6 +243,9 @@ class Commands(QObject):
     @Slot(str)
     def tour_of(self, name: str) -> None:
         """Go to a tab and lead through it; a tour that is under way ends."""
+        from mistudio.gui.tour import Tour
+        from mistudio.gui.tours import TOURS
+
         if self._tour is not None:
             self._tour.end()
         self._window.tabs.show_tab(name)
@@ -282,6 +286,8 @@ class Commands(QObject):
 
     def for_report(self) -> tuple[Path, str]:
         """The log and the device, as a report takes them."""
+        from mistudio.gui.problem_report import device_line
+
         services = self._window.services
         chosen = services.settings.values.device
         log_file = services.studio.paths.logs / "mistudio.jsonl"
@@ -289,6 +295,8 @@ class Commands(QObject):
 
     @Slot()
     def copy_report(self) -> None:
+        from mistudio.gui.problem_report import report
+
         QGuiApplication.clipboard().setText(report("", *self.for_report()))
         self._window.services.banner(
             "The report is on the clipboard. It holds no tokens and no private paths; read it "
@@ -297,6 +305,8 @@ class Commands(QObject):
 
     @Slot()
     def show_about(self) -> None:
+        from mistudio.gui.about_dialog import AboutDialog
+
         dialog = AboutDialog(self._window.services, self._window)
         dialog.report_asked.connect(self.copy_report)
         dialog.show()

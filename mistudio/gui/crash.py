@@ -16,7 +16,6 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QPlainTextEdit, QWidget
 
 from mistudio.gui.dialog import Dialog
-from mistudio.gui.problem_report import report
 from mistudio.gui.style import mono_font
 from mistudio.gui.widgets.cards import button, label
 
@@ -100,6 +99,8 @@ class ErrorDialog(Dialog):
         log_file: Path | None = None,
         device: str = "",
     ) -> None:
+        from mistudio.gui.problem_report import report
+
         super().__init__("Something went wrong", parent, height_share=0.6, scroll=False)
         self.setWindowFlag(Qt.WindowType.Dialog)
         self.text = QPlainTextEdit(report(f"{sentence}\n\n{details}", log_file, device))

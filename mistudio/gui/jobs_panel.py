@@ -6,7 +6,6 @@ from PySide6.QtCore import Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QButtonGroup, QDockWidget, QVBoxLayout, QWidget
 
-from mistudio.core.configs import DemoConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.job_card import JobCard
 from mistudio.gui.job_log import JobLog
@@ -98,6 +97,8 @@ class JobsPanel(QDockWidget):
     @Slot()
     def run_sample(self) -> None:
         """Queue the sample run."""
+        from mistudio.core.configs import DemoConfig
+
         try:
             self._services.submit("demo", DemoConfig())
         except StudioError as error:

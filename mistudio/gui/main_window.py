@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from mistudio.core.disk_room import is_nearly_full
 from mistudio.core.errors import StudioError
 from mistudio.core.settings import SettingsFile
 from mistudio.core.units import format_bytes
@@ -40,7 +42,6 @@ from mistudio.gui.tab_pages import TabPages, load_tabs
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
-from mistudio.jobs.storage import is_nearly_full
 from mistudio.jobs.warm_up import warm_up_for
 from mistudio.store.records import JobRow
 from mistudio.system.monitor import Monitor, Sample
@@ -50,6 +51,8 @@ from mistudio.system.steady import steady
 log = logging.getLogger(__name__)
 
 READINGS_MS = 1000
+REST_MS = 30  # between two looks whether the first questions are answered
+PATIENCE_S = 0.5  # with them
 
 
 class MainWindow(QMainWindow):
@@ -71,7 +74,7 @@ class MainWindow(QMainWindow):
             at_start=load_tabs,
         )
         self.query = QueryLane(studio.db, self)
-        self.network = QueryLane(studio.db, self)
+        self.network = QueryLane(studio.db, self, name="network lane", at_once=False)
         self.monitor = Monitor(studio.paths.home, settings.values.monitor_period_s)
         self.banners = BannerArea()
         self.tabs = TabPages()
@@ -91,6 +94,7 @@ class MainWindow(QMainWindow):
         self._ending = self._ended = False
         self._forced = False
         self._writing = False  # settings on their way to the disk
+        self._rest_by = 0.0
         self._build()
         self._connect()
         self._restore()
@@ -123,7 +127,6 @@ class MainWindow(QMainWindow):
         )
         self.status = StatusBar()
         self.setStatusBar(self.status)
-        redraw_icons(self.actions_by_name)
 
     def _add_jobs_corner(self) -> None:
         corner = QWidget()
@@ -158,21 +161,38 @@ class MainWindow(QMainWindow):
         self._readings = QTimer(self)
         self._readings.setInterval(READINGS_MS)
         self._readings.timeout.connect(self.refresh_readings)
+        self._rest = QTimer(self)
+        self._rest.setInterval(REST_MS)
+        self._rest.timeout.connect(self._start_rest)
 
     def start(self, note: str = "") -> None:
-        """After the first paint: lanes, monitor, job list; `note` tells of an unexpected end."""
+        """After the first paint: job list, then the rest; `note` tells of an unexpected end."""
         self.setFocus()
-        self.lanes.start()
-        self.monitor.start()
         self.jobs_panel.start()
         self._readings.start()
-        self.tabs.build_ahead()
+        self._rest_by = time.monotonic() + PATIENCE_S
+        self._rest.start()
         if self.services.settings.problem:
             self.banners.show_banner(self.services.settings.problem, level="warning")
         if note:
             shown = self.jobs_panel.show
             self.banners.show_banner(note, level="warning", action="Show jobs", clicked=shown)
         self.commands.offer_tour()
+
+    @Slot()
+    def _start_rest(self) -> None:
+        """What no one waits for: threads that load libraries, the other tabs, the menus' icons.
+
+        Once the first questions are answered, which they would slow, or have taken long enough.
+        """
+        if not self.query.is_idle() and time.monotonic() < self._rest_by:
+            return
+        self._rest.stop()
+        redraw_icons(self.actions_by_name)
+        self.lanes.start()
+        self.monitor.start()
+        self.network.start()
+        self.tabs.build_ahead()
 
     @Slot()
     def begin_tour(self) -> None:
@@ -377,6 +397,7 @@ class MainWindow(QMainWindow):
         self._keep_geometry()
         self.notices.forget()
         self._readings.stop()
+        self._rest.stop()
         self.tabs.stop()
         self.pacer.stop()
         self.jobs_panel.stop()

@@ -62,19 +62,32 @@ class QueryLane(QObject):
     failed = Signal(str, str)
     _asked = Signal(object)
 
-    def __init__(self, open_database: Callable[[], Any], parent: QObject | None = None) -> None:
+    def __init__(
+        self,
+        open_database: Callable[[], Any],
+        parent: QObject | None = None,
+        *,
+        name: str = "query lane",
+        at_once: bool = True,
+    ) -> None:
+        """With `at_once=False` questions wait until `start`."""
         super().__init__(parent)
         self._tickets = itertools.count(1)
         self._waiting: dict[int, tuple[Hashable, Any, Any]] = {}
         self._newest: dict[Hashable, int] = {}
         self._lock = threading.Lock()
         self._thread = QThread(self)
-        self._thread.setObjectName("query lane")
+        self._thread.setObjectName(name)
         self._worker = _QueryWorker(open_database, self._is_current)
         self._worker.moveToThread(self._thread)
         self._asked.connect(self._worker.run)
         self._worker.answered.connect(self._on_answered)
         self._worker.failed.connect(self._on_failed)
+        if at_once:
+            self.start()
+
+    def start(self) -> None:
+        """Begin to answer."""
         self._thread.start()
 
     def ask(

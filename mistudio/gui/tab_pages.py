@@ -17,8 +17,23 @@ from mistudio.gui.theme import appearance
 
 log = logging.getLogger(__name__)
 
-# what the first tab needs only once something is opened
-LATER = ("mistudio.gui.tabs.datasets.detail",)
+# what is opened from the first tab and from the menus, so that opening it does not wait either
+LATER = (
+    "mistudio.gui.tabs.datasets.detail",
+    "mistudio.gui.command_palette",
+    "mistudio.gui.settings_dialog",
+    "mistudio.gui.system_dialog",
+    "mistudio.gui.storage_dialog",
+    "mistudio.gui.doctor_dialog",
+    "mistudio.gui.help_topics",
+    "mistudio.gui.help_window",
+    "mistudio.gui.tour",
+    "mistudio.gui.problem_report",
+    "mistudio.gui.about_dialog",
+    "mistudio.gui.job_log",
+    "mistudio.jobs.job_commands",
+    "mistudio.jobs.import_preview",
+)
 AHEAD_MS = 150  # between two tabs that are built ahead
 
 
@@ -38,7 +53,7 @@ TABS = tuple(
 
 
 def load_tabs() -> None:
-    """Import every tab's module, so that building one later does not wait for the disk."""
+    """Import every tab's module and `LATER`, so that neither waits for the disk when used."""
     for spec in TABS:
         importlib.import_module(spec.module)
     for name in LATER:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mistudio.core.atomic import directory_bytes
-from mistudio.jobs.activation_pages import partial_folder
-from mistudio.jobs.runner import Studio
 from mistudio.store.connection import Db
 from mistudio.store.records import JobRow, TrainingRow
 from mistudio.store.tables import (
@@ -20,6 +19,9 @@ from mistudio.store.tables import (
     TOKENIZATIONS,
     TRAININGS,
 )
+
+if TYPE_CHECKING:
+    from mistudio.jobs.runner import Studio
 
 _UNFINISHED_JOBS = "status IN ('queued', 'running', 'paused', 'interrupted')"
 _UNFINISHED_TRAININGS = (
@@ -128,6 +130,8 @@ def of_model(studio: Studio, model_id: str) -> Dependants:
 
 def of_activation_set(studio: Studio, set_id: str) -> Dependants:
     """What deleting an activation set means; raises `NotFound`."""
+    from mistudio.jobs.activation_pages import partial_folder
+
     db = studio.db()
     row = ACTIVATION_SETS.get(db, set_id)
     names = [row.id, row.name]

@@ -16,4 +16,6 @@ def is_small(values: Settings) -> bool:
 
 def proposals(config_class: type, values: Settings) -> dict[str, Any]:
     """What a form of this config begins with where it is not the default."""
+    if not device_profile.depends(config_class.__name__):
+        return {}  # without a look at the memory
     return device_profile.proposals(config_class.__name__, values, is_small(values))

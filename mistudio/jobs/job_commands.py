@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.config import Config, command_line, from_dict
-from mistudio.core.steering_export_configs import ExportSteeringConfig
-from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
+
+if TYPE_CHECKING:
+    from mistudio.core.steering_export_configs import ExportSteeringConfig
 
 
 class Words(NamedTuple):
@@ -75,6 +76,9 @@ def command_of(kind: str, config: Config) -> str:
 
     The prompts of a contrast are written as files that bash and zsh make on the way.
     """
+    from mistudio.core.steering_export_configs import ExportSteeringConfig
+    from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
+
     known = COMMANDS.get(kind)
     if known is None:
         return ""

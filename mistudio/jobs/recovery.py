@@ -13,6 +13,7 @@ from mistudio.store.records import JobRow
 from mistudio.store.tables import (
     ACTIVATION_SETS,
     DATASETS,
+    FEATURE_SETS,
     JOBS,
     MODELS,
     SAES,
@@ -36,16 +37,7 @@ def recover(studio: Studio) -> list[JobRow]:
     Half-made feature and activation sets stay: their jobs go on from what is whole.
     """
     db = studio.db()
-    from mistudio.jobs import (  # they need the studio, which needs this module
-        deletion,
-        set_aside,
-        storage,
-    )
-    from mistudio.jobs.index_dataset import INDEX
-
-    storage.clean_temporary(studio)
-    deletion.finish_what_was_set_aside(studio)
-    set_aside.settle(studio)
+    _clear_away(studio)
     lost = _settle_ended(db, jobs.recover(db))
     for training in TRAININGS.select(
         db, "status IN ('queued', 'initializing', 'training', 'stopping')"
@@ -62,8 +54,11 @@ def recover(studio: Studio) -> list[JobRow]:
         for dataset in DATASETS.select(db, unfinished):
             DATASETS.delete(db, dataset.id)
             shutil.rmtree(studio.paths.dataset(dataset.id), ignore_errors=True)
-    if not _active(db, f"kind IN ({_INDEXING})"):
-        for leftover in (studio.paths.home / "datasets").glob(f"*/.{INDEX}.*"):
+    hidden = [*(studio.paths.home / "datasets").glob("*/.*")]
+    if hidden and not _active(db, f"kind IN ({_INDEXING})"):
+        from mistudio.jobs.index_dataset import INDEX
+
+        for leftover in (path for path in hidden if path.name.startswith(f".{INDEX}.")):
             leftover.unlink(missing_ok=True)
     if not _active(db, "kind = 'download_model'"):
         for model in MODELS.select(db, "status = 'downloading'"):
@@ -79,6 +74,25 @@ def recover(studio: Studio) -> list[JobRow]:
             for leftover in folder.parent.glob(f".{tokens.id}.*"):
                 shutil.rmtree(leftover, ignore_errors=True)
     return lost
+
+
+def _clear_away(studio: Studio) -> None:
+    """Finish deletions and drop old temporary files.
+
+    What does it is imported where there is something: it takes a tenth of a window's start.
+    """
+    if any(studio.paths.tmp.iterdir()):
+        from mistudio.jobs import storage
+
+        storage.clean_temporary(studio)
+    if FEATURE_SETS.select(studio.db(), "status = 'deleting'", limit=1):
+        from mistudio.jobs import deletion
+
+        deletion.finish_what_was_set_aside(studio)
+    if (studio.paths.home / "deleted").is_dir():
+        from mistudio.jobs import set_aside
+
+        set_aside.settle(studio)
 
 
 def _tidy_run(studio: Studio, training_id: str) -> None:

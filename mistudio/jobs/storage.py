@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistudio.core.atomic import directory_bytes
+from mistudio.core.disk_room import is_nearly_full
 from mistudio.core.errors import InvalidInput, NotFound
 from mistudio.jobs import deletion, dependants
 from mistudio.jobs.dependants import Dependants
@@ -27,7 +28,6 @@ from mistudio.store.tables import (
 log = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
-FULL_SHARE = 0.8  # of the disk in use, from which the window speaks up
 
 KINDS = {
     "dataset": "Datasets",
@@ -84,11 +84,6 @@ class Usage:
     @property
     def is_nearly_full(self) -> bool:
         return is_nearly_full(self.disk_free, self.disk_total)
-
-
-def is_nearly_full(free: int, total: int) -> bool:
-    """Whether more than 80 % of a disk are in use."""
-    return total > 0 and (total - free) / total > FULL_SHARE
 
 
 def usage(studio: Studio) -> Usage:

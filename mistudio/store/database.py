@@ -55,7 +55,7 @@ class Store:
         self._lock = threading.Lock()
         existed = path.exists()
         try:
-            self._migrate(_WriterFirst(self._connection()), backups if existed else None)
+            self._migrate(backups if existed else None)
         except sqlite3.DatabaseError as error:
             self.close()
             if isinstance(error, sqlite3.OperationalError):
@@ -90,10 +90,14 @@ class Store:
             return left[1]
         if left is not None:  # of a thread that ended without a word
             left[1].close()
-        found = cast(Db, _WriterFirst(self._connection()))
+        found = cast(Db, self._database())
         with self._lock:
             self._connections[thread] = native, found
         return found
+
+    def _database(self) -> _WriterFirst:
+        # plug-ins of sqlite-utils are for its own commands; to look for some takes a while
+        return _WriterFirst(self._connection(), execute_plugins=False)
 
     def release(self) -> None:
         """Close the calling thread's connection; a thread that ends calls this."""
@@ -109,23 +113,24 @@ class Store:
         for _, database in connections.values():
             database.close()
 
-    def _migrate(self, db: Database, backups: Path | None) -> None:
-        try:
-            known = {migration.name for migration in migrations.pending(Database(memory=True))}
-            applied = {migration.name for migration in migrations.applied(db)}
-            if applied - known:
-                raise Mismatch(
-                    f"The database was made by a newer miStudio (schema {len(applied)}, this "
-                    f"reads {len(known)}). Update the program, or choose another data folder.",
-                    code="newer_database",
-                    details=", ".join(sorted(applied - known)),
-                )
-            if known - applied:
-                if backups is not None and applied:
-                    self._backup(db, backups)
-                migrations.apply(db)
-        finally:
-            db.close()
+    def _migrate(self, backups: Path | None) -> None:
+        """Bring the file up to date over this thread's connection, which stays for its reads."""
+        db = cast(Database, self.db())
+        empty = Database(memory=True, execute_plugins=False)
+        known = {migration.name for migration in migrations.pending(empty)}
+        empty.close()
+        applied = {migration.name for migration in migrations.applied(db)}
+        if applied - known:
+            raise Mismatch(
+                f"The database was made by a newer miStudio (schema {len(applied)}, this "
+                f"reads {len(known)}). Update the program, or choose another data folder.",
+                code="newer_database",
+                details=", ".join(sorted(applied - known)),
+            )
+        if known - applied:
+            if backups is not None and applied:
+                self._backup(db, backups)
+            migrations.apply(db)
 
     def _backup(self, db: Database, backups: Path) -> None:
         backups.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 Json = dict[str, Any]
+# eq=False, repr=False: `Row` has both once for all, where dataclasses would compile them anew for
+# each class at every start
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Row:
     """What every row carries."""
 
@@ -16,8 +18,24 @@ class Row:
     created_at: str = ""
     updated_at: str = ""
 
+    def _values(self) -> tuple[Any, ...]:
+        """What its columns hold, in their order."""
+        return tuple(getattr(self, known.name) for known in fields(self))
 
-@dataclass(frozen=True, kw_only=True)
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return self._values() == other._values()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        told = zip(fields(self), self._values(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{f.name}={value!r}' for f, value in told)})"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class WorkRow(Row):
     """A row made by a job; progress is 0 to 100, None when idle."""
 
@@ -27,7 +45,7 @@ class WorkRow(Row):
     error_message: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class JobRow(WorkRow):
     kind: str
     lane: str
@@ -52,7 +70,7 @@ class JobRow(WorkRow):
     finished_at: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DatasetRow(WorkRow):
     name: str
     source: str
@@ -71,7 +89,7 @@ class DatasetRow(WorkRow):
     size_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TokenizationRow(WorkRow):
     dataset_id: str
     tokenizer_name: str
@@ -86,7 +104,7 @@ class TokenizationRow(WorkRow):
     size_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ModelRow(WorkRow):
     name: str
     origin: str
@@ -113,7 +131,7 @@ class ModelRow(WorkRow):
     size_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ActivationSetRow(WorkRow):
     name: str
     config: Json = field(default_factory=dict[str, Any])
@@ -132,7 +150,7 @@ class ActivationSetRow(WorkRow):
     size_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TemplateRow(Row):
     kind: str
     name: str
@@ -142,7 +160,7 @@ class TemplateRow(Row):
     is_builtin: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TrainingRow(WorkRow):
     name: str
     encoder_type: str
@@ -170,7 +188,7 @@ class TrainingRow(WorkRow):
     ended_at: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CheckpointRow(Row):
     training_id: str
     step: int
@@ -188,7 +206,7 @@ class CheckpointRow(Row):
     size_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SaeRow(WorkRow):
     name: str
     origin: str
@@ -217,7 +235,7 @@ class SaeRow(WorkRow):
     size_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FeatureSetRow(WorkRow):
     sae_id: str
     config: Json = field(default_factory=dict[str, Any])
@@ -231,7 +249,7 @@ class FeatureSetRow(WorkRow):
     chosen_at: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SteeringRunRow(WorkRow):
     mode: str
     prompt: str
@@ -246,7 +264,7 @@ class SteeringRunRow(WorkRow):
     is_favorite: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SteeringVectorRow(Row):
     """A raw direction; those that were imported from one file share `group_id`."""
 

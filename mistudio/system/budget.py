@@ -10,8 +10,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from mistudio.system.gpu import GpuReader, GpuSample
 
 
@@ -31,6 +29,8 @@ def memory_budget(
     cgroup: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> Budget:
     """The machine's memory within the limits of container and process."""
+    import psutil
+
     memory = psutil.virtual_memory()
     found = [Budget(memory.available, memory.total)]
     for limit in (_container(cgroup, own), _process()):
@@ -94,6 +94,8 @@ def _process() -> Budget | None:
     if sys.platform == "win32":
         return None
     import resource
+
+    import psutil
 
     info = psutil.Process().memory_info()
     used = {"RLIMIT_DATA": getattr(info, "data", info.rss), "RLIMIT_AS": info.vms}

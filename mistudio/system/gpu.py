@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 log = logging.getLogger(__name__)
 
 
@@ -155,6 +153,8 @@ def hottest() -> float | None:
 
 def sensor_temperature() -> float | None:
     """The hottest sensor in °C on a machine without thermal zones, such as one with an AMD CPU."""
+    import psutil
+
     read = getattr(psutil, "sensors_temperatures", None)  # not on every system
     chips: dict[str, list[Any]] = read() if read is not None else {}
     heats = [sensor.current for found in chips.values() for sensor in found]

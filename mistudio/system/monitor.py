@@ -9,8 +9,6 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from mistudio.system.gpu import GpuReader, GpuSample, temperature
 
 __all__ = ["GpuReader", "GpuSample", "Monitor", "Sample", "temperature"]
@@ -99,6 +97,8 @@ class Monitor:
         self.latest = sample
 
     def _run(self) -> None:
+        import psutil  # here and below: the window is there before it is needed
+
         self._gpu.open()
         psutil.cpu_percent(None)  # the first call has nothing to compare with
         wait = 0.2
@@ -113,6 +113,8 @@ class Monitor:
 
     def take(self) -> Sample:
         """One sample now; rates are over the time since the one before."""
+        import psutil
+
         memory = psutil.virtual_memory()
         swap = psutil.swap_memory()
         disk = psutil.disk_usage(str(self._folder))
@@ -140,6 +142,8 @@ class Monitor:
 
 
 def _count() -> _Counters:
+    import psutil
+
     disk = psutil.disk_io_counters()
     cards = psutil.net_io_counters(pernic=True)
     outside = [count for name, count in cards.items() if name != "lo"]

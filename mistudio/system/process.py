@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 
 def age_s() -> float:
     """Seconds since this process began.
@@ -21,9 +19,13 @@ def age_s() -> float:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    import psutil  # here and below: a start that needs neither does not wait for it
+
     return time.time() - psutil.Process().create_time()
 
 
 def resident_bytes() -> int:
     """Bytes of memory that this process holds."""
+    import psutil
+
     return int(psutil.Process().memory_info().rss)

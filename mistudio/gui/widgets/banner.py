@@ -8,7 +8,6 @@ from PySide6.QtCore import QTimer
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
-from mistudio.gui.problem_report import report
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, IconLabel, button, label
 
@@ -57,6 +56,8 @@ class Banner(Card):
         self.setAccessibleName(f"{level}: {sentence}")
 
     def _copy(self) -> None:
+        from mistudio.gui.problem_report import report
+
         QGuiApplication.clipboard().setText(report(f"{self.sentence}\n\n{self.details}"))
 
     def dismiss(self) -> None:

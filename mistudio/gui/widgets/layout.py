@@ -28,6 +28,7 @@ class CenteredColumn(QScrollArea):
     def __init__(self, parent: QWidget | None = None, *, width: int = 1280) -> None:
         super().__init__(parent)
         px = appearance().px
+        self.setViewport(QWidget())  # to ask for the one it has makes PySide6 load all its widgets
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)

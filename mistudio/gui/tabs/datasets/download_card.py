@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QSizePolicy, QWidget
@@ -22,9 +22,11 @@ from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
-from mistudio.jobs.dataset_preview import DatasetPreview
-from mistudio.jobs.runner import Studio
-from mistudio.store.records import JobRow
+
+if TYPE_CHECKING:
+    from mistudio.jobs.dataset_preview import DatasetPreview
+    from mistudio.jobs.runner import Studio
+    from mistudio.store.records import JobRow
 
 LARGE_BYTES = 100_000_000_000  # from here "everything" is confirmed twice
 _FIELDS = ("repo", "config", "split", "text_column", "amount", "count", "name", "revision")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from PySide6.QtWidgets import QWidget
 
@@ -11,7 +12,9 @@ from mistudio.gui.tabs.datasets.rows_table import RowsTable
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, MetricTile, label, row
 from mistudio.gui.widgets.pill import Pill
-from mistudio.jobs.dataset_preview import DatasetPreview, SplitInfo
+
+if TYPE_CHECKING:
+    from mistudio.jobs.dataset_preview import DatasetPreview, SplitInfo
 
 _DESCRIPTION = 600  # characters
 

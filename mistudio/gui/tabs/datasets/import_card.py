@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QWidget
@@ -17,8 +18,9 @@ from mistudio.gui.tabs.library.importing import ImportCard
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, label
 from mistudio.gui.widgets.editors import ChoiceEditor, PathEditor
-from mistudio.jobs import import_preview
-from mistudio.jobs.import_preview import ImportPreview
+
+if TYPE_CHECKING:
+    from mistudio.jobs.import_preview import ImportPreview
 
 _FILES = (
     "Text (*.txt *.md *.jsonl *.ndjson *.json *.csv *.tsv *.parquet *.arrow *.gz);;All files (*)"
@@ -76,8 +78,14 @@ class ImportDatasetCard(ImportCard):
         if config is None:
             self._show_nothing("")
             return
+
+        def look(_: object) -> ImportPreview:
+            from mistudio.jobs import import_preview
+
+            return import_preview.preview_file(config)
+
         self._services.query.ask(
-            lambda _: import_preview.preview_file(config),
+            look,
             self._on_preview,
             on_error=self._on_preview_error,
             key="preview",

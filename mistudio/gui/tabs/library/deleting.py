@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QWidget
@@ -14,8 +14,10 @@ from mistudio.core.units import format_bytes
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.undo import SECONDS, Undo
-from mistudio.jobs.dependants import Dependants
-from mistudio.jobs.runner import Studio
+
+if TYPE_CHECKING:
+    from mistudio.jobs.dependants import Dependants
+    from mistudio.jobs.runner import Studio
 
 
 class _Found(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
@@ -16,7 +17,9 @@ from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.gui.widgets.cards import Card, button, label
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import Editor
-from mistudio.store.records import JobRow
+
+if TYPE_CHECKING:
+    from mistudio.store.records import JobRow
 
 _OF_ONE_FILE = ("path", "name")  # settings that are not kept for the next import
 

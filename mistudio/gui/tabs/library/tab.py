@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QTimer
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 from shiboken6 import isValid
 
-from mistudio.core.configs import DemoConfig
 from mistudio.core.errors import StudioError
 from mistudio.gui.services import Services, Tab
 from mistudio.gui.tabs.library.cards import JobCard, ObjectCard
@@ -21,9 +20,11 @@ from mistudio.gui.tabs.library.jobs import LiveProgress, act_on_job
 from mistudio.gui.tabs.library.visible_grid import VisibleGrid
 from mistudio.gui.widgets.cards import EmptyState
 from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, heading
-from mistudio.jobs.dependants import Dependants
-from mistudio.jobs.runner import Studio
-from mistudio.store.records import JobRow, WorkRow
+
+if TYPE_CHECKING:
+    from mistudio.jobs.dependants import Dependants
+    from mistudio.jobs.runner import Studio
+    from mistudio.store.records import JobRow, WorkRow
 
 _MADE_BY_JOBS = ("running", "paused", "interrupted")
 
@@ -234,6 +235,8 @@ class LibraryTab(Tab):
         act_on_job(self.services, job_id, verb)
 
     def _run_sample(self) -> None:
+        from mistudio.core.configs import DemoConfig
+
         try:
             self.services.submit("demo", DemoConfig())
         except StudioError as error:
