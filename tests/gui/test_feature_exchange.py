@@ -180,7 +180,10 @@ def test_chips_show_the_original_text(services: Services, qtbot: QtBot, tmp_path
             assert shown == found.text
             drawn = card.tokens._current()._layout.text()
             drawn = drawn.replace("\u2068", "").replace("\u2069", "")  # a line's own direction
-            for sign, meant in (("↵\u2028", "\n"), ("→", "\t"), ("⇤", "\r"), ("·", " ")):
+            for sign, meant in (
+                *(("↵\u2028", "\n"), ("→", "\t"), ("⇤", "\r")),
+                *(("\u200b·", " "), ("·", " ")),
+            ):
                 drawn = drawn.replace(sign, meant)
             drawn = re.sub("⟨([0-9A-F]+)⟩", lambda found: chr(int(found[1], 16)), drawn)
             assert drawn == shown

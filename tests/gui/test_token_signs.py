@@ -58,3 +58,14 @@ def test_the_measure_agrees_with_the_layout(styled: QApplication) -> None:
     for marks in (True, False):
         measured = TokenMeasure(pieces, font, marks=marks).height(300)
         assert measured == TokenLayout(pieces, 1, 300, font, DARK, DETAIL, marks=marks).height
+
+
+def test_lines_end_between_words_where_blanks_are_signs(styled: QApplication) -> None:
+    words = ("the", "captain", "said", "that", "the", "harbour", "was", "far", "away")
+    pieces = [TokenPiece(f" {word}") for word in words]
+    made = TokenLayout(pieces, 1.0, 150, QFont("DejaVu Sans"), DARK, DETAIL)
+    lines = [made._layout.lineAt(index) for index in range(made._layout.lineCount())]
+    assert len(lines) > 2
+    begun = {0, *made._ends}
+    # the mark that a line may end behind is of no width and stands at the end of the line before
+    assert all({line.textStart(), line.textStart() - 1} & begun for line in lines)

@@ -35,6 +35,7 @@ MARKS = {
     ord("\t"): "→",
     ord("\r"): "⇤",
 }
+_BLANK = "\u200b·"  # a line may end before the sign, as it may at a blank
 _BEGIN, _END = "\u2068", "\u2069"  # first strong isolate: what is between has its own direction
 _RIGHT_TO_LEFT = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
@@ -271,7 +272,7 @@ def _shown(text: str, *, marks: bool, breaks: bool, turn: str = "") -> str:
         if breaks and not turn:
             return text
         return (("\n" if breaks else " ") + turn).join(text.replace("\r\n", "\n").split("\n"))
-    leading = "·" + text[1:] if text.startswith(" ") else text
+    leading = _BLANK + text[1:] if text.startswith(" ") else text
     if text.isprintable():
         return leading
     end = "↵\u2028" if breaks else "↵"
