@@ -30,11 +30,13 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a probe has measured; seconds of one step of each member, tokens/s of the model."""
+    """What a probe has measured: seconds of one step of each member, tokens/s of the model and of
+    measuring each finished SAE on held-out activations."""
 
     step_s: tuple[float, ...]
     forward_tokens_per_s: float
     forward_bytes: int = 0
+    measured_tokens_per_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

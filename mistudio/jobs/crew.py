@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mistudio.ml.data.row_table import RowTable
     from mistudio.ml.training.learner import Learner
 
-SHARED_VERBS = ("train", "train_resume", "sweep")
+SHARED_VERBS = ("train", "train_resume", "train_continue", "sweep")
 ALIKE = (TrainingBroke, InvalidInput)  # what breaks an SAE in every process at the same step
 
 
@@ -65,8 +65,8 @@ def check_shared(arguments: argparse.Namespace) -> None:
     planned = getattr(arguments, "plan", False) or getattr(arguments, "probe", False)
     if getattr(arguments, "verb", "") not in SHARED_VERBS or planned:
         raise InvalidInput(
-            "Of several processes only `mistudio train`, `mistudio sweep` and `mistudio train "
-            "resume` make use; start this command without a launcher.",
+            "Of several processes only `mistudio train`, with its `resume` and `continue`, and "
+            "`mistudio sweep` make use; start this command without a launcher.",
             code="usage",
         )
 

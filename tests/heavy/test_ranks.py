@@ -145,6 +145,21 @@ def test_a_sweep_asked_to_stop_pauses_in_all_and_goes_on_alone(home: Path) -> No
         assert b["explained_variance"] == pytest.approx(a["explained_variance"], rel=1e-3)
 
 
+def test_torchrun_continues_a_run_as_one_process_does(home: Path) -> None:
+    begun = alone(home, config_file(home, "begun"))["training"]
+    length = ("--tokens", str(2 * tiny_training().tokens))
+    one = alone(home, "continue", begun, *length, "--name", "one")
+    two = by_torchrun(home, "continue", begun, *length, "--name", "two")
+    assert two["outcome"] == "completed"
+    assert one["steps"] == two["steps"] == 200
+    rows = list(zip(curve(home, one["training"]), curve(home, two["training"]), strict=True))
+    assert rows
+    for a, b in rows:
+        for key in ("loss", "reconstruction", "l0", "grad_norm"):
+            assert b[key] == pytest.approx(a[key], rel=1e-4), (a["step"], key)
+    assert two["explained_variance"] == pytest.approx(one["explained_variance"], rel=1e-4)
+
+
 def test_one_asked_to_stop_pauses_all_and_another_number_goes_on(home: Path) -> None:
     whole = alone(home, config_file(home, "whole", tokens=64 * 600))
     ranks = start_ranks(words(home, config_file(home, "cut", tokens=64 * 600)))

@@ -97,4 +97,4 @@ def test_what_is_not_read_is_said(
     words: str,
 ) -> None:
     with pytest.raises(error, match=words):
-        read_lm_saes(written(tmp_path, config, **more))
+        read_lm_saes(written(tmp_path, config, unit=True, **more))

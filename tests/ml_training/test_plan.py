@@ -238,6 +238,18 @@ def test_a_probe_replaces_the_guesses() -> None:
     assert found.seconds == pytest.approx(244.2 + passed / 10_000, rel=0.1)
 
 
+def test_a_look_takes_as_long_as_the_probe_says() -> None:
+    config = replace(CONFIG, checkpoint_every=500, eval_every=100)
+    few = Rates((0.1,), 1e12, 0, (4000.0,))
+    many = replace(few, measured_tokens_per_s=(2000.0,))
+    one, two = (planned(config, rates=rates, text_tokens=10**9).seconds for rates in (few, many))
+    tokens = plan_formulas.looks(config) * plan_formulas.FOLLOWED_TOKENS
+    assert two - one == pytest.approx(
+        (tokens + plan_formulas.finish_tokens(config, 10**9)) / 4000, rel=1e-3
+    )
+    assert two - one > 24 * 32_768 / 4000
+
+
 def test_times_follow_from_what_a_core_does() -> None:
     def seconds(model: ModelNeeds, **room: Any) -> float:
         found = plan([CONFIG], model, replace(ROOM, **room), context=256, text_tokens=10**9)
@@ -300,3 +312,5 @@ def test_the_probe_measures_steps_and_keeps_nothing() -> None:
         config = replace(CONFIG, width=512, batch=64, **change)
         seconds = probe.probe_steps(config, 32, torch.device("cpu"), JobControl(), steps=5)
         assert 0 < seconds < 5
+        rate = probe.probe_measuring(config, 32, torch.device("cpu"), JobControl(), tokens=64)
+        assert rate > 64 / 5

@@ -167,16 +167,21 @@ def _seconds(
         share = formulas.forward_share(model)
     per_token = formulas.forward_flops(model, deepest) / (share * speed)
     steps = [formulas.step_flops(member, d) / speed for member in members]
+    measuring = [formulas.measuring_flops(member, d) / speed for member in members]
     if rates is not None:
         per_token = 1 / rates.forward_tokens_per_s
         steps = list(rates.step_s)
+        measuring = [1 / rate for rate in rates.measured_tokens_per_s] or [
+            step * formulas.measuring_steps(member)
+            for step, member in zip(steps, members, strict=True)
+        ]
     whole = model.params / max(1.0, formulas.forward_flops(model, deepest) / 2)
     scored = min(formulas.LOSS_TOKENS, formulas.held_out_tokens(members[0], text_tokens))
     patched = (2 + len(members)) * scored  # in passes that go to the end
     seconds = (passed + patched * whole) * per_token
-    for member, step in zip(members, steps, strict=True):
-        encoded = formulas.measured_tokens(member, text_tokens) / formulas.step_products(member)
-        seconds += step * (formulas.steps_of(member) + encoded / member.batch)
+    for member, step, token in zip(members, steps, measuring, strict=True):
+        seconds += step * formulas.steps_of(member)
+        seconds += token * formulas.measured_tokens(member, text_tokens)
     return seconds
 
 

@@ -60,6 +60,7 @@ _NARROW_SHARE = 0.1  # where a processor multiplies 16-bit numbers; measured wit
 _FOLD_COPIES = (
     6  # of a weight matrix in float32, while a whitening and the rows' lengths are folded
 )
+_MEASURING_PRODUCTS = 1.3  # of an encoder, per token: encoding, decoding, sums in double precision
 _CANDIDATES = 2.5  # values looked at per active latent when a threshold is calibrated
 
 
@@ -275,6 +276,16 @@ def step_flops(config: TrainConfig, d: int) -> float:
     """Operations of one step."""
     whitening = 2 * config.batch * d * d if is_whitened(config) else 0
     return step_products(config) * 2 * config.batch * d * config.width + whitening
+
+
+def measuring_steps(config: TrainConfig) -> float:
+    """Steps that take as long as measuring an SAE on one token."""
+    return _MEASURING_PRODUCTS / (step_products(config) * config.batch)
+
+
+def measuring_flops(config: TrainConfig, d: int) -> float:
+    """Operations per token of measuring an SAE on held-out activations."""
+    return _MEASURING_PRODUCTS * 2 * d * config.width
 
 
 def forward_flops(model: ModelNeeds, layer: int) -> float:

@@ -8,19 +8,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mistudio.core.control import JobControl
 from mistudio.core.training_configs import TrainConfig
-from mistudio.core.training_rules import is_whitened
+from mistudio.core.training_rules import DENSE_FAMILY, is_whitened
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.masking import default_forward_batch
 from mistudio.ml.device import synchronize
+from mistudio.ml.evaluation.held_out import HeldBatch, measure_held
+from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.run_state import RunState, TargetStatistics
 from mistudio.ml.whitening import Whitening
 
 STEPS = 20
 PASSES = 3
+MEASURED = 2048  # tokens at a time, of the size of a training's batch
+THRESHOLD_ROWS = 64
 
 
 def probe_steps(
@@ -50,6 +55,38 @@ def probe_steps(
     return statistics.median(taken[min(3, steps - 1) :])
 
 
+def probe_measuring(
+    config: TrainConfig, d: int, device: torch.device, control: JobControl, tokens: int = MEASURED
+) -> float:
+    """Tokens per second of measuring an SAE of this size on activations [tokens, d] that are there.
+
+    As many of its latents fire as are aimed at; which SAE it is makes no difference.
+    """
+    generator = torch.Generator().manual_seed(0)
+    W_dec_FO = torch.randn(config.width, d, generator=generator)
+    W_dec_FO = torch.nn.functional.normalize(W_dec_FO, dim=1)
+    x_BD = torch.randn(tokens, d, generator=generator)
+    aim = config.target_l0 if config.architecture in DENSE_FAMILY else 0
+    k = min(config.width, max(1, round(aim or config.k)))
+    h_BF = x_BD[:THRESHOLD_ROWS] @ W_dec_FO.T
+    level = float(h_BF.topk(k, dim=1).values[:, -1].mean())
+    sae = SparseAutoencoder(
+        W_dec_FO.T.contiguous(),
+        torch.zeros(config.width),
+        W_dec_FO,
+        torch.zeros(d),
+        "topk" if config.architecture == "topk" else "jumprelu",
+        k=k,
+        threshold_F=torch.full((config.width,), level),
+    ).to(device)
+    x_BD = x_BD.to(device)
+    batch = HeldBatch(x_BD, x_BD, np.zeros(tokens, dtype=np.int64))
+    taken = [
+        _seconds(lambda: measure_held(sae, [batch], control.check), device) for _ in range(PASSES)
+    ]
+    return tokens / statistics.median(taken)
+
+
 def probe_forward(capture: Capture, context: int, control: JobControl) -> dict[str, Any]:
     """Tokens per second of truncated passes over random ids, and the bytes one works with.
 
@@ -74,11 +111,13 @@ def probe(
 ) -> dict[str, Any]:
     """The numbers of `plan.Rates` as JSON values, by name."""
     found = probe_forward(capture, context, control)
-    known: dict[TrainConfig, float] = {}
+    known: dict[TrainConfig, tuple[float, float]] = {}
     for member in members:
         if member not in known:
-            known[member] = probe_steps(member, capture.d, capture.device, control)
-    return {**found, "step_s": [known[member] for member in members]}
+            where = (member, capture.d, capture.device, control)
+            known[member] = (probe_steps(*where), probe_measuring(*where))
+    steps, measuring = zip(*(known[member] for member in members), strict=True)
+    return {**found, "step_s": list(steps), "measured_tokens_per_s": list(measuring)}
 
 
 def begin_peak(device: torch.device) -> int:
