@@ -78,7 +78,6 @@ class JobsPanel(QDockWidget):
         box.addWidget(states)
         self.page = CenteredColumn()
         self.page.box.setContentsMargins(0, 0, 0, 0)
-        self.page.box.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.empty = EmptyState(
             "list",
             "No job in this list. Work you start appears under Active.",
@@ -87,6 +86,7 @@ class JobsPanel(QDockWidget):
             tip="The whole path from text to steering in two minutes",
         )
         self.page.box.addWidget(self.empty)
+        self.page.box.addStretch(1)
         box.addWidget(self.page, 1)
         self.clear_button = button("Clear finished", self.clear_finished, variant="ghost")
         self.clear_button.setToolTip("Hide finished jobs; nothing is deleted")
