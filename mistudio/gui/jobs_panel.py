@@ -13,7 +13,7 @@ from mistudio.gui.job_log import JobLog
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import EmptyState, button, row
+from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import CenteredColumn
 from mistudio.store import jobs as rows
@@ -92,8 +92,19 @@ class JobsPanel(QDockWidget):
         self.clear_button.setToolTip("Hide finished jobs; nothing is deleted")
         box.addLayout(row(None, self.clear_button))
         self.setWidget(body)
+        self.setTitleBarWidget(self._title())
         self.setAllowedAreas(Qt.DockWidgetArea.RightDockWidgetArea)
         self.setFeatures(QDockWidget.DockWidgetFeature.DockWidgetClosable)
+
+    def _title(self) -> QWidget:
+        """In place of the dock's own, whose cross is small and not reached by the keyboard."""
+        px = appearance().px
+        bar = QWidget()
+        close = button("", self.hide, variant="ghost", icon="close", tip="Hide the jobs (Ctrl+J)")
+        line = row(label("Jobs", "card"), None, close)
+        line.setContentsMargins(px(12), px(4), px(4), 0)
+        bar.setLayout(line)
+        return bar
 
     @Slot()
     def run_sample(self) -> None:
