@@ -38,7 +38,6 @@ class HelpWindow(Dialog):
         self.none = label("No entry holds all these words.", "muted", wrap=True)
         self.page = CenteredColumn(width=560)
         self.page.box.setContentsMargins(0, 0, px(8), 0)
-        self.page.box.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.section = label("", "small", wrap=True)
         self.title = label("", "section", wrap=True)
         self.text = label("", wrap=True, selectable=True)
@@ -49,6 +48,7 @@ class HelpWindow(Dialog):
         for part in (self.section, self.title, self.text, self.facts):
             self.page.box.addWidget(part)
         self.page.box.addWidget(self.tour_button, 0, Qt.AlignmentFlag.AlignLeft)
+        self.page.box.addStretch(1)  # an alignment at the top would leave too little for the texts
         left = QVBoxLayout()
         left.setSpacing(px(8))
         for part in (self.search, self.list, self.none):

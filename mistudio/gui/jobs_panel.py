@@ -12,7 +12,7 @@ from mistudio.gui.job_log import JobLog
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.cards import EmptyState, button, row
+from mistudio.gui.widgets.cards import EmptyState, button, label, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import CenteredColumn
 from mistudio.store import jobs as rows
@@ -77,7 +77,6 @@ class JobsPanel(QDockWidget):
         box.addWidget(states)
         self.page = CenteredColumn()
         self.page.box.setContentsMargins(0, 0, 0, 0)
-        self.page.box.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.empty = EmptyState(
             "list",
             "No job in this list. Work you start appears under Active.",
@@ -86,13 +85,25 @@ class JobsPanel(QDockWidget):
             tip="The whole path from text to steering in two minutes",
         )
         self.page.box.addWidget(self.empty)
+        self.page.box.addStretch(1)
         box.addWidget(self.page, 1)
         self.clear_button = button("Clear finished", self.clear_finished, variant="ghost")
         self.clear_button.setToolTip("Hide finished jobs; nothing is deleted")
         box.addLayout(row(None, self.clear_button))
         self.setWidget(body)
+        self.setTitleBarWidget(self._title())
         self.setAllowedAreas(Qt.DockWidgetArea.RightDockWidgetArea)
         self.setFeatures(QDockWidget.DockWidgetFeature.DockWidgetClosable)
+
+    def _title(self) -> QWidget:
+        """In place of the dock's own, whose cross is small and not reached by the keyboard."""
+        px = appearance().px
+        bar = QWidget()
+        close = button("", self.hide, variant="ghost", icon="close", tip="Hide the jobs (Ctrl+J)")
+        line = row(label("Jobs", "card"), None, close)
+        line.setContentsMargins(px(12), px(4), px(4), 0)
+        bar.setLayout(line)
+        return bar
 
     @Slot()
     def run_sample(self) -> None:

@@ -89,6 +89,7 @@ class SettingsDialog(Dialog):
         self.editors[name] = editor
         caption = label("" if isinstance(editor, CheckEditor) else text.label, "label")
         caption.setToolTip(text.help)
+        caption.setMinimumHeight(editor.sizeHint().height())  # in one line with the editor's text
         form.addRow(caption, editor)
 
     def _add_token(self, form: QFormLayout) -> None:

@@ -281,7 +281,7 @@ def _bars(c: Colors, look: Appearance) -> str:
     QScrollBar {{ background: transparent; border: none; margin: 0; }}
     QScrollBar:vertical {{ width: {px(12)}px; }}
     QScrollBar:horizontal {{ height: {px(12)}px; }}
-    QScrollBar::handle {{ background: {c.toggle_off}; border-radius: {px(4)}px; margin: 2px; }}
+    QScrollBar::handle {{ background: {c.scroll}; border-radius: {px(4)}px; margin: 2px; }}
     QScrollBar::handle:vertical {{ min-height: {px(32)}px; }}
     QScrollBar::handle:horizontal {{ min-width: {px(32)}px; }}
     QScrollBar::handle:hover, QScrollBar::handle:pressed {{ background: {c.focus}; }}

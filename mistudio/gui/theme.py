@@ -56,6 +56,7 @@ class Colors:
     focus: str
     track: str
     toggle_off: str
+    scroll: str
     table_header: str
     table_hover: str
     chip_text_table: str
@@ -121,6 +122,7 @@ DARK = Colors(
     focus="#10B981",
     track="#334155",
     toggle_off="#475569",
+    scroll="#475569",
     table_header="#172032",  # #1E293B at 50 % over the page
     table_hover="#252F42",  # #334155 at 30 % over the card
     chip_text_table="#CBD5E1",
@@ -171,6 +173,7 @@ LIGHT = Colors(
     focus="#047857",
     track="#E2E8F0",
     toggle_off="#475569",
+    scroll="#7E8CA0",
     table_header="#F1F5F9",
     table_hover="#F6F8FB",
     chip_text_table="#0F172A",

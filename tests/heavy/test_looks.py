@@ -230,6 +230,7 @@ def test_places(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> N
 @pytest.mark.parametrize("stage", LOOKS, indirect=True)
 def test_questions(stage: Stage, qtbot: QtBot, request: pytest.FixtureRequest) -> None:
     album = Album(look_of(request))
+    scenes.prepare(stage)
     for name, ask in scenes.QUESTIONS.items():
         taken: list[str] = []
         timer = QTimer()

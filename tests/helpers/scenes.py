@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from PySide6.QtWidgets import QApplication, QPushButton
+from PySide6.QtWidgets import QApplication
 
 from mistudio.core.configs import ExportSaeConfig, ImportSaeConfig
 from mistudio.core.model_configs import ExtractConfig
@@ -495,29 +495,15 @@ PLACES: dict[str, Scene] = {
 }
 
 
-def _delete(tab: str, table: Any) -> Scene:
-    def ask(stage: Stage) -> None:
-        found = stage.tab(tab)
-        stage.settle()
-        found.deleter.ask(stage.first(table).id)
-
-    return ask
-
-
-def _click(text: str, of: Callable[[Stage], Any]) -> Scene:
-    """Press the button of that text on what `of` brings up."""
-
-    def ask(stage: Stage) -> None:
-        parts = of(stage).findChildren(QPushButton)
-        next(part for part in parts if part.text() == text and part.isEnabled()).click()
-
-    return ask
+def _delete_second(stage: Stage) -> None:
+    """The SAE that nothing else needs."""
+    library = stage.library()
+    library._deleter.ask(next(sae.id for sae in SAES.select(stage.db) if not sae.training_id))
 
 
 QUESTIONS: dict[str, Scene] = {
-    "ask-dataset": _delete("Datasets", DATASETS),
-    "ask-model": _delete("Models", MODELS),
-    "ask-sae": _library("delete"),
+    "ask-sae": _delete_second,
+    "ask-set": _set("_delete"),
     "ask-run": lambda stage: _run(stage, "delete"),
     "ask-sample": _command("remove_sample"),
     "ask-name": _library("rename"),

@@ -53,6 +53,10 @@ class Elided(QWidget):
 class Combo(QComboBox):
     """A combo whose current text is elided, and then told in full by the tooltip."""
 
+    def sizeHint(self) -> QSize:
+        """As its longest choice needs, with what rounding takes at other font sizes."""
+        return super().sizeHint() + QSize(appearance().px(4), 0)
+
     def minimumSizeHint(self) -> QSize:
         """Narrower than its longest choice: what does not fit is elided."""
         least = super().minimumSizeHint()

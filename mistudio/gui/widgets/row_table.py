@@ -17,7 +17,15 @@ from PySide6.QtCore import (
     Signal,
     Slot,
 )
-from PySide6.QtGui import QColor, QCursor, QFont, QKeyEvent, QPaintEvent, QRegion
+from PySide6.QtGui import (
+    QColor,
+    QCursor,
+    QFont,
+    QKeyEvent,
+    QPaintEvent,
+    QRegion,
+    QResizeEvent,
+)
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from mistudio.gui.query_lane import QueryLane
@@ -27,6 +35,7 @@ from mistudio.gui.widgets.row_paint import LATE, RowPainter
 from mistudio.gui.widgets.token_text import TOKENS_ROLE, TokenTextDelegate
 
 Index = QModelIndex | QPersistentModelIndex
+LEAST = 144  # px at a 16-px font that a column has that takes the room left
 ROW_ROLE = Qt.ItemDataRole.UserRole + 11
 # made once: a view asks for thousands of these while it scrolls
 _SIDES = {
@@ -259,6 +268,7 @@ class RowTable(QTableView):
         header.setHighlightSections(False)
         self._delegate = TokenTextDelegate(self)
         self._painter = RowPainter(self, self._delegate.draw)
+        self._wide = [at for at, column in enumerate(model.columns) if not column.width]
         for position, column in enumerate(model.columns):
             if column.tokens is not None:
                 self.setItemDelegateForColumn(position, self._delegate)
@@ -268,6 +278,19 @@ class RowTable(QTableView):
                 header.setSectionResizeMode(position, QHeaderView.ResizeMode.Stretch)
         self.doubleClicked.connect(self._on_double_clicked)
         self.selectionModel().currentRowChanged.connect(self._on_current)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """What takes the room that is left keeps some, too: then the table is scrolled sideways."""
+        super().resizeEvent(event)
+        header, least = self.horizontalHeader(), appearance().px(LEAST)
+        taken = sum(header.sectionSize(at) for at in range(header.count()) if at not in self._wide)
+        modes = QHeaderView.ResizeMode
+        fits = self.viewport().width() - taken >= least * len(self._wide)
+        for at in self._wide:
+            if header.sectionResizeMode(at) != (wanted := modes.Stretch if fits else modes.Fixed):
+                header.setSectionResizeMode(at, wanted)
+            if not fits:
+                header.resizeSection(at, least)
 
     def current_id(self) -> Any | None:
         """Id of the current row, None without one."""

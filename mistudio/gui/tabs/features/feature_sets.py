@@ -13,6 +13,7 @@ from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.overview import Overview
 from mistudio.gui.undo import Undo
 from mistudio.gui.widgets.cards import button, label
+from mistudio.gui.widgets.elided import Combo
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.jobs import deletion, dependants
 from mistudio.store import features
@@ -24,7 +25,7 @@ class SetChooser(QWidget):
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._services = services
-        self.combo = QComboBox()
+        self.combo = Combo()
         self.combo.setAccessibleName("Feature set")
         self.combo.setToolTip("The set of features that is shown, searched and steered with.")
         self.combo.setSizeAdjustPolicy(

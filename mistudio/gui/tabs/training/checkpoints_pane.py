@@ -39,7 +39,10 @@ class CheckpointsPane(QWidget):
         self._shown: tuple[int, str] = (-1, "")
         self._rows: list[CheckpointRow] = []
         self.table = FactsTable(
-            ["Step", "Loss", "L0", "Held-out EV", "Size", "Written", "Mark"], "Checkpoints", most=5
+            ["Step", "Loss", "L0", "Held-out EV", "Size", "Written", "Mark"],
+            "Checkpoints",
+            most=5,
+            stretch=6,
         )
         self.table.itemSelectionChanged.connect(self._on_selected)
         self.empty = label("No checkpoint has been written yet.", "muted")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QBoxLayout, QVBoxLayout, QWidget
 
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import StudioError
@@ -18,6 +19,8 @@ from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.plots import HistogramPlot
 from mistudio.store.records import SaeRow
+
+BESIDE = 960  # px at a 16-px font from which figures and histogram stand side by side
 
 
 class EvaluationPane(QWidget):
@@ -44,12 +47,19 @@ class EvaluationPane(QWidget):
         )
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        shown = QHBoxLayout()
-        shown.setSpacing(appearance().px(16))
-        shown.addWidget(self.table, 2)
-        shown.addWidget(self.histogram, 1)
-        box.addLayout(shown)
+        self._shown = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._shown.setSpacing(appearance().px(16))
+        self._shown.addWidget(self.table, 2)
+        self._shown.addWidget(self.histogram, 1)
+        box.addLayout(self._shown)
         box.addLayout(row(self.evaluate_button, self.other_button, self.empty, None))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Beside each other only where the names of the measures are not cut."""
+        super().resizeEvent(event)
+        narrow = self.width() < appearance().px(BESIDE)
+        ways = QBoxLayout.Direction
+        self._shown.setDirection(ways.TopToBottom if narrow else ways.LeftToRight)
 
     def show_sae(self, sae: SaeRow | None) -> None:
         """Show an SAE's stored figures; None: there is no SAE yet."""
