@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEARTBEAT_VARIABLE = "MISTUDIO_HEARTBEAT"  # a file that receives the event loop's gaps
+TURN_S = 0.001  # after which a job's thread lets the window's have the interpreter lock
 BENCH_VARIABLE = "MISTUDIO_BENCH"  # a plan that `mistudio bench window` measures by
 
 
@@ -51,9 +52,12 @@ def run(paths: Paths) -> int:
     appearance().set_remote(is_remote(settings.values.remote_display))
     style.prepare(app, settings.values.theme, settings.values.font_px)
     app.setWindowIcon(icons.program_icon())
+    turn_s = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
     try:
         return _run(app, paths, settings)
     finally:
+        sys.setswitchinterval(turn_s)
         gc.enable()
         logging.getLogger().removeHandler(handler)
         handler.close()

@@ -26,6 +26,7 @@ from mistudio.gui.paint_counter import PaintCounter
 from mistudio.gui.theme import appearance
 from mistudio.store.tables import JOBS, TRAININGS
 from mistudio.system.process import resident_bytes
+from mistudio.system.run_queue import ProcessorTurns, threads_named
 
 if TYPE_CHECKING:
     from mistudio.gui.main_window import MainWindow
@@ -34,6 +35,8 @@ Script = Generator[Any, None, None]  # yields seconds, or a function that must b
 LOOK_MS = 20
 PATIENCE_S = 900.0
 ROUNDS = 4
+LANE_THREADS = ("gpu lane", "io lane")
+FIRST_LOAD = "first load of torch"  # the job is taken, its lane imports what it needs
 
 
 class WindowBench(QObject):
@@ -138,27 +141,40 @@ class WindowBench(QObject):
         yield self._is_calm
         yield 1.0
         services = self._window.services
-        services.submit("download_model", DownloadModelConfig(repo=self._plan["repo"]))
+        wanted = DownloadModelConfig(repo=self._plan["repo"])
+        download = services.submit("download_model", wanted)
         job = services.submit("demo", DemoConfig(tokens=int(self._plan["tokens"])))
         beats: dict[str, list[dict[str, float]]] = {}
-        heartbeat, whole = Heartbeat(self), Heartbeat(self)
-        phase, place = "", 0
-        whole.start()
-        while (row := JOBS.get(services.studio.db(), job)).status in ("queued", "running"):
-            now = (row.phase or "starting").partition(":")[0]
+        turns = ProcessorTurns([os.getpid(), *threads_named(LANE_THREADS)])
+        heartbeat = Heartbeat(self, turns=turns)
+        phase, place, beside = FIRST_LOAD, 0, set[str]()
+        heartbeat.start()
+        db = services.studio.db()
+        while (row := JOBS.get(db, job)).status in ("queued", "running"):
+            now = FIRST_LOAD if row.status == "queued" else _phase(row.phase)
             if now != phase:
-                beats.setdefault(phase or "starting", []).append(heartbeat.summary())
+                beats.setdefault(phase, []).append(heartbeat.summary())
                 phase = now
                 heartbeat.start()
+            if (fetched := JOBS.get(db, download)).status == "running":
+                beside.add(phase)
+            elif fetched.status != "queued":  # it ended before the jobs: once more
+                download = services.submit("download_model", wanted)
             place = (place + 1) % len(TAB_NAMES)
             self._window.tabs.show_tab(TAB_NAMES[place])
             yield 1.0
         beats.setdefault(phase, []).append(heartbeat.summary())
         heartbeat.stop()
-        whole.stop()
-        self.found["whole"] = whole.summary()
+        turns.close()
+        gaps = {name: joined(parts) for name, parts in beats.items()}
         self.found["job"] = row.status
-        self.found["gaps"] = {name: _worst(parts) for name, parts in beats.items()}
+        self.found["gaps"] = gaps
+        self.found["first_load"] = gaps.get(FIRST_LOAD)
+        self.found["rest"] = joined(
+            [gaps[name] for name in gaps if name != FIRST_LOAD] or [Heartbeat().summary()]
+        )
+        self.found["longest_in"] = max(gaps, key=lambda name: gaps[name]["max_ms"])
+        self.found["download_beside"] = [name for name in gaps if name in beside]
         self.found["memory_mb"] = round(resident_bytes() / 1e6, 1)
         yield from self._drop_downloads()
 
@@ -199,10 +215,14 @@ class WindowBench(QObject):
         yield self._window.lanes.is_idle
 
 
-def _worst(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Of several stretches of one phase: ticks of all, the worst of the other figures."""
+def _phase(told: str | None) -> str:
+    return (told or "starting").partition(":")[0]
+
+
+def joined(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Of several stretches: what is counted of all together, the worst of the other figures."""
     return {
-        name: sum(part[name] for part in parts) if name == "ticks" else max(p[name] for p in parts)
+        name: (max if name.endswith("_ms") else sum)(part[name] for part in parts)
         for name in parts[0]
     }
 

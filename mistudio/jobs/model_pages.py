@@ -8,7 +8,7 @@ from typing import Any
 
 from mistudio.core import memory
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.warm_up import warm_up
+from mistudio.jobs.warm_up import TORCH, warm_up
 from mistudio.store.records import ModelRow
 
 
@@ -79,7 +79,7 @@ class Architecture:
 
 def device_memory(studio: Studio) -> DeviceMemory:
     """Free and total memory where models are loaded. Imports torch: not for the window's thread."""
-    warm_up()
+    warm_up(TORCH)
     from mistudio.ml.device import choose_device, memory_of
 
     device = choose_device(studio.models.device)

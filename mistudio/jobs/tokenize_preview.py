@@ -9,7 +9,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.dataset_configs import TokenizeConfig
 from mistudio.jobs import lookup, tokenizers
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.warm_up import warm_up
+from mistudio.jobs.warm_up import TOKENIZERS, warm_up
 
 _CHIPS = 2000
 
@@ -65,7 +65,7 @@ def preview(studio: Studio, config: TokenizeConfig, text: str) -> TokenPreview:
     Raises `InvalidInput` for settings that cannot be used, `NotFound` if the tokenizer is not
     there; its code is "tokenizer_not_here" where `fetch_tokenizer` would get it.
     """
-    warm_up()
+    warm_up(TOKENIZERS)
     from mistudio.ml.data import token_preview
 
     source = tokenizers.find(studio, config)
@@ -80,7 +80,7 @@ def estimate(studio: Studio, config: TokenizeConfig) -> TokenEstimate:
 
     Takes a fraction of a second for a dataset of any size.
     """
-    warm_up()
+    warm_up(TOKENIZERS)
     from mistudio.ml.data import token_preview
     from mistudio.ml.data.text import TextStore
 

@@ -21,35 +21,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In the order of their use; the model's own module, of which each kind has one, comes with it.
-MODULES = (
-    "torch",
+# In the order of their use. The model's own module, of which each kind has one, comes with it.
+TORCH = ("torch",)
+TOKENIZERS = (
+    *TORCH,
     "transformers",
-    "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
-    "transformers.modeling_utils",
     "mistudio.ml.loading",
 )
+MODELS = (*TOKENIZERS, "transformers.models.auto.modeling_auto", "transformers.modeling_utils")
 _lock = threading.Lock()
-_warm = False
+_warm: set[str] = set()
 
 
-def warm_up() -> None:
-    """Import `MODULES`, once per process; other threads that call it wait for that.
+def warm_up(modules: tuple[str, ...] = MODELS) -> None:
+    """Import what of `modules` is not there yet; other threads that call it wait for that.
 
-    What is missing is left to the job that needs it, whose error says so.
+    What is missing is left to who needs it, whose error says so.
     """
-    global _warm
     with _lock:
-        if _warm:
+        if _warm.issuperset(modules):
             return
         preload_torch()
         with no_full_collection():
-            for name in MODULES:
-                if not _import(name):
+            for name in modules:
+                if name not in _warm and not _import(name):
                     break
             keep_more()
-        _warm = True
+        _warm.update(modules)
 
 
 def warm_up_for(studio: Studio, job_id: str) -> None:

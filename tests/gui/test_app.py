@@ -1,0 +1,27 @@
+"""What the window's process settles before its window, and takes back at its end."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+from PySide6.QtWidgets import QApplication
+
+from mistudio.core.paths import Paths
+from mistudio.gui import app
+
+
+def test_the_window_s_thread_waits_a_millisecond_for_its_turn(
+    styled: QApplication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, bool]] = []
+    monkeypatch.setattr(
+        app, "_run", lambda *_: seen.append((sys.getswitchinterval(), gc.isenabled())) or 3
+    )
+    monkeypatch.setattr(app, "raise_other", lambda _home: False)
+    before = sys.getswitchinterval()
+    assert app.run(Paths.at(tmp_path)) == 3
+    assert seen == [(pytest.approx(app.TURN_S), False)]
+    assert (sys.getswitchinterval(), gc.isenabled()) == (before, True)
