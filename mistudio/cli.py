@@ -90,9 +90,10 @@ def _verb(name: str) -> Verb:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0, 1 failure, 2 usage, 130 cancelled)."""
-    import multiprocessing
+    if getattr(sys, "frozen", False):
+        import multiprocessing  # elsewhere there is nothing to do, and it takes a while to load
 
-    multiprocessing.freeze_support()
+        multiprocessing.freeze_support()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         # a bare start opens the window at once: the grammar would take a quarter of its time

@@ -93,6 +93,11 @@ class WindowBench(QObject):
         """Painted, and nothing asked for is still on its way."""
         return bool(self._painted_at) and self._window.query.is_idle()
 
+    def _open(self) -> Script:
+        """Nothing but the window and all its tabs."""
+        yield self._is_calm
+        yield self._window.tabs.is_complete
+
     def _start(self) -> Script:
         """From the start of the process to an idle window, its memory, then the tabs."""
         yield self._is_calm

@@ -75,6 +75,10 @@ class Tab(QWidget):
     def select(self, **selection: Any) -> None:
         """Show an object named by keyword, such as `sae=id`; unknown names are ignored."""
 
+    def build_more(self) -> bool:
+        """Build one part that is not shown yet, while nothing else is to do; False without one."""
+        return False
+
     def focus_search(self) -> None:
         """Put the cursor into the tab's search field (Ctrl+F)."""
 

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 # what is opened from the first tab and from the menus, so that opening it does not wait either
 LATER = (
     "mistudio.gui.tabs.datasets.detail",
+    "mistudio.gui.tabs.datasets.hub_preview",
+    "mistudio.gui.tabs.datasets.import_card",
     "mistudio.gui.command_palette",
     "mistudio.gui.settings_dialog",
     "mistudio.gui.system_dialog",
@@ -34,7 +36,7 @@ LATER = (
     "mistudio.jobs.job_commands",
     "mistudio.jobs.import_preview",
 )
-AHEAD_MS = 150  # between two tabs that are built ahead
+AHEAD_MS = 150  # between two tabs or parts of them that are built ahead
 
 
 class TabSpec(NamedTuple):
@@ -93,7 +95,7 @@ class TabPages(QTabWidget):
         self._on_changed(self.currentIndex())
 
     def build_ahead(self) -> None:
-        """Build the other tabs one by one while nothing else is to be done."""
+        """Build the other tabs, and what they hide, one by one while nothing else is to be done."""
         self._ahead.start()
 
     def stop(self) -> None:
@@ -102,6 +104,8 @@ class TabPages(QTabWidget):
 
     @Slot()
     def _on_ahead(self) -> None:
+        if any(tab.build_more() for tab in self._built.values()):
+            return
         missing = [spec for spec in TABS if spec.name not in self._built]
         if not missing or self._services is None:
             self._ahead.stop()

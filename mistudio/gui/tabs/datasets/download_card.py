@@ -15,7 +15,6 @@ from mistudio.core.units import format_bytes
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets.columns_editor import ColumnsEditor
-from mistudio.gui.tabs.datasets.hub_preview import HubPreview
 from mistudio.gui.tabs.library.access_token import AccessTokenField
 from mistudio.gui.tabs.library.hub_search import RepositoryEditor
 from mistudio.gui.tabs.library.jobs import JobWatch
@@ -24,6 +23,7 @@ from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
 
 if TYPE_CHECKING:
+    from mistudio.gui.tabs.datasets.hub_preview import HubPreview
     from mistudio.jobs.dataset_preview import DatasetPreview
     from mistudio.jobs.runner import Studio
     from mistudio.store.records import JobRow
@@ -91,11 +91,11 @@ class DownloadCard(Card):
         self.button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.problem = label("", "error", wrap=True, selectable=True)
         self.notice = label("", "muted", wrap=True)
-        self.shown = HubPreview()
+        self._shown: HubPreview | None = None  # made with the first preview
         self.box.addWidget(label("Download a dataset from the Hub", "card"))
-        for part in (self.form, self.problem, self.notice, self.shown, self.button):
+        for part in (self.form, self.problem, self.notice, self.button):
             self.box.addWidget(part)
-        for part in (self.problem, self.notice, self.shown):
+        for part in (self.problem, self.notice):
             part.hide()
         self._watch = JobWatch(services, self)
         self._watch.ended.connect(self._on_ended)
@@ -103,6 +103,17 @@ class DownloadCard(Card):
         self.repository.picked.connect(self._on_picked)
         self.form.changed.connect(self._on_edited)
         self._on_edited()
+
+    @property
+    def shown(self) -> HubPreview:
+        """What a repository holds, below the form."""
+        if self._shown is None:
+            from mistudio.gui.tabs.datasets.hub_preview import HubPreview
+
+            self._shown = HubPreview()
+            self._shown.hide()
+            self.box.insertWidget(self.box.indexOf(self.button), self._shown)
+        return self._shown
 
     def choose(self, repo: str, revision: str) -> None:
         """Fill in a repository at a revision and preview it."""
@@ -178,7 +189,8 @@ class DownloadCard(Card):
         self._control.cancel()
         self._asked = self._found = None
         self._wait("")
-        self.shown.hide()
+        if self._shown is not None:
+            self._shown.hide()
         self.configs.set_choices([_DEFAULT_CONFIG])
         self.splits.set_choices([_ALL_SPLITS])
         self.columns.forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from PySide6.QtGui import QDropEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
@@ -11,7 +11,6 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 from mistudio.core.units import format_bytes, format_count
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.datasets.download_card import DownloadCard
-from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
 from mistudio.gui.tabs.library.cached_card import CachedRepositories
 from mistudio.gui.tabs.library.cards import ObjectCard
 from mistudio.gui.tabs.library.source_switch import SourceSwitch
@@ -21,6 +20,9 @@ from mistudio.jobs import library_pages
 from mistudio.jobs.dependants import of_dataset
 from mistudio.jobs.library_pages import DatasetList, ListedDataset
 from mistudio.store.records import DatasetRow, JobRow
+
+if TYPE_CHECKING:
+    from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
 
 
 class DatasetsTab(LibraryTab):
@@ -33,7 +35,6 @@ class DatasetsTab(LibraryTab):
     columns = 2
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
-        importer = ImportDatasetCard(services)
         self.download = DownloadCard(services)
         self.sources = SourceSwitch(services.settings, "get_datasets")
         self.cached = CachedRepositories(
@@ -41,10 +42,10 @@ class DatasetsTab(LibraryTab):
         )
         self.cached.add_asked.connect(self.download.choose)
         self.sources.add("hub", "Download from the Hub", "download", self._hub_page())
-        self.sources.add("files", "Import from this machine", "upload", importer)
+        self.sources.add("files", "Import from this machine", "upload", self._make_importer)
         super().__init__(
             services,
-            importer,
+            lambda: cast("ImportDatasetCard", self.sources.made("files")),
             of_dataset,
             title="Datasets",
             subtitle="Text to train on and to look through.",
@@ -59,6 +60,11 @@ class DatasetsTab(LibraryTab):
         )
 
         self.cached.read()
+
+    def _make_importer(self) -> QWidget:
+        from mistudio.gui.tabs.datasets.import_card import ImportDatasetCard
+
+        return ImportDatasetCard(self.services)
 
     def _hub_page(self) -> QWidget:
         page = QWidget()

@@ -17,6 +17,7 @@ from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.library.filters import Filters, state_group
 from mistudio.gui.tabs.library.importing import ImportCard, dropped_path
 from mistudio.gui.tabs.library.jobs import LiveProgress, act_on_job
+from mistudio.gui.tabs.library.source_switch import SourceSwitch
 from mistudio.gui.tabs.library.visible_grid import VisibleGrid
 from mistudio.gui.widgets.cards import EmptyState
 from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, heading
@@ -44,22 +45,22 @@ class LibraryTab(Tab):
     def __init__(
         self,
         services: Services,
-        importer: ImportCard,
+        importer: Callable[[], ImportCard],
         of: Callable[[Studio, str], Dependants],
         *,
         title: str,
         subtitle: str,
-        getter: QWidget | None = None,
+        getter: SourceSwitch,
         every: str = "",
         parent: QWidget | None = None,
     ) -> None:
         """`of` says what deleting an object means.
 
-        `getter` stands on top instead of `importer` (which it holds); `every` names the choice of
-        the filter by `further` that lets all pass.
+        `getter` stands on top and holds what `importer` gives, made when it is needed; `every`
+        names the choice of the filter by `further` that lets all pass.
         """
         super().__init__(services, parent)
-        self.importer = importer
+        self._importer, self._getter = importer, getter
         self.deleter = Deleter(services, self.kinds[0], of, self)
         self.deleter.deleted.connect(self._on_deleted)
         self._rows: Sequence[Any] = ()
@@ -70,7 +71,7 @@ class LibraryTab(Tab):
         self._wanted = ""  # an object to open once the list has been read
         self._loaded_once = False
         self._live = LiveProgress(services, self)
-        self._build(title, subtitle, getter or importer, every)
+        self._build(title, subtitle, getter, every)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(50)
@@ -107,6 +108,14 @@ class LibraryTab(Tab):
         self.page.box.addStretch(1)
         for part in (self.filters, self.job_grid, self.grid, self.empty, self.nothing):
             part.hide()
+
+    @property
+    def importer(self) -> ImportCard:
+        """The card that imports."""
+        return self._importer()
+
+    def build_more(self) -> bool:
+        return self._getter.build_more()
 
     # What a kind of object must say.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from PySide6.QtGui import QDropEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
@@ -59,7 +59,6 @@ class ModelsTab(LibraryTab):
     columns = 1
 
     def __init__(self, services: Services, parent: QWidget | None = None) -> None:
-        importer = import_card(services)
         self.download = DownloadModelCard(services)
         self.cached = CachedRepositories(
             services, "model", "Add", "Add this model; nothing is fetched"
@@ -67,11 +66,13 @@ class ModelsTab(LibraryTab):
         self.sets = ActivationSets(services)
         self.sources = SourceSwitch(services.settings, "get_models")
         self.sources.add("hub", "Download from the Hub", "download", self._hub_page())
-        self.sources.add("files", "Import from this machine", "upload", importer)
+        self.sources.add(
+            "files", "Import from this machine", "upload", lambda: import_card(services)
+        )
         self.sources.add("sets", "Activation sets", "curve", self.sets)
         super().__init__(
             services,
-            importer,
+            lambda: cast(ImportCard, self.sources.made("files")),
             of_model,
             title="Models",
             subtitle="Language models to look into, from the Hub or from this machine.",
