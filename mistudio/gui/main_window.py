@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from PySide6.QtCore import QEvent, QSettings, Qt, QTimer, Signal, Slot
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QAction, QCloseEvent
 from PySide6.QtWidgets import (
     QApplication,
@@ -22,7 +22,7 @@ from mistudio.core.disk_room import is_nearly_full
 from mistudio.core.errors import StudioError
 from mistudio.core.settings import SettingsFile
 from mistudio.core.units import format_bytes
-from mistudio.gui import style
+from mistudio.gui import style, window_state
 from mistudio.gui.actions import ACTIONS, make_actions, menus, redraw_icons
 from mistudio.gui.changes import CHANGES
 from mistudio.gui.commands import Commands
@@ -97,7 +97,7 @@ class MainWindow(QMainWindow):
         self._rest_by = 0.0
         self._build()
         self._connect()
-        self._restore()
+        window_state.restore(studio.paths.home, self, self.jobs_panel)
         self._take_profile()
         self.tabs.open(self.services, str(settings.recall("window.tab", "Datasets")))
 
@@ -320,23 +320,6 @@ class MainWindow(QMainWindow):
         self.raise_()
         self.activateWindow()
 
-    def _geometry_file(self) -> QSettings:
-        path = self.services.studio.paths.home / "window.ini"
-        return QSettings(str(path), QSettings.Format.IniFormat)
-
-    def _restore(self) -> None:
-        stored = self._geometry_file()
-        geometry = stored.value("geometry")
-        if geometry is not None:
-            self.restoreGeometry(geometry)  # type: ignore[arg-type]
-        if stored.value("jobs", False, bool):
-            self.jobs_panel.show()
-
-    def _keep_geometry(self) -> None:
-        stored = self._geometry_file()
-        stored.setValue("geometry", self.saveGeometry())
-        stored.setValue("jobs", self.jobs_panel.isVisible())
-
     @Slot()
     def end_without_asking(self) -> None:
         """The way of SIGTERM and SIGINT; asked a second time it waits no longer."""
@@ -394,7 +377,7 @@ class MainWindow(QMainWindow):
     def _end(self) -> None:
         """Stop timers and threads and keep what is to be kept; safe to call twice."""
         self._ended = True
-        self._keep_geometry()
+        window_state.keep(self.services.studio.paths.home, self, self.jobs_panel)
         self.notices.forget()
         self._readings.stop()
         self._rest.stop()
