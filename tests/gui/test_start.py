@@ -129,7 +129,7 @@ def test_imports_read_no_source() -> None:
 def test_a_style_sheet_that_comes_after_the_widgets_changes_nothing(
     qapp: QApplication, studio: Studio, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main_window, "preload_torch", lambda: None)
+    monkeypatch.setattr(main_window, "warm_up_for", lambda studio, job_id: None)
     drawn = []
     for last in (False, True):
         if last:
