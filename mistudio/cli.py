@@ -190,7 +190,7 @@ def run_headless(arguments: argparse.Namespace) -> int:
     from mistudio.core.logs import start_log
     from mistudio.core.paths import Paths
     from mistudio.core.settings import SettingsFile
-    from mistudio.jobs import hub_pages
+    from mistudio.jobs import hub_choice
     from mistudio.jobs.crew import Crew, check_shared, follow
     from mistudio.jobs.runner import Studio, as_studio_error
 
@@ -212,7 +212,7 @@ def run_headless(arguments: argparse.Namespace) -> int:
             return follow(launch, console)
         paths = Paths.at(arguments.home)
         handlers.append(start_log(paths.logs))
-        hub_pages.configure(SettingsFile(paths.settings).values)
+        hub_choice.configure(SettingsFile(paths.settings).values)
         studio = Studio(paths)
         try:
             if launch.is_shared:

@@ -22,7 +22,7 @@ from mistudio.gui.main_window import MainWindow
 from mistudio.gui.signals import ProcessSignals
 from mistudio.gui.single_instance import SingleInstance, raise_other
 from mistudio.gui.theme import appearance
-from mistudio.jobs import hub_pages
+from mistudio.jobs import hub_choice
 from mistudio.jobs.runner import Studio, interrupt_note
 from mistudio.system.garbage import keep_what_is_there
 from mistudio.system.process import age_s
@@ -73,7 +73,7 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
         dialog.show()
         app.exec()
         return 1
-    hub_pages.configure(settings.values)
+    hub_choice.configure(settings.values)
     studio.models.device = settings.values.device
     studio.models.threads = settings.values.threads
     faults = FaultFile(paths.logs)

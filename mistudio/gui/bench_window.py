@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer, Slot
 
 from mistudio.core.atomic import write_json
-from mistudio.core.configs import DemoConfig
-from mistudio.core.model_configs import DownloadModelConfig
 from mistudio.gui.actions import TAB_NAMES
 from mistudio.gui.heartbeat import Heartbeat
 from mistudio.gui.paint_counter import PaintCounter
@@ -143,6 +141,9 @@ class WindowBench(QObject):
 
     def _load(self) -> Script:
         """The sample's whole path beside a download, while the user goes from tab to tab."""
+        from mistudio.core.configs import DemoConfig  # a start does not need them
+        from mistudio.core.model_configs import DownloadModelConfig
+
         yield self._is_calm
         yield 1.0
         services = self._window.services

@@ -19,7 +19,7 @@ from mistudio.gui.widgets.editors import (
     NumberEditor,
     TextEditor,
 )
-from mistudio.jobs import hub_pages
+from mistudio.jobs import hub_choice, hub_pages
 from mistudio.jobs.hub_pages import TokenState
 
 CHOICES = {
@@ -133,7 +133,7 @@ class SettingsDialog(Dialog):
                     continue
                 given = int(given)
             setattr(values, name, given)
-        hub_pages.configure(values)
+        hub_choice.configure(values)
         held = self._services.studio.models
         held.device, held.threads = values.device, values.threads
         self.problem.setText(" ".join(problems))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from mistudio.core.errors import InUse, NotFound, StudioError, Unsupported
 from mistudio.core.repositories import from_address
-from mistudio.core.settings import Settings
 from mistudio.jobs.runner import Studio
 from mistudio.store.tables import JOBS, MODELS
 
@@ -86,13 +85,6 @@ class CachedRepo:
     size_bytes: int
     freed_bytes: int
     path: Path
-
-
-def configure(settings: Settings) -> None:
-    """Use the Hub of the settings; at the start, before any library that asks it is imported."""
-    from mistudio.hub import setup
-
-    setup.configure(settings.hub_address, settings.offline, settings.proxy)
 
 
 def search(studio: Studio, kind: str, words: str, limit: int = 20) -> list[FoundRepo]:

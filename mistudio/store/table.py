@@ -6,6 +6,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from mistudio.core.errors import InvalidInput, NotFound
@@ -24,10 +25,20 @@ class Table(Generic[RowT]):
         self.record = record
         self.noun = noun
         self.id_kind = id_kind
-        hints = typing.get_type_hints(record)
         self._fields = [f.name for f in dataclasses.fields(record)]
-        self._json = {f for f in self._fields if "dict" in str(hints[f])}
-        self._bool = {f for f in self._fields if hints[f] is bool}
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        """The type of each column; not asked for where a table is only named."""
+        return typing.get_type_hints(self.record)
+
+    @cached_property
+    def _json(self) -> set[str]:
+        return {name for name in self._fields if "dict" in str(self._hints[name])}
+
+    @cached_property
+    def _bool(self) -> set[str]:
+        return {name for name in self._fields if self._hints[name] is bool}
 
     def insert(self, db: Db, **values: Any) -> RowT:
         """Add a row with a fresh id (unless given) and return it."""

@@ -30,6 +30,7 @@ LATER = (
     "mistudio.jobs.lookup",
     "mistudio.jobs.activation_pages",
     "mistudio.jobs.import_preview",
+    "mistudio.jobs.hub_pages",
     "mistudio.core.configs",
     "mistudio.core.model_configs",
     "mistudio.core.vector_configs",
