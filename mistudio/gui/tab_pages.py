@@ -17,8 +17,8 @@ from mistudio.gui.theme import appearance
 
 log = logging.getLogger(__name__)
 
-# what the first tab needs only once something is opened
-LATER = ("mistudio.gui.tabs.datasets.detail",)
+# what is needed only once something is opened, and when the first job is submitted
+LATER = ("mistudio.gui.tabs.datasets.detail", "mistudio.jobs.registry")
 AHEAD_MS = 150  # between two tabs that are built ahead
 
 
