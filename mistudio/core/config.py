@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -85,12 +86,16 @@ class Setting(typing.NamedTuple):
 
 def settings_of(config: type[Config] | Config) -> list[Setting]:
     """Every setting of a config class, in declared order. A tuple of str has type `tuple`."""
-    cls = config if isinstance(config, type) else type(config)
+    return list(_settings(config if isinstance(config, type) else type(config)))
+
+
+@functools.cache  # reading the types takes milliseconds, and a form asks with every change
+def _settings(cls: type[Config]) -> tuple[Setting, ...]:
     hints = typing.get_type_hints(cls)
-    return [
+    return tuple(
         Setting(f.name, _plain(hints[f.name]), f.default, f.metadata["option"])
         for f in dataclasses.fields(cls)
-    ]
+    )
 
 
 def _plain(hint: Any) -> type:

@@ -145,6 +145,7 @@ class WindowBench(QObject):
         from mistudio.core.model_configs import DownloadModelConfig
 
         yield self._is_calm
+        yield self._window.tabs.is_complete  # building them is measured as their first visit
         yield 1.0
         services = self._window.services
         wanted = DownloadModelConfig(repo=self._plan["repo"])

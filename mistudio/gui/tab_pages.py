@@ -17,7 +17,8 @@ from mistudio.gui.theme import appearance
 
 log = logging.getLogger(__name__)
 
-# what is opened from the first tab and from the menus, so that opening it does not wait either
+# what is opened from the first tab and from the menus, and what the first job needs to be
+# submitted, so that neither waits
 LATER = (
     "mistudio.gui.tabs.datasets.detail",
     "mistudio.gui.tabs.datasets.hub_preview",
@@ -35,6 +36,7 @@ LATER = (
     "mistudio.gui.job_log",
     "mistudio.jobs.job_commands",
     "mistudio.jobs.import_preview",
+    "mistudio.jobs.registry",
 )
 AHEAD_MS = 150  # between two tabs or parts of them that are built ahead
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mistudio.core.config import Config
 from mistudio.core.control import JobControl
@@ -154,5 +154,5 @@ class JobKind:
     """what it has done is kept when its process ends, and a resumed job goes on from there"""
     early_finish: bool = False
     """a stop leaves a usable result"""
-    tensors: bool = True
-    """needs torch or transformers, which a window's lane then imports ahead"""
+    ahead: Literal["tensors", "hub", ""] = "tensors"
+    """what it needs that takes long to import: a window's lane does so ahead of the job"""

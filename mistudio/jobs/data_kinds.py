@@ -32,7 +32,7 @@ DATA_KINDS = (
         dataset_configs.ImportDatasetConfig,
         import_dataset.run,
         import_dataset.prepare,
-        tensors=False,
+        ahead="",
     ),
     JobKind(
         "index_dataset",
@@ -41,7 +41,7 @@ DATA_KINDS = (
         dataset_configs.IndexDatasetConfig,
         index_dataset.run,
         index_dataset.prepare,
-        tensors=False,
+        ahead="",
     ),
     JobKind(
         "download_dataset",
@@ -51,7 +51,7 @@ DATA_KINDS = (
         download_dataset.run,
         download_dataset.prepare,
         resumable=True,
-        tensors=False,
+        ahead="hub",
     ),
     JobKind(
         "tokenize",
@@ -78,7 +78,7 @@ DATA_KINDS = (
         download_model.run,
         download_model.prepare,
         resumable=True,
-        tensors=False,
+        ahead="hub",
     ),
     JobKind(
         "check_model",

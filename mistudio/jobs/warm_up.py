@@ -29,6 +29,7 @@ TOKENIZERS = (
     "transformers.models.auto.tokenization_auto",
     "mistudio.ml.loading",
 )
+HUB = ("mistudio.hub.client", "mistudio.hub.download")
 MODELS = (*TOKENIZERS, "transformers.models.auto.modeling_auto", "transformers.modeling_utils")
 _lock = threading.Lock()
 _warm: set[str] = set()
@@ -42,7 +43,8 @@ def warm_up(modules: tuple[str, ...] = MODELS) -> None:
     with _lock:
         if _warm.issuperset(modules):
             return
-        preload_torch()
+        if "torch" in modules:
+            preload_torch()
         with no_full_collection():
             for name in modules:
                 if name not in _warm and not _import(name):
@@ -52,11 +54,12 @@ def warm_up(modules: tuple[str, ...] = MODELS) -> None:
 
 
 def warm_up_for(studio: Studio, job_id: str) -> None:
-    """`warm_up`, if the job needs tensors: a download begins at once and without torch's memory."""
+    """`warm_up` with what the job needs: a download begins early and without torch's memory."""
     from mistudio.jobs.registry import JOB_KINDS
 
-    if JOB_KINDS[JOBS.get(studio.db(), job_id).kind].tensors:
-        warm_up()
+    ahead = JOB_KINDS[JOBS.get(studio.db(), job_id).kind].ahead
+    if ahead:
+        warm_up(MODELS if ahead == "tensors" else HUB)
 
 
 def _import(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,3 +26,17 @@ def test_the_window_s_thread_waits_a_millisecond_for_its_turn(
     assert app.run(Paths.at(tmp_path)) == 3
     assert seen == [(pytest.approx(app.TURN_S), False)]
     assert (sys.getswitchinterval(), gc.isenabled()) == (before, True)
+
+
+def test_the_window_s_thread_is_spared_the_import_of_the_jobs() -> None:
+    code = """
+import sys
+from mistudio.gui.tab_pages import load_tabs
+load_tabs()
+there = set(sys.modules)
+import mistudio.jobs.registry
+assert set(sys.modules) == there, set(sys.modules) - there
+assert "torch" not in there
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

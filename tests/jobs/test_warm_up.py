@@ -52,7 +52,7 @@ def test_a_job_without_tensors_imports_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warmed: list[str] = []
-    monkeypatch.setattr(warm_up, "warm_up", lambda: warmed.append("torch"))
+    monkeypatch.setattr(warm_up, "warm_up", lambda modules: warmed.append(modules[0]))
     studio = new_studio(tmp_path / "data")
     try:
         text = str(stories_file(tmp_path))
@@ -65,12 +65,24 @@ def test_a_job_without_tensors_imports_nothing(
 
 
 def test_every_job_of_the_gpu_needs_tensors() -> None:
-    assert all(known.tensors for known in JOB_KINDS.values() if known.lane == "gpu")
+    assert all(known.ahead == "tensors" for known in JOB_KINDS.values() if known.lane == "gpu")
 
 
 def test_a_library_that_is_broken_is_left_to_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_up, "_warm", set())
     monkeypatch.setattr(warm_up, "preload_torch", list)
     before = gc.get_threshold()
-    warm_up.warm_up(("no_such_library", "json"))
+    warm_up.warm_up(("no_such_library", "torch"))
     assert gc.get_threshold() == before
+
+
+def test_the_hub_is_imported_without_torch() -> None:
+    code = """
+import sys
+from mistudio.jobs.warm_up import HUB, warm_up
+warm_up(HUB)
+assert "huggingface_hub" in sys.modules
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
