@@ -98,6 +98,7 @@ class ShortcutSheet(Dialog):
 
     EXTRA = (
         ("J / K", "Next or previous feature"),
+        ("R", "Any feature of the table"),
         ("Esc", "Close a dialog, clear a search"),
         ("Return", "Open the selected row"),
     )

@@ -57,6 +57,7 @@ class ExampleCard(Card):
         self._value = label("", "text-emerald", selectable=True)
         self._token = label("", "mono")
         self.tokens = TokenText(self)
+        self.tokens.notes = self._where
         self._example: Any = None
         tip = "Show the whole sample that this was cut from"
         sample = button("", self._on_sample, variant="ghost", icon="file", tip=tip)
@@ -88,6 +89,17 @@ class ExampleCard(Card):
             marks=view.marks,
             curve=view.curve,
         )
+
+    def _where(self, piece: int) -> str:
+        """Vocabulary ids and place of a piece, for its tooltip."""
+        found = self._example.tokens_of(piece)
+        if not found:
+            return ""
+        ids = ", ".join(str(token) for _, token in found)
+        places = [position for position, _ in found]
+        many = len(found) > 1
+        at = f"positions {places[0]} to {places[-1]}" if many else f"position {places[0]}"
+        return f"token id{'s' if many else ''} {ids} · {at} in its row"
 
     def _on_sample(self) -> None:
         self.sample_wanted.emit(self._example)
