@@ -123,6 +123,7 @@ class ShortcutSheet(Dialog):
 
     EXTRA = (
         ("J / K", "Next or previous feature"),
+        ("R", "Any feature of the table"),
         ("Esc", "Close a dialog, clear a search"),
         ("Return", "Open the selected row"),
     )

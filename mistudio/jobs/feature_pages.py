@@ -40,13 +40,27 @@ class Piece:
 
 @dataclass(frozen=True)
 class Example:
-    """A place where the feature fires; `peak` is the piece that the example is about."""
+    """A place where the feature fires; `peak` is the piece that the example is about.
+
+    `row` and `position` are of the harvest. Piece i is of the tokens at `positions[i]` up to
+    `positions[i + 1]` in that row; `ids` are theirs in the vocabulary, from the first piece's on.
+    """
 
     pieces: list[Piece]
     peak: int
     value: float
     row: int
     position: int
+    positions: list[int] = dataclasses.field(default_factory=list[int])
+    ids: list[int] = dataclasses.field(default_factory=list[int])
+
+    def tokens_of(self, piece: int) -> list[tuple[int, int]]:
+        """Position and vocabulary id of each token of a piece, as far as they are known."""
+        if not self.positions:
+            return []
+        begin, end = self.positions[piece : piece + 2]
+        first = self.positions[0]
+        return list(zip(range(begin, end), self.ids[begin - first : end - first], strict=True))
 
 
 @dataclass(frozen=True)
@@ -163,11 +177,11 @@ def _read(
         sae_id=sae.id,
         feature_set_id=found.id,
         n_tokens=found.n_tokens or 0,
-        examples=[_example(e) for e in store.examples(row.index, **width)],
-        intervals=_groups(store.intervals(row.index, **width), "Interval")
+        examples=[_example(store, e) for e in store.examples(row.index, **width)],
+        intervals=_groups(store, store.intervals(row.index, **width), "Interval")
         if "intervals" in groups
         else [],
-        quantiles=_groups(store.quantiles(row.index, **width), "Decile")
+        quantiles=_groups(store, store.quantiles(row.index, **width), "Decile")
         if "quantiles" in groups
         else [],
         activations=Bars(bars.edges.tolist(), bars.counts.tolist()),
@@ -186,7 +200,9 @@ def top_examples(
         return {index: [] for index in indices}
     store = open_store(studio, found)
     return {
-        index: [_example(e) for e in store.examples(index, most, before=around, after=around)]
+        index: [
+            _example(store, e) for e in store.examples(index, most, before=around, after=around)
+        ]
         for index in indices
     }
 
@@ -209,18 +225,27 @@ def check_feature(sae: SaeRow, index: int) -> None:
         )
 
 
-def _example(stored: StoredExample) -> Example:
+def _example(store: FeatureStore, stored: StoredExample) -> Example:
     peaks = [i for i, piece in enumerate(stored.pieces) if piece.peak]
+    # pieces count the tokens of the tokenisation's row
+    shift = stored.position - stored.token_position
+    positions = [piece.lo + shift for piece in stored.pieces]
+    positions += [piece.hi + shift for piece in stored.pieces[-1:]]
+    ids: list[int] = []
+    if positions:
+        ids = store.token_row(stored.row)[positions[0] : positions[-1]].tolist()
     return Example(
         [Piece(p.text, p.value, not p.kept) for p in stored.pieces],
         peaks[0] if peaks else 0,
         stored.value,
         stored.row,
         stored.position,
+        positions,
+        ids,
     )
 
 
-def _groups(bins: Sequence[BinExamples], noun: str) -> list[Group]:
+def _groups(store: FeatureStore, bins: Sequence[BinExamples], noun: str) -> list[Group]:
     return [
         Group(
             f"{noun} {len(bins) - i}: "
@@ -232,7 +257,7 @@ def _groups(bins: Sequence[BinExamples], noun: str) -> list[Group]:
             part.low,
             part.high,
             part.share,
-            [_example(e) for e in part.examples],
+            [_example(store, e) for e in part.examples],
         )
         for i, part in enumerate(bins)
     ]

@@ -174,10 +174,19 @@ def test_chips_show_the_original_text(services: Services, qtbot: QtBot, tmp_path
     seen: set[str] = set()
     for feature in range(store.n_features):
         for found in store.examples(feature, 20, before=60, after=60):
-            example = feature_pages._example(found)
+            example = feature_pages._example(store, found)
             card.show_example(1, example, 1.0, View(breaks=True))
             shown = card.tokens.text()
             assert shown == found.text
+            ids = store.token_row(found.row)
+            for number in range(len(example.pieces)):
+                for position, token in example.tokens_of(number):
+                    assert token == ids[position]
+            places = list(dict(example.tokens_of(example.peak)))
+            assert found.position in places
+            many = f"positions {places[0]} to {places[-1]}"
+            at = f"position {found.position}" if len(places) == 1 else many
+            assert card.tokens.tip(example.peak).endswith(f" · {at} in its row")
             drawn = card.tokens._current()._layout.text()
             drawn = drawn.replace("\u2068", "").replace("\u2069", "")  # a line's own direction
             for sign, meant in (

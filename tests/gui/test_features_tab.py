@@ -177,11 +177,11 @@ def test_detail_goes_through_the_table_and_keeps_what_is_written(
     assert detail.windowTitle() == "Feature #6"
     assert detail.tiles["max"].value() == "5.000"
     detail.head.label_edit.setFocus()
-    qtbot.keyClicks(detail.head.label_edit, "jokes about kings")  # j and k are letters here
+    qtbot.keyClicks(detail.head.label_edit, "jokes of rough kings")  # j, k and r are letters here
     qtbot.keyClick(detail.head.label_edit, Qt.Key.Key_Return)
     settle(tab, qtbot)
     (row,) = features.feature_rows(services.studio.db(), world.feature_set, [6])
-    assert (row.label, row.label_source) == ("jokes about kings", "user")
+    assert (row.label, row.label_source) == ("jokes of rough kings", "user")
     assert detail.head.source.text() == "by you"
     detail.go_next()  # 7 never fires, so it is not in the table
     settle(tab, qtbot)
@@ -190,6 +190,14 @@ def test_detail_goes_through_the_table_and_keeps_what_is_written(
     assert tab.table.view.current_id() == 8
     detail.go_previous()
     detail.go_previous()
+    settle(tab, qtbot)
+    assert detail.index == 5
+    qtbot.keyClick(detail, Qt.Key.Key_R)
+    settle(tab, qtbot)
+    assert detail.index != 5
+    assert detail.index in listed(tab)
+    assert tab.table.view.current_id() == detail.index
+    detail.go_back()
     settle(tab, qtbot)
     assert detail.index == 5
     detail.steer()

@@ -28,6 +28,7 @@ def left_of(made: TokenLayout, piece: int) -> float:
 
 def test_control_characters_have_signs(styled: QApplication) -> None:
     assert drawn("a\x00b\u202ec\u200bd\r\n") == "a⟨00⟩b⟨202E⟩c⟨200B⟩d⇤↵\u2028"
+    assert drawn("x", " \tb\n", " c") == "x\u200b·→b↵\u2028\u200b·c"  # a blank's sign and others
     assert drawn("a\u202eb", marks=False) == "a\u202eb"  # the text itself, without signs
     assert drawn("👩\u200d👩") == "👩\u200d👩"  # joiners make one picture
 

@@ -98,8 +98,10 @@ class TokenLayout:
         self._shares = [_share(piece, maximum, curve) for piece in pieces]
         self._peak = peak
         shown = _all_shown(pieces, marks=marks, breaks=line_breaks and not one_line)
-        self._ends = list(accumulate(_utf16(text) for text in shown))
-        self._layout = _text_layout("".join(shown), font, wraps=not one_line)
+        whole = "".join(shown)
+        narrow = _utf16(whole) == len(whole)  # nearly always: then every piece's is its length
+        self._ends = list(accumulate(map(len if narrow else _utf16, shown)))
+        self._layout = _text_layout(whole, font, wraps=not one_line)
         self._layout.setFormats(self._formats(colors))
         self._layout.setCacheEnabled(True)
         self._colors = colors
@@ -259,7 +261,12 @@ def _all_shown(pieces: Sequence[TokenPiece], *, marks: bool, breaks: bool) -> li
     whole = "".join(piece.text for piece in pieces)
     turns = not whole.isascii() and _RIGHT_TO_LEFT.search(whole) is not None
     turn = _END + _BEGIN if turns else ""
-    shown = [_shown(piece.text, marks=marks, breaks=breaks, turn=turn) for piece in pieces]
+    shown = [
+        (_BLANK + text[1:] if text[:1] == " " else text)  # most pieces need no more
+        if marks and text.isprintable()
+        else _shown(text, marks=marks, breaks=breaks, turn=turn)
+        for text in (piece.text for piece in pieces)
+    ]
     if turns:
         shown[0] = _BEGIN + shown[0]
         shown[-1] += _END
@@ -272,18 +279,14 @@ def _shown(text: str, *, marks: bool, breaks: bool, turn: str = "") -> str:
         if breaks and not turn:
             return text
         return (("\n" if breaks else " ") + turn).join(text.replace("\r\n", "\n").split("\n"))
-    leading = _BLANK + text[1:] if text.startswith(" ") else text
-    if text.isprintable():
-        return leading
     end = "↵\u2028" if breaks else "↵"
-    return (end + turn).join(line.translate(MARKS) for line in leading.split("\n"))
+    shown = (end + turn).join(line.translate(MARKS) for line in text.split("\n"))
+    return _BLANK + shown[1:] if text.startswith(" ") else shown
 
 
 def _utf16(text: str) -> int:
     """Length in the units that Qt counts."""
-    if text.isascii():
-        return len(text)
-    return len(text) + sum(ord(character) > 0xFFFF for character in text)
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def plain_text(pieces: Sequence[TokenPiece]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from PySide6.QtCore import (
@@ -71,6 +71,8 @@ class TokenText(QWidget):
         self._peak: int | None = None
         self._layout: TokenLayout | None = None
         self._measure: TokenMeasure | None = None
+        self.notes: Callable[[int], str] | None = None
+        """more of a piece's tooltip, by its number; asked for when the pointer rests on it"""
         policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
@@ -172,10 +174,16 @@ class TokenText(QWidget):
     def event(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
             found = self._current().piece_at(QPointF(event.pos()) - QPointF(0, 2))
-            text = "" if found is None else self._current().describe(found)
-            QToolTip.showText(event.globalPos(), text, self)
+            QToolTip.showText(event.globalPos(), self.tip(found), self)
             return True
         return super().event(event)
+
+    def tip(self, piece: int | None) -> str:
+        """The tooltip of a piece; "" beside the text."""
+        if piece is None:
+            return ""
+        more = self.notes(piece) if self.notes else ""
+        return "\n".join(line for line in (self._current().describe(piece), more) if line)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.matches(QKeySequence.StandardKey.Copy):

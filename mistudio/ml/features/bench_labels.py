@@ -94,8 +94,9 @@ def bench_labels(
             "target_seconds": 20.0,
             "cores": os.cpu_count(),
             **{
-                f"{part}_seconds": round(seconds, 2)
-                for part, seconds in zip(("promoted", "rules", "writing"), wall, strict=True)
+                f"{part}_{name}": round(seconds, 2)
+                for name, each in (("seconds", wall), ("processor_seconds", processor))
+                for part, seconds in zip(("promoted", "rules", "writing"), each, strict=True)
             },
             "labels": len(labels),
             "of_neighbours": sum(label.method == "cluster" for label in labels),

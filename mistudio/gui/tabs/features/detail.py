@@ -94,10 +94,13 @@ class FeatureDetail(Dialog):
         self.box.addWidget(self.pages, 1)
         self.place = label("", "muted")
         self.buttons.insertWidget(0, self.place)
-        tip = "The feature whose partner this one is"
+        tip = "Any other feature of the table: an unbiased look at the SAE"
+        self.random = button("Random (R)", self.go_random, variant="ghost", tip=tip)
+        self.buttons.insertWidget(1, self.random)
+        tip = "The feature from which this one was opened"
         self.back = button("Back", self.go_back, variant="link", icon="chevron_left", tip=tip)
         self.back.hide()
-        self.buttons.insertWidget(1, self.back)
+        self.buttons.insertWidget(2, self.back)
         self.buttons.addWidget(button("Copy", self.copy, icon="copy", tip="Copy as text"))
         self.buttons.addWidget(button("Export…", self.export, icon="upload", tip="Write it"))
         self.steer_button = button(
@@ -127,7 +130,8 @@ class FeatureDetail(Dialog):
         self.labels.regenerate.connect(self._on_regenerate)
         self.pages.currentChanged.connect(self._on_tab)
         onward, back = ("J", "Right", "Alt+Right"), ("K", "Left", "Alt+Left")
-        for keys, slot in ((onward, self.go_next), (back, self.go_previous)):
+        ways = ((onward, self.go_next), (back, self.go_previous), (("R",), self.go_random))
+        for keys, slot in ways:
             for key in keys:
                 QShortcut(QKeySequence(key), self, slot)
 
@@ -159,6 +163,7 @@ class FeatureDetail(Dialog):
         self.head.next.setEnabled(0 <= at < len(self._order) - 1)
         shown = f"{at + 1:,} of {len(self._order):,} in table order" if at >= 0 else ""
         self.place.setText(shown)
+        self.random.setEnabled(len(self._order) > 1)
         self.back.setVisible(bool(self._came_from))
         if self._came_from:
             self.back.setText(f"Back to #{self._came_from[-1]}")
@@ -191,8 +196,14 @@ class FeatureDetail(Dialog):
             self._go(index)
             self.stepped.emit(index)
 
+    def go_random(self) -> None:
+        """Any other feature of the table, each as likely; `go_back` returns."""
+        others = self._order[self._order != self.index]
+        if len(others):
+            self.open_partner(int(np.random.default_rng().choice(others)))
+
     def go_back(self) -> None:
-        """The feature from which a partner was opened."""
+        """The feature from which this one was opened."""
         if self._came_from:
             self._go(self._came_from.pop())
             self.stepped.emit(self.index)

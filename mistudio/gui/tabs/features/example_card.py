@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from PySide6.QtCore import QRect, Signal
@@ -14,12 +15,13 @@ from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.token_layout import LINEAR, MARKS, TokenPiece
 from mistudio.gui.widgets.token_text import TokenText
 
+_SHOWN = attrgetter("text", "value", "masked")
 GAP = 4  # pixels between the head of a card and its text
 
 
 def token_pieces(example: Any) -> tuple[TokenPiece, ...]:
     """The pieces of a `feature_pages.Example` as the token view takes them."""
-    return tuple(TokenPiece(p.text, p.value, p.masked) for p in example.pieces)
+    return tuple(itertools.starmap(TokenPiece, map(_SHOWN, example.pieces)))
 
 
 def marked(text: str) -> str:
@@ -57,6 +59,7 @@ class ExampleCard(Card):
         self._value = label("", "text-emerald", selectable=True)
         self._token = label("", "mono")
         self.tokens = TokenText(self)
+        self.tokens.notes = self._where
         self._example: Any = None
         tip = "Show the whole sample that this was cut from"
         sample = button("", self._on_sample, variant="ghost", icon="file", tip=tip)
@@ -76,8 +79,10 @@ class ExampleCard(Card):
         self._example = example
         self._number.setText(f"Example #{number}")
         # a window around a sampled token may hold stronger ones
-        name = "Activation" if strongest([example]) > example.value else "Max activation"
-        self._value.setText(f"{name} {example.value:.3f}")
+        value = example.value
+        stronger = any(p.value > value and not p.masked for p in example.pieces)
+        name = "Activation" if stronger else "Max activation"
+        self._value.setText(f"{name} {value:.3f}")
         peak = example.pieces[example.peak].text if example.pieces else ""
         self._token.setText(f"at “{marked(peak)}”")
         self.tokens.show_tokens(
@@ -88,6 +93,17 @@ class ExampleCard(Card):
             marks=view.marks,
             curve=view.curve,
         )
+
+    def _where(self, piece: int) -> str:
+        """Vocabulary ids and place of a piece, for its tooltip."""
+        found = self._example.tokens_of(piece)
+        if not found:
+            return ""
+        ids = ", ".join(str(token) for _, token in found)
+        places = [position for position, _ in found]
+        many = len(found) > 1
+        at = f"positions {places[0]} to {places[-1]}" if many else f"position {places[0]}"
+        return f"token id{'s' if many else ''} {ids} · {at} in its row"
 
     def _on_sample(self) -> None:
         self.sample_wanted.emit(self._example)

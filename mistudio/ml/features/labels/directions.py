@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mistudio.core.errors import Mismatch, Unsupported
+from mistudio.ml.features.labels.make import WORKERS
 from mistudio.ml.features.labels.promotes import Enrichment, Promoted, sample_vocabulary
 from mistudio.ml.features.labels.strings import Strings
 from mistudio.ml.features.logit_lens import norm_gain
@@ -48,7 +50,6 @@ def promoted_classes(
     return enriched(W_dec_FO, unembedding_VD, strings.classes_V[ids], seed=seed, check=check)
 
 
-@torch.inference_mode()
 def enriched(
     direction_FD: torch.Tensor,
     unembedding_VD: torch.Tensor,
@@ -60,9 +61,20 @@ def enriched(
     """The most enriched class in the order of each direction's logits over some tokens, whose rows
     of the unembedding and classes are given."""
     enrich = Enrichment(classes_V, seed)
-    parts = []
-    for start in range(0, len(direction_FD), CHUNK):
-        check(start / len(direction_FD))
+
+    @torch.inference_mode()
+    def part(start: int) -> Promoted:
         r_CD = direction_FD[start : start + CHUNK].to(unembedding_VD.device, torch.float32)
-        parts.append(enrich((r_CD @ unembedding_VD.T).cpu().numpy()))
+        return enrich((r_CD @ unembedding_VD.T).cpu().numpy())
+
+    parts: list[Promoted] = []
+    starts = range(0, len(direction_FD), CHUNK)
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="promoted") as pool:
+        try:
+            for start, made in zip(starts, pool.map(part, starts), strict=True):
+                check(start / len(direction_FD))
+                parts.append(made)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return Promoted(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
