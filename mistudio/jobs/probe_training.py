@@ -48,5 +48,5 @@ def rates_of(result: dict[str, Any]) -> Rates:
         step_s=tuple(float(second) for second in result["step_s"]),
         forward_tokens_per_s=float(result["forward_tokens_per_s"]),
         forward_bytes=int(result["forward_bytes"]),
-        measured_tokens_per_s=tuple(float(rate) for rate in result["measured_tokens_per_s"]),
+        measured_tokens_per_s=tuple(map(float, result.get("measured_tokens_per_s", ()))),
     )

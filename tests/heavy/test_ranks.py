@@ -15,7 +15,7 @@ import pytest
 from mistudio.core.config import to_dict
 from mistudio.store import trainings
 from mistudio.store.tables import SAES, TRAININGS
-from tests.helpers.processes import ROOT, finish, free_port, start_ranks
+from tests.helpers.processes import PROCESS_S, ROOT, finish, free_port, start_ranks
 from tests.helpers.studio import new_studio, tiny_studio, tiny_training
 
 pytestmark = pytest.mark.heavy
@@ -54,7 +54,7 @@ def by_torchrun(home: Path, *rest: str, verb: str = "train") -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PROCESS_S,
         check=False,
     )
     assert found.returncode == 0, found.stderr
@@ -68,7 +68,7 @@ def alone(home: Path, *rest: str, verb: str = "train") -> dict[str, Any]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PROCESS_S,
         check=False,
     )
     assert found.returncode == 0, found.stderr

@@ -1,4 +1,6 @@
-"""The plan's memory against the measured peak of whole processes: `pytest -m heavy -s`.
+"""The plan against what was measured: `pytest -m heavy -s`.
+
+Memory against the peak of whole processes, time against the seconds that a processor worked.
 
 Each configuration trains in a process of its own: the real loop, random activations, checkpoints,
 the folded SAE. The peak is the resident memory's high-water mark; what the libraries took before is
@@ -11,6 +13,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +23,18 @@ import pytest
 
 from mistudio.core.config import from_dict, to_dict
 from mistudio.core.training_configs import TrainConfig
-from mistudio.ml.training import plan_formulas
+from mistudio.jobs import sample
+from mistudio.jobs.probe_training import rates_of
+from mistudio.jobs.training_plan import plan_training
+from mistudio.ml.training import plan_formulas, probe
 from mistudio.ml.training.plan import memory_items
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
+from tests.helpers.studio import new_studio, run
 
 pytestmark = pytest.mark.heavy
 
 WITHIN = 0.10
+WITHIN_TIME = 0.25
 BASE = TrainConfig(model="m", dataset="d", width=8192, batch=2048, dead_window=10_000_000)
 CASES: list[tuple[int, dict[str, Any]]] = [
     (576, {"architecture": "topk"}),
@@ -145,4 +154,56 @@ def test_the_planned_peak_is_the_measured_one(
         sys.stdout.flush()
         if abs(error) > WITHIN:
             off.append(line)
+    assert off == []
+
+
+TIMED: list[dict[str, Any]] = [
+    {},
+    {"architecture": "topk", "width": 3072},
+    {"eval_every": 5},
+    {"architecture": "matryoshka_batch_topk", "checkpoint_every": 20},
+    {"architecture": "standard"},
+    {"architecture": "jumprelu"},
+]
+SLOWER_AT_FIRST = ("standard", "jumprelu")  # a probe sees them with as many active as at the start
+
+
+def test_the_planned_seconds_are_the_measured_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds of the processor, as another program may use the machine meanwhile."""
+    of_process = types.SimpleNamespace(perf_counter=time.process_time)
+    monkeypatch.setattr(probe, "time", of_process)
+    studio = new_studio(tmp_path)
+    off: list[str] = []
+    try:
+        studio.models.threads = 1
+        sample.ensure(studio)
+        base = TrainConfig(
+            model="sample",
+            dataset="sample",
+            layer=2,
+            width=1536,
+            tokens=60 * 2048,
+            batch=2048,
+            window=32_768,
+            eval_tokens=16_384,
+        )
+        for values in TIMED:
+            config = replace(base, **values)
+            rates = rates_of(run(studio, "probe_training", config))
+            planned = plan_training(studio, [config], rates).seconds
+            began = time.process_time()
+            run(studio, "train", config)
+            taken = time.process_time() - began
+            told = ", ".join(f"{name} {value}" for name, value in values.items()) or "as it is"
+            line = f"{told:50} planned {planned:6.1f} s, measured {taken:6.1f} s: "
+            line += f"{planned / taken:.2f}"
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+            most = 3.0 if config.architecture in SLOWER_AT_FIRST else 1 + WITHIN_TIME
+            if not 1 - WITHIN_TIME <= planned / taken <= most:
+                off.append(line)
+    finally:
+        studio.close()
     assert off == []

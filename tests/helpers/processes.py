@@ -19,6 +19,7 @@ from mistudio.ml.collective import Collective
 
 T = TypeVar("T")
 PATIENCE_S = 300.0
+PROCESS_S = 1200  # half a minute's work where nothing else runs, many times that beside others
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +60,7 @@ def start_ranks(words: Sequence[str], size: int = 2) -> list[subprocess.Popen[st
 def finish(ranks: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit status, output and errors of each, by rank; none outlives the call."""
     try:
-        told = [rank.communicate(timeout=120) for rank in ranks]
+        told = [rank.communicate(timeout=PROCESS_S) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QPushButton, QWidget
 
 from mistudio.core.feature_export_configs import ImportExplanationsConfig
-from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
-from mistudio.gui.tabs.library.one_job import OneJob
-from mistudio.gui.widgets.cards import button, label
+from mistudio.gui.tabs.features.sae_import_dialog import SaeImportDialog
+from mistudio.gui.widgets.cards import button
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import PathEditor
-from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.jobs import import_explanations
 from mistudio.store.records import SaeRow
 
@@ -25,14 +23,22 @@ _MEANING = (
 )
 
 
-class ImportExplanationsDialog(Dialog):
+class ImportExplanationsDialog(SaeImportDialog[ImportExplanationsConfig]):
     """A place, Count, and Import once it is known what would happen."""
 
+    title = "Import explanations"
+    meaning = _MEANING
+    tip = "Add the explanations as labels; yours stay"
+    cancel_tip = "End this import; no label is taken"
+
     def __init__(self, services: Services, sae: SaeRow, parent: QWidget | None = None) -> None:
-        super().__init__("Import explanations", parent, width=768, height_share=0.66)
-        self._services, self._sae = services, sae
         self._counted: ImportExplanationsConfig | None = None
-        self.form: ConfigForm[ImportExplanationsConfig] = ConfigForm(
+        super().__init__(services, sae, parent)
+        self.form.changed.connect(self._on_edited)
+        self._on_edited()
+
+    def make_form(self) -> ConfigForm[ImportExplanationsConfig]:
+        return ConfigForm(
             ImportExplanationsConfig,
             ("path", "layer"),
             editors={"path": PathEditor("either", "Explanations (*.jsonl *.jsonl.gz)")},
@@ -40,36 +46,10 @@ class ImportExplanationsDialog(Dialog):
             command="features import-explanations",
             positional=("path", "sae"),
         )
-        self.form.set_values({"sae": sae.id})
-        self.found = label("", wrap=True, selectable=True)
+
+    def first_buttons(self) -> tuple[QPushButton, ...]:
         self.count_button = button("Count", self.count, icon="search", tip="Read, store nothing")
-        self.start_button = button(
-            "Import",
-            self.start,
-            variant="primary",
-            icon="download",
-            tip="Add the explanations as labels; yours stay",
-        )
-        self.bar = ProgressBar("yellow")
-        self.job = OneJob(
-            services,
-            self.start_button,
-            self,
-            failure="The import failed.",
-            cancel_tip="End this import; no label is taken",
-            bar=self.bar,
-        )
-        self.job.done.connect(self._on_done)
-        self.form.changed.connect(self._on_edited)
-        self.box.addWidget(label(f"For {sae.name}", "card", wrap=True))
-        self.box.addWidget(label(_MEANING, "muted", wrap=True))
-        for part in (self.form, self.found, self.bar, self.job.state, self.job.problem):
-            self.box.addWidget(part)
-        self.box.addStretch(1)
-        for part in (self.count_button, self.job.cancel_button, self.start_button):
-            self.buttons.addWidget(part)
-        self.add_close()
-        self._on_edited()
+        return (self.count_button,)
 
     def _on_edited(self) -> None:
         """What was counted holds for the settings it was counted with."""
@@ -108,8 +88,7 @@ class ImportExplanationsDialog(Dialog):
         if self._counted is not None:
             self.job.submit("import_explanations", self._counted)
 
-    @Slot(object)
-    def _on_done(self, result: Mapping[str, Any]) -> None:
+    def tell(self, result: Mapping[str, Any]) -> None:
         repeated = f", {result['repeated']:,} were there already" if result["repeated"] else ""
         self.found.setText(
             f"{result['shown']:,} features show an imported label; {result['beside']:,} labels are "
