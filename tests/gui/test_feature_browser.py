@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow.compute  # noqa: F401 - loaded before, as a test waits for five seconds only
 import pytest
 from PySide6.QtCore import QItemSelectionModel, Qt
-from PySide6.QtWidgets import QInputDialog
 from pytestqt.qtbot import QtBot
 
+from mistudio.gui import ask
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.columns import DEFAULT
 from mistudio.gui.tabs.features.lists_dialog import NOTE, ListsDialog
@@ -182,7 +182,7 @@ def test_views_hold_columns_order_and_filters(
     tab.table.filters.chips.add(NumberRange("max", 8.0))
     settle(tab, qtbot)
     before = listed(tab)
-    monkeypatch.setattr(QInputDialog, "getText", lambda *a, **k: ("strong ones", True))
+    monkeypatch.setattr(ask, "text", lambda *a, **k: ("strong ones", True))
     tab.table.views._on_save()
     settle(tab, qtbot)
     tab.table._on_usual()
@@ -194,7 +194,7 @@ def test_views_hold_columns_order_and_filters(
     settle(tab, qtbot)
     assert listed(tab) == before
     assert "Kurtosis" in headings(tab)
-    monkeypatch.setattr(QInputDialog, "getText", lambda *a, **k: ("", True))
+    monkeypatch.setattr(ask, "text", lambda *a, **k: ("", True))
     tab.table.views._on_save()
     settle(tab, qtbot)
     assert "1 to 255" in tab.table.problem.text()
@@ -299,7 +299,7 @@ def test_lists_of_a_feature_in_its_window_and_in_theirs(
     dialog.remove()
     settle(tab, qtbot)
     assert [item.feature for item in feature_lists.items(db, made.id)] == [3]
-    monkeypatch.setattr(QInputDialog, "getText", lambda *a, **k: ("warm", True))
+    monkeypatch.setattr(ask, "text", lambda *a, **k: ("warm", True))
     dialog._on_rename()
     settle(tab, qtbot)
     assert dialog.names.item(0).text() == "warm  (1)"

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QFileDialog, QInputDialog, QPushButton
+from PySide6.QtWidgets import QFileDialog, QPushButton
 from pytestqt.qtbot import QtBot
 
 from mistudio.core.model_configs import ImportModelConfig
 from mistudio.core.steering_spec import Direction, Edit
+from mistudio.gui import ask
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.steering import export as export_module
 from mistudio.gui.tabs.steering.card import CardState
@@ -186,11 +187,11 @@ def test_what_cannot_be_exported_is_said(
         asked.append(list(words[3]))
         return words[3][1], True
 
-    monkeypatch.setattr(QInputDialog, "getItem", choose)
+    monkeypatch.setattr(ask, "choice", choose)
     pick(qtbot, tab.export_button, export_module.COPY)
     settle(qtbot, services, lambda: len(window_stub.banners) == 2)
     assert asked == [["Strength ×1", "Strength ×2"]]
     assert "'value': 6.0" in QGuiApplication.clipboard().text()
-    monkeypatch.setattr(QInputDialog, "getItem", lambda *_: ("", False))
+    monkeypatch.setattr(ask, "choice", lambda *_: ("", False))
     pick(qtbot, tab.export_button, export_module.COPY)
     assert services.lanes.is_idle()

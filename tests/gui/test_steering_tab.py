@@ -780,7 +780,7 @@ def test_history_is_searched_starred_noted_and_cleared(
     settle(tab, qtbot)
     assert list(history.model.ids()) == [first.id, second.id]
     answer = ("from the sea", True)
-    monkeypatch.setattr(history_module.QInputDialog, "getText", lambda *_, **__: answer)
+    monkeypatch.setattr(history_module.ask, "text", lambda *_, **__: answer)
     history.view.select_id(second.id)
     history.note_button.click()
     settle(tab, qtbot)

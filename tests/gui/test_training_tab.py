@@ -612,7 +612,7 @@ def test_library_actions_follow_the_selection(qtbot: Any, desk: Desk, monkeypatc
     qtbot.waitUntil(lambda: library.buttons["steer"].isEnabled())
     library.buttons["steer"].click()
     assert desk.opened == [("Steering", {"sae": sae.id})]
-    module = "mistudio.gui.tabs.training.library_view.QInputDialog.getText"
+    module = "mistudio.gui.ask.text"
     monkeypatch.setattr(module, lambda *_: (" two ", True))
     library.buttons["rename"].click()
     qtbot.waitUntil(lambda: "two" in texts(tab, 1))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QBoxLayout, QComboBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from mistudio.gui.tabs.features.condition_chips import ConditionChips
 from mistudio.gui.tabs.features.finder import LABELS, MODES, PLACEHOLDERS
@@ -14,6 +15,8 @@ from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.editors import NumberBox
 from mistudio.gui.widgets.layout import SearchField, guard_wheel
 from mistudio.store.features import FeatureFilter
+
+BESIDE = 960  # px at a 16-px font from which chips and tools share a line
 
 
 class FilterBar(QWidget):
@@ -79,16 +82,23 @@ class FilterBar(QWidget):
         self.tools.addWidget(label("Frequency %", "label"))
         for widget in (self.low, label("to", "muted"), self.high):
             self.tools.addWidget(widget)
-        second = QHBoxLayout()
+        second = self._second = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         second.setSpacing(px(8))
         second.addWidget(self.chips, 1)
         second.addLayout(self.tools)
-        second.setAlignment(self.tools, Qt.AlignmentFlag.AlignTop)
+        second.setAlignment(self.tools, Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(px(6))
         box.addLayout(self.first)
         box.addLayout(second)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Chips above the tools where both have no room in one line."""
+        super().resizeEvent(event)
+        ways = QBoxLayout.Direction
+        narrow = self.width() < appearance().px(BESIDE)
+        self._second.setDirection(ways.TopToBottom if narrow else ways.LeftToRight)
 
     def _restore(self, stored: Any) -> None:
         if not isinstance(stored, dict):

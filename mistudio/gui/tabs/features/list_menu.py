@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QInputDialog, QMenu, QPushButton, QWidget
+from PySide6.QtWidgets import QMenu, QPushButton, QWidget
 
+from mistudio.gui import ask
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.edits import published
 from mistudio.gui.widgets.cards import set_icon
@@ -85,7 +86,7 @@ class ListButton(QPushButton):
         self.put(action.data(), on)
 
     def _on_new(self) -> None:
-        name, given = QInputDialog.getText(self, "New list", "Name of the list")
+        name, given = ask.text(self, "New list", "Name of the list")
         if given:
             self.create_list(name)
 

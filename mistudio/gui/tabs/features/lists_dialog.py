@@ -11,7 +11,6 @@ from PySide6.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QHeaderView,
-    QInputDialog,
     QListWidget,
     QListWidgetItem,
     QTableWidget,
@@ -21,6 +20,7 @@ from PySide6.QtWidgets import (
 )
 
 from mistudio.core.units import EM_DASH
+from mistudio.gui import ask
 from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
@@ -187,7 +187,7 @@ class ListsDialog(Dialog):
         self._write(take_out)
 
     def _on_new(self) -> None:
-        name, given = QInputDialog.getText(self, "New list", "Name of the list")
+        name, given = ask.text(self, "New list", "Name of the list")
         if given:
             self._write(lambda db: feature_lists.create(db, name))
 
@@ -195,7 +195,7 @@ class ListsDialog(Dialog):
         chosen = self.current()
         if chosen is None:
             return
-        name, given = QInputDialog.getText(self, "Rename list", "New name", text=chosen.name)
+        name, given = ask.text(self, "Rename list", "New name", chosen.name)
         if given:
             self._write(lambda db: feature_lists.rename(db, chosen.id, name))
 

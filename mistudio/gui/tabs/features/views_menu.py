@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QInputDialog, QMenu, QPushButton, QWidget
+from PySide6.QtWidgets import QMenu, QPushButton, QWidget
 
+from mistudio.gui import ask
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.undo import Undo
@@ -87,7 +88,7 @@ class ViewsButton(QPushButton):
             self._services.banner(feature_views.gone_sentence(name, gone), level="warning")
 
     def _on_save(self) -> None:
-        name, given = QInputDialog.getText(self, "Save this view", "Name of the view")
+        name, given = ask.text(self, "Save this view", "Name of the view")
         if given:
             self.save(name)
 
@@ -98,7 +99,7 @@ class ViewsButton(QPushButton):
 
     def _on_rename(self) -> None:
         view = self._view()
-        name, given = QInputDialog.getText(self, "Rename view", "New name", text=view.name)
+        name, given = ask.text(self, "Rename view", "New name", view.name)
         if given:
             self._write(lambda db: feature_views.rename(db, view.id, name))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PySide6.QtCore import Signal
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QFileDialog, QInputDialog, QMenu, QPushButton, QWidget
+from PySide6.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 
 from mistudio.core.errors import StudioError
 from mistudio.core.steering_export_configs import (
@@ -20,6 +20,7 @@ from mistudio.core.steering_export_configs import (
 )
 from mistudio.core.steering_settings import variants_of
 from mistudio.core.steering_shown import title_of
+from mistudio.gui import ask
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.jobs import JobWatch
 from mistudio.jobs import steer_export
@@ -92,7 +93,7 @@ class OutsideExport(QWidget):
         if len(names) > 1 and not config.variant:
             titles = [title_of(name) for name in names]
             about = "Which of them is exported"
-            title, given = QInputDialog.getItem(self, "Export", about, titles, 0, False)
+            title, given = ask.choice(self, "Export", about, titles)
             if not given:
                 return
             config = replace(config, variant=names[titles.index(title)])

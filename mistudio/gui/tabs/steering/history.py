@@ -11,7 +11,6 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
-    QInputDialog,
     QMenu,
     QVBoxLayout,
     QWidget,
@@ -20,6 +19,7 @@ from PySide6.QtWidgets import (
 from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.steering_shown import edit_words, edits_of
 from mistudio.core.units import format_decimal
+from mistudio.gui import ask
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import delete_undoably
@@ -215,7 +215,7 @@ class History(QWidget):
         if run is None:
             return
         about = "A note beside the run"
-        text, given = QInputDialog.getText(self, "Note", about, text=run.note or "")
+        text, given = ask.text(self, "Note", about, run.note or "")
         if given:
             steering.note(self._services.studio.db(), run.id, text)
             self.reload()

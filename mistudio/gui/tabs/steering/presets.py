@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QInputDialog, QLineEdit, QWidget
+from PySide6.QtWidgets import QLineEdit, QWidget
 
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import StudioError
 from mistudio.core.steering_shown import edits_of
+from mistudio.gui import ask
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.scrolling import scrolling
@@ -121,7 +122,7 @@ class Presets(Collapsible):
             if what == "star":
                 templates.star(studio, row_.id, not row_.is_favorite)
             elif what == "rename":
-                name, given = QInputDialog.getText(self, "Rename", "New name", text=row_.name)
+                name, given = ask.text(self, "Rename preset", "New name", row_.name)
                 if not given:
                     return
                 templates.rename(studio, row_.id, name)

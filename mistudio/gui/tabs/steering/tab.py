@@ -8,7 +8,6 @@ from typing import Any
 
 from PySide6.QtGui import QGuiApplication, QShowEvent
 from PySide6.QtWidgets import (
-    QInputDialog,
     QWidget,
 )
 
@@ -19,6 +18,7 @@ from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import variants_of
 from mistudio.core.steering_shown import edit_words
+from mistudio.gui import ask
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.job_line import JobLine
@@ -216,8 +216,8 @@ class SteeringTab(SteeringPage):
 
     def ask_auto(self) -> None:
         """Ask for a KL and look for the strength that gives it."""
-        target, given = QInputDialog.getDouble(
-            self, "Auto strength", "Mean KL in nats per token", 0.1, 0.001, 10.0, 3
+        target, given = ask.number(
+            self, "Find the strength", "Wanted mean KL in nats per token", 0.1, 0.001, 10.0
         )
         if given:
             self.find_strength(target)

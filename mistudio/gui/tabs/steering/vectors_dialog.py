@@ -11,7 +11,6 @@ from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
     QHeaderView,
-    QInputDialog,
     QPlainTextEdit,
     QTableWidget,
     QTableWidgetItem,
@@ -23,6 +22,7 @@ from mistudio.core.config import violations
 from mistudio.core.errors import StudioError
 from mistudio.core.units import EM_DASH
 from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
+from mistudio.gui import ask
 from mistudio.gui.dialog import Dialog, confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import delete_undoably
@@ -242,9 +242,7 @@ class VectorsDialog(Dialog):
         chosen = self.chosen()
         if len(chosen) == 1:
             vector_id, studio = chosen[0].id, self._services.studio
-            name, given = QInputDialog.getText(
-                self, "Rename vector", "New name", text=chosen[0].name
-            )
+            name, given = ask.text(self, "Rename vector", "New name", chosen[0].name)
             if given:
                 self._write(lambda _: vector_library.change(studio, vector_id, name=name))
 

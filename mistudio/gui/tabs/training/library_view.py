@@ -9,8 +9,6 @@ from PySide6.QtCore import QItemSelectionModel, QModelIndex, QTimer, QUrl, Slot
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import (
     QAbstractItemView,
-    QInputDialog,
-    QLineEdit,
     QStackedWidget,
     QVBoxLayout,
     QWidget,
@@ -18,6 +16,7 @@ from PySide6.QtWidgets import (
 
 from mistudio.core.configs import HarvestConfig
 from mistudio.core.errors import StudioError
+from mistudio.gui import ask
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import Deleter
 from mistudio.gui.tabs.training.compare_dialog import CompareDialog
@@ -262,9 +261,7 @@ class LibraryView(QWidget):
         sae = self.current()
         if sae is None:
             return
-        name, given = QInputDialog.getText(
-            self, "Rename SAE", "Name", QLineEdit.EchoMode.Normal, sae.name
-        )
+        name, given = ask.text(self, "Rename SAE", "Name", sae.name)
         if given and name.strip():
             sae_id, text = sae.id, name.strip()[:255]
             self._services.query.ask(lambda db: _rename(db, sae_id, text), self._on_renamed)
