@@ -7,7 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PySide6.QtCore import QPointF, QRect, Qt
-from PySide6.QtGui import QColor, QFont, QFontInfo, QFontMetricsF, QPainter, QRegion
+from PySide6.QtGui import (
+    QColor,
+    QFont,
+    QFontInfo,
+    QFontMetricsF,
+    QPainter,
+    QRegion,
+    QTextLayout,
+)
 from PySide6.QtWidgets import QStyle
 
 from mistudio.gui.theme import appearance
@@ -63,6 +71,7 @@ class RowPainter:
     def __init__(self, view: RowTable, draw_line: DrawLine) -> None:
         self._view, self._draw_line = view, draw_line
         self._short: dict[tuple[str, int, bool], str] = {}
+        self._lines: dict[tuple[str, bool], tuple[int, float]] = {}
         self._pens: dict[bool, _Pen] = {}
         self._fonts: tuple[QFont, ...] = ()
 
@@ -94,6 +103,7 @@ class RowPainter:
             self._fonts = fonts
             self._pens = {bool(numeric): _Pen.of(font) for numeric, font in enumerate(fonts)}
             self._short.clear()
+            self._lines.clear()
 
     def _places(self, box: QRect) -> list[_Place]:
         view, style = self._view, self._view.style()
@@ -140,8 +150,25 @@ class RowPainter:
             width = pen.width(text)
         left = place.inner_left + (place.inner_width - width if place.column.numeric else 0.0)
         painter.setFont(pen.font)
-        base = top + high // 2 - pen.height // 2 + pen.metrics.ascent()
+        height, ascent = self._line(pen, text, place.column.numeric)
+        base = top + high // 2 - height // 2 + ascent
         painter.drawText(QPointF(left, base), text)
+
+    def _line(self, pen: _Pen, text: str, numeric: bool) -> tuple[int, float]:
+        """Height and ascent of a line: those of the font, or of taller ones that stand in for it
+        where it lacks a character."""
+        if text.isascii():
+            return pen.height, pen.metrics.ascent()
+        found = self._lines.get((text, numeric))
+        if found is None:
+            if len(self._lines) >= KEPT:
+                self._lines.clear()
+            layout = QTextLayout(text, pen.font)
+            layout.beginLayout()
+            line = layout.createLine()
+            layout.endLayout()
+            found = self._lines[text, numeric] = math.ceil(line.height()), line.ascent()
+        return found
 
     def _shortened(self, pen: _Pen, text: str, width: int, numeric: bool) -> str:
         key = (text, width, numeric)
