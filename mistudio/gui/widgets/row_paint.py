@@ -145,12 +145,12 @@ class RowPainter:
         self, painter: QPainter, pen: _Pen, place: _Place, text: str, top: int, high: int
     ) -> None:
         width = pen.width(text)
+        height, ascent = self._line(pen, text, place.column.numeric)
         if width > place.inner_width:
             text = self._shortened(pen, text, place.inner_width, place.column.numeric)
             width = pen.width(text)
         left = place.inner_left + (place.inner_width - width if place.column.numeric else 0.0)
         painter.setFont(pen.font)
-        height, ascent = self._line(pen, text, place.column.numeric)
         base = top + high // 2 - height // 2 + ascent
         painter.drawText(QPointF(left, base), text)
 
