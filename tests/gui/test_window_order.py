@@ -25,8 +25,8 @@ def stage(styled: QApplication, qtbot: QtBot, tmp_path: Path) -> Iterator[Stage]
     made = MainWindow(studio, SettingsFile(studio.paths.settings))
     made.resize(1280, 720)
     made.show()
-    yield Stage(made, lambda: qtbot.waitUntil(made.query.is_idle), qtbot.waitUntil)
-    with qtbot.waitSignal(made.ended):
+    yield Stage(made, lambda: qtbot.waitUntil(made.query.is_idle, timeout=30_000), qtbot.waitUntil)
+    with qtbot.waitSignal(made.ended, timeout=30_000):
         made.close()
     studio.close()
 
