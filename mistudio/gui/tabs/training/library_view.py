@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from PySide6.QtCore import QItemSelectionModel, QModelIndex, QTimer, QUrl, Slot
-from PySide6.QtGui import QDesktopServices
+from PySide6.QtGui import QDesktopServices, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QStackedWidget,
@@ -121,8 +121,7 @@ class LibraryView(QWidget):
 
     def _build(self) -> None:
         px = appearance().px
-        box = QVBoxLayout(self)
-        box.setContentsMargins(px(24), px(16), px(24), px(16))
+        box = self._box = QVBoxLayout(self)
         box.setSpacing(px(12))
         box.addLayout(row(self.search, self.import_button))
         self._pages = QStackedWidget()
@@ -132,6 +131,13 @@ class LibraryView(QWidget):
         actions = QWidget()
         actions.setLayout(FlowRow(*self.buttons.values()))
         box.addWidget(actions)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """One column in the middle of a wide window, as on the other pages."""
+        super().resizeEvent(event)
+        px = appearance().px
+        side = max(px(24), (self.width() - max(1280, px(1280))) // 2)
+        self._box.setContentsMargins(side, px(16), side, px(16))
 
     def _connect(self) -> None:
         self._soon.timeout.connect(self.refresh)
