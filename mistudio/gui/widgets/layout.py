@@ -12,6 +12,7 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QScrollArea,
     QSizePolicy,
+    QTabWidget,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -215,3 +216,15 @@ def rule() -> QFrame:
     line.setProperty("line", True)
     line.setFixedHeight(1)
     return line
+
+
+def replace_page(pages: QTabWidget, number: int, page: QWidget) -> None:
+    """Put a page in the place of one, under its title, and show it; no change is told."""
+    title, empty = pages.tabText(number), pages.widget(number)
+    pages.blockSignals(True)
+    pages.removeTab(number)
+    pages.insertTab(number, page, title)
+    pages.setCurrentIndex(number)
+    pages.blockSignals(False)
+    if empty is not None:
+        empty.deleteLater()

@@ -22,6 +22,7 @@ from mistudio.gui.tabs.features.pages_ahead import PagesAhead
 from mistudio.gui.tabs.features.tile_tips import tile_tips
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import MetricTile, button, label, row
+from mistudio.gui.widgets.layout import replace_page
 from mistudio.jobs import feature_pages, feature_samples
 from mistudio.store.records import SaeRow
 
@@ -268,31 +269,31 @@ class FeatureDetail(Dialog):
             from mistudio.gui.tabs.features.lens_page import LensPage
 
             self.lens = LensPage(self._services)
-            self._fill(number, self.lens)
+            replace_page(self.pages, number, self.lens)
         elif number == CORRELATIONS and self.correlations is None:
             from mistudio.gui.tabs.features.correlations_page import CorrelationsPage
 
             self.correlations = CorrelationsPage(self._services)
             self.correlations.opened.connect(self.open_partner)
             self.correlations.opened_elsewhere.connect(self._on_elsewhere)
-            self._fill(number, self.correlations)
+            replace_page(self.pages, number, self.correlations)
         elif number == STATISTICS and self.statistics is None:
             from mistudio.gui.tabs.features.statistics_page import StatisticsPage
 
             self.statistics = StatisticsPage(self._services)
-            self._fill(number, self.statistics)
+            replace_page(self.pages, number, self.statistics)
         elif number == ABLATION and self.ablation is None:
             from mistudio.gui.tabs.features.ablation_page import AblationPage
 
             self.ablation = AblationPage(self._services)
-            self._fill(number, self.ablation)
+            replace_page(self.pages, number, self.ablation)
         elif number == TRY_TEXT and self.try_text is None:
             from mistudio.gui.tabs.features.try_page import TryPage
 
             self.try_text = TryPage(self._services)
             self.try_text.opened.connect(self._go)
             self.try_text.read.connect(self._on_own_text)
-            self._fill(number, self.try_text)
+            replace_page(self.pages, number, self.try_text)
         if number == CORRELATIONS and self.correlations is not None and self._sae is not None:
             self.correlations.show_feature(self._sae, self.index)
             return
@@ -334,17 +335,6 @@ class FeatureDetail(Dialog):
 
     def _on_own_text(self, largest: float | None) -> None:
         self._own = None if largest is None else (self.index, largest)
-
-    def _fill(self, number: int, page: QWidget) -> None:
-        title = self.pages.tabText(number)
-        empty = self.pages.widget(number)
-        self.pages.blockSignals(True)
-        self.pages.removeTab(number)
-        self.pages.insertTab(number, page, title)
-        self.pages.setCurrentIndex(number)
-        self.pages.blockSignals(False)
-        if empty is not None:
-            empty.deleteLater()
 
     def _on_elsewhere(self, sae_id: str, index: int) -> None:
         self._services.open_tab("Features", sae=sae_id, feature=index)
