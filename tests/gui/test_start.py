@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,14 @@ def test_imports_read_no_source() -> None:
     assert plain is None or builtins.__import__ is plain
 
 
+def _is_at_rest(app: QApplication, window: MainWindow) -> bool:
+    """Whether nothing of it waits to be laid out again."""
+    before = window.grab().toImage()
+    app.processEvents()
+    app.sendPostedEvents()
+    return before == window.grab().toImage()
+
+
 @pytest.mark.window
 def test_a_style_sheet_that_comes_after_the_widgets_changes_nothing(
     qapp: QApplication, studio: Studio, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
@@ -146,6 +155,7 @@ def test_a_style_sheet_that_comes_after_the_widgets_changes_nothing(
         qtbot.waitExposed(window)
         qtbot.waitUntil(window.query.is_idle)
         window.setFocus()
+        qtbot.waitUntil(partial(_is_at_rest, qapp, window))
         drawn.append(window.grab().toImage())
         window.close()
         window.deleteLater()
