@@ -33,6 +33,7 @@ from mistudio.gui.jobs_panel import JobsPanel
 from mistudio.gui.lanes import Lanes
 from mistudio.gui.notices import JobNotices
 from mistudio.gui.publisher import Publisher
+from mistudio.gui.qt_types import TypeMaker
 from mistudio.gui.query_lane import QueryLane
 from mistudio.gui.remote import Pacer, still_desktop
 from mistudio.gui.reporting import Drained
@@ -95,6 +96,7 @@ class MainWindow(QMainWindow):
         self._forced = False
         self._writing = False  # settings on their way to the disk
         self._rest_by = 0.0
+        self._types = TypeMaker()
         self._build()
         self._connect()
         window_state.restore(studio.paths.home, self, self.jobs_panel)
@@ -185,7 +187,8 @@ class MainWindow(QMainWindow):
 
         Once the first questions are answered, which they would slow, or have taken long enough.
         """
-        if not self.query.is_idle() and time.monotonic() < self._rest_by:
+        waits = not self.query.is_idle() and time.monotonic() < self._rest_by
+        if waits or not self._types.make_some():
             return
         self._rest.stop()
         redraw_icons(self.actions_by_name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import threading
+import time
 from typing import Any, NamedTuple
 
 from PySide6.QtCore import QSize, QTimer, Signal, Slot
@@ -56,12 +58,17 @@ TABS = tuple(
 )
 
 
+_importing = threading.RLock()  # no widget of a tab is made while a lane makes classes of Qt's
+_wanted = threading.Event()  # by the window's thread
+
+
 def load_tabs() -> None:
     """Import every tab's module and `LATER`, so that neither waits for the disk when used."""
-    for spec in TABS:
-        importlib.import_module(spec.module)
-    for name in LATER:
-        importlib.import_module(name)
+    for name in (*(spec.module for spec in TABS), *LATER):
+        while _wanted.is_set():
+            time.sleep(0.005)
+        with _importing:
+            importlib.import_module(name)
 
 
 class TabPages(QTabWidget):
@@ -106,13 +113,21 @@ class TabPages(QTabWidget):
 
     @Slot()
     def _on_ahead(self) -> None:
+        if not _importing.acquire(blocking=False):
+            return  # the next time
+        try:
+            self._build_next()
+        finally:
+            _importing.release()
+
+    def _build_next(self) -> None:
         if any(tab.build_more() for tab in self._built.values()):
             return
         missing = [spec for spec in TABS if spec.name not in self._built]
         if not missing or self._services is None:
             self._ahead.stop()
         elif missing[0].module in sys.modules:  # a lane imports them
-            self.tab(missing[0].name)
+            self._build(missing[0], self._services)
 
     def is_complete(self) -> bool:
         """Whether every tab is built."""
@@ -121,7 +136,12 @@ class TabPages(QTabWidget):
     def tab(self, name: str) -> Tab | None:
         """The tab of a name, built if need be; None if it cannot be."""
         if name not in self._built and self._services is not None:
-            self._build(TABS[_position(name)], self._services)
+            _wanted.set()
+            try:
+                with _importing:
+                    self._build(TABS[_position(name)], self._services)
+            finally:
+                _wanted.clear()
         return self._built.get(name)
 
     def current(self) -> Tab | None:
