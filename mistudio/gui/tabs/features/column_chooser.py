@@ -8,6 +8,7 @@ from typing import Any
 from PySide6.QtCore import QEvent, QObject, Qt, Signal
 from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QHeaderView, QMenu, QWidget
+from shiboken6 import isValid
 
 from mistudio.gui.tabs.features.columns import DEFAULT, MATCH, name_of
 from mistudio.gui.theme import appearance
@@ -139,7 +140,7 @@ class ColumnChooser(QObject):
         self._quiet = False
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if event.type() == QEvent.Type.Resize:
+        if event.type() == QEvent.Type.Resize and isValid(self._header):
             self._fit()
         return False
 
@@ -172,7 +173,8 @@ class ColumnChooser(QObject):
         self.menu.popup(self._header.mapToGlobal(at))
 
     def _on_resized(self, section: int, old: int, new: int) -> None:
-        if self._quiet or not old or not new:
+        # the header's last words come while the table is taken down
+        if self._quiet or not old or not new or not isValid(self._header):
             return
         self._fit()
         self._tell()
