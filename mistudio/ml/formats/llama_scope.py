@@ -67,10 +67,9 @@ def read_llama_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     return sae.with_metadata(**metadata), metadata
 
 
-def _refuse_others(config: Mapping[str, Any]) -> None:
-    read, written = config.get("hook_point_in"), config.get("hook_point_out")
-    if written not in (None, read):
-        raise Unsupported("This is a transcoder, which cannot be read yet.")
+def refuse_other_kinds(config: Mapping[str, Any]) -> None:
+    """Raise `Unsupported` for what neither release of Llama Scope is read with: other activations
+    than jumprelu, other scalings than by the average norm, gated encoders."""
     activation = config.get("act_fn", "jumprelu")
     if activation != "jumprelu":
         raise Unsupported(f"SAEs with the activation {activation!r} cannot be read.")
@@ -81,6 +80,13 @@ def _refuse_others(config: Mapping[str, Any]) -> None:
         )
     if config.get("use_glu_encoder"):
         raise Unsupported("SAEs with a gated encoder cannot be read yet.")
+
+
+def _refuse_others(config: Mapping[str, Any]) -> None:
+    read, written = config.get("hook_point_in"), config.get("hook_point_out")
+    if written not in (None, read):
+        raise Unsupported("This is a transcoder, which cannot be read yet.")
+    refuse_other_kinds(config)
     if config.get("apply_decoder_bias_to_pre_encoder"):
         raise Unsupported("SAEs of Llama Scope that subtract the decoder's bias cannot be read.")
 

@@ -16,6 +16,7 @@ import torch
 
 from mistudio.core.errors import Damaged, Mismatch, Unsupported
 from mistudio.ml.formats.foreign import assemble, known, read_json, take
+from mistudio.ml.formats.llama_scope import refuse_other_kinds
 from mistudio.ml.formats.tensors import load_tensors
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
@@ -96,13 +97,4 @@ def _refuse_others(config: Mapping[str, Any]) -> None:
             "This is a transcoder or another kind of dictionary of Llama Scope, of which only SAEs "
             "can be read."
         )
-    activation = config.get("act_fn", "jumprelu")
-    if activation != "jumprelu":
-        raise Unsupported(f"SAEs with the activation {activation!r} cannot be read.")
-    scaling = config.get("norm_activation", "dataset-wise")
-    if scaling != "dataset-wise":
-        raise Unsupported(
-            f"This SAE scales its input {scaling!r}, which cannot be folded into its weights."
-        )
-    if config.get("use_glu_encoder"):
-        raise Unsupported("SAEs with a gated encoder cannot be read yet.")
+    refuse_other_kinds(config)
