@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mistudio.system.slow_sorts import avoid_slow_sorts
+
 if TYPE_CHECKING:
     from mistudio.core.config import Config
 
@@ -94,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import multiprocessing  # elsewhere there is nothing to do, and it takes a while to load
 
         multiprocessing.freeze_support()
+    avoid_slow_sorts()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         # a bare start opens the window at once: the grammar would take a quarter of its time

@@ -29,6 +29,7 @@ LEAST_SHARING = 3  # neighbours that have a word
 MOST_WORDS = 3
 NOBODY = -1
 _AT_ONCE = 4096  # features whose neighbours' words are sorted together
+_TABLE = 1 << 17  # counts at a time
 
 
 class RowFeatures(NamedTuple):
@@ -65,10 +66,9 @@ def partners(
     many = rows.splits[token + 1] - first
     ends = np.cumsum(many)
     entry = np.arange(int(ends[-1]) if ends.size else 0) + np.repeat(first - (ends - many), many)
-    key = np.repeat(line << 32, many) | np.asarray(rows.features[entry])
-    key, together = np.unique(key, return_counts=True)
-    owner, other = key >> 32, key & 0xFFFFFFFF
-    good = (together >= LEAST_TOGETHER) & (other != owner + low)
+    many_L = np.bincount(line, many, lines).astype(np.int64)
+    owner, other, together = _often(np.asarray(rows.features[entry]), many_L, len(counts_F))
+    good = other != owner + low
     owner, other, together = owner[good], other[good], together[good]
     weight = together / np.sqrt(np.maximum(counts_F[other], 1))
     order = np.lexsort((other, -weight, owner))
@@ -77,6 +77,31 @@ def partners(
     found = np.full((lines, PARTNERS), NOBODY, np.int32)
     found[owner[order][chosen], rank[chosen]] = other[order][chosen]
     return found
+
+
+def _often(
+    features: NDArray[np.integer], many_L: NDArray[np.int64], n_features: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Features that are there `LEAST_TOGETHER` times or more: line, feature and how often, rising.
+
+    The first many_L[0] belong to line 0, and so on. They are counted in a table of a few lines at a
+    time, which fits near the processor and is several times as fast as sorting them.
+    """
+    found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    step = max(1, _TABLE // max(n_features, 1))
+    ends = np.cumsum(many_L)
+    for first in range(0, len(many_L), step):
+        many = many_L[first : first + step]
+        stop = int(ends[first + len(many) - 1])
+        line = np.repeat(np.arange(len(many)) * n_features, many)
+        count = np.bincount(line + features[stop - int(many.sum()) : stop])
+        place = np.flatnonzero(count >= LEAST_TOGETHER)
+        found.append((place + first * n_features, count[place]))
+    if not found:
+        nothing = np.empty(0, np.int64)
+        return nothing, nothing, nothing
+    place, count = (np.concatenate(column) for column in zip(*found, strict=True))
+    return place // n_features, place % n_features, count
 
 
 class JudgedStrings:

@@ -209,6 +209,7 @@ class _Maker:
         )
         stands = rules.look(corpus, fit.token)
         groups = [rules.group(fit, stands, slot) for slot in range(rules.SLOTS)]
+        heaviest = [rules.heavy(each, rules.FEW) for each in groups]
         density_F = self.density_F[low:high]
         tables = self.profiles.get()
         graded = tables.scores(fit, stands.position, groups, asked)
@@ -221,20 +222,20 @@ class _Maker:
         if self.rows is not None and self.judged is not None:
             counts_F = np.diff(self.corpus.splits_F)
             self.partners_FP[low:high] = partners(self.rows, fit, low, counts_F)
-            heavy_FW = rules.heavy(groups[TOKEN], words.WORDS).string_FT
+            heavy_FW = heaviest[TOKEN].string_FT[:, : words.WORDS]
             telling_FW = words.slot_words(groups[TOKEN], TOKEN, self.base).string_FW
             self.words_FW[low:high] = np.where(heavy_FW[:, :1] != NO_STRING, heavy_FW, telling_FW)
             self.judged.keep(low, [(part.strings[TOKEN], part.missing) for part in asked])
-        for method, fitted, texts in self._predicates(fit, stands, groups, low, high):
+        for method, fitted, texts in self._predicates(fit, stands, heaviest, low, high):
             candidates.append(_judged(method, fitted, texts, asked, density_F))
         return _chosen(candidates, density_F > 0, low)
 
     def _predicates(
-        self, fit: Active, stands: rules.Stands, groups: list[Groups], low: int, high: int
+        self, fit: Active, stands: rules.Stands, heaviest: list[Heavy], low: int, high: int
     ) -> list[tuple[str, Rules, list[str]]]:
         found = []
         for method, slot in (("token", TOKEN), ("say", NEXT), ("after", PREVIOUS)):
-            top = rules.heavy(groups[slot], rules.FEW)
+            top = heaviest[slot]
             many_F = rules.few_strings(top)
             texts = [self._named(method, top, line, int(n)) for line, n in enumerate(many_F)]
             found.append((method, rules.predicate(slot, top, many_F), texts))

@@ -103,7 +103,8 @@ def running_sum(member_NV: NDArray[np.bool_]) -> NDArray[np.float64]:
     # the sum of those that are no members is the negative one: the fewer are gone through
     few = 2 * many <= size
     count = many if few else size - many
-    place = np.nonzero(member_NV if few else ~member_NV)[1].reshape(lines, count)
+    inside = np.flatnonzero(member_NV if few else ~member_NV).reshape(lines, count)
+    place = inside - (np.arange(lines) * size)[:, None]  # much faster than places in two dimensions
     # behind the k-th of them; it is highest behind one, and lowest before one
     k = np.arange(1, count + 1)
     behind = k / count - (place + 1 - k) / (size - count)

@@ -12,7 +12,7 @@ from mistudio.ml.features.labels.draw import Active
 from mistudio.ml.features.labels.profile import Base
 from mistudio.ml.features.labels.rules import Groups
 from mistudio.ml.features.labels.strings import CLASSES, NO_STRING, Strings
-from mistudio.ml.features.order import rank_within
+from mistudio.ml.features.order import group_starts, rank_within
 
 WORDS = 3
 WINDOWS, AROUND = 32, 8  # strongest active tokens, and tokens on each side of one
@@ -66,12 +66,17 @@ def window_words(corpus: Corpus, active: Active, word_T: NDArray[np.bool_], base
     )
     window, column = np.nonzero(inside & word_T[around] & ends)
     string = corpus.string_T[around[window, column]]
-    once = np.unique(window.astype(np.int64) << 32 | string)
-    window, string = once >> 32, (once & 0xFFFFFFFF).astype(np.int32)
+    once = window.astype(np.int64) << 32 | string
+    once.sort()
+    once = once[group_starts(once)] if once.size else once
+    window, string = once >> 32, once & 0xFFFFFFFF
     expected = 1.0 - (1.0 - base.strings[0]) ** (2 * AROUND + 1)
     least_F = np.maximum(LEAST_SEEN, np.ceil(LEAST_WINDOWS * size)).astype(np.int64)
-    key = feature[window] << 32 | string.astype(np.int64)
-    key, count = np.unique(key, return_counts=True)
+    key = feature[window] << 32 | string
+    key.sort()
+    starts = group_starts(key) if key.size else np.empty(0, np.int64)
+    count = np.diff(np.append(starts, key.size))
+    key = key[starts]
     groups = Groups(key >> 32, key.astype(np.int32), count.astype(np.float64), count, size)
     return _most_telling(groups, np.maximum(expected, 1e-9), least_F)
 
