@@ -155,11 +155,8 @@ def open_window(home: str | None) -> int:
     """Open the window; what keeps it from opening is a sentence."""
     import gc
 
-    gc.disable()  # nothing made while starting is garbage; the window enables it once it is there
-    try:
-        return _open_window(home)
-    finally:
-        gc.enable()
+    gc.disable()  # nothing made while starting is garbage; then the window collects it itself
+    return _open_window(home)
 
 
 def _open_window(home: str | None) -> int:

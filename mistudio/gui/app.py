@@ -40,7 +40,7 @@ BENCH_VARIABLE = "MISTUDIO_BENCH"  # a plan that `mistudio bench window` measure
 
 def run(paths: Paths) -> int:
     """Open the window and return the exit code; a second start raises the first and returns 0."""
-    gc.disable()  # nothing made while starting is garbage, and looking for some takes a while
+    gc.disable()  # to the end of the process: `gui.collector` looks for garbage, between events
     app = QApplication.instance() or QApplication(sys.argv[:1])
     assert isinstance(app, QApplication)
     app.setApplicationName("miStudio")
@@ -58,7 +58,6 @@ def run(paths: Paths) -> int:
         return _run(app, paths, settings)
     finally:
         sys.setswitchinterval(turn_s)
-        gc.enable()
         logging.getLogger().removeHandler(handler)
         handler.close()
         icons.clear_cache()
@@ -109,7 +108,6 @@ def _run(app: QApplication, paths: Paths, settings: SettingsFile) -> int:
 def _after_first_paint(window: MainWindow, note: str, fault: str) -> None:
     log.info("window shown %.2f s after the process started", age_s())
     keep_what_is_there()
-    gc.enable()
     window.start(note)
     if fault:
         window.show_error("miStudio ended unexpectedly the last time.", fault)

@@ -12,6 +12,7 @@ from PySide6.QtCore import QObject, QThread, QTimer, Signal, Slot
 
 from mistudio.core.control import JobControl
 from mistudio.core.events import Reporter
+from mistudio.gui.collector import collect_anywhere, collect_here
 from mistudio.gui.reporting import BufferedReporter, Drained
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class Lanes(QObject):
 
     def start(self) -> None:
         """Start the threads; jobs that wait in the queue begin."""
+        collect_here(self)
         for name in LANES:
             thread = QThread(self)
             thread.setObjectName(f"{name} lane")
@@ -229,3 +231,4 @@ class Lanes(QObject):
             thread.wait()
         self._workers.clear()
         self._threads.clear()
+        collect_anywhere(self)

@@ -14,6 +14,7 @@ from PySide6.QtCore import QObject, QThread, Signal, Slot
 from shiboken6 import isValid
 
 from mistudio.core.errors import StudioError
+from mistudio.gui.collector import collect_anywhere, collect_here
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class QueryLane(QObject):
 
     def start(self) -> None:
         """Begin to answer."""
+        collect_here(self)
         self._thread.start()
 
     def ask(
@@ -155,6 +157,7 @@ class QueryLane(QObject):
         self._thread.wait()
         self._waiting.clear()
         self._newest.clear()
+        collect_anywhere(self)
 
 
 def _alive(method: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import hashlib
 import json
 import logging
@@ -16,6 +15,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from mistudio.core.collecting import paused
 from mistudio.core.errors import (
     Damaged,
     InvalidInput,
@@ -105,13 +105,10 @@ def shared_gguf_reader() -> Iterator[None]:
     slow = {name: getattr(module, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, function in slow.items():
         setattr(module, name, functools.cache(function))
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        yield
+        with paused():
+            yield
     finally:
-        if collecting:
-            gc.enable()
         for name, function in slow.items():
             setattr(module, name, function)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-
 import torch
 
+from mistudio.core.collecting import collect
 from mistudio.core.errors import OutOfMemory, means_out_of_memory
 from mistudio.core.training_rules import LEAST_MICRO_BATCH
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
@@ -64,7 +63,7 @@ class MicroBatches:
                     ) from error
                 self.rows = max(LEAST_MICRO_BATCH, -(-now // 2))
             sae.free_workspace()
-            gc.collect()
+            collect()
             if x_BD.is_cuda:
                 torch.cuda.empty_cache()
 
