@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mistudio.core import lens_figures
 from mistudio.core.errors import NotFound
 from mistudio.core.units import format_count, format_percent
 from mistudio.jobs.kept_pages import pages_of
@@ -267,6 +268,10 @@ def _tokens(weights: Sequence[TokenWeight]) -> list[LensToken]:
     return [LensToken(weight.text, weight.weight) for weight in weights]
 
 
+def _logit_line(tokens: Sequence[LensToken]) -> str:
+    return "  ".join(f"{t.text!r} {t.logit:+.2f}" for t in tokens[: lens_figures.FEW])
+
+
 def lines(shown: FeaturePage) -> list[str]:
     """A feature's page as text for a terminal."""
     row = shown.row
@@ -275,8 +280,8 @@ def lines(shown: FeaturePage) -> list[str]:
         f"fires on {format_count(row.count)} of {format_count(shown.n_tokens)} tokens "
         f"({format_percent(row.frequency, 3)}), largest activation {row.max:.3f}",
         f"top tokens: {row.top_tokens}",
-        "promotes:   " + "  ".join(f"{t.text!r} {t.logit:+.2f}" for t in shown.positive),
-        "suppresses: " + "  ".join(f"{t.text!r} {t.logit:+.2f}" for t in shown.negative),
+        f"promotes:   {_logit_line(shown.positive)}",
+        f"suppresses: {_logit_line(shown.negative)}",
     ]
     for example in shown.examples:
         out.append(f"  {example.value:8.3f}  {text_of(example)}")

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mistudio.core import lens_figures
 from mistudio.core.atomic import atomic_file
 from mistudio.core.errors import Damaged, from_os_error
 from mistudio.core.paths import resources
@@ -256,8 +257,8 @@ def _charts(store: FeatureStore, feature: int) -> str:
     sides.append(bars_svg(title, lens.edges.tolist(), lens.counts.tolist(), split_at=0.0))
     return (
         f"<div class=sides>{''.join(sides)}</div><div class=sides>"
-        f"<div><h3>Promoted</h3>{_logits(lens.positive)}</div>"
-        f"<div><h3>Suppressed</h3>{_logits(lens.negative)}</div></div>"
+        f"<div><h3>Promoted</h3>{_logits(lens.positive[: lens_figures.FEW])}</div>"
+        f"<div><h3>Suppressed</h3>{_logits(lens.negative[: lens_figures.FEW])}</div></div>"
     )
 
 

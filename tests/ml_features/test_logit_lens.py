@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
+from mistudio.core import lens_figures
 from mistudio.core.errors import Mismatch
 from mistudio.ml.architecture import find_blocks
 from mistudio.ml.features import logit_lens as lens
@@ -63,12 +64,14 @@ def test_lens_equals_numpy_for_each_norm(family: str) -> None:
     sae = SimpleNamespace(W_dec_FO=torch.from_numpy(directions), n_latents=7, device="cpu")
     expected = _oracle(family, model, directions)
     found = lens.logit_lens(sae, _loaded(model))
-    order = np.argsort(-expected, axis=1)
-    assert found.positive_ids_NK.tolist() == order[:, :10].tolist()
-    assert found.negative_ids_NK.tolist() == order[:, :-11:-1].tolist()
+    order, most = np.argsort(-expected, axis=1), lens_figures.KEPT
+    assert found.positive_ids_NK.tolist() == order[:, :most].tolist()
+    assert found.negative_ids_NK.tolist() == order[:, -1 : -most - 1 : -1].tolist()
     sorted_logits = np.take_along_axis(expected, order, 1)
-    np.testing.assert_allclose(found.positive_logits_NK, sorted_logits[:, :10], rtol=1e-4)
-    np.testing.assert_allclose(found.negative_logits_NK, sorted_logits[:, :-11:-1], rtol=1e-4)
+    np.testing.assert_allclose(found.positive_logits_NK, sorted_logits[:, :most], rtol=1e-4)
+    np.testing.assert_allclose(
+        found.negative_logits_NK, sorted_logits[:, -1 : -most - 1 : -1], rtol=1e-4
+    )
     z = expected / expected.std(1, keepdims=True)
     np.testing.assert_allclose(found.skew_N, (z**3).mean(1), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.kurtosis_N, (z**4).mean(1), rtol=1e-4)

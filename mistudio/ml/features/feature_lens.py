@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mistudio.core import lens_figures
 from mistudio.ml.features.logit_lens import BINS, feature_logits, raw_logits
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
-
-TOP = 20
 
 
 class FeatureLens(NamedTuple):
@@ -36,7 +35,12 @@ class FeatureLens(NamedTuple):
 
 @torch.inference_mode()
 def feature_lens(
-    sae: SparseAutoencoder, loaded: LoadedModel, feature: int, *, raw: bool, top: int = TOP
+    sae: SparseAutoencoder,
+    loaded: LoadedModel,
+    feature: int,
+    *,
+    raw: bool,
+    top: int = lens_figures.KEPT,
 ) -> FeatureLens:
     """The lens of a feature; `raw`: its decoder row times the unembedding, without the final norm's
     gain and centring and not centred over the vocabulary. Raises as `feature_logits`."""

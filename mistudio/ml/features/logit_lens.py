@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mistudio.core import lens_figures
 from mistudio.core.errors import Mismatch, Unsupported
 from mistudio.ml.architecture import Blocks
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
-TOP = 10
 BINS = 50
 CHUNK_LOGITS = 1 << 24  # logits held at a time (64 MB in float32)
 CPU_LOGITS = 1 << 20  # of those summarised at a time on a CPU, so that they stay in its cache
@@ -160,7 +160,7 @@ def logit_lens(
 
 @torch.inference_mode()
 def _summarise(logits_NV: torch.Tensor) -> LogitLens:
-    count = min(TOP, logits_NV.shape[1])
+    count = min(lens_figures.KEPT, logits_NV.shape[1])
     positive = torch.topk(logits_NV, count, dim=1)
     negative = torch.topk(logits_NV, count, dim=1, largest=False)
     low_N, high_N = negative.values[:, 0], positive.values[:, 0]

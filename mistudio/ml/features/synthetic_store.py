@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.core import lens_figures
 from mistudio.core.atomic import write_json
 from mistudio.core.control import JobControl
 from mistudio.core.events import SilentReporter
@@ -25,7 +26,7 @@ from mistudio.ml.data.token_store import SPECIAL as SPECIAL_TOKEN
 from mistudio.ml.data.write_dataset import write_dataset
 from mistudio.ml.features.feature_store import KEPT, SPECIAL, VERSION, FeatureStore, relative_to
 from mistudio.ml.features.finish import describe_entries
-from mistudio.ml.features.logit_lens import BINS, TOP
+from mistudio.ml.features.logit_lens import BINS
 from mistudio.ml.features.partial import CHECKPOINT, PartialStore
 from mistudio.ml.features.rows import RowPlan
 from mistudio.ml.features.transpose import id_type
@@ -288,15 +289,16 @@ def _finish(
 
 def _write_lens(made: Path, chance: np.random.Generator, features: int, vocabulary: int) -> None:
     """Made-up logits: falling positive, rising negative ones."""
-    logits_FK = -np.sort(-np.abs(chance.normal(1.5, 0.5, (features, TOP)))).astype(np.float32)
+    shape = (features, lens_figures.KEPT)
+    logits_FK = -np.sort(-np.abs(chance.normal(1.5, 0.5, shape))).astype(np.float32)
     histogram_FB = np.tile(
         (vocabulary * np.exp(-0.5 * np.linspace(-3, 3, BINS) ** 2) / BINS).astype(np.int32),
         (features, 1),
     )
     arrays = {
-        "positive_ids": chance.integers(1, vocabulary, (features, TOP), dtype=np.int32),
+        "positive_ids": chance.integers(1, vocabulary, shape, dtype=np.int32),
         "positive_logits": logits_FK,
-        "negative_ids": chance.integers(1, vocabulary, (features, TOP), dtype=np.int32),
+        "negative_ids": chance.integers(1, vocabulary, shape, dtype=np.int32),
         "negative_logits": -logits_FK,
         "histogram": histogram_FB,
         "low": -logits_FK[:, 0],

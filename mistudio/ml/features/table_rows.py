@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.core import lens_figures
 from mistudio.ml.features.arrays import open_array
 
 if TYPE_CHECKING:
@@ -81,8 +82,9 @@ class _Columns:
                 "kurtosis": None,
             }
             if lens:
-                row["positive_tokens"] = self._joined(lens["positive_ids"][place])
-                row["negative_tokens"] = self._joined(lens["negative_ids"][place])
+                for side in ("positive", "negative"):
+                    shown = lens[f"{side}_ids"][place][: lens_figures.FEW]
+                    row[f"{side}_tokens"] = self._joined(shown)
                 row["skew"], row["kurtosis"] = lens["skew"][place], lens["kurtosis"][place]
             yield row
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mistudio.core import lens_figures
 from mistudio.ml.features.feature_store import FeatureStore, TokenWeight
 from mistudio.ml.features.sampling import histogram
 from mistudio.ml.features.token_windows import TokenWindows, WindowGroup
@@ -140,8 +141,8 @@ class PeerFeatures:
 
     def _lens(self, index: int) -> dict[str, Any]:
         lens = self._store.lens(index)
-        positive = lens.positive if lens else []
-        negative = lens.negative if lens else []
+        positive = lens.positive[: lens_figures.FEW] if lens else []
+        negative = lens.negative[: lens_figures.FEW] if lens else []
         edges = lens.edges.tolist() if lens else []
         return {
             "pos_str": _texts(positive),

@@ -16,6 +16,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from mistudio.core import lens_figures
 from mistudio.core.analysis_configs import FeatureLensConfig
 from mistudio.gui.services import Services
 from mistudio.gui.style import mono_font
@@ -26,7 +27,7 @@ from mistudio.gui.widgets.cards import Card, button, label, row
 from mistudio.gui.widgets.layout import guard_wheel
 from mistudio.gui.widgets.plots import HistogramPlot
 
-ROWS = 10
+AT_ONCE = (lens_figures.FEW, lens_figures.KEPT)  # tokens of each end
 
 
 class TokenBars(QWidget):
@@ -36,15 +37,20 @@ class TokenBars(QWidget):
         super().__init__(parent)
         self._name, self._color = name, color
         self._tokens: list[tuple[str, float]] = []
+        self._rows = AT_ONCE[0]
         self._largest = 0.0
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         appearance().changed.connect(self.update)
         self.set_tokens([], 0.0)
 
+    def set_rows(self, rows: int) -> None:
+        """Have room for this many tokens, the next time that some are set."""
+        self._rows = rows
+
     def set_tokens(self, tokens: Sequence[Any], largest: float) -> None:
         """Show `LensToken`s; `largest` is the logit of the longest bar of both lists."""
-        self._tokens = [(marked(t.text), t.logit) for t in tokens[:ROWS]]
+        self._tokens = [(marked(t.text), t.logit) for t in tokens[: self._rows]]
         self._largest = largest
         self.setAccessibleName(self._name)
         self.setAccessibleDescription(self.text())
@@ -56,13 +62,13 @@ class TokenBars(QWidget):
         return "\n".join(f"{token}\t{logit:+.4f}" for token, logit in self._tokens)
 
     def sizeHint(self) -> QSize:
-        return QSize(appearance().px(260), ROWS * self._row_height() + 4)
+        return QSize(appearance().px(260), self._rows * self._row_height() + 4)
 
     def minimumSizeHint(self) -> QSize:
         return QSize(appearance().px(200), self.sizeHint().height())
 
     def _row_height(self) -> int:
-        return appearance().px(24)
+        return appearance().px(24 if self._rows <= AT_ONCE[0] else 17)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.matches(QKeySequence.StandardKey.Copy):
@@ -130,6 +136,16 @@ class LensPage(QWidget):
         self.again = button("Compute", self.run, icon="play", tip="Ask the model for these")
         self.job = OneJob(services, self.again, self, failure="The lens could not be computed.")
         self.job.done.connect(self._on_done)
+        self.many = QComboBox()
+        for many in AT_ONCE:
+            self.many.addItem(f"{many} tokens", many)
+        self.many.setAccessibleName("Tokens of each list")
+        self.many.setToolTip(
+            f"How many tokens each list shows. Feature sets keep {AT_ONCE[1]}; of one that keeps "
+            "fewer the model is asked."
+        )
+        guard_wheel(self.many)
+        self.many.currentIndexChanged.connect(self._on_changed)
         self.how.currentIndexChanged.connect(self._on_changed)
         self.z_scores.toggled.connect(self._on_changed)
         self.positive = TokenBars("Promoted tokens", "emerald")
@@ -159,7 +175,7 @@ class LensPage(QWidget):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(8))
-        tools = row(self.how, self.z_scores, self.again, self.job.cancel_button)
+        tools = row(self.how, self.many, self.z_scores, self.again, self.job.cancel_button)
         tools.addWidget(self.job.state, 1)
         self.again.hide()
         box.addLayout(tools)
@@ -194,7 +210,12 @@ class LensPage(QWidget):
         """Show what is chosen; what the feature set does not hold is asked of the model."""
         if self._page is None:
             return
-        from_model = bool(self.how.currentData()) or self.z_scores.isChecked()
+        rows = int(self.many.currentData())
+        for bars in (self.positive, self.negative):
+            bars.set_rows(rows)
+        # a set without a lens has none for the model to give either
+        too_few = 0 < len(self._page.positive) < rows
+        from_model = bool(self.how.currentData()) or self.z_scores.isChecked() or too_few
         if not from_model:
             self._show_stored(self._page)
         elif self._fits():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.core import lens_figures
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.features.labels import prompts
 from mistudio.ml.features.labels.auroc import LEAST_POSITIVES, auroc
@@ -52,8 +53,8 @@ def name_feature(
     if not windows.to_name:
         return None
     lens = store.lens(feature)
-    promoted = [token.text for token in lens.positive] if lens else []
-    suppressed = [token.text for token in lens.negative] if lens else []
+    promoted = [token.text for token in lens.positive[: lens_figures.FEW]] if lens else []
+    suppressed = [token.text for token in lens.negative[: lens_figures.FEW]] if lens else []
     prompt = prompts.name_prompt(windows, promoted, suppressed)
     peaks = prompts.peak_tokens(windows.to_name)
     fallback = f'token: "{peaks[0]}"' if peaks else "nothing to name"
