@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -153,4 +154,44 @@ def test_raw_logits_and_z_scores_come_from_the_model(
     assert [job.config["raw"] for job in JOBS.select(db)] in ([True, False], [False, True])
     lens.z_scores.setChecked(False)
     assert lens.positive.text().splitlines()[0] == "·river\t+2.0000"
+    detail.close()
+
+
+def test_twenty_tokens_of_each_end_where_the_set_keeps_them(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page_of_twenty(*args: Any, **named: Any) -> feature_pages.FeaturePage:
+        shown = feature_world.page(*args, **named)
+        ends = [
+            [feature_pages.LensToken(f" {sign}{i}", sign * (2.0 - 0.05 * i)) for i in range(20)]
+            for sign in (1, -1)
+        ]
+        return dataclasses.replace(shown, positive=ends[0], negative=ends[1])
+
+    monkeypatch.setattr(feature_pages, "page", page_of_twenty)
+    monkeypatch.setattr("mistudio.jobs.feature_lens.prepare", lambda *_: None)
+    feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(1)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    detail.pages.setCurrentIndex(LENS)
+    lens = detail.lens
+    assert lens is not None
+    sides = (lens.positive, lens.negative)
+    assert [len(side.text().splitlines()) for side in sides] == [10, 10]
+    lens.many.setCurrentIndex(1)
+    assert [len(side.text().splitlines()) for side in sides] == [20, 20]
+    assert JOBS.select(services.studio.db()) == []
+    detail.resize(1152, 648)  # nine tenths of the smallest screen
+    settle(tab, qtbot)
+    assert all(side.height() >= side.sizeHint().height() for side in sides)
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    detail.pages.setCurrentIndex(0)
+    tab.open_feature(2)  # of a set that keeps fewer, the model is asked
+    settle(tab, qtbot)
+    detail.pages.setCurrentIndex(LENS)
+    (job,) = JOBS.select(services.studio.db())
+    assert (job.kind, job.config["raw"]) == ("feature_lens", False)
     detail.close()
