@@ -9,6 +9,7 @@ from mistudio.console import Console
 from mistudio.core import ablation_figures
 from mistudio.core.analysis_configs import (
     AblateConfig,
+    AbsorptionConfig,
     AttributeConfig,
     FeatureLensConfig,
     OwnTextConfig,
@@ -16,8 +17,9 @@ from mistudio.core.analysis_configs import (
 from mistudio.core.config import from_arguments
 from mistudio.jobs import attribute as attribution
 from mistudio.jobs import feature_lens as lens
-from mistudio.jobs import own_text
+from mistudio.jobs import measure_absorption, own_text
 from mistudio.jobs.runner import Studio
+from mistudio.vector_commands import lines_of
 
 Arguments = argparse.Namespace
 
@@ -42,6 +44,14 @@ def feature_lens(studio: Studio, console: Console, arguments: Arguments) -> None
     """Tokens that a feature's direction promotes and suppresses."""
     found = run_job(studio, console, "feature_lens", from_arguments(FeatureLensConfig, arguments))
     console.result(found, lens.lines(found))
+
+
+def absorption(studio: Studio, console: Console, arguments: Arguments) -> None:
+    """How much of a concept other features carry in place of one."""
+    arguments.positive = list(lines_of(arguments.positive))
+    arguments.negative = list(lines_of(arguments.negative))
+    found = run_job(studio, console, "absorption", from_arguments(AbsorptionConfig, arguments))
+    console.result(found, measure_absorption.lines(found))
 
 
 def attribute(studio: Studio, console: Console, arguments: Arguments) -> None:

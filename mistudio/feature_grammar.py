@@ -14,6 +14,7 @@ from mistudio.core import (
     health_configs,
     label_configs,
 )
+from mistudio.core.config import add_arguments
 from mistudio.store.feature_conditions import COLOURS
 
 
@@ -67,6 +68,14 @@ def feature_verbs(command: Any, features: Any, delete: Callable[..., None]) -> N
     about = "tokens that a feature's direction promotes and suppresses, with z-scores"
     lens = analysis_configs.FeatureLensConfig
     command(features, "lens", "feature_lens", about, lens, "sae", "feature")
+    about = "how much of a concept others carry in place of a feature, by two lists of prompts"
+    made = command(features, "absorption", "absorption", about)
+    own = analysis_configs.AbsorptionConfig
+    lists = ("positive", "negative")
+    add_arguments(made, own, positional=("sae", "feature"), without=lists)
+    for name in lists:
+        told = f"text file of {name} prompts, one per line"
+        made.add_argument(f"--{name}", metavar="FILE", required=True, help=told)
     about = "which features fire on a text of one's own"
     command(features, "test", "test_text", about, analysis_configs.OwnTextConfig, "text")
     about = "what every feature adds to the next token of a text"

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
+from mistudio.core.vector_configs import MOST_PROMPTS, READINGS
 
 ABLATION_MODES = ("zero", "mean", "resample")
 MOST_TEXT_TOKENS = 1024
+LEAST_PROMPTS = 4  # of each list: a probe is fitted on one half and read on the other
 
 
 def _is_mean(config: AblateConfig) -> bool:
@@ -154,3 +156,47 @@ class FeatureLensConfig(Config):
         "Decoder row times unembedding and nothing else; without, past the final norm's gain and "
         "centring, less the mean over the vocabulary.",
     )
+
+
+@dataclass(frozen=True)
+class AbsorptionConfig(Config):
+    """How much of a concept other features carry in place of one that stands for it."""
+
+    sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
+    feature: int = option(
+        0, "Feature", "Number of the feature that stands for the concept.", minimum=0
+    )
+    positive: tuple[str, ...] = option(
+        (), "Positive prompts", "Prompts that end with the concept.", required=True
+    )
+    negative: tuple[str, ...] = option(
+        (), "Negative prompts", "Prompts like them that end without it.", required=True
+    )
+    also: tuple[str, ...] = option(
+        (), "Also for the concept", "Numbers of other features that stand for it too."
+    )
+    read: str = option(
+        "last",
+        "Read",
+        "The last token of each prompt, or the mean over its tokens; special tokens never count. "
+        "Features are not linear, so that those of a mean are seldom what one wants.",
+        choices=READINGS,
+    )
+
+    def check(self) -> Iterable[Violation]:
+        for name in self.also:
+            if not name.isdecimal():
+                yield Violation("also", f"{name!r} is no number of a feature.")
+        for name, prompts in (("positive", self.positive), ("negative", self.negative)):
+            if len(prompts) > MOST_PROMPTS:
+                yield Violation(name, f"At most {MOST_PROMPTS:,} prompts are read of each list.")
+            elif 0 < len(prompts) < LEAST_PROMPTS:
+                yield Violation(name, f"Each list needs at least {LEAST_PROMPTS} prompts.")
+        both = set(self.positive) & set(self.negative)
+        if both:
+            yield Violation("negative", f"{min(both)!r} is in both lists.")
+
+    @property
+    def main(self) -> tuple[int, ...]:
+        """The features that stand for the concept, without repeats."""
+        return tuple(dict.fromkeys((self.feature, *map(int, self.also))))

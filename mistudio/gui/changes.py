@@ -39,6 +39,7 @@ CHANGES = {
     "embed_features": ("feature_sets",),
     "map_features": (),
     "feature_lens": (),
+    "absorption": (),
     "own_text": (),
     "attribute": (),
     "steer": ("steering_runs",),

@@ -26,6 +26,7 @@ from mistudio.jobs import (
     make_vector,
     map_features,
     meaning_search,
+    measure_absorption,
     own_text,
     steer,
     steer_claims,
@@ -222,6 +223,15 @@ FEATURE_KINDS = (
         analysis_configs.FeatureLensConfig,
         feature_lens.run,
         feature_lens.prepare,
+        subject="sae",
+    ),
+    JobKind(
+        "absorption",
+        "gpu",
+        "Absorption in",
+        analysis_configs.AbsorptionConfig,
+        measure_absorption.run,
+        measure_absorption.prepare,
         subject="sae",
     ),
 )

@@ -48,6 +48,7 @@ COMMANDS = {
     "import_explanations": Words("features import-explanations", ("path", "sae")),
     "import_cache": Words("features import-delphi", ("path", "sae")),
     "feature_lens": Words("features lens", ("sae", "feature")),
+    "absorption": Words("features absorption", ("sae", "feature")),
     "ablate": Words("features ablate", ("sae",)),
     "own_text": Words("features test", ("text",)),
     "attribute": Words("features attribute", ("text",)),
@@ -74,19 +75,21 @@ WITHOUT = ("add_sample", "probe_extraction", "probe_training")
 def command_of(kind: str, config: Config) -> str:
     """The command that does the same, "" for a kind that has none.
 
-    The prompts of a contrast are written as files that bash and zsh make on the way.
+    Lists of prompts are written as files that bash and zsh make on the way.
     """
+    from mistudio.core.analysis_configs import AbsorptionConfig
     from mistudio.core.steering_export_configs import ExportSteeringConfig
     from mistudio.core.vector_configs import ContrastConfig, ExportVectorsConfig
 
     known = COMMANDS.get(kind)
     if known is None:
         return ""
-    if isinstance(config, ContrastConfig):
+    if isinstance(config, ContrastConfig | AbsorptionConfig):
         plain = dataclasses.replace(config, positive=(), negative=())
         sides = (("positive", config.positive), ("negative", config.negative))
         lists = [f"--{name} <(printf '%s\\n' {shlex.join(texts)})" for name, texts in sides]
-        return " ".join([command_line(known.words, plain), *lists])
+        line = command_line(known.words, plain, positional=known.positional)
+        return " ".join([line, *lists])
     if isinstance(config, ExportVectorsConfig):
         plain = dataclasses.replace(config, vectors=())
         return command_line(f"{known.words} {shlex.join(config.vectors)}".strip(), plain)

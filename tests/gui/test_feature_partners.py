@@ -10,10 +10,17 @@ from PySide6.QtGui import QGuiApplication
 from pytestqt.qtbot import QtBot
 
 from mistudio.gui.services import Services
+from mistudio.gui.tabs.features.absorption_dialog import AbsorptionDialog
 from mistudio.gui.tabs.features.detail import FeatureDetail
 from mistudio.gui.tabs.features.health_dialog import HealthDialog
 from mistudio.gui.tabs.features.tab import FeaturesTab
-from mistudio.jobs import feature_extras, feature_pages, feature_partners, sae_health
+from mistudio.jobs import (
+    feature_extras,
+    feature_pages,
+    feature_partners,
+    measure_absorption,
+    sae_health,
+)
 from mistudio.jobs.feature_extras import Entry, Extras, Weights
 from mistudio.jobs.feature_pages import Bars
 from mistudio.jobs.feature_partners import Correlations, Hint, Neighbour, Partner
@@ -240,3 +247,55 @@ def test_health_offers_to_compare_the_rows(
     assert dialog.tiles["ev"].value() == "—"
     assert not dialog.content.isHidden()
     dialog.close()
+
+
+def test_absorption_is_measured_from_the_correlations(
+    services: Services, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pages, "page", feature_world.page)
+    monkeypatch.setattr(feature_partners, "correlations", correlations)
+    monkeypatch.setattr(feature_partners, "neighbours", lambda *_args, **_named: [])
+    monkeypatch.setattr(measure_absorption, "prepare", lambda *_: None)
+    world = feature_world.add_world(services.studio.db())
+    tab = shown_tab(services, qtbot)
+    tab.open_feature(1)
+    settle(tab, qtbot)
+    detail = tab.detail
+    assert detail is not None
+    detail.pages.setCurrentIndex(2)
+    settle(tab, qtbot)
+    assert detail.correlations is not None
+    detail.correlations.measure_button.click()
+    (dialog,) = detail.findChildren(AbsorptionDialog)
+    dialog.prompts.positive.setPlainText("a\nb\nc")
+    dialog.prompts.negative.setPlainText("e\n\nf\ng\nh\n")
+    dialog.run()
+    assert dialog.job.problem.text() == "Each list needs at least 4 prompts."
+    dialog.prompts.positive.setPlainText("a\nb\nc\nd")
+    dialog.copy_command()
+    line = QGuiApplication.clipboard().text()
+    assert line.startswith(f"mistudio features absorption {world.sae.id} 1 --positive <(printf")
+    dialog.run()
+    (job,) = JOBS.select(services.studio.db())
+    wanted = ("absorption", 1, ["a", "b", "c", "d"], ["e", "f", "g", "h"])
+    told = job.config
+    assert (job.kind, told["feature"], told["positive"], told["negative"]) == wanted
+    lines = [
+        {"prompt": "a", "projection": 2.0, "main": 0.5, "absorbers": [7], "absorbed": [1.5],
+         "fraction": 0.75},
+        {"prompt": "b", "projection": -1.0, "main": 0.0, "absorbers": [], "absorbed": [],
+         "fraction": None},
+    ]  # fmt: skip
+    found = {"fraction": 0.75, "interval": None, "prompts": 1, "absorbed_prompts": 1, "silent": 0}
+    absorbers = [{"feature": 7, "prompts": 1, "share": 0.75, "called": "kings"}]
+    dialog._on_done({**found, "auroc": 1.0, "absorbers": absorbers, "lines": lines})
+    assert dialog.outcome.text().startswith("Mean absorption fraction 0.750 over 1 prompts")
+    assert not dialog.absorbers.isHidden()
+    assert dialog.absorbers.texts() == [["#7", "1", "75.0 %", "kings"]]
+    assert dialog.lines.texts()[0] == ["a", "0.750", "2.000", "0.500", "1.500", "#7"]
+    assert dialog.lines.texts()[1][1] == "—"
+    with qtbot.waitSignal(dialog.opened) as asked:
+        dialog.absorbers.cellActivated.emit(0, 0)
+    assert asked.args == [7]
+    dialog.close()
+    detail.close()

@@ -146,6 +146,7 @@ class Library:
         from mistudio.gui.tabs.datasets import detail as dataset_detail
         from mistudio.gui.tabs.features import (
             ablate_dialog,
+            absorption_dialog,
             bench_page,
             detail,
             export_dialog,
@@ -193,6 +194,7 @@ class Library:
             "SystemDialog": lambda: system_dialog.SystemDialog(Monitor(studio.paths.home), parent),
             "JobLog": lambda: job_log.JobLog(to, self.job, parent),
             "DatasetDialog": lambda: dataset_detail.DatasetDialog(to, listed, parent),
+            "AbsorptionDialog": lambda: absorption_dialog.AbsorptionDialog(to, sae, 1, parent),
             "AblateDialog": lambda: ablate_dialog.AblateDialog(to, sae, parent),
             "FeatureDetail": lambda: detail.FeatureDetail(to, parent),
             "_Timed": lambda: bench_page._Timed(to, parent),

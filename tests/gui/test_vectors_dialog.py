@@ -42,8 +42,8 @@ def dialog(qtbot: QtBot, services: Services) -> VectorsDialog:
 
 
 def fill(dialog: VectorsDialog, method: str = "mean", count: int = 3) -> None:
-    dialog.positive.setPlainText("\n\n".join(STORIES[:count]))
-    dialog.negative.setPlainText("\n".join(STORIES[40 : 40 + count]))
+    dialog.prompts.positive.setPlainText("\n\n".join(STORIES[:count]))
+    dialog.prompts.negative.setPlainText("\n".join(STORIES[40 : 40 + count]))
     dialog.form.set_values({"layer": 1, "method": method, "name": "warm"})
 
 
@@ -73,7 +73,7 @@ def test_lists_that_make_none_say_why(
     qtbot: QtBot, services: Services, dialog: VectorsDialog
 ) -> None:
     fill(dialog, "pca")
-    dialog.negative.setPlainText(STORIES[50])
+    dialog.prompts.negative.setPlainText(STORIES[50])
     dialog.make()
     assert "3 positive and 1 negative" in dialog.job.problem.text()
     fill(dialog)

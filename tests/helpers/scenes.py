@@ -233,6 +233,21 @@ def _steered(db: Any, ids: list[str]) -> Any:
     return steering.runs(db, ids)
 
 
+def _absorption(stage: Stage) -> None:
+    _feature(2)(stage)
+    stage.settle()
+    for detail in _shown("FeatureDetail"):
+        detail.correlations.open_absorption()
+    stage.settle()
+    for dialog in _shown("AbsorptionDialog"):
+        ends = ("king", "queen", "prince", "crown")
+        dialog.prompts.positive.setPlainText("\n".join(f"It was the old {e}" for e in ends))
+        ends = ("house", "stone", "river", "cloud")
+        dialog.prompts.negative.setPlainText("\n".join(f"It was the old {e}" for e in ends))
+        dialog.run()
+        stage.settle()
+
+
 def _vectors_import(stage: Stage) -> None:
     stage.tab("Steering").open_vectors()
     stage.settle()
@@ -302,6 +317,7 @@ DIALOGS: dict[str, Scene] = {
     "feature-labels": _feature(6),
     "feature-why": _why,
     "feature-sample": _sample,
+    "absorption": _absorption,
     "health": _on("Features", "open_health"),
     "lists": _on("Features", "show_lists"),
     "map": _on("Features", "show_map"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mistudio.core.analysis_configs import AbsorptionConfig
 from mistudio.core.config import Config, from_arguments, settings_of
 from mistudio.core.steering_export_configs import ExportSteeringConfig
 from mistudio.core.vector_configs import ContrastConfig
@@ -37,6 +38,9 @@ def edited(cls: type[Config]) -> Config:
     return cls(**values)
 
 
+OTHERWISE = {"contrast_vector", "absorption", "steer_export"}  # tested below
+
+
 def test_every_kind_of_job_has_its_command_or_says_why_not() -> None:
     # what the window starts by itself has none
     assert set(COMMANDS) | set(WITHOUT) == set(JOB_KINDS)
@@ -44,7 +48,7 @@ def test_every_kind_of_job_has_its_command_or_says_why_not() -> None:
     assert command_of_job("add_sample", {}) == ""
 
 
-@pytest.mark.parametrize("kind", sorted(set(COMMANDS) - {"contrast_vector", "steer_export"}))
+@pytest.mark.parametrize("kind", sorted(set(COMMANDS) - OTHERWISE))
 def test_a_command_parses_to_the_same_settings(kind: str) -> None:
     config = edited(JOB_KINDS[kind].config_class)
     line = command_of(kind, config)
@@ -72,10 +76,15 @@ def test_an_export_of_a_kept_run_says_its_format() -> None:
     assert command_of("steer_export", ExportSteeringConfig(run="", settings="{}")) == ""
 
 
-def test_the_prompts_of_a_contrast_are_files_that_the_shell_makes() -> None:
+@pytest.mark.parametrize("kind", ["contrast_vector", "absorption"])
+def test_lists_of_prompts_are_files_that_the_shell_makes(kind: str) -> None:
     positive, negative = ("I'm glad", "$HOME \\n"), ("sad",)
-    config = ContrastConfig(model="m", layer=3, positive=positive, negative=negative)
-    line = command_of("contrast_vector", config)
+    config: ContrastConfig | AbsorptionConfig
+    if kind == "absorption":
+        config = AbsorptionConfig(sae="s", feature=3, positive=positive, negative=negative)
+    else:
+        config = ContrastConfig(model="m", layer=3, positive=positive, negative=negative)
+    line = command_of(kind, config)
     # in place of the program: prints each flag and the file behind it
     shown = (
         'f() { shift 2; while [ "$1" ]; do case $1 in --*tive) echo "$1"; cat "$2";; esac; '
@@ -93,4 +102,4 @@ def test_the_prompts_of_a_contrast_are_files_that_the_shell_makes() -> None:
     words = shlex.split(line.split(" --positive")[0])[1:]
     arguments = build_parser().parse_args([*words, "--positive", "p", "--negative", "n"])
     arguments.positive = arguments.negative = None
-    assert from_arguments(ContrastConfig, arguments) == plain
+    assert from_arguments(type(config), arguments) == plain

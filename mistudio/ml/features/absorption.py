@@ -1,4 +1,4 @@
-"""Hints that another feature has absorbed one: it fires instead of it (section 6.6).
+"""Hints that another feature has absorbed one: it fires instead of it.
 
 A feature that stands for a general property may stay silent where a more special one, whose
 direction holds the general one too, fires. Without a probe of the property this cannot be

@@ -1,7 +1,7 @@
 """Which features fire together: exact counts and correlations over the whole SAE.
 
 The row store is read on the tokens where a feature is active; nothing is sampled, no matrix of
-features by features is made (section 6.5). With x_i(t) a feature's activation, zeros included,
+features by features is made. With x_i(t) a feature's activation, zeros included,
 over N kept tokens, n_i the tokens on which it is active and n_ij those on which both are:
 
     pearson  (N Σxy - Σx Σy) / sqrt((N Σx² - (Σx)²) (N Σy² - (Σy)²))

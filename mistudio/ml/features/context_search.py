@@ -1,7 +1,7 @@
 """Features by the text in which they fire: occurrences of words -> tokens -> activations.
 
 The score of feature i is the mean over occurrences of max over the occurrence's tokens of
-a_i / a_i^max (section 4); on request times log(N / n_i), which favours rare features.
+a_i / a_i^max; on request times log(N / n_i), which favours rare features.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def _top_tokens(
 
 
 def _single_token(part: _Bucket, ids: NDArray[np.int32], seed: int, tables: FeatureTables) -> None:
-    """Mark features whose strongest tokens are all one string (section 5.1).
+    """Mark features whose strongest tokens are all one string.
 
     Two tests: the 50 strongest tokens, and 100 ranks drawn evenly from the stronger half, each
     at a hashed place in its stratum.

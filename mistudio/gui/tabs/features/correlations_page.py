@@ -98,7 +98,9 @@ class CorrelationsPage(QWidget):
         hints.box.setSpacing(px(4))
         title = label("Absorption hints", "label")
         title.setToolTip(HINTS_HELP)
-        hints.box.addWidget(title)
+        tip = "With prompts that hold a concept and others that do not: who carries it"
+        self.measure_button = button("Measure…", self.open_absorption, variant="link", tip=tip)
+        hints.box.addLayout(row(title, None, self.measure_button))
         hints.box.addWidget(self.hints)
         near.box.addWidget(hints)
         box = QHBoxLayout(self)
@@ -141,6 +143,15 @@ class CorrelationsPage(QWidget):
     def measure(self) -> str:
         """The measure that the list goes by."""
         return feature_partners.SHOWN[self.measures.checkedId()]
+
+    def open_absorption(self) -> None:
+        """Open the window in which absorption of the feature shown is measured."""
+        from mistudio.gui.tabs.features.absorption_dialog import AbsorptionDialog
+
+        if self._sae is not None:
+            dialog = AbsorptionDialog(self._services, self._sae, self._index, self)
+            dialog.opened.connect(self.opened)
+            dialog.show()
 
     @Slot()
     def _on_again(self) -> None:

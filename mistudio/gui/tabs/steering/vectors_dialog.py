@@ -11,10 +11,8 @@ from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
     QHeaderView,
-    QPlainTextEdit,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -32,6 +30,7 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.library_choice import LibraryChoice
+from mistudio.gui.widgets.prompt_lists import PromptLists
 from mistudio.jobs import vector_library
 from mistudio.jobs.job_commands import command_of
 from mistudio.jobs.set_aside import set_aside
@@ -76,8 +75,8 @@ class VectorsDialog(Dialog):
         super().__init__("Vectors", parent, width=1120, height_share=0.94, scroll=False)
         self._services = services
         self._rows: list[SteeringVectorRow] = []
-        self.positive = self._prompts("Positive prompts", "One prompt per line")
-        self.negative = self._prompts("Negative prompts", "One per line; pairs share their number")
+        tip = "the direction leads from the negative ones to the positive ones"
+        self.prompts = PromptLists(services.settings, "steering", tip)
         self.model = LibraryChoice("Choose a model")
         self.form: ConfigForm[ContrastConfig] = ConfigForm(
             ContrastConfig,
@@ -119,15 +118,6 @@ class VectorsDialog(Dialog):
         services.query.ask(model_names, self._on_models)
         self.read()
 
-    def _prompts(self, name: str, hint: str) -> QPlainTextEdit:
-        made = QPlainTextEdit(str(self._services.settings.recall(f"steering.{name}", "")))
-        made.setAccessibleName(name)
-        made.setPlaceholderText(hint)
-        made.setToolTip(f"{hint}; the direction leads from the negative ones to the positive ones")
-        made.setTabChangesFocus(True)
-        made.setMinimumHeight(appearance().px(64))
-        return made
-
     def _table(self) -> QTableWidget:
         made = QTableWidget(0, len(TITLES))
         made.setHorizontalHeaderLabels(TITLES)
@@ -144,13 +134,7 @@ class VectorsDialog(Dialog):
 
     def _lay_out(self) -> None:
         self.box.setSpacing(appearance().px(8))
-        lists = row(spacing=12)
-        for title, area in (("Positive", self.positive), ("Negative", self.negative)):
-            part = QVBoxLayout()
-            part.addWidget(label(title, "label"))
-            part.addWidget(area)
-            lists.addLayout(part)
-        self.box.addLayout(lists, 2)
+        self.box.addWidget(self.prompts, 2)
         self.box.addWidget(self.form)
         line = row(
             self.make_button,
@@ -185,11 +169,7 @@ class VectorsDialog(Dialog):
 
     def config(self) -> ContrastConfig:
         """The settings with both lists; raises `InvalidInput` for a number that is none."""
-        lists = {
-            name: tuple(line.strip() for line in area.toPlainText().splitlines() if line.strip())
-            for name, area in (("positive", self.positive), ("negative", self.negative))
-        }
-        self.form.set_values(lists)
+        self.form.set_values(self.prompts.lists())
         return self.form.values()
 
     def copy_command(self) -> None:
@@ -212,9 +192,7 @@ class VectorsDialog(Dialog):
         if found := violations(config):
             self.job.say(" ".join(one.sentence for one in found))
         elif self.job.submit("contrast_vector", config):
-            for area in (self.positive, self.negative):
-                key = f"steering.{area.accessibleName()}"
-                self._services.settings.remember(key, area.toPlainText())
+            self.prompts.remember()
 
     def open_import(self) -> None:
         """Open the window for a file of vectors."""
