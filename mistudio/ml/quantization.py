@@ -20,8 +20,10 @@ from mistudio.ml.device import half_dtype
 
 log = logging.getLogger(__name__)
 
-PROBE_SIDE = 16
-PROBE_BLOCK = 64  # values that share a scale in 4 bit; also the least rows tried
+PROBE_SIDE = 32
+BLOCK_4BIT = 64  # values that share a scale in 4 bit
+PACKED_ROWS = 32  # outputs that a processor's 4-bit kernel takes together
+PROBE_BLOCK = BLOCK_4BIT  # also the least rows tried
 _PROBE_ERROR = {"int8": 0.05, "nf4": 0.25, "fp4": 0.35}  # relative; a broken kernel is far off
 
 
@@ -57,7 +59,7 @@ def _probe(form: str, device: str) -> str:
 
 
 def _probe_error(form: str, device: torch.device) -> float:
-    """Relative error of one quantised 16 × 64 layer on 16 rows."""
+    """Relative error of one quantised 32 × 64 layer on 32 rows."""
     generator = torch.Generator().manual_seed(0)
     half = half_dtype(device)
     linear = nn.Linear(PROBE_BLOCK, PROBE_SIDE, bias=False, dtype=half)
@@ -65,7 +67,8 @@ def _probe_error(form: str, device: torch.device) -> float:
     with torch.no_grad():
         linear.weight.copy_(torch.randn(PROBE_SIDE, PROBE_BLOCK, generator=generator))
         wanted_BF = x_BD.float() @ linear.weight.to(device).float().T
-        got_BF = quantised_linear(linear, form, device)(x_BD).float()
+        # in eval mode, in which a CPU may use a kernel of its own
+        got_BF = quantised_linear(linear, form, device).eval()(x_BD).float()
         return float((got_BF - wanted_BF).norm() / wanted_BF.norm())
 
 
@@ -122,9 +125,25 @@ def quantised_linear(linear: nn.Linear, form: str, device: torch.device) -> nn.M
     if has_bias:
         new.bias = nn.Parameter(linear.bias.data, requires_grad=False)
     new.weight = new.weight.to(device)
+    leave_unpacked(new)
     if has_bias:
         new.bias = nn.Parameter(new.bias.data.to(device), requires_grad=False)
     return new
+
+
+def leave_unpacked(model: nn.Module) -> None:
+    """Keep 4-bit layers of odd sizes as they are stored.
+
+    On processors with bf16 arithmetic bitsandbytes packs the weights anew before their first use on
+    the CPU, and breaks on sizes that its kernel does not take.
+    """
+    for module in model.modules():
+        if not getattr(module, "support_avx512bf16_for_cpu", False):
+            continue
+        layer: Any = module
+        block = getattr(getattr(layer.weight, "quant_state", None), "blocksize", BLOCK_4BIT)
+        if layer.in_features % block or layer.out_features % PACKED_ROWS:
+            layer.support_avx512bf16_for_cpu = False
 
 
 def quantise_in_place(

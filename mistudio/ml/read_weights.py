@@ -25,6 +25,7 @@ from mistudio.core.units import format_bytes
 from mistudio.ml.device import half_dtype, memory_of
 from mistudio.ml.facts import ModelFacts, quiet_transformers
 from mistudio.ml.quantization import (
+    leave_unpacked,
     quantisation_config,
     quantise_in_place,
     silence_bitsandbytes,
@@ -105,6 +106,8 @@ def _read(path: Path, facts: ModelFacts, form: str, device: torch.device, step: 
         if quantised:
             quantise_in_place(model, form, device, step)
             model.to(device)
+    elif quantised:
+        leave_unpacked(model)
     return model
 
 

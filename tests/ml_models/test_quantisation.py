@@ -160,6 +160,21 @@ def test_a_kernel_that_computes_nonsense_is_not_used(monkeypatch: pytest.MonkeyP
     assert working_format("fp32", CPU) == ("fp32", "")
 
 
+@pytest.mark.parametrize("form", ["nf4", "fp4"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 16), (96, 32), (64, 40), (128, 64)])
+def test_layers_of_odd_sizes_work_in_eval_mode(form: str, inputs: int, outputs: int) -> None:
+    # on a CPU with bf16 arithmetic bitsandbytes packs the weights for its kernel at the first use
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    layer = quantised_linear(nn.Linear(inputs, outputs), form, device).eval()
+    weight_FD = plain_weight(layer).float()
+    x_BD = torch.randn(5, inputs)
+    with torch.no_grad():
+        got_BF = layer(x_BD)
+    wanted_BF = x_BD @ weight_FD.T + layer.bias.float()
+    assert (got_BF - wanted_BF).norm() < 0.02 * wanted_BF.norm()
+
+
 def test_biases_stay() -> None:
     linear = nn.Linear(64, 16, dtype=torch.bfloat16)
     x_BD = torch.randn(4, 64, dtype=torch.bfloat16)
