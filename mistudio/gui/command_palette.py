@@ -56,6 +56,7 @@ class CommandPalette(QDialog):
         self.search.setPlaceholderText("What do you want to do?")
         self.search.setAccessibleName("Command")
         self.list = QListWidget()
+        self.list.setAccessibleName("Commands")
         self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.list.setItemDelegate(KeysDelegate(self.list))
         box.addWidget(self.search)

@@ -106,6 +106,8 @@ def outside(root: QWidget) -> list[str]:
     for part in root.findChildren(QWidget):
         if not isinstance(part, CONTROLS) or not part.isVisible():
             continue
+        if part.window() is not root.window():  # of a window of its own
+            continue
         above = part.parentWidget()
         while above is not None and above is not root:
             if isinstance(above, QScrollArea | QAbstractScrollArea):
@@ -216,6 +218,7 @@ def _disorder(reached: list[QWidget]) -> list[str]:
         if one.parentWidget() is not other.parentWidget():
             continue
         above = other.geometry().bottom() < one.geometry().top()
+        above = above and other.geometry().left() <= one.geometry().right()  # or the next column
         beside = other.geometry().top() <= one.geometry().center().y() <= other.geometry().bottom()
         if above or (beside and other.geometry().right() < one.geometry().left()):
             found.append(f"Tab goes from {_told(one)} back to {_told(other)}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from PySide6.QtWidgets import QApplication
 
-from mistudio.core.configs import ExportSaeConfig, ImportSaeConfig
+from mistudio.core.configs import ExportSaeConfig, ImportSaeConfig, SteerConfig
 from mistudio.core.model_configs import ExtractConfig
 from mistudio.core.steering_spec import Edit, Feature
 from mistudio.core.training_configs import TrainConfig
@@ -25,6 +25,7 @@ from mistudio.store.tables import (
     JOBS,
     MODELS,
     SAES,
+    STEERING_RUNS,
     TOKENIZATIONS,
     TRAININGS,
 )
@@ -101,7 +102,7 @@ Scene = Callable[[Stage], object]
 
 
 def prepare(stage: Stage) -> None:
-    """Make what the sample run leaves out: an activation set, and a second SAE."""
+    """Make what the sample run leaves out: an activation set, a second SAE, a second text."""
     services = stage.window.services
     if not ACTIVATION_SETS.select(stage.db):
         services.submit(
@@ -123,6 +124,11 @@ def prepare(stage: Stage) -> None:
             ImportSaeConfig(
                 path=str(folder), name="second", model=stage.first(MODELS).id, measure=False
             ),
+        )
+    if len(STEERING_RUNS.select(stage.db)) < 2:
+        services.submit(
+            "steer",
+            SteerConfig(sae=stage.sae(), feature=("3=1.0",), prompt="And the king", max_tokens=24),
         )
     stage.settle()
 

@@ -114,7 +114,9 @@ def test_screens_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "':4242' (DISPLAY) does not answer" in display.obstacle()
     compositor = {"WAYLAND_DISPLAY": "nowhere", "XDG_RUNTIME_DIR": "/nonexistent"}
     told = display.obstacle(compositor, lambda name: True)
-    assert "'nowhere' (WAYLAND_DISPLAY) is not there" in told
+    # older packages of Qt come without Wayland
+    says = ("'nowhere' (WAYLAND_DISPLAY) is not there", "Qt has no platform 'wayland' here")
+    assert told.startswith(says[1]) or says[0] in told
 
 
 def test_the_start_says_the_sentence(

@@ -143,6 +143,7 @@ class Chart(QWidget):
     def _make_table(self) -> QTableView:
         """The table, which few look at and which takes as long to make as half a plot."""
         table = QTableView()
+        table.setTabKeyNavigation(False)  # Tab leaves it
         table.setModel(self._model)
         table.verticalHeader().hide()
         table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)

@@ -32,6 +32,7 @@ class FactsTable(QTableWidget):
         """`stretch`: the column that takes the room the others leave; -1 shares it equally."""
         super().__init__(0, len(titles), parent)
         self._most = most
+        self.setTabKeyNavigation(False)  # Tab leaves it
         self.setHorizontalHeaderLabels(list(titles))
         self.setAccessibleName(name)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)

@@ -247,6 +247,7 @@ class RowTable(QTableView):
     ) -> None:
         """`sorted_by`: the column whose descending order the ids arrive in at first."""
         super().__init__(parent)
+        self.setTabKeyNavigation(False)  # Tab leaves it
         self.rows = model
         header = self.horizontalHeader()
         header.setSortIndicator(sorted_by, Qt.SortOrder.DescendingOrder)

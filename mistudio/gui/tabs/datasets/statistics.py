@@ -234,6 +234,7 @@ def token_lines(found: Mapping[str, Any], total: int) -> list[tuple[str, ...]]:
 
 def _table(headings: Sequence[str], name: str) -> QTableWidget:
     table = QTableWidget(0, len(headings))
+    table.setTabKeyNavigation(False)  # Tab leaves it
     table.setAccessibleName(name)
     table.setHorizontalHeaderLabels(list(headings))
     table.verticalHeader().hide()

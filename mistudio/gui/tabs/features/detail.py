@@ -141,7 +141,7 @@ class FeatureDetail(Dialog):
         self.show()
         self.raise_()
         self.activateWindow()
-        self.examples.setFocus()
+        self.examples.column.setFocus()
 
     def show_feature(self, sae: SaeRow, index: int, order: np.ndarray) -> None:
         """Show a feature; `order` holds the indices that previous and next go through."""

@@ -61,6 +61,10 @@ class DetailHead(QWidget):
     def add_tool(self, tool: QWidget) -> None:
         """Put another control before previous and next."""
         self._tools.insertWidget(self._tools.count() - 2, tool)
+        self.setTabOrder(self.hider, tool)  # made last, it would come behind the lines below
+        self.setTabOrder(tool, self.previous)
+        self.setTabOrder(self.previous, self.next)
+        self.setTabOrder(self.next, self.label_edit)
 
     def _line(self, name: str, placeholder: str, longest: int) -> QLineEdit:
         made = QLineEdit()

@@ -90,7 +90,6 @@ class ExamplesPage(QWidget):
             self.marks,
             None,
         )
-        self.setFocusProxy(self.column)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, px(8), 0, 0)
         box.setSpacing(px(8))

@@ -49,6 +49,7 @@ class ListsDialog(Dialog):
         self.names.setAccessibleName("Lists")
         self.names.setMaximumWidth(appearance().px(280))
         self.table = QTableWidget(0, len(TITLES))
+        self.table.setTabKeyNavigation(False)  # Tab leaves it
         self.table.setHorizontalHeaderLabels(TITLES)
         self.table.setAccessibleName("Features of the list")
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -85,7 +86,8 @@ class ListsDialog(Dialog):
         left = QVBoxLayout()
         left.setSpacing(px(8))
         left.addWidget(self.names, 1)
-        left.addWidget(button("New list…", self._on_new, icon="plus", tip="Make an empty list"))
+        new = button("New list…", self._on_new, icon="plus", tip="Make an empty list")
+        left.addWidget(new)
         right = QVBoxLayout()
         right.setSpacing(px(8))
         right.addWidget(self.about)
@@ -97,6 +99,8 @@ class ListsDialog(Dialog):
         both.addLayout(left)
         both.addLayout(right, 1)
         self.box.addLayout(both, 1)
+        self.setTabOrder(self.names, new)
+        self.setTabOrder(new, self.table)
         self.add_close()
 
     def current(self) -> FeatureList | None:

@@ -92,7 +92,7 @@ class StatisticsPage(QWidget):
         card.box.addStretch(1)
         self.histogram = HistogramPlot("Activations above zero", "activation", color="purple")
         self.log_histogram = HistogramPlot(
-            "Activations by half octave", "log₂ activation", color="purple", write_counts=False
+            "By half octave", "log₂ activation", color="purple", write_counts=False
         )
         self.log_histogram.setToolTip("Every activation above zero, counted by its logarithm.")
         self.profile = HistogramPlot(

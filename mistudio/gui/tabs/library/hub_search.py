@@ -202,6 +202,7 @@ class HitList(Card):
         self.note = label("", "muted", wrap=True)
         self.note.setContentsMargins(*(appearance().px(8),) * 4)
         self.table = QTableWidget(0, len(_HEADINGS))
+        self.table.setTabKeyNavigation(False)  # Tab leaves it
         self.table.setAccessibleName("Repositories found on the Hub")
         self.table.setHorizontalHeaderLabels(list(_HEADINGS))
         self.table.verticalHeader().hide()

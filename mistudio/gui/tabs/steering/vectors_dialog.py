@@ -120,6 +120,7 @@ class VectorsDialog(Dialog):
 
     def _table(self) -> QTableWidget:
         made = QTableWidget(0, len(TITLES))
+        made.setTabKeyNavigation(False)  # Tab leaves it
         made.setHorizontalHeaderLabels(TITLES)
         made.setAccessibleName("Vectors")
         made.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
