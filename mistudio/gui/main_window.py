@@ -39,7 +39,7 @@ from mistudio.gui.remote import Pacer, still_desktop
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
 from mistudio.gui.status_bar import StatusBar
-from mistudio.gui.tab_pages import TabPages, load_tabs
+from mistudio.gui.tab_pages import TabPages, load_libraries
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import button, label, restyle_icons
@@ -72,7 +72,7 @@ class MainWindow(QMainWindow):
             self,
             remote=appearance().remote,
             warm_up=partial(warm_up_for, studio),
-            at_start=load_tabs,
+            at_start=load_libraries,
         )
         self.query = QueryLane(studio.db, self)
         self.network = QueryLane(studio.db, self, name="network lane", at_once=False)

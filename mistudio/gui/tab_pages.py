@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
 import threading
 import time
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from PySide6.QtCore import QSize, QTimer, Signal, Slot
@@ -19,8 +23,17 @@ from mistudio.gui.theme import appearance
 
 log = logging.getLogger(__name__)
 
-# what is opened from the first tab and from the menus, and what the first job needs to be
-# submitted, so that neither waits
+# What the tabs and the first job need and what has nothing of Qt: a lane imports it. Modules that
+# derive classes from Qt's are imported by the window's thread alone: while another thread makes
+# such a class, an event that reaches the window can end the process.
+LIBRARIES = (
+    "numpy",
+    "mistudio.jobs.registry",
+    "mistudio.jobs.job_commands",
+    "mistudio.jobs.import_preview",
+)
+PLOTS = "pyqtgraph"
+# what is opened from the first tab and from the menus, so that it does not wait
 LATER = (
     "mistudio.gui.tabs.datasets.detail",
     "mistudio.gui.tabs.datasets.hub_preview",
@@ -36,11 +49,9 @@ LATER = (
     "mistudio.gui.problem_report",
     "mistudio.gui.about_dialog",
     "mistudio.gui.job_log",
-    "mistudio.jobs.job_commands",
-    "mistudio.jobs.import_preview",
-    "mistudio.jobs.registry",
 )
-AHEAD_MS = 150  # between two tabs or parts of them that are built ahead
+AHEAD_MS = 150  # between two modules, tabs or parts of them that come ahead
+PATIENCE_S = 5.0  # that the window leaves the lane for its imports
 
 
 class TabSpec(NamedTuple):
@@ -58,17 +69,27 @@ TABS = tuple(
 )
 
 
-_importing = threading.RLock()  # no widget of a tab is made while a lane makes classes of Qt's
-_wanted = threading.Event()  # by the window's thread
+_loaded = threading.Event()  # what a lane imports is there
 
 
-def load_tabs() -> None:
-    """Import every tab's module and `LATER`, so that neither waits for the disk when used."""
-    for name in (*(spec.module for spec in TABS), *LATER):
-        while _wanted.is_set():
-            time.sleep(0.005)
-        with _importing:
+def load_libraries() -> None:
+    """Import `LIBRARIES`, and have the system read what the window's thread imports afterwards."""
+    try:
+        for name in LIBRARIES:
             importlib.import_module(name)
+        for name in (PLOTS, "mistudio"):
+            _read_compiled(name)
+    finally:
+        _loaded.set()
+
+
+def _read_compiled(package: str) -> None:
+    """Read a package's compiled modules, so that an import of them does not wait for the disk."""
+    found = PathFinder.find_spec(package)  # does not import it
+    for place in (found and found.submodule_search_locations) or ():
+        for path in Path(place).rglob("*.pyc"):
+            with contextlib.suppress(OSError):
+                path.read_bytes()
 
 
 class TabPages(QTabWidget):
@@ -83,10 +104,13 @@ class TabPages(QTabWidget):
         self.setIconSize(QSize(side, side))
         self._services: Services | None = None
         self._built: dict[str, Tab] = {}
+        self._absent: set[str] = set()
         self._boxes: list[QVBoxLayout] = []
         self._ahead = QTimer(self)
         self._ahead.setInterval(AHEAD_MS)
         self._ahead.timeout.connect(self._on_ahead)
+        self._waits_until = 0.0
+        self._later = [*LATER]
         for spec in TABS:
             page = QWidget()
             box = QVBoxLayout(page)
@@ -104,30 +128,34 @@ class TabPages(QTabWidget):
         self._on_changed(self.currentIndex())
 
     def build_ahead(self) -> None:
-        """Build the other tabs, and what they hide, one by one while nothing else is to be done."""
+        """Import and build the other tabs, and what they hide, one by one, then import `LATER`."""
+        self._waits_until = time.monotonic() + PATIENCE_S
         self._ahead.start()
 
     def stop(self) -> None:
-        """Build no further tab ahead."""
+        """Bring nothing further ahead."""
         self._ahead.stop()
 
     @Slot()
     def _on_ahead(self) -> None:
-        if not _importing.acquire(blocking=False):
-            return  # the next time
-        try:
-            self._build_next()
-        finally:
-            _importing.release()
-
-    def _build_next(self) -> None:
-        if any(tab.build_more() for tab in self._built.values()):
+        """One step: each takes some hundredths of a second at most."""
+        waits = not _loaded.is_set() and time.monotonic() < self._waits_until
+        if waits or any(tab.build_more() for tab in self._built.values()):
             return
-        missing = [spec for spec in TABS if spec.name not in self._built]
-        if not missing or self._services is None:
+        there = {*self._built, *self._absent}
+        missing = [spec for spec in TABS if spec.name not in there]
+        if self._services is None:
             self._ahead.stop()
-        elif missing[0].module in sys.modules:  # a lane imports them
+        elif missing and PLOTS not in sys.modules:
+            importlib.import_module(PLOTS)
+        elif missing and missing[0].module not in sys.modules:
+            self._import(missing[0])
+        elif missing:
             self._build(missing[0], self._services)
+        elif self._later:
+            importlib.import_module(self._later.pop(0))
+        else:
+            self._ahead.stop()
 
     def is_complete(self) -> bool:
         """Whether every tab is built."""
@@ -136,12 +164,7 @@ class TabPages(QTabWidget):
     def tab(self, name: str) -> Tab | None:
         """The tab of a name, built if need be; None if it cannot be."""
         if name not in self._built and self._services is not None:
-            _wanted.set()
-            try:
-                with _importing:
-                    self._build(TABS[_position(name)], self._services)
-            finally:
-                _wanted.clear()
+            self._build(TABS[_position(name)], self._services)
         return self._built.get(name)
 
     def current(self) -> Tab | None:
@@ -161,13 +184,19 @@ class TabPages(QTabWidget):
         if position != self.currentIndex():
             self.setTabIcon(position, icons.icon(TABS[position].icon, "emerald"))
 
-    def _build(self, spec: TabSpec, services: Services) -> None:
+    def _import(self, spec: TabSpec) -> ModuleType | None:
         try:
-            module = importlib.import_module(spec.module)
+            return importlib.import_module(spec.module)
         except ModuleNotFoundError as error:
             if not str(error.name).startswith(spec.module.removesuffix(".tab")):
                 raise
             log.exception("the tab %s is not part of this installation", spec.name)
+            self._absent.add(spec.name)
+            return None
+
+    def _build(self, spec: TabSpec, services: Services) -> None:
+        module = self._import(spec)
+        if module is None:
             return
         place = _position(spec.name)
         made: Tab = getattr(module, spec.cls)(services, self.widget(place))

@@ -31,12 +31,13 @@ def test_the_window_s_thread_waits_a_millisecond_for_its_turn(
 def test_the_window_s_thread_is_spared_the_import_of_the_jobs() -> None:
     code = """
 import sys
-from mistudio.gui.tab_pages import load_tabs
-load_tabs()
+from mistudio.gui.tab_pages import load_libraries
+load_libraries()
 there = set(sys.modules)
 import mistudio.jobs.registry
 assert set(sys.modules) == there, set(sys.modules) - there
 assert "torch" not in there
+assert "PySide6.QtPrintSupport" not in there and "pyqtgraph" not in there
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-from typing import Any
+from pathlib import Path
 
 import pytest
 from pytestqt.qtbot import QtBot
 
 from mistudio.core.settings import SettingsFile
-from mistudio.gui import main_window, tab_pages
+from mistudio.gui import main_window
 from mistudio.gui.main_window import REST_MS, MainWindow
 from mistudio.gui.qt_types import TypeMaker
-from mistudio.gui.services import Services
-from mistudio.gui.tab_pages import TabPages, TabSpec
 from mistudio.jobs.runner import Studio
 
 MADE = """
@@ -39,37 +36,48 @@ def test_every_type_is_made_in_several_turns() -> None:
     subprocess.run([sys.executable, "-c", MADE], check=True, timeout=60)
 
 
+WINDOW = """
+import os, sys, threading, time
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+elsewhere, started = [], []
+
+def look(event, given):
+    if event == "import" and given[0].startswith(("mistudio.gui", "pyqtgraph", "PySide6")):
+        if threading.current_thread() is not threading.main_thread():
+            elsewhere.append(given[0])
+
+sys.addaudithook(look)
+from pathlib import Path
+from PySide6.QtCore import QTimer
+from mistudio.core.paths import Paths
+from mistudio.gui import app
+from mistudio.gui.main_window import MainWindow
+start = MainWindow.start
+
+def watch(self, note=""):
+    start(self, note)
+    timer, until = QTimer(self), time.monotonic() + 60
+    def end():
+        if not self.tabs._ahead.isActive() and self.tabs.is_complete() or time.monotonic() > until:
+            started.append(self.tabs.is_complete() and not self.tabs._later)
+            self.end_without_asking()
+    timer.timeout.connect(end)
+    timer.start(100)
+
+MainWindow.start = watch
+app.run(Paths.at(Path(sys.argv[1])))
+assert started == [True], started
+assert "pyqtgraph" in sys.modules
+assert "mistudio.jobs.registry" in sys.modules
+assert not elsewhere, elsewhere
+"""
+
+
 @pytest.mark.window
-def test_no_tab_is_built_while_a_module_of_the_tabs_is_imported(
-    studio: Studio, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(main_window, "warm_up_for", lambda *_: None)
-    window = MainWindow(studio, SettingsFile(studio.paths.settings))
-    qtbot.addWidget(window)
-    beside: list[bool] = []
-    build = TabPages._build
-
-    def watched(self: TabPages, spec: TabSpec, services: Services) -> None:
-        taken: list[bool] = []
-        other = threading.Thread(target=lambda: taken.append(_try(tab_pages._importing)))
-        other.start()
-        other.join()
-        beside.extend(taken)
-        build(self, spec, services)
-
-    monkeypatch.setattr(TabPages, "_build", watched)
-    window.tabs.show_tab("Models")
-    window.tabs._on_ahead()
-    assert beside
-    assert not any(beside), "a lane could have imported meanwhile"
-    assert _try(tab_pages._importing), "it may go on afterwards"
-    window.close()
-
-
-def _try(lock: Any) -> bool:
-    if taken := lock.acquire(blocking=False):
-        lock.release()
-    return taken
+def test_classes_of_qt_s_are_made_in_the_window_s_thread_alone(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", WINDOW, str(tmp_path / "home")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.window
