@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QEvent, Qt, QTimer, Signal, Slot
-from PySide6.QtGui import QAction, QCloseEvent
+from PySide6.QtGui import QAction, QCloseEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QApplication,
     QHBoxLayout,
@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 READINGS_MS = 1000
 REST_MS = 30  # between two looks whether the first questions are answered
 PATIENCE_S = 0.5  # with them
+LEAST_BESIDE = 830  # px at the usual size of text, of a tab beside the jobs
 
 
 class MainWindow(QMainWindow):
@@ -160,6 +161,8 @@ class MainWindow(QMainWindow):
         self.lanes.drained.connect(self._on_drained)
         self.tabs.visited.connect(self._on_visited)
         appearance().changed.connect(self._redraw)
+        self.jobs_panel.visibilityChanged.connect(self._make_room)
+        self.jobs_panel.topLevelChanged.connect(self._make_room)
         self._readings = QTimer(self)
         self._readings.setInterval(READINGS_MS)
         self._readings.timeout.connect(self.refresh_readings)
@@ -196,6 +199,20 @@ class MainWindow(QMainWindow):
         self.monitor.start()
         self.network.start()
         self.tabs.build_ahead()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._make_room()
+
+    @Slot()
+    def _make_room(self) -> None:
+        """Let the jobs have the whole window where a tab beside them would be cut off."""
+        panel = self.jobs_panel
+        beside = self.width() - panel.minimumSizeHint().width()
+        alone = not panel.isHidden() and not panel.isFloating()
+        alone = alone and beside < appearance().px(LEAST_BESIDE)
+        if alone == self._central.isVisibleTo(self):
+            self._central.setVisible(not alone)
 
     @Slot()
     def begin_tour(self) -> None:
@@ -311,6 +328,8 @@ class MainWindow(QMainWindow):
     @Slot(str)
     def _on_visited(self, name: str) -> None:
         self.services.settings.remember("window.tab", name)
+        if self.isVisible() and self._central.isHidden():
+            self.jobs_panel.hide()  # which has the whole window: the tab is wanted
 
     @Slot()
     def come_forward(self) -> None:

@@ -430,6 +430,29 @@ def test_a_missing_tab_is_logged_and_left_empty(
     assert "not part of this installation" in caplog.text
 
 
+def test_the_jobs_have_the_window_where_a_tab_beside_them_would_be_cut_off(
+    window: MainWindow, qtbot: QtBot
+) -> None:
+    central, panel = window._central, window.jobs_panel
+    window.resize(1400, 640)
+    panel.show()
+    qtbot.waitUntil(panel.isVisible)
+    assert not central.isHidden()
+    window.resize(960, 640)
+    qtbot.waitUntil(central.isHidden)
+    window.services.open_tab("Models")  # a tab is asked for
+    assert panel.isHidden()
+    assert not central.isHidden()
+    assert window.tabs.current() is window.tabs.tab("Models")
+    panel.show()
+    qtbot.waitUntil(central.isHidden)
+    window.resize(1400, 640)
+    qtbot.waitUntil(lambda: not central.isHidden())
+    panel.hide()
+    window.resize(960, 640)
+    assert not central.isHidden()
+
+
 def test_geometry_is_kept(window: MainWindow, studio: Studio, qtbot: QtBot) -> None:
     window.resize(1100, 600)
     window.jobs_panel.show()

@@ -87,7 +87,8 @@ class WhyDialog(Dialog):
 
     def _build(self) -> None:
         self.box.setSpacing(appearance().px(8))
-        self.box.addWidget(label(MEANING, "small", wrap=True))
+        self.meaning = label(MEANING, "small", wrap=True)
+        self.box.addWidget(self.meaning)
         for part in (self.form, self.job.state, self.job.problem, self.head, self.facts):
             self.box.addWidget(part)
         for part in (self.tokens, self.shown):
@@ -110,6 +111,7 @@ class WhyDialog(Dialog):
 
     def _on_done(self, result: dict[str, Any]) -> None:
         self.found = result
+        self.meaning.hide()  # it is the table's tooltip, and a small screen needs the room
         likeliest = "  ".join(f"“{marked(t)}” {100 * p:.1f} %" for t, p in result["likeliest"])
         self.head.setText(
             f"“{marked(result['token'])}” after token {result['position']}: "
