@@ -101,7 +101,7 @@ def _told(measured: Absorption, prompts: tuple[str, ...]) -> dict[str, Any]:
     bootstrap = Bootstrap(holds_N)
     drawn = bootstrap.draw({"sum": fraction_N, "n": holds_N.astype(float)})
     shares: dict[int, list[float]] = {}
-    lines = []
+    lines = list[dict[str, Any]]()
     for n, prompt in enumerate(prompts):
         who = [int(k) for k in carried.absorber_NK[n] if k >= 0]
         held = [float(value) for value in carried.absorbed_NK[n][: len(who)]]
