@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 
 from PySide6.QtCore import QCoreApplication, QObject, Qt, QThread, QTimer, Signal, Slot
 
 from mistudio.core import collecting
 
-LOOK_MS = 200
-GROWTH = 1.25  # old objects since the last full collection, before there is another
+LOOK_MS = 100
+FULL_S = 30.0  # least time between two looks whether a full collection is due
+GROWTH = 1.25  # of the old objects since the last full one, before there is another
+BUSY_GROWTH = 4.0  # the same while jobs or questions are under way: it may take a tenth of a second
 PATIENCE_S = 5.0  # that a thread waits for a collection it asks for
 
-_holding: set[int] = set()
+_holding: list[QObject] = []
 _collectors: list[Collector] = []  # one, from the first need to the end of the process
 
 
@@ -32,6 +35,7 @@ class Collector(QObject):
     def __init__(self) -> None:
         super().__init__()
         self._old = 0  # objects that the last full collection left
+        self._next_full = 0.0
         self._by_itself = False  # whether Python did it before
         self._timer = QTimer(self)
         self._timer.setInterval(LOOK_MS)
@@ -55,16 +59,20 @@ class Collector(QObject):
 
     @Slot()
     def look(self) -> None:
-        """Collect the generations that are due."""
+        """Collect what is young, if some is due, and seldom all.
+
+        What survives is old at once: what is made within a tenth of a second takes some hundredths
+        of a second to look through, and would take ten times as long if it were left to pile up.
+        """
         most, count = gc.get_threshold(), gc.get_count()
         if collecting.is_paused() or not most[0] or count[0] <= most[0]:
             return
-        if count[1] <= most[1]:
-            gc.collect(0)
-        elif count[2] <= most[2] or len(gc.get_objects(generation=2)) <= GROWTH * self._old:
-            gc.collect(1)
-        else:
-            self._collect_all()
+        gc.collect(1)
+        if count[2] > most[2] and time.monotonic() >= self._next_full:
+            self._next_full = time.monotonic() + FULL_S
+            growth = GROWTH if all(_is_idle(owner) for owner in _holding) else BUSY_GROWTH
+            if len(gc.get_objects(generation=2)) > growth * self._old:
+                self._collect_all()
 
     def ask(self) -> None:
         """Collect all now, in the window's thread, from whatever thread; waits until it is done."""
@@ -94,13 +102,20 @@ def collect_here(owner: QObject) -> None:
         _collectors.append(Collector())
     if not _holding:
         _collectors[0].start()
-    _holding.add(id(owner))
+    if not any(one is owner for one in _holding):
+        _holding.append(owner)
 
 
 def collect_anywhere(owner: QObject) -> None:
     """`owner` runs no other thread any more."""
-    if id(owner) not in _holding:
+    left = [one for one in _holding if one is not owner]
+    if len(left) == len(_holding):
         return
-    _holding.remove(id(owner))
-    if not _holding:
+    _holding[:] = left
+    if not left:
         _collectors[0].stop()
+
+
+def _is_idle(owner: QObject) -> bool:
+    asked = getattr(owner, "is_idle", None)
+    return asked is None or bool(asked())

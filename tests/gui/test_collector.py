@@ -108,18 +108,42 @@ def test_python_collects_again_after_the_last_lane() -> None:
     assert gc.isenabled()
 
 
+class Busy(QObject):
+    """Stands for a lane."""
+
+    idle = False
+
+    def is_idle(self) -> bool:
+        return self.idle
+
+
 @pytest.mark.usefixtures("qtbot", "often")
-def test_generations_come_when_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = list[int]()
-    made = Collector()
+def test_all_is_collected_seldom_and_not_beside_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, now, many = list[int](), [1000.0], [100]
+    made, lane = Collector(), Busy()
+    monkeypatch.setattr(collector, "_holding", [lane])
+    monkeypatch.setattr(collector.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(collector.gc, "collect", lambda generation=2: seen.append(generation))
-    counts = iter([(100, 9, 9), (101, 1, 9), (101, 2, 1), (101, 2, 2)])
-    monkeypatch.setattr(collector.gc, "get_count", lambda: next(counts))
-    for _ in range(4):
+    monkeypatch.setattr(collector.gc, "get_objects", lambda generation: [None] * many[0])
+
+    def look(*count: int) -> list[int]:
+        seen.clear()
+        monkeypatch.setattr(collector.gc, "get_count", lambda: count)
         made.look()
-    assert seen == [0, 1, 2]
+        return [*seen]
+
+    assert look(100, 9, 9) == []  # as many young objects as are let be
+    assert look(101, 0, 1) == [1]
+    assert look(101, 0, 2) == [1, 2]  # nothing was ever collected: all is new
+    many[0] = 300
+    assert look(101, 0, 2) == [1]  # a moment ago
+    now[0] += collector.FULL_S
+    assert look(101, 0, 2) == [1]  # a job would wait for it
+    now[0] += collector.FULL_S
+    lane.idle = True
+    assert look(101, 0, 2) == [1, 2]
+    now[0] += collector.FULL_S
+    lane.idle, many[0] = False, 1300
+    assert look(101, 0, 2) == [1, 2]  # too much by now
     with collecting.paused():
-        monkeypatch.setattr(collector.gc, "get_count", lambda: (101, 2, 2))
-        made.look()
-    made.look()  # as many old objects as the last full collection left
-    assert seen == [0, 1, 2, 1]
+        assert look(101, 0, 2) == []
