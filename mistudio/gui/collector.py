@@ -46,6 +46,9 @@ class Collector(QObject):
         """No collection starts by itself from now on."""
         self._by_itself = gc.isenabled()
         gc.disable()
+        # what there is at a start is no garbage, and looking through it would be felt
+        self._old = len(gc.get_objects(generation=2))
+        self._next_full = time.monotonic() + FULL_S
         self._timer.start()
         collecting.collect_by(self.ask)
 
