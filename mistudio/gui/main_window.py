@@ -29,6 +29,7 @@ from mistudio.gui.commands import Commands
 from mistudio.gui.crash import ErrorDialog
 from mistudio.gui.dialog import confirm
 from mistudio.gui.header import Header
+from mistudio.gui.jobs_beside import JobsBeside
 from mistudio.gui.jobs_panel import JobsPanel
 from mistudio.gui.lanes import Lanes
 from mistudio.gui.notices import JobNotices
@@ -38,6 +39,7 @@ from mistudio.gui.query_lane import QueryLane
 from mistudio.gui.remote import Pacer, still_desktop
 from mistudio.gui.reporting import Drained
 from mistudio.gui.services import Services
+from mistudio.gui.settings_writer import SettingsWriter
 from mistudio.gui.status_bar import StatusBar
 from mistudio.gui.tab_pages import TabPages, load_libraries
 from mistudio.gui.theme import appearance
@@ -54,7 +56,6 @@ log = logging.getLogger(__name__)
 READINGS_MS = 1000
 REST_MS = 30  # between two looks whether the first questions are answered
 PATIENCE_S = 0.5  # with them
-LEAST_BESIDE = 830  # px at the usual size of text, of a tab beside the jobs
 
 
 class MainWindow(QMainWindow):
@@ -95,7 +96,7 @@ class MainWindow(QMainWindow):
         self._shown: Sample | None = None  # on a remote screen
         self._ending = self._ended = False
         self._forced = False
-        self._writing = False  # settings on their way to the disk
+        self._settings = SettingsWriter(settings, self.query, self._on_settings_refused, self)
         self._rest_by = 0.0
         self._types = TypeMaker()
         self._build()
@@ -125,6 +126,7 @@ class MainWindow(QMainWindow):
         self.jobs_panel = JobsPanel(self.services, self)
         self.jobs_panel.hide()
         self.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, self.jobs_panel)
+        self._beside = JobsBeside(self, central, self.jobs_panel)
         self.notices = JobNotices(
             self, self.services.settings, self.banners.show_banner, self.come_forward
         )
@@ -161,8 +163,6 @@ class MainWindow(QMainWindow):
         self.lanes.drained.connect(self._on_drained)
         self.tabs.visited.connect(self._on_visited)
         appearance().changed.connect(self._redraw)
-        self.jobs_panel.visibilityChanged.connect(self._make_room)
-        self.jobs_panel.topLevelChanged.connect(self._make_room)
         self._readings = QTimer(self)
         self._readings.setInterval(READINGS_MS)
         self._readings.timeout.connect(self.refresh_readings)
@@ -202,17 +202,7 @@ class MainWindow(QMainWindow):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        self._make_room()
-
-    @Slot()
-    def _make_room(self) -> None:
-        """Let the jobs have the whole window where a tab beside them would be cut off."""
-        panel = self.jobs_panel
-        beside = self.width() - panel.minimumSizeHint().width()
-        alone = not panel.isHidden() and not panel.isFloating()
-        alone = alone and beside < appearance().px(LEAST_BESIDE)
-        if alone == self._central.isVisibleTo(self):
-            self._central.setVisible(not alone)
+        self._beside.make_room()
 
     @Slot()
     def begin_tour(self) -> None:
@@ -229,24 +219,9 @@ class MainWindow(QMainWindow):
         self.header.strip.show_sample(sample)
         self.status.show_sample(sample)
         self.status.show_model(self.services.studio.models.name)
-        if self.services.settings.dirty and not self._writing:
-            self._write_settings()
-
-    def _write_settings(self) -> None:
-        """In the query thread: a disk under load may take a second to take the file."""
-        settings, self._writing = self.services.settings, True
-        taken = settings.snapshot()
-        self.query.ask(
-            lambda _: settings.write(taken),
-            self._on_settings_written,
-            on_error=self._on_settings_refused,
-        )
-
-    def _on_settings_written(self, _: object) -> None:
-        self._writing = False
+        self._settings.write()
 
     def _on_settings_refused(self, sentence: str, details: str) -> None:
-        self._writing = False
         self.banners.show_banner(sentence, level="error", details=details)
 
     def _warn_of_disk(self, sample: Sample | None) -> None:
@@ -328,8 +303,7 @@ class MainWindow(QMainWindow):
     @Slot(str)
     def _on_visited(self, name: str) -> None:
         self.services.settings.remember("window.tab", name)
-        if self.isVisible() and self._central.isHidden():
-            self.jobs_panel.hide()  # which has the whole window: the tab is wanted
+        self._beside.give_way()
 
     @Slot()
     def come_forward(self) -> None:
@@ -412,7 +386,7 @@ class MainWindow(QMainWindow):
         self.network.join()
         self.query.join()
         try:
-            if self._writing or self.services.settings.dirty:
+            if self._settings.is_owed():
                 self.services.settings.save()
         except StudioError:
             log.warning("the settings were not saved", exc_info=True)
