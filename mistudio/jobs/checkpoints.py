@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mistudio.core.atomic import directory_bytes
-from mistudio.core.config import validate
+from mistudio.core.config import from_dict, validate
 from mistudio.core.errors import InUse, InvalidInput, NotFound
 from mistudio.core.retention import DEFAULT_CAP, Kept, RetentionConfig, best_of
 from mistudio.core.run_configs import WriteSaeConfig
+from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
@@ -17,9 +18,6 @@ from mistudio.ml.training import keeping
 from mistudio.store import trainings
 from mistudio.store.records import CheckpointRow, JobRow, TrainingRow
 from mistudio.store.tables import JOBS, MODELS, TRAININGS
-
-if TYPE_CHECKING:
-    pass
 
 UNFINISHED = ("queued", "initializing", "training", "stopping", "paused", "interrupted")
 
@@ -215,15 +213,17 @@ def run_write_sae(ctx: JobContext, config: WriteSaeConfig) -> Result:
     ctx.control.check()
     model_id = training.model_id or str(training.config.get("model") or "")
     model = MODELS.find(ctx.db, model_id)
+    settings = from_dict(TrainConfig, training.config)
     made = sae_library.add_sae(
         ctx.studio,
         sae,
-        _hook_names(ctx, training, model_id),
+        _hook_names(ctx, training, settings, model_id),
         name=config.name.strip() or f"{training.name} step {row.step:,}",
         origin="trained",
         model=model,
         layer=training.layer,
         hook=training.hook,
+        hook_out=settings.hook_written,
         training_id=training.id,
         step=row.step,
         config=training.config,
@@ -233,14 +233,15 @@ def run_write_sae(ctx: JobContext, config: WriteSaeConfig) -> Result:
     return {"sae": made.id, "name": made.name, "training": training.id, "step": row.step}
 
 
-def _hook_names(ctx: JobContext, training: TrainingRow, model_id: str) -> dict[str, Any]:
-    """What other programs look for; the module's path only while its model can be loaded."""
-    from mistudio.ml.hooks import hook_path, tl_name
+def _hook_names(
+    ctx: JobContext, training: TrainingRow, settings: TrainConfig, model_id: str
+) -> dict[str, Any]:
+    """What other programs look for; the modules' paths only while their model can be loaded."""
+    from mistudio.ml.hooks import place_metadata, tl_name
 
+    layer, read = settings.layer, settings.hook_read
+    written = None if settings.encoder == "sae" else settings.hook_written
     names: dict[str, Any] = {
-        "layer": training.layer,
-        "hook": training.hook,
-        "tl_hook_name": tl_name(training.layer, training.hook),
         "training_architecture": training.architecture,
         "exclude_special_tokens": training.config.get("mask_special", True),
         "norm_cut": training.config.get("norm_cut"),
@@ -248,8 +249,12 @@ def _hook_names(ctx: JobContext, training: TrainingRow, model_id: str) -> dict[s
     model = MODELS.find(ctx.db, model_id)
     if model is None or model.status != "ready":
         ctx.report.note("The model is gone; the SAE keeps only TransformerLens's hook name.")
-        return {**names, "hook_name": names["tl_hook_name"]}
+        names |= {"layer": layer, "hook": read}
+        names |= {"hook_name": tl_name(layer, read), "tl_hook_name": tl_name(layer, read)}
+        if written is not None:
+            name = tl_name(layer, written)
+            names |= {"hook_out": written, "hook_name_out": name, "tl_hook_name_out": name}
+        return names
     ctx.report.progress(0.2, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    path = hook_path(loaded, training.layer, training.hook)
-    return {**names, "model_name": model.name, "hook_name": path, "hf_hook_name": path}
+    return {**names, "model_name": model.name, **place_metadata(loaded, layer, read, written)}

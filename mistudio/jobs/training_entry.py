@@ -41,17 +41,11 @@ def add_to_library(
         if name in result.sae.metadata:
             metadata[name] = result.sae.metadata[name]
     if source.loaded is not None and source.model is not None:
-        from mistudio.ml.hooks import hook_place, tl_name
+        from mistudio.ml.hooks import place_metadata
 
         text = source.texts[0][0]
-        sides = [("", config.hook_read), ("_out", config.hook_written)]
-        for side, hook in sides if is_transcoder else sides[:1]:
-            path = hook_place(source.loaded, config.layer, hook).path
-            metadata |= {
-                f"hook_name{side}": path,
-                f"hf_hook_name{side}": path,
-                f"tl_hook_name{side}": tl_name(config.layer, hook),
-            }
+        written = config.hook_written if is_transcoder else None
+        metadata |= place_metadata(source.loaded, config.layer, config.hook_read, written)
         metadata |= {
             "model_name": source.model.name,
             "model_class_name": "AutoModelForCausalLM",

@@ -18,6 +18,7 @@ from mistudio.core.retention import RetentionConfig
 from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.jobs import checkpoints, training_starts
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.sae_library import read_sae
 from mistudio.store import trainings
 from mistudio.store.jobs import add_job
 from mistudio.store.tables import JOBS, SAES, TRAININGS
@@ -137,6 +138,21 @@ def test_the_sae_of_the_last_checkpoint_is_that_of_the_run(studio: Studio) -> No
     early = SAES.get(studio.db(), earlier["sae"])
     assert (early.name, early.checkpoint_step) == ("early", 20)
     assert early.weights_hash != own.weights_hash
+
+
+def test_a_transcoders_checkpoint_becomes_one_that_knows_both_hooks(studio: Studio) -> None:
+    settings = tiny_training(
+        encoder="transcoder", hook_in="mlp_in", hook_out="mlp_out", tokens=2560, name="two"
+    )
+    own = SAES.get(studio.db(), str(run(studio, "train", settings)["sae"]))
+    made = SAES.get(
+        studio.db(), str(run(studio, "write_sae", WriteSaeConfig("two", step=20))["sae"])
+    )
+    assert (made.hook_in, made.hook_out, made.encoder_type) == ("mlp_in", "mlp_out", "transcoder")
+    told = [read_sae(studio, row).metadata for row in (own, made)]
+    for name in ("hook_name", "hook_name_out", "tl_hook_name", "tl_hook_name_out", "hook_out"):
+        assert told[0][name] == told[1][name] is not None, name
+    assert told[1]["hook_name_out"] == "model.layers.1.mlp"
 
 
 def test_settings_of_a_continued_run(studio: Studio) -> None:
