@@ -10,6 +10,8 @@ from mistudio.core.config import Config, Violation, option
 from mistudio.core.repositories import repository_problem
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
+"""what a block and its sublayers give, as wide as the stream"""
+SAE_HOOKS = (*HOOKS, "attn_z")  # what an SAE may read; attn_z is as wide as all heads together
 ENCODERS = ("sae", "transcoder", "skip_transcoder")
 TRANSCODER_INPUTS = ("mlp_in", *HOOKS)  # what a transcoder may read
 # that an SAE or transcoder is written in
@@ -65,7 +67,7 @@ class SaePlaceConfig(Config):
         "",
         "Hook",
         "Hook it reads; empty takes what the file says. mlp_in is for transcoders.",
-        choices=("", *HOOKS, "mlp_in"),
+        choices=("", *SAE_HOOKS, "mlp_in"),
     )
     hook_out: str = option(
         "",

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.dataset_configs import name_problem
 from mistudio.core.repositories import repository_problem
 
 MODEL_FORMATS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4", "fp4")
 TORCH_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-EXTRACTION_HOOKS = (*HOOKS, "mlp_in")
+EXTRACTION_HOOKS = (*SAE_HOOKS, "mlp_in")
 _FORMAT_HELP = (
     "Precision of the weights in memory: auto takes fp32 on CPU and 16 bit on a GPU; int8, nf4 and "
     "fp4 are quantised by bitsandbytes while loading."
@@ -123,7 +123,8 @@ class ExtractConfig(Config):
         ("resid_post",),
         "Hooks",
         "resid_post is the block's output, mlp_out and attn_out what the sublayers add to it, "
-        "mlp_in what the MLP reads. Repeat for several.",
+        "mlp_in what the MLP reads, attn_z the attention's heads before its output projection. "
+        "Repeat for several.",
         choices=EXTRACTION_HOOKS,
         required=True,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistudio.core.config import Violation, option, settings_of, violations
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.errors import InvalidInput
 from mistudio.core.model_configs import chosen_layers, layers_are_readable
 from mistudio.core.training_checks import doubts
@@ -59,7 +59,7 @@ class SweepConfig(TrainConfig):
         (),
         "Hooks",
         "Hooks to learn; none takes the hook. Repeat for several.",
-        choices=HOOKS,
+        choices=SAE_HOOKS,
         applies=_is_sae,
     )
     vary: tuple[str, ...] = option(
@@ -129,8 +129,8 @@ class SweepConfig(TrainConfig):
             yield Violation("layers", "Write layers as 0,6,11 or 0-3 or all.")
             return
         for hook in self.hooks:
-            if hook not in HOOKS:
-                yield Violation("hooks", f"Hooks must be of {', '.join(HOOKS)}.")
+            if hook not in SAE_HOOKS:
+                yield Violation("hooks", f"Hooks must be of {', '.join(SAE_HOOKS)}.")
         try:
             members = self.members(4096)
         except InvalidInput as error:

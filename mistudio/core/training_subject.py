@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, option
-from mistudio.core.configs import ENCODERS, HOOKS, TRANSCODER_INPUTS
+from mistudio.core.configs import ENCODERS, HOOKS, SAE_HOOKS, TRANSCODER_INPUTS
 from mistudio.core.errors import InvalidInput
 from mistudio.core.training_rules import (
     ARCHITECTURES,
@@ -54,8 +54,9 @@ class TrainingSubject(Config):
     hook: str = option(
         "resid_post",
         "Hook",
-        "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it.",
-        choices=HOOKS,
+        "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it, "
+        "attn_z the attention's heads side by side, before its output projection.",
+        choices=SAE_HOOKS,
         applies=is_sae,
     )
     hook_in: str = option(

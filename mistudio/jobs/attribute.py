@@ -14,6 +14,7 @@ from mistudio.jobs.runner import Studio
 from mistudio.store import features
 
 if TYPE_CHECKING:
+    from mistudio.ml.activations.multi_capture import HookPoint
     from mistudio.ml.features.attribution import Ending
     from mistudio.ml.features.own_text import FiredText
 
@@ -47,6 +48,7 @@ def run(ctx: JobContext, config: AttributeConfig) -> Result:
     rerun = Rerun(
         loaded, row.layer or 0, row.hook_in or "", row.hook_out, most_tokens=len(tokens.ids_T)
     )
+    written = sae_library.written_at(row)
     begun = time.monotonic()
     position = len(tokens.ids_T) - 1 if config.position < 0 else config.position
     if position >= len(tokens.ids_T):
@@ -75,12 +77,14 @@ def run(ctx: JobContext, config: AttributeConfig) -> Result:
         values[feature] = {"first_order": None if reasons["no_first_order"] else value}
     ctx.report.progress(0.3, "the direct path")
     try:
-        _add_direct(ctx, values, fired, position, loaded, sae, end, token)
+        _add_direct(ctx, values, fired, position, loaded, sae, end, token, written)
     except Unsupported as refusal:
         reasons["no_direct"] = refusal.sentence
     effects: dict[int, tuple[str, float]] = {}
     if config.feature >= 0 and not reasons["no_direct"]:
-        effects_N = text_effects.effects_on_next(loaded, sae, fired, config.feature)
+        effects_N = text_effects.effects_on_next(
+            loaded, sae, fired, config.feature, written=written
+        )
         effects = told_effects(store, fired, effects_N, config.feature)
     own_s = time.monotonic() - begun
     checked = attribution.sample(_reaching(fired, position), config.check_on, config.seed)
@@ -148,6 +152,7 @@ def _add_direct(
     sae: Any,
     end: Ending,
     token: int,
+    written: HookPoint,
 ) -> None:
     from mistudio.ml.features import attribution
 
@@ -160,6 +165,7 @@ def _add_direct(
         fired.values[part],
         token,
         ctx.control.check,
+        written,
     )
     for feature, effect, logit, value in zip(
         direct.features_A.tolist(),

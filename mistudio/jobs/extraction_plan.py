@@ -9,6 +9,7 @@ from mistudio.core.errors import InUse, InvalidInput, Mismatch
 from mistudio.core.model_configs import EXTRACTION_HOOKS, ExtractConfig, chosen_layers
 from mistudio.jobs import lookup
 from mistudio.jobs.runner import Studio
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import DatasetRow, ModelRow, TokenizationRow
 from mistudio.store.tables import TOKENIZATIONS
 
@@ -39,8 +40,8 @@ class ExtractionPlan:
     @property
     def bytes(self) -> int:
         """About the size on disk."""
-        width = (self.model.hidden_dim or 0) * BYTES_PER_VALUE[self.dtype]
-        return self.tokens * (width * len(self.layers) * len(self.hooks) + _TOKEN_BYTES)
+        width = sum(hook_width(self.model, hook) or 0 for hook in self.hooks)
+        return self.tokens * (width * BYTES_PER_VALUE[self.dtype] * len(self.layers) + _TOKEN_BYTES)
 
 
 def plan_extraction(studio: Studio, config: ExtractConfig) -> ExtractionPlan:

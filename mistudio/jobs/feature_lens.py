@@ -34,7 +34,11 @@ def run(ctx: JobContext, config: FeatureLensConfig) -> Result:
         loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
         ctx.control.check()
         lens = feature_lens(
-            sae_library.read_sae(ctx.studio, row), loaded, config.feature, raw=config.raw
+            sae_library.read_sae(ctx.studio, row),
+            loaded,
+            config.feature,
+            raw=config.raw,
+            written=sae_library.written_at(row),
         )
         vocabulary = feature_pages.open_store(ctx.studio, found).vocabulary
 

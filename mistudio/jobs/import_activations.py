@@ -15,6 +15,7 @@ from mistudio.jobs.activation_pages import no_room, partial_folder
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.extraction_plan import free_room
 from mistudio.jobs.runner import Studio
+from mistudio.store.hook_width import hook_width
 from mistudio.store.tables import ACTIVATION_SETS
 
 
@@ -37,9 +38,10 @@ def run(ctx: JobContext, config: ImportActivationsConfig) -> Result:
     path = Path(config.path).expanduser().resolve()
     vectors = open_vectors(path, config.tensor)
     model = lookup.model(ctx.studio, config.model) if config.model else None
-    if model is not None and model.hidden_dim not in (None, vectors.width):
+    width = hook_width(model, config.hook) if model is not None else None
+    if model is not None and width not in (None, vectors.width):
         raise Mismatch(
-            f"The vectors have width {vectors.width:,}, {model.name!r} has {model.hidden_dim:,}. "
+            f"The vectors have width {vectors.width:,}, {model.name!r} has {width:,}. "
             "Choose the model they were read from, or none."
         )
     layer, hook = max(0, config.layer), config.hook or "resid_post"

@@ -45,7 +45,7 @@ def add_from_files(
     if sae.is_transcoder and not config.hook and reads_before_gain(metadata):
         sae, metadata = _behind_gain(ctx, sae, metadata, model)
     layer, hook, hook_out = hooks_for(config, metadata, is_transcoder=sae.is_transcoder)
-    check_fits(sae, model, layer)
+    check_fits(sae, model, layer, hook)
     row = add_sae(
         ctx.studio,
         sae,

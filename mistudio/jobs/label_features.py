@@ -112,6 +112,7 @@ def _promoted(
 
     from mistudio.ml.features.arrays import open_array
     from mistudio.ml.features.labels.directions import promoted_classes
+    from mistudio.ml.features.stream_rows import StreamRows
 
     def check(done: float) -> None:
         ctx.control.check()
@@ -121,7 +122,8 @@ def _promoted(
         model = MODELS.get(ctx.db, row.model_id or "")
         loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
         used = np.unique(open_array(store.folder / "ids.npy"))
-        return promoted_classes(loaded, sae.W_dec_FO, strings, used, seed=seed, check=check)
+        rows_FD = StreamRows(loaded, sae, sae_library.written_at(row)).all()
+        return promoted_classes(loaded, rows_FD, strings, used, seed=seed, check=check)
     except StudioError as error:
         ctx.report.note(
             f"No labels by promoted classes of tokens: {error.sentence}", level="warning"

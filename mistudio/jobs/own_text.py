@@ -67,7 +67,7 @@ def run(ctx: JobContext, config: OwnTextConfig) -> Result:
     capture = PairCapture(loaded, row.layer or 0, hook, row.hook_out or hook)
     fired = own_text.fire(capture, sae, store, tokens)
     ctx.control.check()
-    effects_N, no_effects = _effects(ctx, loaded, sae, fired, config)
+    effects_N, no_effects = _effects(ctx, row, loaded, sae, fired, config)
     listed = own_text.firings(
         fired,
         by=config.sort,
@@ -114,7 +114,7 @@ def run(ctx: JobContext, config: OwnTextConfig) -> Result:
 
 
 def _effects(
-    ctx: JobContext, loaded: Any, sae: Any, fired: FiredText, config: OwnTextConfig
+    ctx: JobContext, row: SaeRow, loaded: Any, sae: Any, fired: FiredText, config: OwnTextConfig
 ) -> tuple[Any, str]:
     """Direct effects of the entries asked about, None without any, and why there are none."""
     from mistudio.ml.features import text_effects
@@ -128,7 +128,8 @@ def _effects(
 
     only = config.feature if config.effects == "feature" else None
     try:
-        return text_effects.effects_on_next(loaded, sae, fired, only, check), ""
+        written = sae_library.written_at(row)
+        return text_effects.effects_on_next(loaded, sae, fired, only, check, written), ""
     except Unsupported as refusal:
         return None, refusal.sentence
 

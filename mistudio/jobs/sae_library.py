@@ -20,6 +20,7 @@ from mistudio.store.records import ModelRow, SaeRow
 from mistudio.store.tables import SAES, TRAININGS
 
 if TYPE_CHECKING:
+    from mistudio.ml.activations.multi_capture import HookPoint
     from mistudio.ml.sae.base import SparseAutoencoder
 
 WEIGHTS = "sae_weights.safetensors"
@@ -136,6 +137,13 @@ def is_placed(row: SaeRow) -> bool:
     if row.layer is None or row.hook_in is None:
         return False
     return row.encoder_type == "sae" or row.hook_out is not None
+
+
+def written_at(row: SaeRow) -> HookPoint:
+    """Where a placed SAE writes."""
+    from mistudio.ml.activations.multi_capture import HookPoint
+
+    return HookPoint(row.layer or 0, row.hook_out or row.hook_in or "")
 
 
 def place_of(row: SaeRow) -> str:

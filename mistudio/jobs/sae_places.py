@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS, SaePlaceConfig
+from mistudio.core.configs import HOOKS, SAE_HOOKS, TRANSCODER_INPUTS, SaePlaceConfig
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.jobs import lookup
 from mistudio.jobs.runner import Studio
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import ModelRow
 from mistudio.store.tables import MODELS
 
@@ -27,11 +28,17 @@ SUBLAYERS = {
     "mlp.input": "mlp_in",
     "pre_feedforward_layernorm": "mlp_in",
     "post_feedforward_layernorm": "mlp_out",
+    **{
+        f"{attention}.{projection}.input": "attn_z"
+        for attention in ("self_attn", "self_attention", "attn", "attn.attention", "attention")
+        for projection in ("o_proj", "out_proj", "c_proj", "dense")
+    },
 }
 # names in TransformerLens that stand for one of our hooks under another name, or for none of them
 LENS_NAMES = {
     "mlp.in": "mlp_in",
     "mlp.out": "mlp_out",
+    "attn.z": "attn_z",
     "mlp_in": "mlp_in (the stream before the norm)",
 }
 BEFORE_GAIN = "ln2.normalized"
@@ -73,7 +80,7 @@ def hooks_for(config: SaePlaceConfig, metadata: Mapping[str, Any], *, is_transco
     if config.layer >= 0:
         layer = config.layer
     hook = config.hook or hook
-    known = TRANSCODER_INPUTS if is_transcoder else HOOKS
+    known = TRANSCODER_INPUTS if is_transcoder else SAE_HOOKS
     if hook is not None and hook not in known:
         what = "transcoder" if is_transcoder else "SAE"
         raise InvalidInput(
@@ -112,7 +119,9 @@ def read_hook_name(name: str) -> tuple[int | None, str | None]:
         if layer == 0:
             raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
         return layer - 1, "resid_post"
-    module = re.fullmatch(r"(?:\w+\.)+(\d+)(?:\.(\w+(?:\.input)?))?(?:\.output)?", name)
+    module = re.fullmatch(
+        r"(?:\w+\.)+(\d+)(?:\.(\w+(?:(?:\.\w+){0,2}\.input)?))?(?:\.output)?", name
+    )
     if module is None:
         return None, None
     return int(module[1]), SUBLAYERS.get(module[2] or "")
@@ -125,14 +134,18 @@ def reads_before_gain(metadata: Mapping[str, Any]) -> bool:
     return read_hook_name(str(metadata.get("hook_name") or ""))[1] == BEFORE_GAIN
 
 
-def check_fits(sae: SparseAutoencoder, model: ModelRow | None, layer: int | None) -> None:
-    """Raise `Mismatch` for an SAE of another width than the model's, or of no block of it."""
+def check_fits(
+    sae: SparseAutoencoder, model: ModelRow | None, layer: int | None, hook: str | None
+) -> None:
+    """Raise `Mismatch` for an SAE of another width than the model's at `hook`, or of no block.
+
+    What a transcoder gives is as wide as the stream.
+    """
     if model is None:
         return
-    for width in {sae.d_in, sae.d_out}:
-        if model.hidden_dim != width:
-            raise Mismatch(
-                f"This SAE expects width {width:,}, the model has {model.hidden_dim or 0:,}."
-            )
+    for expects, read in ((sae.d_in, hook), (sae.d_out, None if sae.is_transcoder else hook)):
+        width = hook_width(model, read)
+        if width not in (None, expects):
+            raise Mismatch(f"This SAE expects width {expects:,}, the model has {width:,}.")
     if layer is not None and model.num_layers is not None and layer >= model.num_layers:
         raise Mismatch(f"This SAE reads block {layer}; the model has {model.num_layers}.")

@@ -69,7 +69,7 @@ def preview_sae(studio: Studio, path: str) -> SaePreview:
     model = sae_places.model_for(studio, SaePlaceConfig(), metadata)
     hooks, doubt = _hooks(sae, metadata, model)
     try:
-        sae_places.check_fits(sae, model, hooks.layer)
+        sae_places.check_fits(sae, model, hooks.layer, hooks.read)
     except Mismatch as error:
         model, doubt = None, error.sentence
     lacking = {

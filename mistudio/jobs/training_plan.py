@@ -19,6 +19,7 @@ from mistudio.jobs import activation_pages, lookup
 from mistudio.jobs.device_profile import is_small
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.training_source import activation_set
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow
 from mistudio.store.tables import TOKENIZATIONS
 from mistudio.system.budget import Budget, gpu_budget, memory_budget
@@ -64,8 +65,14 @@ def plan_training(
         context=context_of(studio, members, model),
         text_tokens=_text_tokens(studio, members[0], model),
         rates=rates,
+        d=_widest(members, model),
         divisible=divisible,
     )
+
+
+def _widest(members: Sequence[TrainConfig], model: ModelRow) -> int:
+    """The width of the widest hook that is read; 0 where none is known."""
+    return max(hook_width(model, member.hook_read) or 0 for member in members)
 
 
 def _named(config: TrainConfig, stored: ActivationSetRow | None) -> TrainConfig:

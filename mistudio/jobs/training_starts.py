@@ -16,6 +16,7 @@ from mistudio.jobs.checkpoints import find
 from mistudio.jobs.runner import Studio
 from mistudio.ml.training import keeping
 from mistudio.store import trainings
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import SaeRow, TrainingRow
 from mistudio.store.tables import MODELS, SAES, TRAININGS
 
@@ -94,9 +95,11 @@ def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
                 f"{config.encoder}."
             )
         model = MODELS.find(studio.db(), config.model)
-        if model is not None and model.hidden_dim not in (None, row.d_in):
+        width = hook_width(model, config.hook_read) if model is not None else None
+        if width not in (None, row.d_in):
             raise Mismatch(
-                f"This SAE expects width {row.d_in:,}, the model has {model.hidden_dim:,}."
+                f"This SAE expects width {row.d_in:,}, the model gives {width:,} at "
+                f"{config.hook_read}."
             )
         return Start(sae=row)
     return None

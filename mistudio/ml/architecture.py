@@ -14,6 +14,9 @@ _ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn", "mixer",
 _MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc2")
 # OPT has no module for its MLP: its first linear layer reads what an MLP would read.
 _MLP_READERS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc1")
+_MIXERS = ("mixer", "linear_attn")  # in place of attention, without heads that attend
+# what reads the heads side by side and gives what attention adds to the stream
+_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense")
 # Norms that follow a sublayer, so that their output is what is added to the stream. Llama's
 # post_attention_layernorm precedes the MLP; it follows attention only beside an MLP post-norm.
 _MLP_POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm")
@@ -80,6 +83,25 @@ def mlp_reader(blocks: Blocks, layer: int) -> tuple[str, nn.Module] | None:
     )
     name = next(chain(named, typed), "")
     return (f"{blocks.path}.{layer}.{name}", children[name]) if name else None
+
+
+def attention_projection(blocks: Blocks, layer: int) -> tuple[str, nn.Module] | None:
+    """Path and module of the layer that leads a block's heads back to the stream, or None.
+
+    It is the attention's own one, even where a norm follows it. Mixers without heads have none.
+    """
+    for name, child in blocks.modules[layer].named_children():
+        if not _is_attention(name, child):
+            continue
+        for path, module in child.named_modules():
+            if path.rpartition(".")[2] in _PROJECTIONS:
+                return f"{blocks.path}.{layer}.{name}.{path}", module
+    return None
+
+
+def _is_attention(name: str, module: nn.Module) -> bool:
+    kind = type(module).__name__.lower()
+    return "norm" not in kind and name not in _MIXERS and ("attn" in kind or "attention" in kind)
 
 
 def text_config(model: nn.Module) -> Any:

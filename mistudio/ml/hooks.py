@@ -1,4 +1,8 @@
-"""Names and modules of the hook points: block output, MLP output and input, attention output."""
+"""Names and modules of the hook points.
+
+Block output, MLP output and input, attention output, and the heads before they are led back to the
+stream (attn_z).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.errors import InvalidInput
 from mistudio.ml import architecture
 from mistudio.ml.loading import LoadedModel
@@ -24,9 +28,12 @@ class Place(NamedTuple):
 
 
 def hook_place(loaded: LoadedModel, layer: int, hook: str) -> Place:
-    """The place of any hook, mlp_in included. Raises as `hook_module`."""
-    if hook == "mlp_in":
-        path, module = mlp_reader(loaded, layer)
+    """The place of any hook.
+
+    Raises `InvalidInput` naming what exists if the layer or the hook does not.
+    """
+    if hook in _INPUTS:
+        path, module = _INPUTS[hook](loaded, layer)
         return Place(f"{path}.input", module, True)
     path, module = _find(loaded, layer, hook)
     return Place(path, module, False)
@@ -57,6 +64,34 @@ def listen(place: Place, keep: Callable[[torch.Tensor], None]) -> RemovableHandl
     return place.module.register_forward_hook(after)
 
 
+def edit(place: Place, change: Callable[[torch.Tensor], torch.Tensor]) -> RemovableHandle:
+    """Put `change(x)` in place of what a place sees in every forward pass, until the handle is
+    removed. Where it gives x itself, nothing is touched."""
+    if place.reads_input:
+
+        def before(_module: nn.Module, inputs: Any, named: Any) -> Any:
+            x = first_input(inputs, named)
+            changed = change(x)
+            if changed is x:
+                return None
+            if inputs:
+                return (changed, *inputs[1:]), named
+            return inputs, {**named, "hidden_states": changed}
+
+        return place.module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        x = first_tensor(output)
+        changed = change(x)
+        if changed is x:
+            return None
+        if isinstance(output, (tuple, list)):
+            return type(output)((changed, *output[1:]))
+        return changed
+
+    return place.module.register_forward_hook(after)
+
+
 def place_metadata(
     loaded: LoadedModel, layer: int, hook_in: str, hook_out: str | None = None
 ) -> dict[str, Any]:
@@ -82,28 +117,53 @@ def place_metadata(
 
 
 def hook_module(loaded: LoadedModel, layer: int, hook: str) -> nn.Module:
-    """The module whose output (element 0 if a tuple) is the hooked tensor.
+    """The module whose output (element 0 if a tuple), or input, is the hooked tensor.
 
-    Raises `InvalidInput` naming what exists if the layer or the hook does not.
+    Raises as `hook_place`.
     """
-    return _find(loaded, layer, hook)[1]
+    return hook_place(loaded, layer, hook).module
 
 
 def hook_path(loaded: LoadedModel, layer: int, hook: str) -> str:
-    """That module's path inside the Hugging Face model, such as "model.layers.3.mlp"."""
-    return _find(loaded, layer, hook)[0]
+    """The place's path inside the Hugging Face model, such as "model.layers.3.mlp"."""
+    return hook_place(loaded, layer, hook).path
 
 
 def mlp_reader(loaded: LoadedModel, layer: int) -> tuple[str, nn.Module]:
     """Path and module of a block's MLP, whose input is the hook mlp_in.
 
-    That is the MLP itself even where a norm follows it. Raises as `hook_module`.
+    That is the MLP itself even where a norm follows it. Raises as `hook_place`.
     """
     _check_layer(loaded, layer)
     found = architecture.mlp_reader(loaded.blocks, layer)
     if found is None:
         raise InvalidInput(f"Layer {layer} of {loaded.facts.name} has no MLP to hook.")
     return found
+
+
+def attention_projection(loaded: LoadedModel, layer: int) -> tuple[str, nn.Module]:
+    """Path and module of the attention's output projection, whose input is the hook attn_z.
+
+    Raises as `hook_place`.
+    """
+    _check_layer(loaded, layer)
+    found = architecture.attention_projection(loaded.blocks, layer)
+    if found is None:
+        raise InvalidInput(
+            f"Layer {layer} of {loaded.facts.name} has no attention whose heads can be hooked."
+        )
+    return found
+
+
+def heads_width(loaded: LoadedModel, layer: int) -> int:
+    """Numbers per token at attn_z: all heads together. Raises as `hook_place`."""
+    module: Any = attention_projection(loaded, layer)[1]
+    known = getattr(module, "in_features", None)
+    return int(known if known is not None else module.weight.shape[0])  # Conv1D
+
+
+_INPUTS = {"mlp_in": mlp_reader, "attn_z": attention_projection}
+"""hooks that are a module's input, with what finds the module"""
 
 
 def tl_name(layer: int, hook: str) -> str:
@@ -114,13 +174,15 @@ def tl_name(layer: int, hook: str) -> str:
     """
     if hook == "mlp_in":
         return f"blocks.{layer}.mlp.hook_in"
+    if hook == "attn_z":
+        return f"blocks.{layer}.attn.hook_z"
     _check_hook(hook)
     return f"blocks.{layer}.hook_{hook}"
 
 
 def _check_hook(hook: str) -> None:
-    if hook not in HOOKS:
-        raise InvalidInput(f"There is no hook {hook!r}; choose one of {', '.join(HOOKS)}.")
+    if hook not in SAE_HOOKS:
+        raise InvalidInput(f"There is no hook {hook!r}; choose one of {', '.join(SAE_HOOKS)}.")
 
 
 def _check_layer(loaded: LoadedModel, layer: int) -> None:

@@ -16,7 +16,7 @@ from mistudio.core.errors import Damaged, InvalidInput, StudioError, Unsupported
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.multi_capture import HookPoint, MultiCapture
 from mistudio.ml.facts import ModelFacts, describe_unusable, quiet_transformers
-from mistudio.ml.hooks import hook_path, mlp_reader
+from mistudio.ml.hooks import hook_path
 from mistudio.ml.lens import why_no_lens
 from mistudio.ml.loading import LoadedModel, tokenizer_fingerprint
 from mistudio.ml.module_tree import architecture_tree, count_weights
@@ -37,6 +37,7 @@ class ModelCheck:
     tree: list[dict[str, Any]]
     hooks: dict[str, str]  # hook points that can be read, with the path in the last block
     hooks_why: dict[str, str]  # those that cannot, with the reason
+    widths: dict[str, int]  # of what can be read, numbers per token
     weights: dict[str, int]
     tokenizer: str
     lens_why: str  # why there is no logit lens, "" if there is one
@@ -48,6 +49,7 @@ class ModelCheck:
             "tree": self.tree,
             "hooks": self.hooks,
             "hooks_why": self.hooks_why,
+            "widths": self.widths,
             "weights": self.weights,
             "tokenizer": self.tokenizer,
             "lens_why": self.lens_why,
@@ -69,20 +71,22 @@ def check_model(
     last = len(loaded.blocks) - 1
     hooks: dict[str, str] = {}
     hooks_why: dict[str, str] = {}
+    widths: dict[str, int] = {}
     for hook in HOOKS:
         try:
-            Capture(loaded, last, hook)
+            widths[hook] = Capture(loaded, last, hook).d
             hooks[hook] = hook_path(loaded, last, hook)
         except (Unsupported, InvalidInput) as refusal:
             if hook == "resid_post":
                 raise
             hooks_why[hook] = refusal.sentence
         step(0.4 + 0.1 * len(hooks))
-    try:
-        MultiCapture(loaded, [HookPoint(last, "mlp_in")])
-        hooks["mlp_in"] = mlp_reader(loaded, last)[0]
-    except InvalidInput as refusal:
-        hooks_why["mlp_in"] = refusal.sentence
+    for hook in ("mlp_in", "attn_z"):
+        try:
+            (widths[hook],) = MultiCapture(loaded, [HookPoint(last, hook)]).widths
+            hooks[hook] = hook_path(loaded, last, hook).removesuffix(".input")
+        except StudioError as refusal:
+            hooks_why[hook] = refusal.sentence
     step(0.8)
     tree = architecture_tree(loaded.model)
     for row in tree:
@@ -101,6 +105,7 @@ def check_model(
         tree=tree,
         hooks=hooks,
         hooks_why=hooks_why,
+        widths=widths,
         weights=weights,
         tokenizer=tokenizer_fingerprint(loaded.tokenizer),
         lens_why=lens_why,

@@ -7,7 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from mistudio.ml.architecture import Blocks, find_blocks, mlp_reader, text_config
+from mistudio.ml.architecture import (
+    Blocks,
+    attention_projection,
+    find_blocks,
+    mlp_reader,
+    text_config,
+)
 from mistudio.ml.quantization import parameter_count, parameter_shape
 
 Described = dict[str, Any]
@@ -80,6 +86,8 @@ def hook_paths(blocks: Blocks, layer: int) -> dict[str, str]:
         paths["attn_out"] = blocks.attention_path[layer]
     if (reader := mlp_reader(blocks, layer)) is not None:
         paths["mlp_in"] = reader[0]
+    if (projection := attention_projection(blocks, layer)) is not None:
+        paths["attn_z"] = projection[0]
     return paths
 
 

@@ -177,7 +177,7 @@ def test_hooks_that_no_transcoder_here_can_have(trained: Studio, tmp_path: Path)
         "norm": ("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out", "Import its model first"),
         "lens": ("blocks.1.hook_mlp_in", "blocks.1.hook_mlp_out", "the stream before the norm"),
         "apart": (f"{layers}.0.mlp.input", f"{layers}.1.mlp", "inside one block"),
-        "given": (f"{layers}.1.mlp.input", "blocks.1.attn.hook_z", "gives 'attn.z'"),
+        "given": (f"{layers}.1.mlp.input", "blocks.1.attn.hook_z", "gives 'attn_z'"),
     }.items():
         told = {"hook_name": read, "hook_name_out": written}
         write_saelens(tmp_path / name, sae, told)

@@ -32,6 +32,9 @@ MLP_OUT = {
     "gemma3_text": "post_feedforward_layernorm", "olmo2": "post_feedforward_layernorm",
 }  # fmt: skip
 MLP_IN = {"opt": "fc1"}
+PROJECTION = {
+    "gpt2": "attn.c_proj", "gpt_neox": "attention.dense", "opt": "self_attn.out_proj",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -66,6 +69,9 @@ def whole_model(loaded: LoadedModel) -> dict[HookPoint, torch.Tensor]:
         reader = block.get_submodule(MLP_IN.get(family, "mlp"))
         point = HookPoint(i, "mlp_in")
         handles.append(reader.register_forward_pre_hook(given(point), with_kwargs=True))
+        projection = block.get_submodule(PROJECTION.get(family, "self_attn.o_proj"))
+        point = HookPoint(i, "attn_z")
+        handles.append(projection.register_forward_pre_hook(given(point), with_kwargs=True))
         if i == len(blocks) - 1:  # the last hidden state has gone through the final norm
             handles.append(block.register_forward_hook(output(HookPoint(i, "resid_post"))))
     with torch.no_grad():

@@ -16,6 +16,7 @@ from mistudio.ml.evaluation.definitions import LOSS
 from mistudio.ml.evaluation.evaluate import evaluate
 from mistudio.ml.evaluation.language_model_loss import LossSums, PatchedForwards, scored_positions
 from mistudio.ml.evaluation.measure import TextPart, spread_rows
+from mistudio.ml.hooks import hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from tests.helpers.tiny import STORIES, tiny_loaded, write_tokens
@@ -314,7 +315,7 @@ def test_no_loss_position_gives_no_loss_figure() -> None:
 
 def test_zeros_reach_masked_positions_but_reconstructions_do_not(loaded: LoadedModel) -> None:
     seen: list[torch.Tensor] = []
-    forwards = PatchedForwards(loaded, loaded.blocks.modules[1])
+    forwards = PatchedForwards(loaded, hook_place(loaded, 1, "resid_post"))
     ids = torch.tensor([[5, 6, 7, 8]])
     x, logits = forwards.clean(ids)
     keep = torch.tensor([[False, True, True, False]])

@@ -14,20 +14,28 @@ from mistudio.ml.loading import LoadedModel
 from tests.ml_steering.conftest import FAMILIES, WIDTH, loaded_model
 
 LAYER = 1
-CASES = [(family, hook) for family in FAMILIES for hook in ("resid_post", "mlp_out", "attn_out")]
+HOOKS = ("resid_post", "mlp_out", "attn_out", "attn_z")
+CASES = [(family, hook) for family in FAMILIES for hook in HOOKS]
 
 
 def whole_pass(
     loaded: LoadedModel, layer: int, hook: str, ids_BS: torch.Tensor, delta_BSD: torch.Tensor
 ) -> torch.Tensor:
-    """Logits of an ordinary pass with the change added to the hooked module's output."""
+    """Logits of an ordinary pass with the change added at the hook."""
 
     def add(_module: Any, _inputs: Any, output: Any) -> Any:
         x = first_tensor(output)
         fresh = (x.view(*ids_BS.shape, -1) + delta_BSD).view_as(x)
         return (fresh, *output[1:]) if isinstance(output, tuple) else fresh
 
-    handle = hook_module(loaded, layer, hook).register_forward_hook(add)
+    def add_before(_module: Any, inputs: Any) -> Any:
+        return ((inputs[0].view(*ids_BS.shape, -1) + delta_BSD).view_as(inputs[0]),)
+
+    module = hook_module(loaded, layer, hook)
+    if hook == "attn_z":
+        handle = module.register_forward_pre_hook(add_before)
+    else:
+        handle = module.register_forward_hook(add)
     try:
         with torch.inference_mode():
             return loaded.model(input_ids=ids_BS, use_cache=False).logits

@@ -159,7 +159,7 @@ def test_a_topk_is_read_by_its_k_and_not_by_the_threshold_it_stores(tmp_path: Pa
         ("gpt_neox.layers.3", "out", "gpt_neox.layers.3"),
         ("gpt_neox.layers.3", "in", "blocks.3.hook_resid_pre"),
         ("gpt_neox.layers.3.mlp", "out", "gpt_neox.layers.3.mlp"),
-        ("gpt_neox.layers.3.mlp", "in", "gpt_neox.layers.3.mlp (input)"),
+        ("gpt_neox.layers.3.mlp", "in", "gpt_neox.layers.3.mlp.input"),
         ("", "out", ""),
     ],
 )

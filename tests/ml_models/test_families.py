@@ -117,7 +117,8 @@ def test_padding_behind_a_row_does_not_reach_it(loaded: LoadedModel) -> None:
 
 def test_every_family_passes_its_check(loaded: LoadedModel) -> None:
     found = check_model(loaded)
-    assert set(found.hooks) == {"resid_post", "mlp_out", "attn_out", "mlp_in"}
+    assert set(found.hooks) == {"resid_post", "mlp_out", "attn_out", "mlp_in", "attn_z"}
+    assert set(found.widths.values()) == {32}
     assert found.tree[-3]["hooks"] == found.hooks
     assert (found.hooks_why, found.lens_why) == ({}, "")
     total = sum(p.numel() for p in loaded.model.parameters())
@@ -205,6 +206,7 @@ def test_tree_accounts_for_every_parameter() -> None:
         "mlp_out": "model.layers.0.mlp",
         "attn_out": "model.layers.0.self_attn",
         "mlp_in": "model.layers.0.mlp",
+        "attn_z": "model.layers.0.self_attn.o_proj",
     }
     assert rows[1]["note"] == "4 heads × 8 (2 key/value), MLP 32 → 64 → 32"
     tied = architecture_tree(tiny_llama())

@@ -14,6 +14,7 @@ from torch import nn
 from mistudio.core.errors import InvalidInput, Mismatch, StudioError
 from mistudio.core.steering_positions import Positions, parse_positions
 from mistudio.core.steering_spec import Condition, Direction, Edit, Feature, Source, Spec
+from mistudio.ml.hooks import Place as ModelPlace
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.delta import change
 from mistudio.ml.steering.hook import Pass, SteeringHook
@@ -276,7 +277,7 @@ class _Block(nn.Module):
 def hook_of(block: nn.Module, value: float, sae: SparseAutoencoder, limit: float) -> SteeringHook:
     site = prepared(Spec((edit(3, value),), unit="raw"), sae).sites[0]
     site.norm_limit = limit
-    return SteeringHook(block, site)
+    return SteeringHook(ModelPlace("block", block, False), site)
 
 
 def announced(allowed_BS: torch.Tensor, *, sinks: bool = False) -> Pass:

@@ -93,7 +93,7 @@ def random_sae(width: int, architecture: str) -> SparseAutoencoder:
 
 @pytest.fixture(scope="module")
 def library(sample: LoadedModel) -> Library:
-    """A TopK at the output of layer 1, a JumpReLU at that of layer 2, vectors at both."""
+    """A TopK at the output of layer 1, JumpReLUs at that of layer 2 and at the heads of layer 1."""
     width = sample.hidden_dim
     generator = torch.Generator().manual_seed(0)
     v, w = torch.randn(2, width, generator=generator)
@@ -103,6 +103,7 @@ def library(sample: LoadedModel) -> Library:
         {
             "top": PlacedSae(topk, 1, "resid_post", largest=largest, median_norm=8.0),
             "jump": PlacedSae(jump, 2, "resid_post", largest=largest, median_norm=8.0),
+            "heads": PlacedSae(jump, 1, "attn_z", largest=largest, median_norm=8.0),
         },
         {"v": Vector(v, 1), "w": Vector(w, 2, "mlp_out")},
         {Place(3, "resid_post"): 8.0, Place(4, "resid_post"): 8.0},
@@ -143,6 +144,7 @@ CASES: dict[str, tuple[Spec, GenerationRequest]] = {
     "cap": (spec("@v=20raw", positions="all+special+sinks", norm="cap:0.4"), PLAIN),
     "penalties": (spec("jump#4=0.7", "@v=1raw"), replace(PLAIN, sampling=PENALTIES)),
     "layers": (spec("top#3=1.5:add/3,4", "jump#4=1:clamp"), PLAIN),
+    "heads": (spec("heads#3=2", "heads#4=1:clamp", "jump#5=1:scale?heads#6>0.1"), PLAIN),
     "stop": (spec("@v=1.5raw"), replace(PLAIN, stop=(" said unto", "!"))),
 }  # fmt: skip
 

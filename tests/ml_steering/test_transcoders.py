@@ -68,8 +68,8 @@ def test_the_output_of_the_mlp_is_moved_by_what_its_input_says(
     given = library(transcoder, LAYER, "mlp_out", hook_in="mlp_in")
     spec = Spec((Edit(Feature(FEATURE), value, operator, "raw"),))
     site = prepare({"only": spec}, given, loaded.hidden_dim, loaded.device).sites[0]
-    read, module = hook_place(loaded, LAYER, "mlp_in"), hook_module(loaded, LAYER, "mlp_out")
-    with SteeringHook(module, site, read) as edit:
+    read, written = hook_place(loaded, LAYER, "mlp_in"), hook_place(loaded, LAYER, "mlp_out")
+    with SteeringHook(written, site, read) as edit:
         x_steered, y_steered = mlp_sides(loaded, ids, edit)
     assert torch.equal(x_steered, x)
     strength = value - own if operator == "clamp" else torch.full_like(own, value)
@@ -77,7 +77,7 @@ def test_the_output_of_the_mlp_is_moved_by_what_its_input_says(
     assert torch.allclose(y_steered, expected, atol=1e-5)
     assert not torch.allclose(y_steered, y, atol=1e-2)
     assert not read.module._forward_pre_hooks  # both hooks are gone
-    assert not module._forward_hooks
+    assert not written.module._forward_hooks
 
 
 def test_texts_are_steered_where_the_transcoder_writes(
@@ -100,10 +100,10 @@ def test_what_was_not_read_is_an_error(llama: LoadedModel, transcoder: SparseAut
     spec = Spec((Edit(Feature(FEATURE), 1.0, "clamp", "raw"),))
     site = prepare({"only": spec}, given, llama.hidden_dim, llama.device).sites[0]
     later = hook_place(llama, LAYER + 1, "mlp_in")
-    module = hook_module(llama, LAYER, "mlp_out")
+    written = hook_place(llama, LAYER, "mlp_out")
     ids = torch.tensor([[3, 9, 27]])
     with (
-        SteeringHook(module, site, later) as edit,
+        SteeringHook(written, site, later) as edit,
         pytest.raises(StudioError, match="was not read in the pass"),
     ):
         mlp_sides(llama, ids, edit)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
 from mistudio.ml.data.token_store import PADDING
-from mistudio.ml.hooks import Place, first_tensor, listen
+from mistudio.ml.hooks import Place, edit, listen
 from mistudio.ml.loading import LoadedModel
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -51,8 +49,8 @@ class LossSums:
 class PatchedForwards:
     """Runs the model clean, with reconstructions in place, and with zeros at the hook."""
 
-    def __init__(self, loaded: LoadedModel, module: nn.Module) -> None:
-        self._loaded, self._module = loaded, module
+    def __init__(self, loaded: LoadedModel, place: Place) -> None:
+        self._loaded, self._place = loaded, place
 
     @torch.inference_mode()
     def clean(self, ids_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +61,7 @@ class PatchedForwards:
             caught.append(x_BSD)
             return x_BSD
 
-        with changed(self._module, keep, ids_BS.shape):
+        with changed(self._place, keep, ids_BS.shape):
             logits_BSV = self._logits(ids_BS)
         return caught[0], logits_BSV
 
@@ -107,7 +105,7 @@ class PatchedForwards:
         clean_T = _losses(clean_TV, clean_TV, target_T)[0]
         found = []
         for change in (torch.zeros_like, *(patch(recon) for recon in recons_TO)):
-            with changed(self._module, change, ids_BS.shape):
+            with changed(self._place, change, ids_BS.shape):
                 patched_TV = self._logits(ids_BS)[scored_BS]
             found.append(_losses(patched_TV, clean_TV, target_T))
         zero_T, kl_zero_T = found[0]
@@ -143,17 +141,9 @@ def _losses(
 
 
 @contextmanager
-def changed(module: nn.Module, change: Change, shape: torch.Size) -> Iterator[None]:
-    """While active, the module's output x is replaced by `change(x)`, given as [B, S, D]."""
-
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        x = first_tensor(output)
-        fresh = change(x.view(*shape, -1)).view_as(x)
-        if isinstance(output, (tuple, list)):
-            return type(output)((fresh, *output[1:]))
-        return fresh
-
-    handle = module.register_forward_hook(hook)
+def changed(place: Place, change: Change, shape: torch.Size) -> Iterator[None]:
+    """While active, the activation x of a place is replaced by `change(x)`, given as [B, S, D]."""
+    handle = edit(place, lambda x: change(x.view(*shape, -1)).view_as(x))
     try:
         yield
     finally:

@@ -96,7 +96,7 @@ def measure(
     rows, loss_rows = _rows(text)
     groups, loss_groups = DocumentGroups(tokens, rows), DocumentGroups(tokens, rows)
     found = [_empty(sae.to(loaded.device), groups.groups, keep_codes) for sae in saes]
-    forwards = PatchedForwards(loaded, capture.written.module)
+    forwards = PatchedForwards(loaded, capture.written)
     dropped: dict[str, int] = {}
     done = 0
     while done < len(rows):

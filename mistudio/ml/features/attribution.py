@@ -8,7 +8,7 @@ every position; it follows all paths, but only as far as the model is linear the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from torch import nn
 
 from mistudio.core.errors import InvalidInput, Unsupported
 from mistudio.core.memory import QUANTISED
-from mistudio.ml.features.logit_lens import norm_gain
+from mistudio.ml.activations.multi_capture import HookPoint
+from mistudio.ml.features.norms import norm_gain
 from mistudio.ml.features.own_text import FiredText
 from mistudio.ml.features.rerun import Rerun
 from mistudio.ml.features.sampling import hash_tokens
+from mistudio.ml.features.stream_rows import StreamRows
 from mistudio.ml.features.text_effects import direct_changes
-from mistudio.ml.hooks import Place, first_tensor
+from mistudio.ml.hooks import Place, edit, first_tensor
 from mistudio.ml.lens import Unembed
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
@@ -82,20 +84,22 @@ def direct_effects(
     values_A: NDArray[np.float64],
     token: int,
     check: Callable[[], None] = lambda: None,
+    written: HookPoint | None = None,
 ) -> Direct:
     """Exact direct effects and lens logits of features active at a position, on one next token.
 
-    Raises `Unsupported` if the model has no logit lens.
+    `written` is where the SAE writes, None for the stream. Raises `Unsupported` if the model has no
+    logit lens, and as `StreamRows`.
     """
     unembed = Unembed(loaded)
+    rows_of = StreamRows(loaded, sae, written, exact=True)
     device = end.stream_D.device
     a_A = torch.as_tensor(values_A, dtype=torch.float32, device=device)
-    rows_A = torch.from_numpy(features_A).to(sae.device)
-    part_AD = a_A[:, None] * sae.W_dec_FO[rows_A].float().to(device)
+    part_AD = a_A[:, None] * rows_of(torch.from_numpy(features_A)).float().to(device)
     effect_A = direct_changes(
         unembed,
         end.stream_D[None],
-        sae,
+        rows_of,
         np.zeros(len(features_A), np.int64),
         features_A,
         values_A,
@@ -128,7 +132,7 @@ def norm_scale(
 def hook_gradient(
     loaded: LoadedModel, place: Place, ids_T: NDArray[np.int64], position: int, token: int
 ) -> torch.Tensor:
-    """Gradient [T, O] in float32, at a hook's output, of the loss of one next token in nats.
+    """Gradient [T, O] in float32, at a hook, of the loss of one next token in nats.
 
     Raises `Unsupported` with the reason where the model's kernels have no backward pass.
     """
@@ -140,14 +144,12 @@ def hook_gradient(
         )
     leaves: list[torch.Tensor] = []
 
-    def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        leaf = first_tensor(output).detach().clone().requires_grad_(True)
+    def cut(x: torch.Tensor) -> torch.Tensor:
+        leaf = x.detach().clone().requires_grad_(True)
         leaves.append(leaf)
-        if isinstance(output, (tuple, list)):
-            return type(output)((leaf, *output[1:]))
         return leaf
 
-    handle = place.module.register_forward_hook(cut)
+    handle = edit(place, cut)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             ids_BT = torch.from_numpy(ids_T.copy())[None].to(loaded.device)

@@ -17,6 +17,7 @@ import torch
 from mistudio.core.control import JobControl
 from mistudio.core.events import SilentReporter
 from mistudio.ml.activations.masking import keep_mask
+from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.pair_capture import PairCapture
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
@@ -240,6 +241,7 @@ class MadeUpSource:
     def __init__(self, width: int) -> None:
         self.name = self.path = "made-up activations"
         self.d_in, self.is_pair = width, False
+        self.written = HookPoint(0, "resid_post")
         self.origin: list[object] = ["made up"]
 
     def usable(self, tokens: TokenStore, length: int) -> None:

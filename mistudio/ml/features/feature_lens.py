@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from mistudio.core import lens_figures
+from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.features.logit_lens import BINS, feature_logits, raw_logits
+from mistudio.ml.features.stream_rows import StreamRows
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -41,10 +43,12 @@ def feature_lens(
     *,
     raw: bool,
     top: int = lens_figures.KEPT,
+    written: HookPoint | None = None,
 ) -> FeatureLens:
     """The lens of a feature; `raw`: its decoder row times the unembedding, without the final norm's
-    gain and centring and not centred over the vocabulary. Raises as `feature_logits`."""
-    row_1D = sae.W_dec_FO[feature : feature + 1]
+    gain and centring and not centred over the vocabulary. `written` is where the SAE writes, None
+    for the stream. Raises as `feature_logits` and `StreamRows`."""
+    row_1D = StreamRows(loaded, sae, written)(torch.tensor([feature]))
     make = raw_logits if raw else feature_logits
     logits_V = make(row_1D, loaded)[0].double().cpu().numpy()
     count = min(top, logits_V.size)

@@ -16,6 +16,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import StudioError
 from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.ids import now
+from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features.arrays import hash_files, open_array
@@ -63,10 +64,11 @@ def finish(
     folder: Path,
     report: Reporter,
     control: JobControl,
+    written: HookPoint,
 ) -> HarvestFacts:
     """Sort, describe, look through the lens, hash, and rename to `folder`.
 
-    `tile_rows` is how many rows went through the model at once.
+    `written` is where the SAE writes. `tile_rows` is how many rows went through the model at once.
     """
     made, state = store.folder, store.progress
     tables, store_hash = describe_entries(
@@ -80,7 +82,7 @@ def finish(
         check=control.check,
         exact=store.exact,
     )
-    lens = _write_lens(made, loaded, sae, report, control)
+    lens = _write_lens(made, loaded, sae, report, control, written)
     statistics_F = tables.statistics_F
     entries = int(statistics_F["count"].sum())
     facts = HarvestFacts(
@@ -186,6 +188,7 @@ def _write_lens(
     sae: SparseAutoencoder,
     report: Reporter,
     control: JobControl,
+    written: HookPoint,
 ) -> str:
     """Store the lens and the vocabulary; "stored", or the sentence why there is no lens."""
 
@@ -195,7 +198,7 @@ def _write_lens(
 
     size = loaded.facts.vocab_size
     try:
-        lens = logit_lens(sae, loaded, check=check)
+        lens = logit_lens(sae, loaded, written=written, check=check)
     except StudioError as error:
         report.note(error.sentence, level="warning")
         outcome = error.sentence

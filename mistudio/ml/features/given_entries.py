@@ -93,7 +93,18 @@ def store_entries(
         raise
     store.close()
     facts = finish(
-        store, loaded, sae, tokens, text, plan, height, settings, folder, report, control
+        store,
+        loaded,
+        sae,
+        tokens,
+        text,
+        plan,
+        height,
+        settings,
+        folder,
+        report,
+        control,
+        source.written,
     )
     return facts, agreement
 

@@ -170,7 +170,18 @@ def harvest_from(
         raise
     store.close()
     facts = finish(
-        store, loaded, sae, tokens, text, plan, steps.height, settings, folder, report, control
+        store,
+        loaded,
+        sae,
+        tokens,
+        text,
+        plan,
+        steps.height,
+        settings,
+        folder,
+        report,
+        control,
+        source.written,
     )
     facts = facts._replace(seconds=time.monotonic() - began, whole=whole)
     report.progress(1.0, "Ready")

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mistudio.core import lens_figures
 from mistudio.core.errors import Mismatch, Unsupported
-from mistudio.ml.architecture import Blocks
+from mistudio.ml.activations.multi_capture import HookPoint
+from mistudio.ml.features.norms import NormGain, norm_gain
+from mistudio.ml.features.stream_rows import StreamRows
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -25,13 +26,6 @@ BINS = 50
 CHUNK_LOGITS = 1 << 24  # logits held at a time (64 MB in float32)
 CPU_LOGITS = 1 << 20  # of those summarised at a time on a CPU, so that they stay in its cache
 CHUNK_VOCABULARY = 1 << 15  # rows of the unembedding cast to float32 at a time
-
-
-class NormGain(NamedTuple):
-    """What the final norm does besides dividing by a length: a gain [D], and centring or not."""
-
-    gain_D: torch.Tensor
-    centres: bool
 
 
 class LogitLens(NamedTuple):
@@ -51,37 +45,6 @@ class LogitLens(NamedTuple):
     high_N: NDArray[np.float32]
     skew_N: NDArray[np.float32]
     kurtosis_N: NDArray[np.float32]
-
-
-@torch.inference_mode()
-def norm_gain(blocks: Blocks, width: int, device: torch.device) -> NormGain:
-    """Measure the final norm on vectors of known length, so that no family needs its own case.
-
-    A constant vector tells whether the norm centres; a mean-free one gives the gain (the weight,
-    or 1 + weight in Gemma). A model without a final norm has gain 1.
-    """
-    norm = blocks.final_norm
-    if norm is None:
-        return NormGain(torch.ones(width, device=device), False)
-    dtype = next((p.dtype for p in norm.parameters()), torch.float32)
-    probe_D = torch.where(torch.arange(width) % 2 == 0, 1.0, -1.0)
-    if width % 2:
-        probe_D[-3:] = torch.tensor([2.0, -1.0, -1.0])
-    ones_D = torch.ones(width)
-    both_2D = torch.stack([probe_D, ones_D]).to(device, dtype)
-    odd_2D = (norm(both_2D).float() - norm(-both_2D).float()) / 2  # a bias cancels
-    length = (probe_D.square().mean() + _epsilon(norm)).sqrt()
-    gain_D = odd_2D[0] * length.to(device) / probe_D.to(device)
-    centres = bool(odd_2D[1].abs().max() < 1e-3 * gain_D.abs().max())
-    return NormGain(gain_D, centres)
-
-
-def _epsilon(norm: nn.Module) -> float:
-    for name in ("eps", "variance_epsilon", "epsilon"):
-        value = getattr(norm, name, None)
-        if isinstance(value, float):
-            return value
-    return 0.0
 
 
 @torch.inference_mode()
@@ -136,22 +99,25 @@ def logit_lens(
     loaded: LoadedModel,
     features: NDArray[np.int64] | None = None,
     *,
+    written: HookPoint | None = None,
     check: Callable[[float], None] = lambda _done: None,
 ) -> LogitLens:
     """The lens of `features` (all by default), in chunks of bounded memory.
 
-    `check` is called with the share done before each chunk and may raise.
+    `written` is where the SAE writes, None for the stream. `check` is called with the share done
+    before each chunk and may raise. Raises as `feature_logits` and `StreamRows`.
     """
     wanted = np.arange(sae.n_latents) if features is None else np.asarray(features)
     blocks = loaded.blocks
     vocabulary = len(getattr(blocks.unembedding, "weight", ()))
     step = max(1, CHUNK_LOGITS // max(vocabulary, 1))
     gain = norm_gain(blocks, loaded.hidden_dim, loaded.device)
+    rows_of = StreamRows(loaded, sae, written)
     parts = []
     for start in range(0, max(len(wanted), 1), step):
         check(start / max(len(wanted), 1))
         rows = torch.from_numpy(wanted[start : start + step]).to(sae.device)
-        logits_NV = feature_logits(sae.W_dec_FO[rows], loaded, gain)
+        logits_NV = feature_logits(rows_of(rows), loaded, gain)
         whole = logits_NV.device.type != "cpu" or not vocabulary
         block = len(logits_NV) if whole else max(1, CPU_LOGITS // vocabulary)
         parts += [_summarise(part_NV) for part_NV in logits_NV.split(max(block, 1))]

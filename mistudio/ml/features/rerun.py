@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.errors import OutOfMemory, Unsupported, means_out_of_memory
 from mistudio.ml.activations.pair_capture import PairCapture
 from mistudio.ml.architecture import text_config
@@ -69,15 +69,15 @@ class Rerun:
         reason if a change at this hook cannot be carried on by the blocks behind it alone.
         """
         written = hook_out or hook_in
-        if written not in HOOKS:
+        if written not in SAE_HOOKS:
             raise Unsupported(
-                f"A feature that writes to {written} cannot be ablated: only what the block adds "
-                f"to its stream can be changed, at {', '.join(HOOKS)}.",
+                f"A feature that writes to {written} cannot be ablated: only what leads to "
+                f"the stream can be changed, at {', '.join(SAE_HOOKS)}.",
                 code="hook_rerun",
             )
         self.loaded = loaded
         self.capture = PairCapture(loaded, layer, hook_in, written)
-        self._at_attention = written == "attn_out"
+        self._at_attention = written in ("attn_out", "attn_z")
         self._first = layer if self._at_attention else layer + 1
         self._longest = most_tokens
         parameters = inspect.signature(loaded.model.forward).parameters
@@ -195,8 +195,7 @@ class Rerun:
         if not self._at_attention:
             yield
             return
-        module = self.capture.written.module
-        with changed(module, lambda y_RSO: _added(y_RSO, delta_RSO), shape):
+        with changed(self.capture.written, lambda y_RSO: _added(y_RSO, delta_RSO), shape):
             yield
 
     @torch.inference_mode()

@@ -39,6 +39,11 @@ class Source(Protocol):
     def d_in(self) -> int: ...
 
     @property
+    def written(self) -> HookPoint:
+        """Where the SAE writes."""
+        ...
+
+    @property
     def is_pair(self) -> bool: ...
 
     @property
@@ -64,6 +69,7 @@ class LiveSource:
         self._vocab_size = loaded.facts.vocab_size
         self.name, self.path = self._capture.tl_name, self._capture.path
         self.d_in, self.is_pair = self._capture.d_in, self._capture.is_pair
+        self.written = HookPoint(layer, hook_out)
         self.origin: list[object] = []
 
     def usable(self, tokens: TokenStore, length: int) -> NDArray[np.bool_] | None:
@@ -101,6 +107,7 @@ class StoredSource:
         self._tokens = tokens
         self.path = f"L{layer}.{hook_in} of the stored activations"
         self.d_in, self.is_pair = self._reader.widths[0], len(hooks) == 2
+        self.written = self._points[-1]
         files = json.dumps(stored.meta["files"], sort_keys=True)
         self.origin: list[object] = ["stored", hashlib.sha256(files.encode()).hexdigest()]
         self.dtype = str(stored.meta["dtype"])

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.features.own_text import FiredText
+from mistudio.ml.features.stream_rows import StreamRows
 from mistudio.ml.hooks import first_tensor
 from mistudio.ml.lens import CHUNK_LOGITS, Unembed
 from mistudio.ml.loading import LoadedModel
@@ -40,7 +42,7 @@ def final_streams(loaded: LoadedModel, ids_T: NDArray[np.int64]) -> torch.Tensor
 def direct_changes(
     unembed: Unembed,
     streams_TD: torch.Tensor,
-    sae: SparseAutoencoder,
+    rows_of: StreamRows,
     token_N: NDArray[np.int64],
     features_N: NDArray[np.int64],
     values_N: NDArray[np.float64],
@@ -65,10 +67,8 @@ def direct_changes(
         check(start / len(token_N))
         part = slice(start, start + step)
         a_C = torch.as_tensor(values_N[part], dtype=torch.float32, device=device)
-        rows_C = torch.from_numpy(features_N[part]).to(sae.device)
-        without_CD = streams_TD[token_N[part]] - a_C[:, None] * sae.W_dec_FO[rows_C].float().to(
-            device
-        )
+        added_CD = rows_of(torch.from_numpy(features_N[part])).float().to(device)
+        without_CD = streams_TD[token_N[part]] - a_C[:, None] * added_CD
         log_p_CV = unembed.logits(without_CD).log_softmax(-1)
         wanted_C1 = torch.from_numpy(next_N[part])[:, None].to(device)
         log_p_C = log_p_CV.gather(1, wanted_C1)[:, 0]
@@ -82,13 +82,16 @@ def effects_on_next(
     fired: FiredText,
     feature: int | None = None,
     check: Callable[[float], None] = lambda _done: None,
+    written: HookPoint | None = None,
 ) -> NDArray[np.float64]:
     """Direct effect of each entry of a text on the log-probability of the token that follows [N].
 
     NaN on the last token, which none follows, and for features other than `feature` if one is
-    named. Raises `Unsupported` if the model has no logit lens.
+    named. `written` is where the SAE writes, None for the stream. Raises `Unsupported` if the model
+    has no logit lens, and as `StreamRows`.
     """
     unembed = Unembed(loaded)
+    rows_of = StreamRows(loaded, sae, written, exact=True)
     ids_T, token_N = fired.tokens.ids_T, fired.token_of()
     wanted = token_N < len(ids_T) - 1
     if feature is not None:
@@ -99,7 +102,7 @@ def effects_on_next(
         effects_N[places] = direct_changes(
             unembed,
             final_streams(loaded, ids_T),
-            sae,
+            rows_of,
             token_N[places],
             fired.features[places],
             fired.values[places],

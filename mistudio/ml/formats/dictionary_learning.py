@@ -117,7 +117,7 @@ def hook_name(submodule: str, side: str) -> str:
     """Where a submodule is in the notation of our hooks; `side` is "out" or "in".
 
     `resid_post_layer_3` is the output of block 3; the input of a block is what the block before
-    it puts out, which `resid_pre` says.
+    it puts out, which `resid_pre` says. That of another module has ".input" behind its path.
     """
     own = re.fullmatch(r"([a-z]+_[a-z]+)_layer_?(\d+)", submodule)
     block = re.fullmatch(r"(?:\w+\.)*(?:layers|h|blocks)\.(\d+)", submodule)
@@ -128,7 +128,7 @@ def hook_name(submodule: str, side: str) -> str:
             return submodule
         layer, place = block[1], "resid_post"
     else:
-        return f"{submodule} (input)" if submodule and side == "in" else submodule
+        return f"{submodule}.input" if submodule and side == "in" else submodule
     if side == "in":
         place = "resid_pre" if place.startswith("resid") else f"{place.removesuffix('_out')}_in"
     return f"blocks.{layer}.hook_{place}"
@@ -261,8 +261,11 @@ def state_of(sae: SparseAutoencoder) -> tuple[str, dict[str, torch.Tensor]]:
 def config_of(sae: SparseAutoencoder, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The content of config.json."""
     layer, hook = metadata.get("layer"), metadata.get("hook")
-    submodule = metadata.get("hook_name") or ""
-    if layer is not None and hook:
+    submodule = str(metadata.get("hf_hook_name") or metadata.get("hook_name") or "")
+    side = "in" if submodule.endswith(".input") else "out"
+    if side == "in":
+        submodule = submodule.removesuffix(".input")
+    elif layer is not None and hook:
         submodule = f"{hook}_layer_{layer}"
     trainer = {
         "dict_class": name,
@@ -274,5 +277,5 @@ def config_of(sae: SparseAutoencoder, name: str, metadata: Mapping[str, Any]) ->
     }
     if sae.k is not None:
         trainer["k"] = sae.k
-    buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": metadata.get("context_size")}
+    buffer = {"d_submodule": sae.d_in, "io": side, "ctx_len": metadata.get("context_size")}
     return {"trainer": trainer, "buffer": buffer}

@@ -22,6 +22,7 @@ TRANSFORMER_LENS = {
     "mlp_out": "hook_mlp_out",
     "mlp_in": "ln2.hook_normalized",
     "attn_out": "hook_attn_out",
+    "attn_z": "attn.hook_z",
 }
 
 

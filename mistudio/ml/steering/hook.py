@@ -1,17 +1,15 @@
-"""The forward hook that steers: adds the change at one module, and proves that it did."""
+"""The hook that steers: adds the change at one place, and proves that it did."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mistudio.core.errors import StudioError
 from mistudio.ml.hooks import Place as ModelPlace
-from mistudio.ml.hooks import first_tensor, listen
+from mistudio.ml.hooks import edit, listen
 from mistudio.ml.steering.delta import change
 from mistudio.ml.steering.operators import Gate, Site
 
@@ -31,17 +29,17 @@ class Pass:
 
 
 class SteeringHook:
-    """Edits a module's output while it is entered as a context; removed in every case.
+    """Edits what a place gives on while it is entered as a context; removed in every case.
 
     Before each forward pass `expect` announces it; after it, `confirm` raises if the hook did not
     fire exactly once, so that text is never passed off as steered when it is not. An error inside
     the hook ends the pass.
     """
 
-    def __init__(self, module: nn.Module, site: Site, read: ModelPlace | None = None) -> None:
-        """`read` is where transcoders read if that is not the module's output; it runs before."""
+    def __init__(self, place: ModelPlace, site: Site, read: ModelPlace | None = None) -> None:
+        """`read` is where transcoders read if that is not the place edited; it runs before."""
         self.site = site
-        self._module, self._read = module, read
+        self._place, self._read = place, read
         self._seen: torch.Tensor | None = None
         self._handles: list[RemovableHandle] = []
         self._pass: Pass | None = None
@@ -51,7 +49,7 @@ class SteeringHook:
         self.ratio_BS: torch.Tensor | None = None  # their |Δ| / |x|, 0 elsewhere
 
     def __enter__(self) -> SteeringHook:
-        self._handles.append(self._module.register_forward_hook(self._edit))
+        self._handles.append(edit(self._place, self._edit))
         if self._read is not None:
             self._handles.append(listen(self._read, self._keep))
         return self
@@ -80,15 +78,9 @@ class SteeringHook:
                 code="hook_count",
             )
 
-    def _edit(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+    def _edit(self, x: torch.Tensor) -> torch.Tensor:
         self.firings += 1
-        x = first_tensor(output)
-        edited = self._edited(x)
-        if edited is x:
-            return output
-        if isinstance(output, (tuple, list)):
-            return type(output)([edited, *output[1:]])
-        return edited
+        return self._edited(x)
 
     def _read_at(self, acting_T: torch.Tensor) -> torch.Tensor | None:
         """What transcoders read at these tokens of the same pass; None if there is none."""

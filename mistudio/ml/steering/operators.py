@@ -221,6 +221,7 @@ class _Work:
         target_D = None
         if edit.target is not None:
             target = self._find(edit.target)
+            _check_space(edit, found, edit.target, target)
             if not float(target.direction_D.norm()) > 0:
                 raise InvalidInput(f"{edit.target.words} has no direction: its vector is 0.")
             target_D = target.direction_D / target.direction_D.norm()
@@ -262,7 +263,9 @@ class _Work:
         """The direction of `edit.along`, as long as what a change of 1 adds without it."""
         if edit.along is None:
             return None
-        own_D = self._find(edit.along).direction_D
+        along = self._find(edit.along)
+        _check_space(edit, self._find(edit.source), edit.along, along)
+        own_D = along.direction_D
         if not float(own_D.norm()) > 0:
             raise InvalidInput(f"{edit.along.words} has no direction: its vector is 0.")
         plain_D = direction_D if target_D is None else direction_D - target_D
@@ -272,7 +275,7 @@ class _Work:
         """Note which SAEs' reconstructions stand in place of what they read."""
         for name in sorted(set(spec.replace)):
             placed = find_sae(self._library, name)
-            if placed.sae.d_out != self._width:
+            if placed.place.is_stream and placed.sae.d_out != self._width:
                 find(self._library, Feature(0, name), self._width, self._device)  # says it
             replaces = self._replaces.setdefault(placed.place, [()] * count)
             if replaces[n]:
@@ -357,7 +360,21 @@ def _further(edit: Edit, own: Place) -> list[Place]:
     places = [Place(layer, "resid_post") for layer in edit.layers]
     if own in places:
         raise InvalidInput(f"{edit.source.words} acts at layer {own.layer} already.")
+    if places and not own.is_stream:
+        raise InvalidInput(
+            f"{edit.source.words} acts on the heads at {own.words}; its direction means nothing in "
+            "the stream of further layers."
+        )
     return places
+
+
+def _check_space(edit: Edit, own: Found, other: Source, found: Found) -> None:
+    """Raise `InvalidInput` unless two directions are of one space."""
+    if own.place != found.place and not (own.place.is_stream and found.place.is_stream):
+        raise InvalidInput(
+            f"{edit.source.words} is read at {own.place.words} and {other.words.lower()} at "
+            f"{found.place.words}; directions of heads only go with others of the same layer's."
+        )
 
 
 def _check_order(edit: Edit, place: Place, gate: Gate) -> None:

@@ -188,6 +188,7 @@ def _parts(
         "stop": bool(spec.stop),
         "cached": spec.is_cached,
         "uncached": not spec.is_cached,
+        "heads": any(told.get("heads") for told in hooks),
         "features": any(told["features"] for told in hooks),
         "coordinates": any("coordinate" in edit for edit in edits),
         "conditions": any("only_where" in edit for edit in edits),
@@ -248,12 +249,14 @@ def _hook(
             "another; as a script they can only be added."
         )
     told: dict[str, Any] = {
-        "module": hook.path,
+        "module": hook.path.removesuffix(".input"),
         "norm_limit": None if spec.steers_sinks else _finite(site.norm_limit),
         "edits": [],
         "features": len(columns) if reads else 0,
         "norm": spec.norm,
     }
+    if any(not other.site.place.is_stream for other in spec.hooks):
+        told["heads"] = not site.place.is_stream
     if spec.norm == "cap":
         told["cap"] = spec.cap
     if reads:

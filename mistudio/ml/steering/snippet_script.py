@@ -128,30 +128,42 @@ class Steering:
         self.passes += 1
 
     def edit(self, number, told):
-        """A forward hook that adds the sum of all changes, each read from the unedited x."""
+        """A forward hook that edits what the module gives."""
 
         def hook(module, arguments, output):
-            self.firings += 1
-            x = output[0] if isinstance(output, (tuple, list)) else output
-            flat = x.reshape(-1, x.shape[-1])
-            acting = self.allowed.clone()
-            if told["norm_limit"] is not None:
-                acting &= flat.float().norm(dim=1) <= told["norm_limit"]
-            #if features
-            # what features make of tokens that are left alone is not known
-            self.own[number] = x.new_full((len(flat), told["features"]), -torch.inf).float()
-            #end
-            if not acting.any():
-                return output
-            delta = self.delta(number, told, flat[acting].float(), acting)
-            edited = flat.clone()
-            edited[acting] = flat[acting] + delta.to(x.dtype)
-            edited = edited.view_as(x)
             if isinstance(output, (tuple, list)):
-                return type(output)([edited, *output[1:]])
-            return edited
+                return type(output)([self.edited(number, told, output[0]), *output[1:]])
+            return self.edited(number, told, output)
 
         return hook
+    #if heads
+
+    def edit_input(self, number, told):
+        """A hook that edits what the module reads: the heads side by side."""
+
+        def hook(module, arguments):
+            return (self.edited(number, told, arguments[0]), *arguments[1:])
+
+        return hook
+    #end
+
+    def edited(self, number, told, x):
+        """x plus the sum of all changes, each read from the unedited x."""
+        self.firings += 1
+        flat = x.reshape(-1, x.shape[-1])
+        acting = self.allowed.clone()
+        if told["norm_limit"] is not None:
+            acting &= flat.float().norm(dim=1) <= told["norm_limit"]
+        #if features
+        # what features make of tokens that are left alone is not known
+        self.own[number] = x.new_full((len(flat), told["features"]), -torch.inf).float()
+        #end
+        if not acting.any():
+            return x
+        delta = self.delta(number, told, flat[acting].float(), acting)
+        edited = flat.clone()
+        edited[acting] = flat[acting] + delta.to(x.dtype)
+        return edited.view_as(x)
 
     def delta(self, number, told, x, acting):
         """The change of tokens x [T, D] in fp32."""
@@ -293,7 +305,13 @@ def main():
     steering = Steering(length, model.device)
     model.get_input_embeddings().register_forward_pre_hook(steering.see_ids, with_kwargs=True)
     for number, told in enumerate(HOOKS):
-        model.get_submodule(told["module"]).register_forward_hook(steering.edit(number, told))
+        module = model.get_submodule(told["module"])
+        #if heads
+        if told["heads"]:
+            module.register_forward_pre_hook(steering.edit_input(number, told))
+            continue
+        #end
+        module.register_forward_hook(steering.edit(number, told))
     # the model's own settings may hold penalties, which would change the text
     model.generation_config = GenerationConfig(
         do_sample=False,

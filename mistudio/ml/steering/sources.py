@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import torch
 
+from mistudio.core.configs import HOOKS
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.steering_spec import Direction, Feature, Source
 from mistudio.ml.sae.base import SparseAutoencoder
 
-_WITHIN_BLOCK = {"attn_out": 0, "mlp_out": 1, "resid_post": 2}  # the order in which a block runs
+# the order in which a block runs
+_WITHIN_BLOCK = {"attn_z": 0, "attn_out": 1, "mlp_out": 2, "resid_post": 3}
 
 
 class Place(NamedTuple):
@@ -24,12 +26,17 @@ class Place(NamedTuple):
     @property
     def order(self) -> tuple[int, int]:
         """Earlier places come first."""
-        return self.layer, _WITHIN_BLOCK.get(self.hook, 2)
+        return self.layer, _WITHIN_BLOCK.get(self.hook, 3)
 
     @property
     def words(self) -> str:
         """How results name it, such as "3.resid_post"."""
         return f"{self.layer}.{self.hook}"
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether directions there are those of the residual stream, as at other such places."""
+        return self.hook in HOOKS
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def find(library: Library, source: Source, width: int, device: torch.device) -> 
 
 def _feature(placed: PlacedSae, source: Feature, width: int, device: torch.device) -> Found:
     sae = placed.sae
-    if sae.d_out != width:
+    if placed.place.is_stream and sae.d_out != width:
         raise Mismatch(
             f"The SAE writes vectors of width {sae.d_out:,}, the model's stream is {width:,} wide; "
             "choose the model it was trained on."
@@ -129,14 +136,14 @@ def _vector(library: Library, source: Direction, width: int, device: torch.devic
     if vector is None:
         raise InvalidInput(f"There is no vector {source.name!r}.")
     direction_D = vector.direction_D.float().to(device)
-    if direction_D.shape != (width,):
+    layer = vector.layer if source.layer is None else source.layer
+    place = Place(layer, source.hook or vector.hook)
+    if place.is_stream and direction_D.shape != (width,):
         raise Mismatch(
             f"{source.words} has shape {tuple(direction_D.shape)}, the model's stream is "
             f"{width:,} wide."
         )
     if not torch.isfinite(direction_D).all():
         raise InvalidInput(f"{source.words} holds values that are no numbers.")
-    layer = vector.layer if source.layer is None else source.layer
-    hook = source.hook or vector.hook
-    moved = (layer, hook) != (vector.layer, vector.hook)
-    return Found(Place(layer, hook), direction_D, None, None if moved else vector.median_norm)
+    moved = place != (vector.layer, vector.hook)
+    return Found(place, direction_D, None, None if moved else vector.median_norm)

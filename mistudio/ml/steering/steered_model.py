@@ -7,11 +7,12 @@ from contextlib import ExitStack
 
 import torch
 
+from mistudio.core.errors import Mismatch
 from mistudio.core.steering_spec import Spec
-from mistudio.ml.hooks import hook_module, hook_place
+from mistudio.ml.hooks import heads_width, hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering.hook import Pass, SteeringHook
-from mistudio.ml.steering.operators import BASELINE, Prepared, prepare
+from mistudio.ml.steering.operators import BASELINE, Prepared, Site, prepare
 from mistudio.ml.steering.positions import special_ids
 from mistudio.ml.steering.sources import Library, Place
 
@@ -54,12 +55,14 @@ class SteeredModel:
         )
         self.hooks = [
             SteeringHook(
-                hook_module(loaded, *site.place),
+                hook_place(loaded, *site.place),
                 site,
                 hook_place(loaded, site.place.layer, site.hook_in) if site.hook_in else None,
             )
             for site in self.prepared.sites
         ]
+        for site in self.prepared.sites:
+            _check_width(loaded, site)
         self.special = special_ids(loaded.tokenizer)
         self._stack = ExitStack()
 
@@ -104,3 +107,17 @@ class SteeredModel:
                 mine_B = announced.variant_B == n
                 ends_BS |= mine_B[:, None] & announced.gates[gate]
         return ends_BS
+
+
+def _check_width(loaded: LoadedModel, site: Site) -> None:
+    """Raise `Mismatch` if directions at a place of its own width are of another one."""
+    if site.place.is_stream:
+        return
+    width = heads_width(loaded, site.place.layer)
+    widths = [channel.direction_D.numel() for channel in site.channels]
+    widths += [reader.sae.d_in for reader in site.readers.values()]
+    if wrong := sorted(set(widths) - {width}):
+        raise Mismatch(
+            f"The SAE reads vectors of width {wrong[0]:,}, the heads of layer {site.place.layer} "
+            f"are {width:,} wide; choose the model it was trained on."
+        )

@@ -18,6 +18,7 @@ HOOK_TEXTS = {
     "resid_post": ("Residual", "the block's output, the residual stream after it"),
     "mlp_out": ("MLP", "what the MLP adds to the residual stream"),
     "attn_out": ("Attention", "what attention adds to the residual stream, before it is added"),
+    "attn_z": ("Heads", "what attention's heads give, side by side, before they are led back"),
     "mlp_in": ("MLP input", "what the MLP reads, after the norm before it"),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mistudio.core.units import format_count, format_short
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import (
     ActivationSetRow,
     DatasetRow,
@@ -45,11 +46,11 @@ class Choices:
         return [(values[row.id], _model_text(row)) for row in self.models]
 
     def sae_pairs(self, model: ModelRow | None) -> Pairs:
-        """(value, text) of every SAE whose width is that of the model."""
+        """(value, text) of every SAE whose width is that of the model at the hook it reads."""
         return [
             (row.id, f"{row.name} · {row.architecture} · {format_count(row.n_latents)} latents")
             for row in self.saes
-            if model is not None and row.d_in == model.hidden_dim
+            if model is not None and row.d_in == hook_width(model, row.hook_in)
         ]
 
     def sae(self, sae_id: str) -> SaeRow | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
-from mistudio.core.configs import HOOKS
 from mistudio.core.model_configs import chosen_layers, layers_are_readable
 from mistudio.core.units import EM_DASH
 from mistudio.gui.tabs.models.layer_grid import LayerGrid
@@ -21,6 +20,7 @@ HOOK_TEXTS = {
     "resid_post": "residual stream (resid_post)",
     "mlp_out": "MLP output (mlp_out)",
     "attn_out": "attention output (attn_out)",
+    "attn_z": "attention heads (attn_z)",
     "mlp_in": "MLP input (mlp_in)",
 }
 ENCODER_TEXTS = {
@@ -38,7 +38,7 @@ ARCHITECTURE_TEXTS = {
 }
 
 
-def hook_pairs(hooks: Sequence[str] = HOOKS) -> Pairs:
+def hook_pairs(hooks: Sequence[str]) -> Pairs:
     """(value, text) of hooks."""
     return [(hook, HOOK_TEXTS.get(hook, hook)) for hook in hooks]
 

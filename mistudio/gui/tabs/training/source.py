@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.errors import InvalidInput
 from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.tabs.training.choices import Choices, hooks_of, layers_of
@@ -18,11 +18,11 @@ def fit_to_source(form: TrainingForm, choices: Choices, model: ModelRow | None) 
     if stored is None:
         form.given_hook = False
         form.layers.set_layers(model.num_layers if model else None)
-        form.hooks.offer(HOOKS)
+        form.hooks.offer(SAE_HOOKS)
         return model
     own = choices.model(stored.model_id or "")
     layers, hooks = layers_of(stored), hooks_of(stored)
-    form.given_hook = not set(hooks) & set(HOOKS)
+    form.given_hook = not set(hooks) & set(SAE_HOOKS)
     form.layers.set_layers((own and own.num_layers) or max(layers) + 1, layers)
     form.hooks.offer(hooks)
     return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import format_bytes, format_count
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import ModelRow
 
 MOST_LAYERS = 512
@@ -35,10 +36,14 @@ def summary(config: TrainConfig, model: ModelRow | None) -> str:
     batches = _range([member.batch for member in members])
     parts[-1] = f"{parts[-1] or 'one pass over the data in steps'} of {batches} tokens"
     if model is not None and model.hidden_dim:
-        times = [member.width / model.hidden_dim for member in members]
+        wide = [hook_width(model, member.hook_read) or model.hidden_dim for member in members]
+        times = [member.width / width for member, width in zip(members, wide, strict=True)]
         few = f"{min(times):.3g}–{max(times):.3g}" if min(times) < max(times) else f"{times[0]:.3g}"
-        size = format_bytes(sum(sae_bytes(member, model.hidden_dim) for member in members))
-        parts.append(f"{few}× the model's width of {format_count(model.hidden_dim)}")
+        sizes = (sae_bytes(member, width) for member, width in zip(members, wide, strict=True))
+        size = format_bytes(sum(sizes))
+        own = set(wide) == {model.hidden_dim}
+        whose = "the model's width" if own else "the hook's width"
+        parts.append(f"{few}× {whose} of {_range(wide)}")
         parts.append(f"estimated SAE size {size}" + (" in all" if len(members) > 1 else ""))
     return " · ".join(parts)
 

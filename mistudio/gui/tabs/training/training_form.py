@@ -10,7 +10,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QWidget
 
 from mistudio.core.config import Config, Violation, command_line, settings_of, to_dict
-from mistudio.core.configs import HOOKS, TRANSCODER_INPUTS
+from mistudio.core.configs import HOOKS, SAE_HOOKS, TRANSCODER_INPUTS
 from mistudio.core.model_configs import chosen_layers
 from mistudio.core.settings import SettingsFile
 from mistudio.core.sweep_configs import SHARED, SweepConfig
@@ -89,7 +89,7 @@ class TrainingForm(ConfigForm[SweepConfig]):
             nothing="Mixes in other text; weights say how many tokens come from each.",
         )
         self.layers = LayersEditor()
-        self.hooks = HooksEditor(HOOKS)
+        self.hooks = HooksEditor(SAE_HOOKS)
         self.sae = LibraryChoice("Fresh weights")
         self.architecture = ChoiceEditor(architecture_pairs(ARCHITECTURES))
         self.vary = LinesEditor(
@@ -120,7 +120,7 @@ class TrainingForm(ConfigForm[SweepConfig]):
                 "batch": self.batch_editor,
                 "checkpoint_every": AutoSaveEditor(),
                 "hook_in": ChoiceEditor(hook_pairs(TRANSCODER_INPUTS)),
-                "hook_out": ChoiceEditor(hook_pairs()),
+                "hook_out": ChoiceEditor(hook_pairs(HOOKS)),
                 "architecture": self.architecture,
             },
             columns=3,

@@ -13,7 +13,7 @@ from mistudio.core.errors import Mismatch, Unsupported
 from mistudio.ml.features.labels.make import WORKERS
 from mistudio.ml.features.labels.promotes import Enrichment, Promoted, sample_vocabulary
 from mistudio.ml.features.labels.strings import Strings
-from mistudio.ml.features.logit_lens import norm_gain
+from mistudio.ml.features.norms import norm_gain
 from mistudio.ml.loading import LoadedModel
 
 NEIGHBOURS = 4  # nearest directions on whose tokens rules are judged
@@ -32,8 +32,9 @@ def promoted_classes(
 ) -> Promoted:
     """The class of tokens that each direction promotes most, over a sample of the vocabulary.
 
-    `used_ids`: vocabulary ids of the text, of which the sample is drawn. Raises `Unsupported` for
-    a model without an unembedding and `Mismatch` if directions are not as wide as its stream.
+    `W_dec_FO` are directions of the stream (`StreamRows`); `used_ids`: vocabulary ids of the text,
+    of which the sample is drawn. Raises `Unsupported` for a model without an unembedding and
+    `Mismatch` if directions are not as wide as its stream.
     """
     weight_VD = getattr(loaded.blocks.unembedding, "weight", None)
     if weight_VD is None or weight_VD.shape[1] != loaded.hidden_dim:

@@ -1,0 +1,88 @@
+"""Steering at the heads equals the same change made by hand before the output projection."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.steering_spec import Edit, Feature, Spec
+from mistudio.ml.activations.capture import Capture
+from mistudio.ml.loading import LoadedModel
+from mistudio.ml.steering.forward import FedRow, Stepper
+from mistudio.ml.steering.prompts import Prompt
+from mistudio.ml.steering.sources import Library, PlacedSae
+from mistudio.ml.steering.steered_model import SteeredModel
+from tests.ml_steering.conftest import LAYER, library, random_sae
+
+# written out here, so that what is tested is not asked
+PROJECTION = {"gpt2": "attn.c_proj", "neox": "attention.dense", "opt": "self_attn.out_proj"}
+IDS = [17, 260, 301, 44, 290, 275, 33, 120]
+PROMPT = Prompt(tuple(IDS))
+
+
+def projection_of(loaded: LoadedModel) -> Any:
+    block: Any = loaded.blocks.modules[LAYER]
+    return block.get_submodule(PROJECTION.get(loaded.facts.name, "self_attn.o_proj"))
+
+
+@pytest.mark.parametrize(("operator", "value"), [("add", 2.0), ("clamp", 3.0), ("scale", -1.0)])
+def test_heads_are_moved_by_what_they_hold(
+    loaded: LoadedModel, operator: str, value: float
+) -> None:
+    sae = random_sae("standard")
+    own_BSF = sae.encode(Capture(loaded, LAYER, "attn_z")(torch.tensor([IDS])))
+    feature = int(own_BSF[0, -1].argmax())
+    spec = Spec((Edit(Feature(feature), value, operator, "raw"),))
+    with SteeredModel(loaded, {"x": spec}, library(sae, LAYER, "attn_z")) as model:
+        stepper = Stepper(model, [FedRow(PROMPT, "x"), FedRow(PROMPT)])
+        steered_V, plain_V = stepper.prompt()
+        trace, untouched = stepper.traces()
+    assert untouched.acted == 0
+    assert trace.acted > 0
+    assert not projection_of(loaded)._forward_pre_hooks
+
+    def before(_module: Any, inputs: Any) -> Any:
+        x = inputs[0]
+        own = sae.encode(x.view(1, len(IDS), -1))[..., feature, None]
+        strength = {"add": torch.full_like(own, value), "clamp": value - own}.get(
+            operator, (value - 1) * own
+        )
+        return ((x.view(1, len(IDS), -1) + strength * sae.W_dec_FO[feature]).view_as(x),)
+
+    handle = projection_of(loaded).register_forward_pre_hook(before)
+    with torch.inference_mode():
+        wanted_V = loaded.model(torch.tensor([IDS]), use_cache=False).logits[0, -1]
+    handle.remove()
+    torch.testing.assert_close(steered_V, wanted_V, rtol=1e-3, atol=1e-3)
+    assert float((steered_V - plain_V).abs().max()) > 1e-2
+
+
+def test_directions_of_heads_mean_nothing_elsewhere(llama: LoadedModel) -> None:
+    sae = random_sae("standard")
+    saes = {
+        "heads": PlacedSae(sae, LAYER, "attn_z"),
+        "later": PlacedSae(sae, LAYER + 1, "attn_z"),
+        "stream": PlacedSae(sae, LAYER, "resid_post"),
+    }
+
+    def prepare(edit: Edit) -> None:
+        SteeredModel(llama, {"x": Spec((edit,), unit="raw")}, Library(saes))
+
+    prepare(Edit(Feature(4, "heads"), 1.0, "swap", target=Feature(5, "heads")))
+    for other in ("stream", "later"):
+        with pytest.raises(InvalidInput, match="only go with others of the same layer"):
+            prepare(Edit(Feature(4, "heads"), 1.0, "swap", target=Feature(5, other)))
+    with pytest.raises(InvalidInput, match="only go with others of the same layer"):
+        prepare(Edit(Feature(4, "stream"), 1.0, along=Feature(5, "heads")))
+    with pytest.raises(InvalidInput, match="means nothing in the stream of further layers"):
+        prepare(Edit(Feature(4, "heads"), 1.0, layers=(2,)))
+    narrow = dataclasses.replace(
+        sae, W_enc_DF=sae.W_enc_DF[:16], W_dec_FO=sae.W_dec_FO[:, :16], b_dec_O=sae.b_dec_O[:16]
+    )
+    saes["heads"] = PlacedSae(narrow, LAYER, "attn_z")
+    with pytest.raises(Mismatch, match="width 16, the heads of layer 1 are 32 wide"):
+        prepare(Edit(Feature(4, "heads"), 1.0))
