@@ -43,7 +43,8 @@ class ExportSaeConfig(Config):
     format: str = option(
         "saelens",
         "Format",
-        "Program that shall read it; sparsify only holds topk, circuit_tracer only transcoders.",
+        "Program that shall read it; sparsify only holds topk and groupmax, circuit_tracer only "
+        "transcoders.",
         choices=SAE_FORMATS,
     )
     out: str = option("", "Folder", "Folder to create.", required=True)

@@ -147,6 +147,8 @@ def test_a_run_card_tells_them_too(
         ({"architecture": "jumprelu"}, ["saelens", "dictionary_learning"]),
         (TRANSCODER, ["saelens", "circuit_tracer"]),
         ({**TRANSCODER, "architecture": "topk"}, ["sparsify"]),
+        ({"architecture": "groupmax"}, ["sparsify"]),
+        ({**TRANSCODER, "architecture": "groupmax"}, ["sparsify"]),
         ({**TRANSCODER, "d_out": 32}, ["saelens"]),
     ],
 )

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mistudio.core.configs import EvaluateConfig, ExportSaeConfig, ImportSaeConfig
+from mistudio.core.configs import (
+    EvaluateConfig,
+    ExportSaeConfig,
+    HarvestConfig,
+    ImportSaeConfig,
+    SteerConfig,
+)
 from mistudio.core.control import JobControl
 from mistudio.core.errors import StudioError
 from mistudio.core.events import RecordingReporter
@@ -20,8 +26,9 @@ from mistudio.jobs.context import Result
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_library import add_sae, read_sae
 from mistudio.ml.formats.saelens import write_saelens
+from mistudio.ml.formats.sparsify import write_sparsify
 from mistudio.store.database import _WriterFirst
-from mistudio.store.tables import SAES, TOKENIZATIONS
+from mistudio.store.tables import FEATURE_SETS, SAES, TOKENIZATIONS
 from tests.helpers.studio import run
 
 
@@ -39,6 +46,35 @@ def test_an_sae_goes_to_dictionary_learning_and_comes_back(trained: Studio, tmp_
     assert figures["ev"] == pytest.approx((first.evaluation or {})["ev"], abs=1e-5)
     kept = read_sae(trained, row).metadata
     assert kept["source_config"]["trainer"]["dict_class"] == "JumpReluAutoEncoder"
+
+
+def test_a_groupmax_is_measured_read_steered_with_and_goes_back(
+    trained: Studio, tmp_path: Path
+) -> None:
+    last = read_sae(trained, lookup.sae(trained, "last"))
+    sae = replace(last, architecture="groupmax", k=last.n_latents // 4, threshold_F=None)
+    write_sparsify(tmp_path / "in", sae, {"model_name": "tiny", "layer": 1, "hook": "resid_post"})
+    found = run(trained, "import_sae", ImportSaeConfig(path=str(tmp_path / "in"), model="tiny"))
+    assert (found["architecture"], found["layer"], found["hook"]) == ("groupmax", 1, "resid_post")
+    row = SAES.get(trained.db(), str(found["sae"]))
+    x = torch.randn(9, sae.d_in)
+    assert torch.equal(read_sae(trained, row).reconstruct(x), sae.reconstruct(x))
+    figures = run(trained, "evaluate", EvaluateConfig(sae=row.id, dataset="stories", tokens=1024))
+    assert 0 < figures["l0"] <= sae.n_latents // 4
+    harvest = HarvestConfig(sae=row.id, dataset="stories", rows=32, context=32)
+    stored = run(trained, "harvest", harvest)
+    assert (FEATURE_SETS.get(trained.db(), str(stored["feature_set"])).n_live or 0) > 5
+    steer = SteerConfig(
+        sae=row.id, feature=("2=30:clamp",), prompt="Once", unit="raw", max_tokens=8,
+        temperature=0.0,
+    )  # fmt: skip
+    assert run(trained, "steer", steer)["acted"] > 0
+    with pytest.raises(StudioError, match="SAELens has no groupmax"):
+        run(trained, "export_sae", ExportSaeConfig(sae=row.id, out=str(tmp_path / "x")))
+    out = ExportSaeConfig(sae=row.id, format="sparsify", out=str(tmp_path / "again"))
+    run(trained, "export_sae", out)
+    config = json.loads((tmp_path / "again" / "layers.1" / "cfg.json").read_text())
+    assert (config["activation"], config["k"]) == ("groupmax", sae.k)
 
 
 def edit(folder: Path, **trainer: object) -> None:

@@ -53,6 +53,17 @@ def kept_top_k(h: torch.Tensor, k: int) -> torch.Tensor:
     return torch.where(f >= least, f, torch.zeros_like(f))
 
 
+def kept_group_max(h: torch.Tensor, k: int) -> torch.Tensor:
+    """The largest of each of k runs of ReLU(h) in each row, the rest 0; run by run."""
+    f = torch.zeros_like(h)
+    length = h.shape[1] // k
+    for row in range(len(h)):
+        for first in range(0, h.shape[1], length):
+            best = first + int(h[row, first : first + length].argmax())
+            f[row, best] = h[row, best].clamp(min=0)
+    return f
+
+
 def kept_above(h: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
     """h where it exceeds the threshold and 0, else 0."""
     over = h > torch.as_tensor(threshold, dtype=torch.float64)

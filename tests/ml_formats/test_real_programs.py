@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,13 +82,15 @@ with torch.no_grad():
         (folder / "config.json").write_text(json.dumps(whole))
         f = net.encode(x)
         save_file({"f": f, "y": net.decode(f)}, folder / "result.safetensors")
-    coder = SparseCoder(d, SparseCoderConfig(expansion_factor=m // d, k=k))
-    for tensor in coder.parameters():
-        tensor += 0.1 * torch.rand_like(tensor)
-    folder = root / "theirs" / "sparsify" / "layers.3"
-    coder.save_to_disk(folder)
-    f, y = sparse(coder)
-    save_file({"f": f, "y": y.detach()}, folder.parent / "result.safetensors")
+    for activation, kept in (("topk", k), ("groupmax", 8), ("groupmax", 32)):
+        config = SparseCoderConfig(activation, expansion_factor=m // d, k=kept)
+        coder = SparseCoder(d, config)
+        for tensor in coder.parameters():
+            tensor += 0.1 * torch.rand_like(tensor)
+        folder = root / "theirs" / f"sparsify-{activation}-{kept}" / "layers.3"
+        coder.save_to_disk(folder)
+        f, y = sparse(coder)
+        save_file({"f": f, "y": y.detach()}, folder.parent / "result.safetensors")
 
     lens.hf_hub_download = lambda repo_id, filename, subfolder="", **_: str(
         root / subfolder / filename
@@ -128,6 +131,8 @@ def test_the_real_programs_agree(tmp_path: Path) -> None:
         write_dictionary_learning(tmp_path / "ours" / f"dl-{name}", sae)
         if sae.architecture == "topk":
             write_sparsify(tmp_path / "ours" / f"sp-{name}", sae)
+    saes["groupmax"] = replace(saes["topk"], architecture="groupmax", k=8)
+    write_sparsify(tmp_path / "ours" / "sp-groupmax", saes["groupmax"])
     test_llama_scope.written(tmp_path / "llama", unit=False)
     done = subprocess.run(
         [python, "-c", PROGRAMS, str(tmp_path)],
@@ -138,11 +143,11 @@ def test_the_real_programs_agree(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = sorted((tmp_path / "ours").glob("*/result.safetensors"))
-    assert len(results) == len(OURS) + 2
+    assert len(results) == len(OURS) + 3
     for path in results:
         same(saes[path.parent.name[3:]], load_file(path), path.parent.name)
     results = sorted((tmp_path / "theirs").glob("*/result.safetensors"))
-    assert len(results) == 7
+    assert len(results) == 9
     for path in results:
         same(read_any(path.parent)[1], load_file(path), path.parent.name)
     llama = load_file(tmp_path / "llama" / "result.safetensors")

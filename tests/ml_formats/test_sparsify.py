@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mistudio.core.errors import Damaged, InvalidInput, Mismatch, NotFound, StudioError, Unsupported
+from mistudio.ml.features.own_values import own_values
+from mistudio.ml.formats.circuit_tracer import write_circuit_tracer
+from mistudio.ml.formats.dictionary_learning import write_dictionary_learning
 from mistudio.ml.formats.registry import detect
+from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import hook_name, hookpoint_of, read_sparsify, write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.steering.readers import Reader
+from mistudio.ml.steering.sources import PlacedSae
 from tests.ml_formats.foreign_files import (
     D,
     K,
     M,
     agrees,
     inputs,
+    kept_group_max,
     kept_top_k,
     parts,
     pre_activations,
@@ -68,6 +76,56 @@ def test_it_computes_what_the_program_computes(
     assert metadata["model_name"] == "org/model"
     assert metadata["context_size"] == 256
     assert detect(tmp_path).format.name == "sparsify"
+
+
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("groups", [1, 4, 16, M])
+def test_groupmax_takes_the_largest_of_each_group(tmp_path: Path, groups: int, unit: bool) -> None:
+    folder = written(tmp_path / "a", {"activation": "groupmax", "k": groups}, unit=unit)
+    sae, metadata = read_sparsify(folder)
+    p = parts(unit=unit)
+    f = kept_group_max(pre_activations(p, inputs(), subtract=True), groups)
+    agrees(sae, f, p)
+    assert metadata["training_architecture"] == "sparsify groupmax"
+    assert sae.encode_sparse(inputs()).l0.tolist() == (f > 0).sum(1).tolist()
+    ours = sae.encode(inputs())
+    assert torch.equal(sae.encode(inputs().view(5, 10, D)), ours.view(5, 10, M))
+    features = torch.tensor([3, 40])
+    reader = Reader.of(PlacedSae(sae, 0, "resid_post"), [3, 40], torch.device("cpu"))
+    assert torch.equal(reader(inputs()), ours[:, features])
+    own = own_values(sae, inputs()[None].expand(2, -1, -1), features)
+    assert torch.equal(own.T, ours[:, features])
+    write_saelens(tmp_path / "kept", sae, for_library=True)
+    again, _ = read_saelens(tmp_path / "kept")
+    assert (again.architecture, again.k) == ("groupmax", groups)
+    assert torch.equal(again.reconstruct(inputs()), sae.reconstruct(inputs()))
+
+
+@pytest.mark.parametrize("encoder", ["sae", "transcoder", "skip_transcoder"])
+def test_groupmax_goes_back_to_sparsify_alone(tmp_path: Path, encoder: str) -> None:
+    skip = torch.eye(D) if encoder == "skip_transcoder" else None
+    sae = replace(
+        made(subtracts=encoder == "sae"),
+        architecture="groupmax",
+        k=8,
+        encoder=encoder,
+        W_skip_OD=skip,
+    )
+    write_sparsify(tmp_path / "out", sae)
+    again, _ = read_sparsify(detect(tmp_path / "out").folder)
+    assert (again.architecture, again.k, again.encoder) == ("groupmax", 8, encoder)
+    assert torch.equal(again.reconstruct(inputs()), sae.reconstruct(inputs()))
+    write_saelens(tmp_path / "kept", sae, for_library=True)
+    kept, _ = read_saelens(tmp_path / "kept")
+    assert torch.equal(kept.reconstruct(inputs()), sae.reconstruct(inputs()))
+    with pytest.raises(Unsupported, match="SAELens has no groupmax"):
+        write_saelens(tmp_path / "x", sae)
+    with pytest.raises(Unsupported, match="dictionary_learning has no"):
+        write_dictionary_learning(tmp_path / "x", sae)
+    if sae.is_transcoder:
+        with pytest.raises(Unsupported, match="holds no groupmax transcoders"):
+            write_circuit_tracer(tmp_path / "x", {0: sae}, "mlp_in", "mlp_out", "tiny")
+    assert not (tmp_path / "x").exists()
 
 
 def test_values_that_the_file_leaves_out_are_the_programs_own(tmp_path: Path) -> None:
@@ -140,7 +198,9 @@ def test_only_topk_is_written(tmp_path: Path) -> None:
     p = parts()
     weights = p["W_enc"], p["b_enc"], p["W_dec"], p["b_dec"]
     other = SparseAutoencoder(*weights, "jumprelu", threshold_F=torch.ones(M))
-    with pytest.raises(Unsupported, match="only holds topk SAEs, and this one is jumprelu"):
+    with pytest.raises(
+        Unsupported, match="only holds topk and groupmax SAEs, and this one is jumprelu"
+    ):
         write_sparsify(tmp_path / "out", other)
     assert not (tmp_path / "out").exists()
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -152,7 +212,10 @@ def test_only_topk_is_written(tmp_path: Path) -> None:
     ("config", "error", "words"),
     [
         ({"skip_connection": True}, Damaged, "lacks W_skip"),
-        ({"activation": "groupmax"}, Unsupported, "groupmax"),
+        ({"activation": "gumbel"}, Unsupported, "gumbel"),
+        ({"activation": "groupmax"}, InvalidInput, "64 latents cannot be shared out evenly"),
+        ({"activation": "groupmax", "k": 0}, InvalidInput, "groupmax SAE with 64 latents needs"),
+        ({"activation": "groupmax", "k": 2 * M}, InvalidInput, "between 1 and 64"),
         ({"expansion_factor": 5}, Mismatch, "encoder"),
         ({"d_in": None}, Damaged, "d_in"),
         ({"k": "many"}, Damaged, "k in"),

@@ -141,7 +141,7 @@ def test_what_a_format_cannot_hold_is_a_sentence(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Unsupported, match="SAELens has no topk transcoders; sparsify"):
         write_saelens(out, topk)
-    with pytest.raises(Unsupported, match=r"sparsify only holds topk SAEs.*SAELens can"):
+    with pytest.raises(Unsupported, match=r"only holds topk and groupmax SAEs.*SAELens can"):
         write_sparsify(out, jumprelu)
     with pytest.raises(Unsupported, match="reads 16 and gives 15"):
         write_sparsify(out, narrow)

@@ -103,7 +103,7 @@ def random_sae(architecture: str = "topk") -> SparseAutoencoder:
         W_dec_FO,
         torch.zeros(WIDTH),
         architecture,
-        k=20 if architecture == "topk" else None,
+        k=None if architecture == "standard" else 20,
     )
 
 

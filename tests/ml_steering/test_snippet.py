@@ -79,21 +79,21 @@ def random_sae(width: int, architecture: str) -> SparseAutoencoder:
     generator = torch.Generator().manual_seed(len(architecture))
     W_dec_FO = torch.randn(64, width, generator=generator)
     W_dec_FO /= W_dec_FO.norm(dim=1, keepdim=True)
-    is_topk = architecture == "topk"
+    is_jump = architecture == "jumprelu"
     return SparseAutoencoder(
         W_dec_FO.T.contiguous(),
         0.1 * torch.randn(64, generator=generator),
         W_dec_FO,
         0.2 * torch.randn(width, generator=generator),
         architecture,
-        k=32 if is_topk else None,
-        threshold_F=None if is_topk else torch.full((64,), 0.3),
+        k=None if is_jump else 32,
+        threshold_F=torch.full((64,), 0.3) if is_jump else None,
     )
 
 
 @pytest.fixture(scope="module")
 def library(sample: LoadedModel) -> Library:
-    """A TopK at the output of layer 1, JumpReLUs at that of layer 2 and at the heads of layer 1."""
+    """TopK and GroupMax at layer 1, JumpReLUs at the output of layer 2 and heads of 1, vectors."""
     width = sample.hidden_dim
     generator = torch.Generator().manual_seed(0)
     v, w = torch.randn(2, width, generator=generator)
@@ -102,6 +102,9 @@ def library(sample: LoadedModel) -> Library:
     return Library(
         {
             "top": PlacedSae(topk, 1, "resid_post", largest=largest, median_norm=8.0),
+            "group": PlacedSae(
+                random_sae(width, "groupmax"), 1, "resid_post", largest=largest, median_norm=8.0
+            ),
             "jump": PlacedSae(jump, 2, "resid_post", largest=largest, median_norm=8.0),
             "heads": PlacedSae(jump, 1, "attn_z", largest=largest, median_norm=8.0),
         },
@@ -123,6 +126,7 @@ CASES: dict[str, tuple[Spec, GenerationRequest]] = {
     "sums": (spec("top#3=1.5", "jump#4=1:clamp", "@v=2raw", "@w=3raw"), PLAIN),
     "factors": (spec("top#5=4:scale", "jump#6:ablate", "@v=3raw", positions="generated"), PLAIN),
     "bounds": (spec("top#7=2:floor", "jump#8=0.1:cap", "@w=2raw", positions="prompt"), PLAIN),
+    "groups": (spec("group#3=2.5:clamp", "group#5=4:scale", "jump#8=0.1:cap"), PLAIN),
     "last": (spec("top#9=3:set-if-on", "@v=30raw:add-below", positions="last"), PLAIN),
     "first": (
         spec("top#9=3:clamp?top#3>0.1", "jump#2=3?top#5>0.05max", positions="first:6"), PLAIN

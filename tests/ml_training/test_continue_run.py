@@ -133,7 +133,7 @@ def made(architecture: str, **changes: Any) -> SparseAutoencoder:
         "b_enc_F": 0.5 * normal(128),
         "W_dec_FO": W_dec_FO,
         "b_dec_O": 2.5 + 0.1 * normal(D),
-        "k": 6 if architecture == "topk" else None,
+        "k": {"topk": 6, "groupmax": 8}.get(architecture),
         "threshold_F": normal(128).abs() if architecture == "jumprelu" else None,
     }
     return SparseAutoencoder(architecture=architecture, **{**values, **changes})
@@ -194,6 +194,7 @@ def test_a_batch_topk_begins_with_its_threshold(tmp_path: Path) -> None:
     ("source", "change", "sentence"),
     [
         ("topk", {"architecture": "jumprelu"}, "cannot be trained on as jumprelu; it can as topk"),
+        ("groupmax", {}, "no training here that a groupmax SAE fits"),
         ("topk", {"width": 64}, "has 128 latents"),
         ("jumprelu", {"architecture": "batch_topk"}, "a threshold for each latent"),
     ],

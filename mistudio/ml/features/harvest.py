@@ -144,7 +144,7 @@ def harvest_from(
     if before is not None:
         report.progress(1.0, "Ready")
         return before
-    exact = sae.architecture != "topk" or (sae.k or 0) > settings.most_entries
+    exact = not sae.compares or (sae.k or 0) > settings.most_entries
     store = PartialStore(
         partial_folder(folder),
         key,

@@ -19,9 +19,9 @@ def own_values(
 ) -> torch.Tensor:
     """Activations [B, S] in float32: of each row the one feature that is named for it.
 
-    A TopK needs all pre-activations, the others only this one.
+    A TopK and a GroupMax need all pre-activations, the others only this one.
     """
-    if sae.architecture == "topk":
+    if sae.compares:
         return _from_whole(sae, x_BSD, features_B)
     x_BSD, scale_BS1 = sae.encoder_input(x_BSD)
     h_BS = torch.einsum("bsd,db->bs", x_BSD, sae.W_enc_DF[:, features_B])

@@ -147,8 +147,9 @@ def _check(transcoders: Mapping[int, SparseAutoencoder], hook_in: str, hook_out:
     saes = list(transcoders.values())
     if not all(sae.is_transcoder for sae in saes):
         raise Unsupported(f"{PROGRAM} only holds transcoders; SAELens can hold this one.")
-    if any(sae.architecture == "topk" for sae in saes):
-        raise Unsupported(f"{PROGRAM} holds no topk transcoders; sparsify can hold this one.")
+    kind = next((sae.architecture for sae in saes if sae.compares), None)
+    if kind is not None:
+        raise Unsupported(f"{PROGRAM} holds no {kind} transcoders; sparsify can hold this one.")
     if any(sae.d_in != sae.d_out for sae in saes):
         raise Unsupported(f"{PROGRAM} only holds transcoders that give the width they read.")
     if hook_in not in HOOKS or hook_out not in HOOKS:

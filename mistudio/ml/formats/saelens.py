@@ -2,8 +2,8 @@
 
 A folder written here opens in SAELens 6 with the same
 bits; a folder read here is brought to unit decoder rows and to the units of the model. It is also
-the form in which our own library keeps SAEs; topk transcoders, which SAELens has none of, are only
-written for that.
+the form in which our own library keeps SAEs; topk transcoders and groupmax, which SAELens has none
+of, are only written for that.
 
 Their abstopk keeps the k latents of largest magnitude with their signs. It is read as the topk SAE
 of twice as many latents that computes the same: latent i + m is the negative side of latent i.
@@ -28,7 +28,7 @@ from mistudio.ml.formats.foreign import (
     write_text_json,
 )
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
-from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.base import COMPARING, SparseAutoencoder
 from mistudio.ml.sae.fold import fold_coordinates, fold_decoder_norms, fold_input_scale
 from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
 from mistudio.ml.whitening import Coordinates
@@ -50,6 +50,9 @@ KINDS = {
     "jumprelu_skip_transcoder": ("jumprelu", "skip_transcoder"),
     "topk_transcoder": ("topk", "transcoder"),
     "topk_skip_transcoder": ("topk", "skip_transcoder"),
+    "groupmax": ("groupmax", "sae"),
+    "groupmax_transcoder": ("groupmax", "transcoder"),
+    "groupmax_skip_transcoder": ("groupmax", "skip_transcoder"),
 }
 """their name of an architecture: our architecture and encoder"""
 READ_AS_ANOTHER = ("gated", "abstopk")
@@ -61,7 +64,13 @@ NOT_LINEAR = {
     "and not by one product with an encoder",
 }
 """what keeps an architecture of theirs from being read"""
-OURS_ALONE = ("topk_transcoder", "topk_skip_transcoder")
+OURS_ALONE = (
+    "topk_transcoder",
+    "topk_skip_transcoder",
+    "groupmax",
+    "groupmax_transcoder",
+    "groupmax_skip_transcoder",
+)
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 OLD_METADATA = (
     "model_name",
@@ -94,7 +103,8 @@ def write_saelens(
     unless it is `for_library`, `Unsupported` for what SAELens cannot read.
     """
     if NAMES[sae.architecture, sae.encoder] in OURS_ALONE and not for_library:
-        raise Unsupported("SAELens has no topk transcoders; sparsify can hold this one.")
+        what = "groupmax SAEs" if sae.architecture == "groupmax" else "topk transcoders"
+        raise Unsupported(f"SAELens has no {what}; sparsify can hold this one.")
     with new_folder(folder) as temporary:
         write_text_json(temporary / CONFIG_FILE, config_of(sae, metadata or {}))
         save_tensors(temporary / WEIGHTS_FILE, tensors_of(sae))
@@ -112,7 +122,7 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
         "normalize_activations": sae.token_norm or "none",
         "reshape_activations": "none",
     }
-    if sae.architecture == "topk":
+    if sae.compares:
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     if sae.is_transcoder:
         config |= {"d_out": sae.d_out}
@@ -168,7 +178,7 @@ def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     scaling = config.get("normalize_activations", "none")
     if scaling != "none":
         sae = _scaled(sae, str(scaling), folder)
-    if sae.architecture != "topk" or (by_length and scaling != "covariance_whitening"):
+    if not sae.compares or (by_length and scaling != "covariance_whitening"):
         sae = fold_decoder_norms(sae)
     return sae, metadata
 
@@ -232,7 +242,7 @@ def _assemble(
         W_dec_FO,
         tensors["b_dec"],
         architecture,
-        k=int(config.get("k", 100)) if architecture == "topk" else None,
+        k=int(config.get("k", 100)) if architecture in COMPARING else None,
         threshold_F=threshold_F,
         apply_b_dec_to_input=encoder == "sae" and bool(config.get("apply_b_dec_to_input", True)),
         W_skip_OD=tensors.get("W_skip"),

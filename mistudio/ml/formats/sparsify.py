@@ -1,4 +1,4 @@
-"""sparsify folders (HOOKPOINT/cfg.json + HOOKPOINT/sae.safetensors): topk SAEs and transcoders.
+"""sparsify folders (HOOKPOINT/cfg.json + HOOKPOINT/sae.safetensors): SAEs and transcoders.
 
 A run's folder holds one such folder per hookpoint, named after the module whose output it reads,
 and a config.json that names the model. A transcoder reads the module's input and gives its output.
@@ -34,6 +34,7 @@ WEIGHTS_FILE = "sae.safetensors"
 TENSORS = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 MODULE = re.compile(r"(?:\w+\.)*(?:layers|h|blocks)\.\d+(?:\.\w+)*")
 SUBLAYERS = {"resid_post": "", "mlp_out": ".mlp", "attn_out": ".self_attn"}
+ACTIVATIONS = ("topk", "groupmax")  # which are our names of these architectures too
 DEFAULTS = {"activation": "topk", "expansion_factor": 32, "num_latents": 0, "k": 32}
 
 
@@ -41,12 +42,12 @@ def read_sparsify(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a hookpoint's folder, in float32 on the CPU, and its metadata.
 
     Decoder rows keep their lengths: the selection is by the latents as they are, so that folding
-    would change it. Raises `NotFound`, `Damaged`, `Mismatch` or `Unsupported` (groupmax).
+    would change it. Raises `NotFound`, `Damaged`, `Mismatch`, `InvalidInput` or `Unsupported`.
     """
     config = {**DEFAULTS, **read_json(folder / CONFIG_FILE, PROGRAM)}
     if not isinstance(config.get("d_in"), int):
         raise Damaged(f"{CONFIG_FILE} in {folder} does not say d_in; it is no {PROGRAM} SAE.")
-    if config["activation"] != "topk":
+    if config["activation"] not in ACTIVATIONS:
         raise Unsupported(f"SAEs with the activation {config['activation']!r} cannot be read.")
     for key in ("expansion_factor", "num_latents", "k"):
         if not isinstance(config[key], int):
@@ -65,7 +66,7 @@ def read_sparsify(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         b_enc_F,
         W_dec_FO,
         b_dec_O,
-        "topk",
+        config["activation"],
         subtracts_b_dec=not transcodes,
         k=config["k"],
         encoder="transcoder" if transcodes else "sae",
@@ -80,7 +81,7 @@ def read_sparsify(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         hook_name_out=written,
         context_size=run.get("ctx_len"),
         dataset_path=run.get("dataset"),
-        training_architecture=f"{PROGRAM} topk",
+        training_architecture=f"{PROGRAM} {sae.architecture}",
         source_config=config,
     )
     return sae.with_metadata(**metadata), metadata
@@ -109,10 +110,10 @@ def write_sparsify(
     for what sparsify has no form for, `InvalidInput`, `DiskFull`.
     """
     check_no_token_norm(sae, PROGRAM)
-    if sae.architecture != "topk":
+    if sae.architecture not in ACTIVATIONS:
         others = "SAELens" if sae.is_transcoder else "SAELens and dictionary_learning"
         raise Unsupported(
-            f"sparsify only holds topk SAEs, and this one is {sae.architecture}; "
+            f"sparsify only holds topk and groupmax SAEs, and this one is {sae.architecture}; "
             f"{others} can hold it."
         )
     if sae.d_in != sae.d_out:
@@ -128,7 +129,7 @@ def write_sparsify(
         )
     hookpoint = hookpoint_of(told, "_out" if sae.is_transcoder else "")
     config = {
-        "activation": "topk",
+        "activation": sae.architecture,
         "expansion_factor": max(1, sae.n_latents // sae.d_in),
         "normalize_decoder": True,
         "num_latents": sae.n_latents,

@@ -11,12 +11,19 @@ from torch.nn import functional
 
 from mistudio.core.configs import ENCODERS
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.ml.sae.selection import SparseCodes, above, splits_of, top_k_per_row
+from mistudio.ml.sae.selection import (
+    SparseCodes,
+    above,
+    max_per_group,
+    splits_of,
+    top_k_per_row,
+)
 from mistudio.ml.sae.sparse_gradient import weighted_rows
 from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
 from mistudio.ml.sae.token_norm import normed
 
-ARCHITECTURES = ("topk", "jumprelu", "standard")
+ARCHITECTURES = ("topk", "groupmax", "jumprelu", "standard")
+COMPARING = ("topk", "groupmax")  # what keeps k latents by comparing them with each other
 CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 MB in float32)
 
 
@@ -26,8 +33,9 @@ class SparseAutoencoder:
 
     Decoder rows have unit length, so that a latent's value is the length of what it adds, unless a
     foreign file or the whitening of a "topk", which chose by other lengths, forbids it.
-    `architecture`: "topk" keeps the `k` largest of ReLU(h) per token, "jumprelu" keeps ReLU(h)
-    where h > `threshold_F`, "standard" is ReLU. `apply_b_dec_to_input` tells whether b_dec is
+    `architecture`: "topk" keeps the `k` largest of ReLU(h) per token, "groupmax" the largest of
+    each of `k` equal groups of consecutive latents, "jumprelu" keeps ReLU(h) where
+    h > `threshold_F`, "standard" is ReLU. `apply_b_dec_to_input` tells whether b_dec is
     subtracted before encoding. Frozen: `to` and `with_metadata` return copies. `metadata` holds
     JSON values, such as hook_name and model_name.
 
@@ -62,9 +70,15 @@ class SparseAutoencoder:
         }
         if self.architecture not in ARCHITECTURES:
             raise InvalidInput(f"There is no SAE architecture {self.architecture!r}.")
-        if self.architecture == "topk" and not (self.k and 1 <= self.k <= n_latents):
+        if self.compares and not (self.k and 1 <= self.k <= n_latents):
             raise InvalidInput(
-                f"A topk SAE with {n_latents:,} latents needs a k between 1 and {n_latents:,}."
+                f"A {self.architecture} SAE with {n_latents:,} latents needs a k between 1 and "
+                f"{n_latents:,}."
+            )
+        if self.architecture == "groupmax" and n_latents % (self.k or 1):
+            raise InvalidInput(
+                f"{n_latents:,} latents cannot be shared out evenly among the {self.k:,} groups of "
+                "a groupmax SAE."
             )
         if self.architecture == "jumprelu":
             if self.threshold_F is None:
@@ -104,6 +118,11 @@ class SparseAutoencoder:
     def is_transcoder(self) -> bool:
         """Whether it gives the activations of another hook than it reads."""
         return self.encoder != "sae"
+
+    @property
+    def compares(self) -> bool:
+        """Whether it takes all latents to tell which of them are active."""
+        return self.architecture in COMPARING
 
     @property
     def device(self) -> torch.device:
@@ -160,9 +179,12 @@ class SparseAutoencoder:
         return f_BF if scale_B1 is None else f_BF * scale_B1
 
     def _activated(self, h_BF: torch.Tensor) -> torch.Tensor:
-        if self.architecture == "topk":
+        if self.compares:
             assert self.k is not None
-            values_BK, ids_BK = torch.topk(h_BF, self.k, dim=-1, sorted=False)
+            if self.architecture == "topk":
+                values_BK, ids_BK = torch.topk(h_BF, self.k, dim=-1, sorted=False)
+            else:
+                values_BK, ids_BK = max_per_group(h_BF, self.k)
             return torch.zeros_like(h_BF).scatter_(-1, ids_BK, values_BK.relu_())
         if self.architecture == "jumprelu":
             assert self.threshold_F is not None
@@ -200,9 +222,10 @@ class SparseAutoencoder:
 
     def _active(self, h_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows, values and ids of the entries that survive the activation function."""
-        if self.architecture == "topk":
+        if self.compares:
             assert self.k is not None
-            values_BK, ids_BK = top_k_per_row(h_BF, self.k)
+            select = top_k_per_row if self.architecture == "topk" else max_per_group
+            values_BK, ids_BK = select(h_BF, self.k)
             row, column = (values_BK > 0).nonzero(as_tuple=True)
             return row, values_BK[row, column], ids_BK[row, column]
         if self.threshold_F is None:

@@ -56,8 +56,8 @@ def fold_input_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
 def fold_decoder_norms(sae: SparseAutoencoder) -> SparseAutoencoder:
     """The same function with unit decoder rows; latent i is multiplied by its row's length.
 
-    For topk only right if the selection was on latent times length. Rows that are unit already,
-    and rows of zeros, are left as they are.
+    For topk and groupmax only right if the selection was on latent times length. Rows that are
+    unit already, and rows of zeros, are left as they are.
     """
     norms_F = torch.linalg.vector_norm(sae.W_dec_FO.double(), dim=1)
     if bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all()):

@@ -1,4 +1,4 @@
-"""Exact selection of the largest pre-activations: k per row, or a given number over a batch."""
+"""Exact selection of the largest pre-activations: k per row, or one of each group of a row."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def top_k_per_row(h_BF: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
     ids_BC = (chosen_BK[:, None, :] + offsets_G1).reshape(rows, GROUP * k)
     values_BK, at_BK = torch.topk(h_BF.gather(1, ids_BC), k, dim=1, sorted=False)
     return values_BK, ids_BC.gather(1, at_BK)
+
+
+def max_per_group(h_BF: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of each of k equal groups of consecutive latents as (values [..., k], ids
+    [..., k]), in the order of the groups."""
+    values_BK, at_BK = h_BF.unflatten(-1, (k, -1)).max(dim=-1)
+    return values_BK, at_BK + torch.arange(k, device=h_BF.device) * (h_BF.shape[-1] // k)
 
 
 def above(h_BF: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

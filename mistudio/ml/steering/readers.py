@@ -41,9 +41,9 @@ class Reader:
 
     @torch.no_grad()
     def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
-        """Activations [T, K] in fp32. A TopK needs all pre-activations, the others only theirs."""
+        """Activations [T, K] in fp32; what compares latents needs all of them."""
         sae = self.sae
-        if sae.architecture == "topk":
+        if sae.compares:
             step = max(1, ENCODE_ENTRIES // sae.n_latents)
             parts = [sae.encode(part)[:, self.features_K].float() for part in x_TD.split(step)]
             return torch.cat(parts)

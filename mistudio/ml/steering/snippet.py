@@ -343,7 +343,7 @@ def _reader(stem: str, reader: Reader, tensors: dict[str, torch.Tensor]) -> dict
             "The script cannot read the features of an SAE that scales each token by itself; "
             "leave out what depends on their activations."
         )
-    if sae.architecture == "topk":  # which latents it keeps depends on all of them
+    if sae.compares:  # which latents it keeps depends on all of them
         tensors[f"{stem}.W_enc"], tensors[f"{stem}.b_enc"] = sae.W_enc_DF, sae.b_enc_F
     else:
         tensors[f"{stem}.W_enc"], tensors[f"{stem}.b_enc"] = reader.W_enc_DK, reader.b_enc_K
@@ -351,8 +351,8 @@ def _reader(stem: str, reader: Reader, tensors: dict[str, torch.Tensor]) -> dict
         tensors[f"{stem}.b_dec"] = sae.b_dec_O
     if sae.threshold_F is not None and sae.architecture == "jumprelu":
         tensors[f"{stem}.threshold"] = sae.threshold_F[reader.features_K]
-    is_whole = sae.architecture == "topk"
     return {
-        "top_k": sae.k if is_whole else None,
-        "columns": reader.features_K.tolist() if is_whole else None,
+        "top_k": sae.k if sae.architecture == "topk" else None,
+        "groups": sae.k if sae.architecture == "groupmax" else None,
+        "columns": reader.features_K.tolist() if sae.compares else None,
     }

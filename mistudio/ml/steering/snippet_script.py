@@ -235,6 +235,11 @@ class Steering:
             if reader["top_k"] is not None:
                 values, ids = torch.topk(h, reader["top_k"], dim=-1, sorted=False)
                 h = torch.zeros_like(h).scatter_(-1, ids, values.relu_())[:, reader["columns"]]
+            elif reader["groups"] is not None:
+                groups = reader["groups"]
+                values, at = h.unflatten(-1, (groups, -1)).max(-1)
+                ids = at + torch.arange(groups, device=h.device) * (h.shape[1] // groups)
+                h = torch.zeros_like(h).scatter_(-1, ids, values.relu_())[:, reader["columns"]]
             elif read["threshold"] is not None:
                 h = torch.relu(h) * (h > read["threshold"])
             found.append(torch.relu(h).float())

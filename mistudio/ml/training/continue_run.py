@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _FITTING = {
     "standard": ("standard", "gated", "jumprelu"),
     "topk": ("topk", "batch_topk"),
+    "groupmax": (),
     "jumprelu": ("jumprelu", "gated", "batch_topk", "matryoshka_batch_topk"),
 }
 
@@ -172,6 +173,8 @@ def check_fits(
     wanted = config.architecture
     if wanted not in _FITTING[sae.architecture]:
         fitting = ", ".join(_FITTING[sae.architecture])
+        if not fitting:
+            raise InvalidInput(f"There is no training here that a {sae.architecture} SAE fits.")
         raise InvalidInput(
             f"A {sae.architecture} SAE cannot be trained on as {wanted}; it can as {fitting}."
         )

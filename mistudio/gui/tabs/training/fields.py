@@ -32,6 +32,7 @@ ARCHITECTURE_TEXTS = {
     "batch_topk": "BatchTopK",
     "matryoshka_batch_topk": "Matryoshka BatchTopK",
     "topk": "TopK",
+    "groupmax": "GroupMax",
     "standard": "Standard (ReLU, L1)",
     "gated": "Gated",
     "jumprelu": "JumpReLU",

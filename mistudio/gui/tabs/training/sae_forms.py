@@ -122,8 +122,9 @@ def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
         {"format": ChoiceEditor(formats), "out": PathEditor("folder")},
         explanation="Writes the files that the chosen program reads into a new folder. SAELens: "
         "cfg.json and sae_weights.safetensors. dictionary_learning: ae.pt and config.json. "
-        "sparsify, which only holds topk: cfg.json and sae.safetensors. circuit-tracer, which "
-        "only holds transcoders: config.yaml and a file for every layer from 0 on.",
+        "sparsify, which only holds topk and groupmax: cfg.json and sae.safetensors. "
+        "circuit-tracer, which only holds transcoders: config.yaml and a file for every layer "
+        "from 0 on.",
         action="Export",
         icon="upload",
         command="sae export",
@@ -133,12 +134,13 @@ def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
 
 def formats_for(sae: SaeRow) -> list[str]:
     """The formats that hold an SAE of this kind."""
-    is_topk, is_transcoder = sae.architecture == "topk", sae.encoder_type != "sae"
+    is_transcoder, is_groupmax = sae.encoder_type != "sae", sae.architecture == "groupmax"
+    compares = is_groupmax or sae.architecture == "topk"
     fits = {
-        "saelens": not (is_topk and is_transcoder),
-        "dictionary_learning": not is_transcoder,
-        "sparsify": is_topk and sae.d_in == sae.d_out,
-        "circuit_tracer": is_transcoder and not is_topk and sae.d_in == sae.d_out,
+        "saelens": not is_groupmax and not (compares and is_transcoder),
+        "dictionary_learning": not is_groupmax and not is_transcoder,
+        "sparsify": compares and sae.d_in == sae.d_out,
+        "circuit_tracer": is_transcoder and not compares and sae.d_in == sae.d_out,
     }
     return [name for name in SAE_FORMATS if fits[name]]
 
