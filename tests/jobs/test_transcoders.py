@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from mistudio.core.comparison_configs import CompareSaesConfig
 from mistudio.core.configs import (
@@ -189,43 +191,102 @@ def test_hooks_that_no_transcoder_here_can_have(trained: Studio, tmp_path: Path)
     assert (found["hook"], found["hook_out"]) == ("resid_post", "mlp_out")
 
 
-def gemma_in(studio: Studio, folder: Path) -> LoadedModel:
-    """A random Gemma 2, whose norms have a gain, imported as "gemma"."""
-    loaded = family_model("gemma2")
+NORMS = {"gemma2": "pre_feedforward_layernorm", "llama": "post_attention_layernorm"}
+
+
+def model_in(studio: Studio, folder: Path, family: str) -> LoadedModel:
+    """A random model of a family, whose norms have a gain, imported by the family's name."""
+    loaded = family_model(family)
     model: Any = loaded.model
     with torch.no_grad():
         for block in model.model.layers:
-            norm = block.pre_feedforward_layernorm
+            norm = getattr(block, NORMS[family])
             norm.weight.copy_(torch.linspace(-0.6, 1.5, len(norm.weight)))
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    run(studio, "import_model", ImportModelConfig(path=str(folder), name="gemma"))
+    run(studio, "import_model", ImportModelConfig(path=str(folder), name=family))
     return loaded
 
 
-def test_a_transcoder_that_reads_before_the_norms_gain(trained: Studio, tmp_path: Path) -> None:
+def before_and_behind_gain(loaded: LoadedModel, family: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the norm before the MLP of block 1 gives of some tokens without its gain, and with."""
+    seen: list[torch.Tensor] = []
+    norm: Any = getattr(loaded.blocks.modules[1], NORMS[family])
+    handle = norm.register_forward_pre_hook(lambda _module, x: seen.append(x[0]))
+    x, _ = PairCapture(loaded, 1, "mlp_in", "mlp_out")(torch.tensor([[3, 5, 7, 9, 11]]))
+    handle.remove()
+    stream = seen[-1].flatten(0, 1)
+    eps = norm.eps if family == "gemma2" else norm.variance_epsilon
+    normalised = stream / (stream.square().mean(1, keepdim=True) + eps).sqrt()
+    assert not torch.allclose(normalised, x.flatten(0, 1), atol=0.1)
+    return normalised, x.flatten(0, 1)
+
+
+@pytest.mark.parametrize("family", NORMS)
+def test_a_transcoder_that_reads_before_the_norms_gain(
+    trained: Studio, tmp_path: Path, family: str
+) -> None:
     """As Gemma Scope's do; x̂ is what TransformerLens calls ln2.hook_normalized."""
-    loaded = gemma_in(trained, tmp_path / "gemma")
+    loaded = model_in(trained, tmp_path / family, family)
     sae = made(loaded.hidden_dim)
     told = {"hook_name": "blocks.1.ln2.hook_normalized", "hook_name_out": "blocks.1.hook_mlp_out"}
     write_saelens(tmp_path / "in", sae, told)
-    config = ImportSaeConfig(path=str(tmp_path / "in"), model="gemma")
+    config = ImportSaeConfig(path=str(tmp_path / "in"), model=family)
     found = run(trained, "import_sae", config)
     assert (found["layer"], found["hook"], found["hook_out"]) == (1, "mlp_in", "mlp_out")
     again = read_sae(trained, SAES.get(trained.db(), str(found["sae"])))
-    seen: list[torch.Tensor] = []
-    norm: Any = loaded.blocks.modules[1].pre_feedforward_layernorm
-    handle = norm.register_forward_pre_hook(lambda _module, x: seen.append(x[0]))
-    ids = torch.tensor([[3, 5, 7, 9, 11]])
-    x, _ = PairCapture(loaded, 1, "mlp_in", "mlp_out")(ids)
-    handle.remove()
-    stream = seen[-1].flatten(0, 1)
-    normalised = stream / (stream.square().mean(1, keepdim=True) + norm.eps).sqrt()
-    assert not torch.allclose(normalised, x.flatten(0, 1), atol=0.1)
-    expected = sae.reconstruct(normalised)
-    assert torch.allclose(again.reconstruct(x.flatten(0, 1)), expected, rtol=1e-3, atol=1e-3)
+    normalised, x = before_and_behind_gain(loaded, family)
+    assert torch.allclose(again.reconstruct(x), sae.reconstruct(normalised), rtol=1e-3, atol=1e-3)
+
+
+def test_a_transcoder_of_llama_scope(trained: Studio, tmp_path: Path) -> None:
+    loaded = model_in(trained, tmp_path / "llama", "llama")
+    width, folder = loaded.hidden_dim, tmp_path / "in"
+    (folder / "checkpoints").mkdir(parents=True)
+    norms, sae = {"in": 0.9 * width**0.5, "out": 0.05 * width**0.5}, made(width)
+    config = {
+        "d_model": width,
+        "d_sae": LATENTS,
+        "hook_point_in": "blocks.1.ln2.hook_normalized",
+        "hook_point_out": "blocks.1.hook_mlp_out",
+        "act_fn": "jumprelu",
+        "jump_relu_threshold": 0.02,
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": norms,
+        "sparsity_include_decoder_norm": True,
+    }
+    (folder / "hyperparams.json").write_text(json.dumps(config))
+    state = {"encoder.weight": sae.W_enc_DF.T.contiguous(), "encoder.bias": sae.b_enc_F}
+    state |= {
+        "decoder.weight": (2 * sae.W_dec_FO.T).contiguous(),
+        "decoder.bias": torch.ones(width),
+    }
+    save_file(state, folder / "checkpoints" / "final.safetensors")
+    path = str(folder)
+    with pytest.raises(StudioError, match="Import its model first"):
+        run(trained, "import_sae", ImportSaeConfig(path=path))
+    found = run(trained, "import_sae", ImportSaeConfig(path=path, model="llama"))
+    assert (found["layer"], found["hook"], found["hook_out"]) == (1, "mlp_in", "mlp_out")
+    again = read_sae(trained, SAES.get(trained.db(), str(found["sae"])))
+    normalised, x = before_and_behind_gain(loaded, "llama")
+    f = torch.relu(normalised / 0.9 @ sae.W_enc_DF)
+    f = f * (2 * 0.05 * f > 0.02)
+    y = 0.05 * (f @ (2 * sae.W_dec_FO) + 1)
+    assert 0.1 < (f > 0).float().mean() < 0.9
+    assert torch.equal(again.encode(x) > 0, f > 0)
+    assert torch.allclose(again.reconstruct(x), y, rtol=1e-3, atol=1e-4)
+
+
+def test_a_norm_that_the_model_has_none_of(trained: Studio, tmp_path: Path) -> None:
+    told = {"hook_name": "blocks.1.ln2.hook_normalized", "hook_name_out": "blocks.1.hook_mlp_out"}
+    write_saelens(tmp_path / "in", made(32), told)
+    run_folder = tmp_path / "neox"
+    model: Any = family_model("gpt_neox").model
+    model.save_pretrained(run_folder)
+    tiny_tokenizer().save_pretrained(run_folder)
+    run(trained, "import_model", ImportModelConfig(path=str(run_folder), name="neox"))
     with pytest.raises(StudioError, match="no such norm was found"):
-        run(trained, "import_sae", replace(config, model="tiny"))
+        run(trained, "import_sae", ImportSaeConfig(path=str(tmp_path / "in"), model="neox"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from safetensors.torch import save_file
 
 from mistudio.core.errors import Damaged, Mismatch, NotFound, StudioError, Unsupported
 from mistudio.ml.formats.llama_scope import read_llama_scope
+from mistudio.ml.formats.norm_gain import behind_gain
 from mistudio.ml.formats.registry import detect
+from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
 from tests.ml_formats.foreign_files import D, M, agrees, inputs, kept_above, parts, write_json
 
 OWN = "Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L15R-8x"
@@ -29,6 +32,15 @@ CONFIG: dict[str, Any] = {
     "apply_decoder_bias_to_pre_encoder": False,
     "use_glu_encoder": False,
     "top_k": 50,
+}
+
+
+NORM_OUT = 0.7
+TRANSCODER: dict[str, Any] = {
+    "hook_point_in": "blocks.15.ln2.hook_normalized",
+    "hook_point_out": "blocks.15.hook_mlp_out",
+    "jump_relu_threshold": 0.1,
+    "dataset_average_activation_norm": {"in": NORM, "out": NORM_OUT},
 }
 
 
@@ -69,6 +81,58 @@ def test_it_computes_what_reads_scaled_activations(tmp_path: Path, unit: bool) -
     assert metadata["source_config"]["top_k"] == 50
 
 
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("by_length", [True, False, None])
+def test_a_transcoder_computes_what_its_program_makes_of_the_file(
+    tmp_path: Path, by_length: bool | None, unit: bool
+) -> None:
+    told = {} if by_length is None else {"sparsity_include_decoder_norm": by_length}
+    folder = tmp_path / "Llama3_1-8B-Base-LXTC-8x/Llama3_1-8B-Base-L15TC-8x"
+    sae, metadata = read_llama_scope(written(folder, {**TRANSCODER, **told}, unit=unit))
+    p = {name: tensor.double() for name, tensor in stored(unit=unit).items()}
+    # its loader divides both scales out, then gives the decoder unit rows, and compares last
+    scale, scale_out = math.sqrt(D) / NORM, math.sqrt(D) / NORM_OUT
+    b_enc, b_dec = p["b_enc"] / scale, p["b_dec"] / scale_out
+    W_enc, W_dec = p["W_enc"], p["W_dec"] * scale / scale_out
+    lengths = W_dec.norm(dim=1)
+    if by_length is not False:
+        W_enc, b_enc, W_dec = W_enc * lengths, b_enc * lengths, W_dec / lengths[:, None]
+    f = kept_above(inputs().double() @ W_enc + b_enc, 0.1)
+    y = f @ W_dec + b_dec
+    assert 0.05 < (f > 0).double().mean() < 0.5
+    assert sae.encoder == "transcoder"
+    assert torch.equal(sae.encode(inputs()) > 0, f > 0)
+    in_units = f if by_length is not False else f * lengths
+    assert (sae.encode(inputs()).double() - in_units).abs().max() <= 1e-6 * in_units.max()
+    assert (sae.reconstruct(inputs()).double() - y).abs().max() <= 1e-6 * y.abs().max()
+    assert metadata["hook_name"] == "blocks.15.ln2.hook_normalized"
+    assert metadata["hook_name_out"] == "blocks.15.hook_mlp_out"
+    assert metadata["model_name"] == "meta-llama/Llama-3.1-8B"
+
+
+def test_scales_and_a_gain_are_folded_to_the_last_digits() -> None:
+    p = {name: tensor.double() for name, tensor in parts(unit=False).items()}
+    x, gain = inputs().double(), torch.linspace(-2.0, 3.1, D).double()
+    skip, threshold = torch.linspace(-1, 1, D * D).double().view(D, D), torch.linspace(0.1, 2, M)
+    sae = SparseAutoencoder(
+        p["W_enc"],
+        p["b_enc"],
+        p["W_dec"],
+        p["b_dec"],
+        "jumprelu",
+        threshold_F=threshold.double(),
+        apply_b_dec_to_input=False,
+        W_skip_OD=skip,
+        encoder="skip_transcoder",
+    )
+    scale, scale_out = 1.7, 0.03
+    f = kept_above(scale * x @ p["W_enc"] + p["b_enc"], threshold.double())
+    y = (f @ p["W_dec"] + p["b_dec"] + scale * x @ skip.T) / scale_out
+    folded = behind_gain(fold_decoder_norms(fold_input_scale(sae, scale, scale_out)), gain)
+    assert (folded.reconstruct(x * gain) - y).abs().max() <= 1e-12 * y.abs().max()
+    assert torch.equal(folded.encode(x * gain) > 0, f > 0)
+
+
 def test_any_of_its_files_leads_to_it(tmp_path: Path) -> None:
     folder = written(tmp_path / "here")
     for path in (folder / "hyperparams.json", folder / "checkpoints" / "final.safetensors"):
@@ -79,7 +143,8 @@ def test_any_of_its_files_leads_to_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        ({"hook_point_out": "blocks.15.hook_mlp_out"}, Unsupported, "transcoder"),
+        ({**TRANSCODER, "dataset_average_activation_norm": {"in": 1}}, Damaged, "usable out"),
+        ({**TRANSCODER, "apply_decoder_bias_to_pre_encoder": True}, Unsupported, "subtract"),
         ({"act_fn": "topk"}, Unsupported, "topk"),
         ({"norm_activation": "token-wise"}, Unsupported, "token-wise"),
         ({"use_glu_encoder": True}, Unsupported, "gated"),

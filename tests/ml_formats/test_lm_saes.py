@@ -62,6 +62,41 @@ def test_it_computes_what_reads_scaled_activations(tmp_path: Path, by_length: bo
     assert metadata["hook_name"] == HOOK
 
 
+@pytest.mark.parametrize("subtracts", [True, False])
+@pytest.mark.parametrize("later", [True, False])
+@pytest.mark.parametrize("by_length", [True, False])
+def test_a_transcoder_is_what_gives_another_hook_than_it_reads(
+    tmp_path: Path, by_length: bool, later: bool, subtracts: bool
+) -> None:
+    read, given, norm_out = "blocks.15.ln2.hook_normalized", "blocks.15.hook_mlp_out", 0.7
+    config = {"hook_point_in": read, "hook_point_out": given}
+    config |= {"sparsity_include_decoder_norm": by_length}
+    config |= {"apply_decoder_bias_to_pre_encoder": subtracts}
+    norms = {read: NORM, given: norm_out}
+    more = {f"dataset_average_activation_norm.{hook}": torch.tensor(norms[hook]) for hook in norms}
+    p = parts(unit=False)
+    if later:
+        more |= dict.fromkeys(
+            ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"), torch.empty(0)
+        )
+        more |= {"W_E": p["W_enc"], "b_E": p["b_enc"], "W_D": p["W_dec"], "b_D": p["b_dec"]}
+        more |= {"log_jumprelu_threshold": torch.empty(0)}
+        more |= {"activation_function.log_jumprelu_threshold": THRESHOLD.log()}
+    more |= {f"dataset_average_activation_norm.{HOOK}": torch.empty(0)}
+    sae, metadata = read_lm_saes(written(tmp_path, config, unit=False, **more))
+    p = {name: tensor.double() for name, tensor in p.items()}
+    scale, scale_out = math.sqrt(D) / NORM, math.sqrt(D) / norm_out
+    h = (scale * inputs().double() - (p["b_dec"] if subtracts else 0)) @ p["W_enc"] + p["b_enc"]
+    lengths = p["W_dec"].norm(dim=1) if by_length else torch.ones(M, dtype=torch.float64)
+    f = kept_above(h, THRESHOLD.double() / lengths)
+    y = (f @ p["W_dec"] + p["b_dec"]) / scale_out
+    assert 0 < (f > 0).double().mean() < 0.9
+    assert sae.encoder == "transcoder"
+    assert torch.equal(sae.encode(inputs()) > 0, f > 0)
+    assert (sae.reconstruct(inputs()).double() - y).abs().max() <= 1e-6 * y.abs().max()
+    assert (metadata["hook_name"], metadata["hook_name_out"]) == (read, given)
+
+
 def test_its_files_are_told_from_those_of_saelens(tmp_path: Path) -> None:
     folder = written(tmp_path / "L15R")
     for path in (folder, folder / "sae_weights.safetensors", folder / "config.json"):
@@ -76,13 +111,21 @@ def test_its_files_are_told_from_those_of_saelens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "more", "error", "words"),
     [
-        ({"sae_type": "crosscoder"}, {}, Unsupported, "only SAEs"),
-        ({"hook_point_out": "blocks.15.hook_mlp_out"}, {}, Unsupported, "transcoder"),
+        (
+            {"sae_type": "crosscoder"},
+            {},
+            Unsupported,
+            "type 'crosscoder'; only SAEs and transcoders",
+        ),
+        ({"sae_type": "clt"}, {}, Unsupported, "type 'clt'"),
+        ({"sae_type": "lorsa"}, {}, Unsupported, "type 'lorsa'"),
+        ({"hook_point_out": "blocks.15.hook_mlp_out"}, {}, Unsupported, "mlp_out is missing"),
+        ({"hook_point_in": "blocks.15.hook_resid_mid"}, {}, Unsupported, "resid_mid is missing"),
         ({"act_fn": "topk"}, {}, Unsupported, "topk"),
         ({"norm_activation": "token-wise"}, {}, Unsupported, "token-wise"),
         ({"use_glu_encoder": True}, {}, Unsupported, "gated"),
         ({"d_model": None}, {}, Damaged, "d_model"),
-        ({"d_model": D + 1}, {}, Mismatch, "encoder.weight"),
+        ({"d_model": D + 1}, {}, Mismatch, "encoder's weights"),
         ({}, {f"dataset_average_activation_norm.{HOOK}": torch.empty(0)}, Unsupported, "how much"),
         ({}, {f"dataset_average_activation_norm.{HOOK}": torch.tensor(0.0)}, Damaged, "norm"),
         ({}, {"encoder_glu.weight": torch.zeros(M, D)}, Unsupported, "glu"),

@@ -232,6 +232,11 @@ def test_a_gain_moves_into_the_encoder(tmp_path: Path) -> None:
     assert torch.equal(gain_before_mlp(tmp_path, 1), torch.full((D,), 2.0).double())
     with pytest.raises(Unsupported, match="no such norm"):
         gain_before_mlp(tmp_path, 2)
+    after = {"layers.1.post_attention_layernorm.weight": torch.full((D,), 0.25)}
+    save_file(weights | after, tmp_path / "model.safetensors")
+    for family, value in (("llama", 0.25), ("qwen3", 0.25), ("gemma2", 2.0), ("olmo2", 2.0)):
+        write_json(tmp_path / "config.json", {"model_type": family})
+        assert torch.equal(gain_before_mlp(tmp_path, 1), torch.full((D,), value).double())
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(Damaged, match="damaged"):
         gain_before_mlp(tmp_path, 1)

@@ -2,6 +2,10 @@
 
 These SAEs read activations times a scale and have one threshold for all latents. The threshold
 is written in units of the model's activations: it grows with the scale when that is folded.
+
+A transcoder gives another hook's activations times a scale of their own. Its program divides both
+scales out, then gives the decoder unit rows where `sparsity_include_decoder_norm` holds, and only
+then compares latents with the threshold.
 """
 
 from __future__ import annotations
@@ -29,8 +33,8 @@ TENSORS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 def read_llama_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a folder, in float32 on the CPU, and its metadata.
 
-    Raises `NotFound`, `Damaged`, `Mismatch`, or `Unsupported` for transcoders, scaling per token
-    and other activations than jumprelu.
+    Raises `NotFound`, `Damaged`, `Mismatch`, or `Unsupported` for scaling per token and other
+    activations than jumprelu.
     """
     config = read_json(folder / CONFIG_FILE, PROGRAM)
     _refuse_others(config)
@@ -38,7 +42,10 @@ def read_llama_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     norms = config.get("dataset_average_activation_norm")
     if not isinstance(norms, dict):
         raise Damaged(f"{CONFIG_FILE} does not say dataset_average_activation_norm.")
-    scale = math.sqrt(_positive(config, "d_model")) / _positive(norms, "in")
+    written = written_hook(config)
+    root = math.sqrt(_positive(config, "d_model"))
+    scale = root / _positive(norms, "in")
+    scale_out = root / _positive(norms, "out") if written else scale
     parts = take(load_tensors(folder / WEIGHTS_FILE), TENSORS, WEIGHTS_FILE)
     encoder_FD, b_enc_F, decoder_OF, b_dec_O = parts
     shape = (config.get("d_sae"), config.get("d_model"))
@@ -56,11 +63,15 @@ def read_llama_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         "jumprelu",
         subtracts_b_dec=False,
         threshold=torch.tensor(threshold * scale),
+        encoder="transcoder" if written else "sae",
     )
-    sae = fold_decoder_norms(fold_input_scale(sae, scale))
+    sae = fold_decoder_norms(fold_input_scale(sae, scale, scale_out))
+    if sae.is_transcoder and config.get("sparsity_include_decoder_norm", True):
+        sae = sae.with_threshold(threshold)
     metadata = known(
         model_name=_model_name(folder),
         hook_name=config.get("hook_point_in"),
+        hook_name_out=written,
         training_architecture="jumprelu",
         source_config=config,
     )
@@ -82,10 +93,14 @@ def refuse_other_kinds(config: Mapping[str, Any]) -> None:
         raise Unsupported("SAEs with a gated encoder cannot be read yet.")
 
 
-def _refuse_others(config: Mapping[str, Any]) -> None:
+def written_hook(config: Mapping[str, Any]) -> str:
+    """The hook whose activations a transcoder gives; empty for an SAE, which gives those it
+    reads."""
     read, written = config.get("hook_point_in"), config.get("hook_point_out")
-    if written not in (None, read):
-        raise Unsupported("This is a transcoder, which cannot be read yet.")
+    return "" if written in (None, "", read) else str(written)
+
+
+def _refuse_others(config: Mapping[str, Any]) -> None:
     refuse_other_kinds(config)
     if config.get("apply_decoder_bias_to_pre_encoder"):
         raise Unsupported("SAEs of Llama Scope that subtract the decoder's bias cannot be read.")

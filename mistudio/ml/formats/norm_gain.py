@@ -14,23 +14,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mistudio.core.errors import Damaged, Unsupported, from_os_error
+from mistudio.ml.formats.foreign import optional_json
 from mistudio.ml.sae.base import SparseAutoencoder
 
+CONFIG_FILE = "config.json"
+# those whose norm before the MLP multiplies by its weight, and is called after what it follows
+PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 LEAST_GAIN = 1e-3  # of the median; below it rounding of x would be read as signal
 
 
 def gain_before_mlp(folder: Path, layer: int) -> torch.Tensor:
-    """1 + w [D] of the norm before a Gemma model's MLP, float64, from its safetensors files.
+    """The gain [D] of the norm before the MLP, float64, from a model's safetensors files.
 
-    Raises `Unsupported` if there is no such norm, `Damaged` for broken files.
+    It is the norm's weight w in models of the families in `PLAIN`, and 1 + w in Gemma's. Raises
+    `Unsupported` if there is no such norm, `Damaged` for broken files.
     """
-    name = re.compile(rf"(?:^|\.)layers\.{layer}\.pre_feedforward_layernorm\.weight$")
+    is_plain = optional_json(folder / CONFIG_FILE, "model").get("model_type") in PLAIN
+    norm = "post_attention_layernorm" if is_plain else "pre_feedforward_layernorm"
+    name = re.compile(rf"(?:^|\.)layers\.{layer}\.{norm}\.weight$")
     try:
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - it is no mapping
                     if name.search(key) and "vision" not in key:
-                        return 1.0 + tensors.get_tensor(key).double()
+                        weight_D = tensors.get_tensor(key).double()
+                        return weight_D if is_plain else 1.0 + weight_D
     except SafetensorError as error:
         raise Damaged("The model's files are damaged or incomplete.", details=str(error)) from None
     except OSError as error:

@@ -40,16 +40,23 @@ def fold_input_ratio(sae: SparseAutoencoder, ratio: float) -> SparseAutoencoder:
     return replace(sae, W_enc_DF=grown(sae.W_enc_DF), W_skip_OD=skip)
 
 
-def fold_input_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
-    """An SAE with decoder rows of any length trained on scale * x, as one that reads x.
+def fold_input_scale(
+    sae: SparseAutoencoder, scale: float, scale_out: float | None = None
+) -> SparseAutoencoder:
+    """An SAE with decoder rows of any length trained on scale * x, as one that reads x; a
+    transcoder trained to give scale_out * y of it, as one that gives y.
 
-    Latents keep their values, so b_enc and a threshold on the pre-activation stay.
+    Latents keep their values, so b_enc and a threshold on the pre-activation stay. Where the two
+    scales differ b_dec must not be subtracted from the input.
     """
+    scale_out = scale if scale_out is None else scale_out
+    sae = fold_input_ratio(sae, scale)
+    skip = sae.W_skip_OD
     return replace(
         sae,
-        W_enc_DF=(sae.W_enc_DF.double() * scale).to(sae.W_enc_DF.dtype),
-        W_dec_FO=(sae.W_dec_FO.double() / scale).to(sae.W_dec_FO.dtype),
-        b_dec_O=(sae.b_dec_O.double() / scale).to(sae.b_dec_O.dtype),
+        W_dec_FO=(sae.W_dec_FO.double() / scale_out).to(sae.W_dec_FO.dtype),
+        b_dec_O=(sae.b_dec_O.double() / scale_out).to(sae.b_dec_O.dtype),
+        W_skip_OD=None if skip is None else (skip.double() / scale_out).to(skip.dtype),
     )
 
 
