@@ -66,12 +66,17 @@ def written(
 
 
 @pytest.mark.parametrize("unit", [True, False])
-def test_it_computes_what_reads_scaled_activations(tmp_path: Path, unit: bool) -> None:
-    sae, metadata = read_llama_scope(written(tmp_path / OWN, unit=unit))
+@pytest.mark.parametrize("by_length", [True, False, None])
+def test_it_computes_what_reads_scaled_activations(
+    tmp_path: Path, by_length: bool | None, unit: bool
+) -> None:
+    told = {} if by_length is None else {"sparsity_include_decoder_norm": by_length}
+    sae, metadata = read_llama_scope(written(tmp_path / OWN, told, unit=unit))
     p = {name: tensor.double() for name, tensor in stored(unit=unit).items()}
     scale = math.sqrt(D) / NORM
     h = scale * inputs().double() @ p["W_enc"] + p["b_enc"]
-    f = kept_above(h, 0.55 * scale)
+    lengths = p["W_dec"].norm(dim=1) if by_length is not False else 1.0
+    f = kept_above(h * lengths, 0.55 * scale) / lengths
     scaled = {**p, "W_dec": p["W_dec"] / scale, "b_dec": p["b_dec"] / scale}
     agrees(sae, f, scaled)
     y = (f @ p["W_dec"] + p["b_dec"]) / scale

@@ -133,7 +133,8 @@ def test_the_real_programs_agree(tmp_path: Path) -> None:
             write_sparsify(tmp_path / "ours" / f"sp-{name}", sae)
     saes["groupmax"] = replace(saes["topk"], architecture="groupmax", k=8)
     write_sparsify(tmp_path / "ours" / "sp-groupmax", saes["groupmax"])
-    test_llama_scope.written(tmp_path / "llama", unit=False)
+    plain = {"sparsity_include_decoder_norm": False}  # which SAELens does not look at
+    test_llama_scope.written(tmp_path / "llama", plain, unit=False)
     done = subprocess.run(
         [python, "-c", PROGRAMS, str(tmp_path)],
         env={**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": ""},

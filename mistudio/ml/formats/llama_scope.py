@@ -1,11 +1,10 @@
 """Llama Scope (`hyperparams.json` + `checkpoints/final.safetensors`), read only.
 
-These SAEs read activations times a scale and have one threshold for all latents. The threshold
-is written in units of the model's activations: it grows with the scale when that is folded.
-
-A transcoder gives another hook's activations times a scale of their own. Its program divides both
-scales out, then gives the decoder unit rows where `sparsity_include_decoder_norm` holds, and only
-then compares latents with the threshold.
+These SAEs read activations times a scale and have one threshold for all latents; a transcoder gives
+another hook's activations times a scale of their own. Their program divides the scales out, then
+gives the decoder unit rows where `sparsity_include_decoder_norm` holds, and only then compares
+latents with the threshold, which so is in units of the model's activations. The published rows are
+no unit rows, and SAELens compares before.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def read_llama_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         encoder="transcoder" if written else "sae",
     )
     sae = fold_decoder_norms(fold_input_scale(sae, scale, scale_out))
-    if sae.is_transcoder and config.get("sparsity_include_decoder_norm", True):
+    if config.get("sparsity_include_decoder_norm", True):
         sae = sae.with_threshold(threshold)
     metadata = known(
         model_name=_model_name(folder),
