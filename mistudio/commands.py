@@ -345,7 +345,7 @@ def bench_train_step(studio: Studio, console: Console, arguments: Arguments) -> 
             f"k is {arguments.k:,} but the SAE has {arguments.width:,} latents.",
             code="invalid_config",
         )
-    columns = ("architecture", "density", "step_ms", "gemm_ms", "step_over_gemm")
+    columns = ("architecture", "penalty", "density", "step_ms", "gemm_ms", "step_over_gemm")
     columns += ("step_over_gemm_best", "tokens_per_second", "peak_memory")
     console.table("steps", bench_step(arguments), columns)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mistudio.core.config import validate
 from mistudio.core.errors import InvalidInput
 from mistudio.core.model_configs import ExtractConfig
-from mistudio.core.training_rules import ARCHITECTURES, DENSE_FAMILY
+from mistudio.core.training_rules import ARCHITECTURES, DENSE_FAMILY, JUMPRELU_PENALTIES
 from mistudio.jobs import lookup
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def bench_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Training steps against one encoder GEMM of the same size, in turn, in this process.
 
     An architecture with a penalty is measured as it starts, with 2 % of its latents firing, and
-    with k of them.
+    with k of them; JumpReLU with each of its penalties.
     """
     import torch
 
@@ -37,6 +37,7 @@ def bench_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if architecture in DENSE_FAMILY:
             aim = arguments.k / arguments.width
             densities = (None, *sorted({d for d in (SPARSE_DENSITY, aim) if d < 1}, reverse=True))
+        penalties = JUMPRELU_PENALTIES if architecture == "jumprelu" else ("",)
         rows += [
             bench_train_step(
                 arguments.d_in,
@@ -46,8 +47,10 @@ def bench_step(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 arguments.steps,
                 architecture,
                 density=density,
+                penalty=penalty or "tanh",
                 device=choose_device(),
             )
+            for penalty in penalties
             for density in densities
         ]
     return rows

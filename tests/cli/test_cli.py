@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mistudio import cli
-from mistudio.core.training_rules import ARCHITECTURES
+from mistudio.core.training_rules import ARCHITECTURES, JUMPRELU_PENALTIES
 from tests.helpers.studio import stories_file
 from tests.helpers.tiny import save_tiny_llama
 
@@ -185,6 +185,8 @@ def test_the_step_benchmark_names_its_ratio(shell: Shell) -> None:
     firing = [density for name, density in seen if name == "standard"]
     assert firing[0] > 0.3, "as it starts"
     assert firing[1:] == pytest.approx([4 / 64, 0.02], abs=0.02), "with k and with 2 %"
+    penalties = [row["penalty"] for row in found["steps"] if row["architecture"] == "jumprelu"]
+    assert penalties == [name for name in JUMPRELU_PENALTIES for _ in range(3)]
 
 
 def test_the_command_line_needs_neither_qt_nor_torch_to_start() -> None:

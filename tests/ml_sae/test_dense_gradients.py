@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mistudio.core.training_configs import TrainConfig
-from mistudio.ml.sae import dense, dense_tiles, trainable
+from mistudio.ml.sae import dense, dense_band, dense_tiles, trainable
 from mistudio.ml.sae.firing import FiringMask
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Penalty, TrainableSae
@@ -21,6 +21,14 @@ CASES = [
     ("jumprelu", {"jumprelu_penalty": "tanh", "bandwidth": 0.8}),
     ("jumprelu", {"jumprelu_penalty": "step", "bandwidth": 0.3}),
     ("jumprelu", {"jumprelu_penalty": "quadratic", "bandwidth": 0.3}),
+]
+
+# the band's step is for one path from what the encoder gives to the latents; gated has two
+CASES_BY_PATH = [
+    (*case, path)
+    for case in CASES
+    for path in ("tiles", "active", "band")
+    if (case[0], path) != ("gated", "band")
 ]
 
 
@@ -119,17 +127,21 @@ def dense_losses(
 
 
 def choose_path(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """Take every step over the active entries, or over tiles of 24 latents (the last has 22)."""
+    """Take every step over the active entries, or over tiles of 24 latents (the last has 22), with
+    latents that fire summed one by one ("band") or not."""
     monkeypatch.setattr(dense, "SPARSE_BELOW", {"cpu": 2.0 if path == "active" else 0.0})
-    monkeypatch.setattr(dense_tiles, "TILE_LATENTS", {"cpu": 24})
-    unused = "tiled_step" if path == "active" else "active_step"
-    monkeypatch.setattr(dense, unused, None)
+    monkeypatch.setattr(dense, "FEW_BELOW", {"cpu": 2.0 if path == "band" else 0.0})
+    for module in (dense_tiles, dense_band):
+        monkeypatch.setattr(module, "TILE_LATENTS", {"cpu": 24})
+    monkeypatch.setattr(dense_band, "BLOCK_ENTRIES", 5 * M)
+    used = {"tiles": "tiled_step", "active": "active_step", "band": "band_step"}[path]
+    for name in {"tiled_step", "active_step", "band_step"} - {used}:
+        monkeypatch.setattr(dense, name, None)
 
 
-@pytest.mark.parametrize(("architecture", "settings"), CASES)
+@pytest.mark.parametrize(("architecture", "settings", "path"), CASES_BY_PATH)
 @pytest.mark.parametrize("rows", [7, 1000])
 @pytest.mark.parametrize("ghost", [0.0, 0.3])
-@pytest.mark.parametrize("path", ["tiles", "active"])
 def test_gradients_equal_float64_autograd(
     architecture: str,
     settings: dict[str, Any],
@@ -165,8 +177,7 @@ def test_gradients_equal_float64_autograd(
         assert theirs.abs().max() > 1e-5, name
 
 
-@pytest.mark.parametrize(("architecture", "settings"), CASES)
-@pytest.mark.parametrize("path", ["tiles", "active"])
+@pytest.mark.parametrize(("architecture", "settings", "path"), CASES_BY_PATH)
 def test_counts_and_last_rows(
     architecture: str, settings: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +203,7 @@ def test_counts_and_last_rows(
             assert int(result.last_row_F[latent]) == int(rows[-1])
 
 
-@pytest.mark.parametrize("path", ["tiles", "active"])
+@pytest.mark.parametrize("path", ["tiles", "active", "band"])
 def test_the_threshold_is_taught_from_both_sides(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,11 +280,12 @@ def test_the_share_of_touched_entries_decides_how_a_step_is_made(
     """Either way the same step comes out; the choice depends on batch and parameters alone."""
     sae = prepared(architecture, settings, torch.float32)
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(2))
-    assert not sae.is_sparse(x)  # type: ignore[attr-defined]
+    assert isinstance(sae, dense.DenseSae)
+    assert sae.step_for(x) is dense.tiled_step
     bias = {"gated": "b_gate_F"}.get(architecture, "b_enc_F")
     sae.parameters[bias] -= 9.0
     sae.parameters[bias][::9] += 7.0  # a few still fire now and then
-    assert sae.is_sparse(x)  # type: ignore[attr-defined]
+    assert sae.step_for(x) is dense.active_step
     rare = (torch.arange(M) % 9 == 1).float()
     penalty = Penalty(0.7, 0.3, rare, 6.0)
     few = sae.gradients(x, V, penalty)
@@ -287,6 +299,31 @@ def test_the_share_of_touched_entries_decides_how_a_step_is_made(
     assert torch.equal(few.last_row_F[fired], all_of_them.last_row_F[fired])
     for name in ("reconstruction", "sparsity", "ghost", "squared_error", "squared_deviation"):
         assert getattr(few, name).item() == pytest.approx(getattr(all_of_them, name).item(), 1e-5)
+    for name, one in gradients.items():
+        other = sae.parameters[name].grad
+        assert other is not None
+        assert (one - other).abs().max() <= 1e-5 * float(other.abs().max()), name
+
+
+def test_few_that_fire_among_many_near_a_threshold_are_summed_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wide band of tanh: dense gradients, sparse decoding, the same step."""
+    sae = prepared("jumprelu", {"jumprelu_penalty": "tanh", "bandwidth": 8.0}, torch.float32)
+    assert isinstance(sae, dense.DenseSae)
+    x = torch.randn(N, D, generator=torch.Generator().manual_seed(2))
+    assert sae.step_for(x) is dense.tiled_step
+    sae.parameters["threshold_F"].fill_(3.0)
+    assert sae.step_for(x) is dense.band_step
+    penalty = Penalty(0.7, 0.3, (torch.arange(M) % 9 == 1).float(), 6.0)
+    few = sae.gradients(x, V, penalty)
+    gradients = {name: p.grad.clone() for name, p in sae.parameters.items() if p.grad is not None}
+    monkeypatch.setattr(dense, "FEW_BELOW", {"cpu": 0.0})
+    whole = sae.gradients(x, V, penalty)
+    assert 0 < few.active < 0.05 * N * M
+    assert torch.equal(few.counts_F, whole.counts_F)
+    for name in ("reconstruction", "sparsity", "ghost", "squared_error"):
+        assert getattr(few, name).item() == pytest.approx(getattr(whole, name).item(), 1e-5)
     for name, one in gradients.items():
         other = sae.parameters[name].grad
         assert other is not None

@@ -1,20 +1,22 @@
 """One training step of the architectures whose sparsity comes from a penalty, written by hand.
 
 While many latents are active the products of a dense step are formed (dense_tiles); once few are,
-only the encoder's product is, and the rest is summed over the active latents (dense_active).
+only the encoder's product is, and the rest is summed over the active latents (dense_active). Where
+few fire but many are taught near their thresholds, both ways are mixed (dense_band).
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 
 from mistudio.ml.sae.dense_active import active_step
-from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient
+from mistudio.ml.sae.dense_band import band_step
+from mistudio.ml.sae.dense_parts import ActiveGradient, StepSums, TileGradient
 from mistudio.ml.sae.dense_tiles import tiled_step
 from mistudio.ml.sae.selection import SparseCodes
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
@@ -22,6 +24,8 @@ from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableS
 SPARSE_BELOW = {"cpu": 0.1}
 """Share of entries that a step touches below which it is summed entry by entry (measured)."""
 SPARSE_BELOW_ELSEWHERE = 0.02
+FEW_BELOW = {"cpu": 0.05}
+"""Share of entries that fire below which decoding is summed latent by latent (measured)."""
 SAMPLE_ROWS = 32
 
 
@@ -108,8 +112,7 @@ class DenseSae(TrainableSae):
         self.clear()
         tokens, unit = x_BD.shape[0], 1 / ((self.whole_rows or x_BD.shape[0]) * variance)
         x_BD, wanted_BO, target_BO = self._ends(x_BD, target_BO)
-        step = active_step if self.is_sparse(x_BD) else tiled_step
-        part = step(self, x_BD, wanted_BO, unit, penalty)
+        part = self.step_for(x_BD)(self, x_BD, wanted_BO, unit, penalty)
         grad_b_dec_O = part.grad_out_O
         if not self.is_transcoder:
             grad_b_dec_O = grad_b_dec_O - part.pre_sum_F @ self.parameters["W_enc_FD"]
@@ -129,16 +132,23 @@ class DenseSae(TrainableSae):
             last_row_F=part.last_row_F.clamp(0, tokens - 1),
         )
 
-    def is_sparse(self, x_BD: torch.Tensor) -> bool:
-        """Whether few entries of a batch take part in a step, by a sample of its rows.
+    def step_for(self, x_BD: torch.Tensor) -> Callable[..., StepSums]:
+        """How a step is made: by the share of entries of a batch that take part in it, and of those
+        that fire, in a sample of its rows.
 
         Depends on batch and parameters alone, so that a resumed run decides alike.
         """
         sample_CD = x_BD[:: -(-x_BD.shape[0] // SAMPLE_ROWS)]
         shift_F, bound = self.reach()
-        near_CF = torch.mm(sample_CD, self.parameters["W_enc_FD"].T).add_(shift_F) > bound
-        limit = SPARSE_BELOW.get(x_BD.device.type, SPARSE_BELOW_ELSEWHERE)
-        return int(near_CF.sum()) < limit * near_CF.numel()
+        over_CF = torch.mm(sample_CD, self.parameters["W_enc_FD"].T).add_(shift_F)
+        device, entries = x_BD.device.type, over_CF.numel()
+        if int((over_CF > bound).sum()) < entries * SPARSE_BELOW.get(
+            device, SPARSE_BELOW_ELSEWHERE
+        ):
+            return active_step
+        if self.paths == 1 and int((over_CF > 0).sum()) < entries * FEW_BELOW.get(device, 0.0):
+            return band_step
+        return tiled_step
 
     def buffer(self, name: str, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
         """A tensor that the next call with this name overwrites: fresh pages cost more than what

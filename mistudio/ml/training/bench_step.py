@@ -33,6 +33,7 @@ def bench_train_step(
     architecture: str = "topk",
     *,
     density: float | None = None,
+    penalty: str = "tanh",
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Time whole steps and encoder products (x W_enc) in turn on synthetic activations.
@@ -41,9 +42,9 @@ def bench_train_step(
     renormalisation, dead tracking, AuxK where latents are dead. Inputs are sparse sums of random
     directions, scaled as in training. `density` is the share of latents that fire, for an
     architecture whose penalty decides that; None leaves it as it is at the start of a training.
-    Times in ms; `step_over_gemm` is the ratio of medians, and `step_over_gemm_best` that of minima,
-    which other work on the machine disturbs less. `density` is what the last step had, and
-    `peak_memory` in bytes is known on a GPU only.
+    `penalty` is that of JumpReLU. Times in ms; `step_over_gemm` is the ratio of medians, and
+    `step_over_gemm_best` that of minima, which other work on the machine disturbs less. `density`
+    is what the last step had, and `peak_memory` in bytes is known on a GPU only.
     """
     if not 1 <= k <= width:
         raise InvalidInput(f"k is {k:,} but the SAE has {width:,} latents.")
@@ -52,7 +53,9 @@ def bench_train_step(
     if density is not None and not 0 < density < 1:
         raise InvalidInput("The density must lie between 0 and 1.")
     device = device or torch.device("cpu")
+    config = TrainConfig(architecture=architecture, width=width, k=k, jumprelu_penalty=penalty)
     sae = new_trainable(architecture, d_in, width, k, seed=0)
+    sae.configure(config)
     sae.to(device)
     pool_BD = _activations(d_in, width, POOL_BATCHES * batch).to(device)
     variance = float(pool_BD.var(0).sum())
@@ -67,7 +70,7 @@ def bench_train_step(
 
     def extra() -> Auxiliary | Penalty | None:
         if not sae.uses_k:
-            return Penalty(first_weight(TrainConfig(architecture=architecture)))
+            return Penalty(first_weight(config))
         dead_N = tracker.dead()
         return Auxiliary(dead_N, default_aux_k(d_in), 1 / 32) if dead_N.numel() else None
 
@@ -94,6 +97,7 @@ def bench_train_step(
     step_median, gemm_median = statistics.median(step_ms), statistics.median(gemm_ms)
     return {
         "architecture": architecture,
+        "penalty": penalty if architecture == "jumprelu" else "",
         "d_in": d_in,
         "width": width,
         "k": k,
