@@ -151,6 +151,7 @@ def test_any_of_its_files_leads_to_it(tmp_path: Path) -> None:
         ({**TRANSCODER, "dataset_average_activation_norm": {"in": 1}}, Damaged, "usable out"),
         ({**TRANSCODER, "apply_decoder_bias_to_pre_encoder": True}, Unsupported, "subtract"),
         ({"act_fn": "topk"}, Unsupported, "topk"),
+        ({"norm_activation": "inference"}, Unsupported, "inference"),
         ({"norm_activation": "token-wise"}, Unsupported, "token-wise"),
         ({"use_glu_encoder": True}, Unsupported, "gated"),
         ({"apply_decoder_bias_to_pre_encoder": True}, Unsupported, "subtract"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +77,18 @@ def read_llama_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     return sae.with_metadata(**metadata), metadata
 
 
-def refuse_other_kinds(config: Mapping[str, Any]) -> None:
-    """Raise `Unsupported` for what neither release of Llama Scope is read with: other activations
-    than jumprelu, other scalings than by the average norm, gated encoders."""
+def refuse_other_kinds(
+    config: Mapping[str, Any],
+    activations: Sequence[str] = ("jumprelu",),
+    scalings: Sequence[str] = ("dataset-wise",),
+) -> None:
+    """Raise `Unsupported` for what a release of Llama Scope is not read with: other activations
+    and scalings than these, gated encoders."""
     activation = config.get("act_fn", "jumprelu")
-    if activation != "jumprelu":
+    if activation not in activations:
         raise Unsupported(f"SAEs with the activation {activation!r} cannot be read.")
     scaling = config.get("norm_activation", "dataset-wise")
-    if scaling != "dataset-wise":
+    if scaling not in scalings:
         raise Unsupported(
             f"This SAE scales its input {scaling!r}, which cannot be folded into its weights."
         )

@@ -14,10 +14,10 @@ COLUMNS = 4096  # of a weight matrix, turned at a time
 
 
 def fold_unit_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
-    """An SAE trained on scale * x, with unit decoder rows, as one that reads x.
+    """An SAE trained on scale * x as one that reads x, with the decoder rows it has.
 
-    Biases and threshold are divided by the scale, so that latents are in the units of x; the
-    weights stay. Keeps the selected latents, also for topk.
+    Biases and threshold are divided by the scale, so that latents, with unit rows, are in the units
+    of x; the weights stay. Keeps the selected latents, also for topk.
     """
 
     def shrunk(tensor: torch.Tensor) -> torch.Tensor:
