@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import AutoConfig
 
 from mistudio.core.errors import Mismatch, Unsupported
 from mistudio.ml.activations.capture import Capture
@@ -16,6 +18,7 @@ from mistudio.ml.features import attribution, text_effects
 from mistudio.ml.features.logit_lens import feature_logits, logit_lens
 from mistudio.ml.features.stream_rows import StreamRows
 from mistudio.ml.hooks import first_tensor
+from tests.helpers.families import SIZES, loaded_from
 from tests.ml_features.test_attribution import IDS, POSITION, TOKEN, by_hand, fired_by
 from tests.ml_steering.conftest import LAYER, loaded_model, random_sae
 
@@ -76,6 +79,20 @@ def test_behind_a_norm_the_direction_is_right_but_for_its_length() -> None:
         StreamRows(loaded, sae, HEADS, exact=True)
     with pytest.raises(Unsupported, match="no fixed direction"):
         text_effects.effects_on_next(loaded, sae, fired_by(loaded, sae, "attn_z"), written=HEADS)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0])
+def test_where_a_block_scales_what_it_adds_effects_are_not_told(scale: float) -> None:
+    """Granite adds a part of what attention gives, which no row of the projection says."""
+    config = AutoConfig.for_model("granite", **SIZES, residual_multiplier=scale)
+    loaded, sae = loaded_from(AutoModelForCausalLM.from_config(config).eval()), random_sae()
+    rows_ND = StreamRows(loaded, sae, HEADS)(torch.tensor([7]))  # right but for a factor
+    if scale == 1.0:
+        exact_ND = StreamRows(loaded, sae, HEADS, exact=True)(torch.tensor([7]))
+        assert torch.equal(exact_ND, rows_ND)
+        return
+    with pytest.raises(Unsupported, match="does not add what its attention gives as it is"):
+        StreamRows(loaded, sae, HEADS, exact=True)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mistudio.core.errors import Mismatch, Unsupported
+from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.features.norms import gain_of
 from mistudio.ml.hooks import attention_projection
@@ -38,7 +39,8 @@ class StreamRows:
         """`written` is where the SAE writes, None for the stream itself.
 
         Raises `InvalidInput` if the layer has no heads, `Mismatch` if they are not as wide as the
-        SAE, and with `exact` `Unsupported` where a norm follows the projection.
+        SAE, and with `exact` `Unsupported` where the stream gets something else than the projection
+        gives: a norm follows it, or the block scales what it adds.
         """
         self._sae = sae
         self._projection_OD: torch.Tensor | None = None
@@ -57,6 +59,8 @@ class StreamRows:
         self._projection_OD = weight_OD.to(sae.device)
         norm = _norm_behind(loaded, written.layer, path)
         if norm is None:
+            if exact:
+                _check_added(loaded, written.layer)
             return
         if exact:
             raise Unsupported(
@@ -86,6 +90,19 @@ class StreamRows:
             return self._sae.W_dec_FO
         numbers = torch.arange(self._sae.n_latents)
         return torch.cat([self(part) for part in numbers.split(CHUNK_FEATURES)])
+
+
+def _check_added(loaded: LoadedModel, layer: int) -> None:
+    """Raise `Unsupported` unless a block adds what its attention gives as it is."""
+    try:
+        Capture(loaded, layer, "attn_out")
+    except Unsupported as refusal:
+        raise Unsupported(
+            "In this model a block does not add what its attention gives as it is, so that what a "
+            "feature of the heads adds to the stream is not known.",
+            details=refusal.sentence,
+            code="no_direct",
+        ) from refusal
 
 
 def _norm_behind(loaded: LoadedModel, layer: int, projection: str) -> nn.Module | None:
