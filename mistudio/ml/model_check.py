@@ -19,7 +19,7 @@ from mistudio.ml.facts import ModelFacts, describe_unusable, quiet_transformers
 from mistudio.ml.hooks import hook_path
 from mistudio.ml.lens import why_no_lens
 from mistudio.ml.loading import LoadedModel, tokenizer_fingerprint
-from mistudio.ml.module_tree import architecture_tree, count_weights
+from mistudio.ml.module_tree import architecture_tree, count_weights, hook_paths
 
 _PROBE_IDS = 8
 
@@ -35,7 +35,7 @@ class ModelCheck:
     note: str
     blocks: str
     tree: list[dict[str, Any]]
-    hooks: dict[str, str]  # hook points that can be read, with the path in the last block
+    hooks: dict[str, str]  # hook points that can be read, with the path in the last block with one
     hooks_why: dict[str, str]  # those that cannot, with the reason
     widths: dict[str, int]  # of what can be read, numbers per token
     weights: dict[str, int]
@@ -68,11 +68,11 @@ def check_model(
     step(0.0)
     _forward_counted(loaded)
     step(0.3)
-    last = len(loaded.blocks) - 1
     hooks: dict[str, str] = {}
     hooks_why: dict[str, str] = {}
     widths: dict[str, int] = {}
     for hook in HOOKS:
+        last = _last_with(loaded, hook)
         try:
             widths[hook] = Capture(loaded, last, hook).d
             hooks[hook] = hook_path(loaded, last, hook)
@@ -82,6 +82,7 @@ def check_model(
             hooks_why[hook] = refusal.sentence
         step(0.4 + 0.1 * len(hooks))
     for hook in ("mlp_in", "attn_z"):
+        last = _last_with(loaded, hook)
         try:
             (widths[hook],) = MultiCapture(loaded, [HookPoint(last, hook)]).widths
             hooks[hook] = hook_path(loaded, last, hook).removesuffix(".input")
@@ -110,6 +111,16 @@ def check_model(
         tokenizer=tokenizer_fingerprint(loaded.tokenizer),
         lens_why=lens_why,
     )
+
+
+def _last_with(loaded: LoadedModel, hook: str) -> int:
+    """The last block that has a hook, since in hybrid models not all have attention.
+
+    The last block of all where none has it.
+    """
+    last = len(loaded.blocks) - 1
+    found = (n for n in range(last, -1, -1) if hook in hook_paths(loaded.blocks, n))
+    return next(found, last)
 
 
 @torch.inference_mode()

@@ -132,6 +132,20 @@ def test_every_family_passes_its_check(loaded: LoadedModel) -> None:
     assert len(positions) == (loaded.facts.name in ("gpt2", "opt"))
 
 
+def test_attention_is_found_where_the_last_block_has_none() -> None:
+    """LFM2 ends with a convolution; its attention is read in the blocks that have one."""
+    layers = ["conv", "full_attention", "conv"]
+    config = AutoConfig.for_model("lfm2", **SIZES, layer_types=layers)
+    found = check_model(loaded_from(AutoModelForCausalLM.from_config(config).eval()))
+    assert found.hooks["attn_out"] == "model.layers.1.self_attn"
+    assert found.hooks["attn_z"] == "model.layers.1.self_attn.out_proj"
+    assert (found.widths["attn_out"], found.widths["attn_z"]) == (32, 32)
+    of_blocks = [row["hooks"] for row in found.tree if "hooks" in row]
+    assert ["attn_z" in hooks for hooks in of_blocks] == [False, True, False]
+    assert ["attn_out" in hooks for hooks in of_blocks] == [False, True, False]
+    assert not {"attn_out", "attn_z"} & set(found.hooks_why)
+
+
 @pytest.mark.parametrize("layers", [3, 5])
 def test_a_model_that_sees_is_read_in_its_text(layers: int) -> None:
     text = {**SIZES, "query_pre_attn_scalar": 8, "model_type": "gemma3_text"}
