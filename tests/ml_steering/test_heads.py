@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.core.steering_spec import Edit, Feature, Spec
+from mistudio.core.steering_spec import Direction, Edit, Feature, Spec
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering.forward import FedRow, Stepper
 from mistudio.ml.steering.prompts import Prompt
-from mistudio.ml.steering.sources import Library, PlacedSae
+from mistudio.ml.steering.sources import Library, PlacedSae, Vector
 from mistudio.ml.steering.steered_model import SteeredModel
 from tests.ml_steering.conftest import LAYER, library, random_sae
 
@@ -86,3 +86,24 @@ def test_directions_of_heads_mean_nothing_elsewhere(llama: LoadedModel) -> None:
     saes["heads"] = PlacedSae(narrow, LAYER, "attn_z")
     with pytest.raises(Mismatch, match="width 16, the heads of layer 1 are 32 wide"):
         prepare(Edit(Feature(4, "heads"), 1.0))
+
+
+def test_vectors_of_heads_stay_where_they_were_read(llama: LoadedModel) -> None:
+    """Even where the heads are as wide as the stream."""
+    vectors = {
+        "heads": Vector(random_sae().W_dec_FO[3], LAYER, "attn_z"),
+        "stream": Vector(random_sae().W_dec_FO[3], LAYER, "attn_out"),
+    }
+
+    def prepare(source: Direction) -> list[str]:
+        spec = Spec((Edit(source, 1.0),), unit="raw")
+        model = SteeredModel(llama, {"x": spec}, Library(vectors=vectors))
+        return [hook.site.place.words for hook in model.hooks]
+
+    assert prepare(Direction("heads")) == ["1.attn_z"]
+    assert prepare(Direction("heads", LAYER, "attn_z")) == ["1.attn_z"]
+    assert prepare(Direction("stream", 2, "resid_post")) == ["2.resid_post"]
+    moves = [("heads", 1, "resid_post"), ("heads", 2, "attn_z"), ("stream", 1, "attn_z")]
+    for name, layer, hook in moves:
+        with pytest.raises(InvalidInput, match="only directions of the stream can be moved"):
+            prepare(Direction(name, layer, hook))

@@ -137,7 +137,12 @@ def _vector(library: Library, source: Direction, width: int, device: torch.devic
         raise InvalidInput(f"There is no vector {source.name!r}.")
     direction_D = vector.direction_D.float().to(device)
     layer = vector.layer if source.layer is None else source.layer
-    place = Place(layer, source.hook or vector.hook)
+    place, own = Place(layer, source.hook or vector.hook), Place(vector.layer, vector.hook)
+    if place != own and not (place.is_stream and own.is_stream):
+        raise InvalidInput(
+            f"{source.words} belongs to {own.words} and cannot act at {place.words}: only "
+            "directions of the stream can be moved, and only to another place of it."
+        )
     if place.is_stream and direction_D.shape != (width,):
         raise Mismatch(
             f"{source.words} has shape {tuple(direction_D.shape)}, the model's stream is "
@@ -145,5 +150,4 @@ def _vector(library: Library, source: Direction, width: int, device: torch.devic
         )
     if not torch.isfinite(direction_D).all():
         raise InvalidInput(f"{source.words} holds values that are no numbers.")
-    moved = place != (vector.layer, vector.hook)
-    return Found(place, direction_D, None, None if moved else vector.median_norm)
+    return Found(place, direction_D, None, vector.median_norm if place == own else None)
