@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Config, Violation, option
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import HOOKS, SAE_HOOKS
 from mistudio.core.dataset_configs import name_problem
 from mistudio.core.steering_spec import parse_edits
 
@@ -92,7 +92,7 @@ class ImportVectorsConfig(Config):
         maximum=511,
     )
     hook: str = option(
-        "", "Hook", "Where it is added; empty takes what the file says.", choices=("", *HOOKS)
+        "", "Hook", "Where it is added; empty takes what the file says.", choices=("", *SAE_HOOKS)
     )
     name: str = option("", "Name", "How they are called; empty takes the file's name.")
 

@@ -15,6 +15,7 @@ from mistudio.core.vector_configs import ExportVectorsConfig, ImportVectorsConfi
 from mistudio.jobs import lookup, sae_geometry, sae_library, vector_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import ModelRow, SteeringVectorRow
 from mistudio.store.tables import MODELS
 
@@ -62,12 +63,20 @@ def _with_layer(found: Sequence[Found], config: ImportVectorsConfig) -> list[Fou
 def _placed(
     path: Path, found: Found, config: ImportVectorsConfig, model: ModelRow
 ) -> vector_library.NewVector:
-    from mistudio.core.configs import HOOKS
+    from mistudio.core.configs import SAE_HOOKS
 
-    if model.hidden_dim is not None and found.v_D.size != model.hidden_dim:
+    hook = config.hook or found.hook or "resid_post"
+    if hook not in SAE_HOOKS:
+        raise InvalidInput(
+            f"{path.name} names the hook {hook!r}; choose one of {', '.join(SAE_HOOKS)}."
+        )
+    width = hook_width(model, hook)
+    if width not in (None, found.v_D.size):
+        what = "heads" if hook == "attn_z" else "stream"
         raise Mismatch(
-            f"{found.name} in {path.name} has {found.v_D.size:,} numbers, but the stream of "
-            f"{model.name} is {model.hidden_dim:,} wide. Choose the model it was made for."
+            f"{found.name} in {path.name} has {found.v_D.size:,} numbers, but the {what} of "
+            f"{model.name} {'are' if hook == 'attn_z' else 'is'} {width:,} wide. Choose the model "
+            "it was made for."
         )
     if found.layer is None:
         raise InvalidInput(
@@ -77,11 +86,6 @@ def _placed(
         raise Mismatch(
             f"{found.name} in {path.name} is for layer {found.layer}; {model.name} has layers 0 "
             f"to {model.num_layers - 1}."
-        )
-    hook = config.hook or found.hook or "resid_post"
-    if hook not in HOOKS:
-        raise InvalidInput(
-            f"{path.name} names the hook {hook!r}; choose one of {', '.join(HOOKS)}."
         )
     report = {"file": path.name, "tensor": found.name, "model_hint": found.model_hint}
     name = config.name or path.name.split(".")[0] or "vector"

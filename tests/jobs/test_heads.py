@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mistudio.core.analysis_configs import (
@@ -25,12 +27,14 @@ from mistudio.core.model_configs import ExtractConfig, ImportModelConfig
 from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.core.steering_study_configs import ControlsConfig
 from mistudio.core.sweep_configs import SweepConfig
+from mistudio.core.vector_configs import ExportVectorsConfig, ImportVectorsConfig
+from mistudio.jobs import vector_library
 from mistudio.jobs.extraction_plan import plan_extraction
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_library import read_sae
 from mistudio.jobs.training_plan import plan_training
 from mistudio.store.hook_width import hook_width
-from mistudio.store.tables import MODELS, SAES
+from mistudio.store.tables import MODELS, SAES, STEERING_VECTORS
 from tests.helpers.studio import run, tiny_training
 from tests.helpers.tiny import save_tiny_llama
 
@@ -134,3 +138,29 @@ def test_an_sae_of_the_streams_width_does_not_fit_the_heads(heads: Studio, tmp_p
     run(heads, "export_sae", ExportSaeConfig(sae=row.id, out=out))
     with pytest.raises(StudioError, match=f"the model has {WIDE}"):
         run(heads, "import_sae", ImportSaeConfig(path=out, model="wide", layer=1, hook="attn_z"))
+
+
+def test_vectors_of_heads_go_out_and_come_back(heads: Studio, tmp_path: Path) -> None:
+    model = MODELS.named(heads.db(), "wide")
+    hidden = model.hidden_dim or 0
+    places = {"attn_z": np.arange(1.0, 1 + WIDE), "attn_out": np.arange(1.0, 1 + hidden)}
+    for hook, v_D in places.items():
+        new = vector_library.NewVector(v_D, hook, 1, hook, {})
+        vector_library.add(heads, model, [new], "import")
+    for chosen in (("attn_z",), ("attn_out", "attn_z")):
+        out = tmp_path / f"{len(chosen)}.safetensors"
+        asked = ExportVectorsConfig(vectors=chosen, format="safetensors", out=str(out))
+        run(heads, "export_vectors", asked)
+        back = run(heads, "import_vectors", ImportVectorsConfig(path=str(out), model="wide"))
+        rows = [STEERING_VECTORS.get(heads.db(), one) for one in back["vectors"]]
+        assert {(row.layer, row.hook, row.width) for row in rows} == {
+            (1, hook, places[hook].size) for hook in chosen
+        }
+    elsewhere = ImportVectorsConfig(str(tmp_path / "1.safetensors"), "wide", hook="attn_out")
+    with pytest.raises(StudioError, match=f"the stream of wide is {hidden} wide"):
+        run(heads, "import_vectors", elsewhere)
+    file = tmp_path / "neuronpedia.json"
+    file.write_text(json.dumps({"vector": [1.0] * WIDE, "hookName": "blocks.0.attn.hook_z"}))
+    back = run(heads, "import_vectors", ImportVectorsConfig(path=str(file), model="wide"))
+    row = STEERING_VECTORS.get(heads.db(), back["vectors"][0])
+    assert (row.layer, row.hook) == (0, "attn_z")

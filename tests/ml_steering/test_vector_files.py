@@ -211,7 +211,7 @@ def test_neuronpedia_rows(tmp_path: Path) -> None:
         ({"layer": "8-res-jb", "vector": []}, "no “vector” with numbers"),
         ({"vector": [1.0, "x"]}, "no list of numbers"),
         ({"vector": [1.0, 2.0], "hookName": "blocks.0.hook_resid_pre"}, "embeddings"),
-        ({"vector": [1.0, 2.0], "hookName": "blocks.0.attn.hook_z"}, "hook_z, which is not known"),
+        ({"vector": [1.0, 2.0], "hookName": "blocks.0.attn.hook_q"}, "hook_q, which is not known"),
         ([3], "does not describe"),
     ],
 )

@@ -16,12 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.errors import Damaged, InvalidInput, NotFound, Unsupported
 
 ENDINGS = (".safetensors", ".npy", ".gguf", ".json", ".jsonl", ".gz")
 MOST_VECTORS = 512
 _LAYER = re.compile(r"(?<![0-9A-Za-z])(?:l|layer|layers|block|blocks|h)?[._-]?(\d+)(?![0-9])", re.I)
-_NP_HOOK = re.compile(r"^blocks\.(\d+)\.hook_(resid_pre|resid_post|mlp_out|attn_out)$")
+_NP_HOOK = re.compile(
+    r"^blocks\.(\d+)\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$"
+)
 
 
 class Found(NamedTuple):
@@ -137,12 +140,18 @@ def _safetensors(path: Path) -> list[Found]:
     return [
         one._replace(
             layer=one.layer if single is None else single,
-            hook=hook,
+            hook=hook or _hook_in(one.name),
             name=told.get("name", one.name) if len(found) == 1 else one.name,
             model_hint=told.get("model", ""),
         )
         for one in found
     ]
+
+
+def _hook_in(name: str) -> str | None:
+    """The hook that a tensor is named after in a file of several, such as "attn_z.8"; else None."""
+    stem = name.partition(".")[0]
+    return stem if stem in SAE_HOOKS else None
 
 
 def _whole(text: Any) -> int | None:
@@ -194,7 +203,7 @@ def _neuronpedia(path: Path) -> list[Found]:
 def _np_place(path: Path, row: dict[str, Any]) -> tuple[int | None, str | None]:
     named = str(row.get("hookName") or "")
     if match := _NP_HOOK.match(named):
-        layer, hook = int(match[1]), match[2]
+        layer, hook = int(match[1]), match[2].replace("attn.hook", "attn").removeprefix("hook_")
         if hook != "resid_pre":
             return layer, hook
         if layer == 0:
