@@ -139,7 +139,7 @@ def formats_for(sae: SaeRow) -> list[str]:
     fits = {
         "saelens": not is_groupmax and not (compares and is_transcoder),
         "dictionary_learning": not is_groupmax and not is_transcoder,
-        "sparsify": compares and sae.d_in == sae.d_out,
+        "sparsify": compares and sae.d_in == sae.d_out and sae.hook_in != "attn_z",
         "circuit_tracer": is_transcoder and not compares and sae.d_in == sae.d_out,
     }
     return [name for name in SAE_FORMATS if fits[name]]
