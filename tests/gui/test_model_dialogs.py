@@ -96,6 +96,22 @@ def test_extract_then_browse_verify_export_and_delete(
     assert not tab.sets.table.isVisible()
 
 
+def test_an_estimate_tells_the_width_of_each_hook(qtbot: QtBot, services: Services) -> None:
+    """Heads may be wider than the stream; what is multiplied is what is stored."""
+    db = services.studio.db()
+    model = MODELS.select(db)[0]
+    known = {**(model.layer_map or {}), "widths": {"resid_post": 32, "attn_z": 64}}
+    MODELS.update(db, model.id, layer_map=known)
+    tab = open_tab(qtbot, services)
+    dialog = open_dialog(qtbot, tab, "extract")
+    qtbot.mouseClick(dialog.grid.toggles[1], Qt.MouseButton.LeftButton)
+    dialog.form.set_values({"rows": 16, "hooks": ["attn_z"]})
+    settle(qtbot, tab.services, lambda: "511 tokens × width 64 × 1 layer × 1 hook" in shown(dialog))
+    dialog.form.set_values({"hooks": ["resid_post", "attn_z"]})
+    settle(qtbot, tab.services, lambda: "511 tokens × widths 32 + 64 × 1 layer" in shown(dialog))
+    assert "in FP16 = 104.8 kB" in shown(dialog)  # 511 × (2 × 96 + 13) bytes
+
+
 def shown(dialog: ExtractDialog) -> str:
     return dialog.estimate.text.text()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.jobs import activation_pages
 from mistudio.jobs.activation_pages import ExtractEstimate
 from mistudio.jobs.templates import Loaded
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import JobRow, ModelRow
 
 _FIELDS = ("dataset", "hooks", "rows", "batch", "dtype", "name", "tokens", "container", "top_k")
@@ -199,7 +201,8 @@ class ExtractDialog(Dialog):
     def _on_estimate(self, found: ExtractEstimate) -> None:
         config = self._config()
         ready = config is not None and bool(config.dataset and config.layers)
-        self.estimate.show_estimate(found, complete=ready, width=self._model.hidden_dim)
+        widths = [hook_width(self._model, hook) for hook in found.hooks]
+        self.estimate.show_estimate(found, complete=ready, widths=widths)
         self.button.setEnabled(ready and not found.refusal)
 
     def _on_ended(self, job: JobRow) -> None:
@@ -250,11 +253,11 @@ class EstimateCard(Card):
             part.hide()
 
     def show_estimate(
-        self, found: ExtractEstimate, *, complete: bool, width: int | None = None
+        self, found: ExtractEstimate, *, complete: bool, widths: Sequence[int | None] = ()
     ) -> None:
         """Show an estimate; before text and layers are chosen only what is missing.
 
-        `width` is that of a token's row.
+        `widths` are those of a token's row at each hook.
         """
         self.probe.setEnabled(complete and not found.refusal)
         if not complete:
@@ -262,13 +265,17 @@ class EstimateCard(Card):
             self._say("", "")
             return
         layers, hooks = len(found.layers), len(found.hooks)
+        wide = f"width {format_count(widths[0] if widths else None)}"
+        of_hooks = f" × {hooks:,} {'hook' if hooks == 1 else 'hooks'}"
+        if len(set(widths)) > 1:  # a row of one hook is wider than that of another
+            wide, of_hooks = f"widths {' + '.join(format_count(w) for w in widths)}", ""
         time = (
             "not measured" if found.seconds is None else f"about {format_duration(found.seconds)}"
         )
         self.text.setText(
-            f"Estimate: {format_count(found.tokens)} tokens × width {format_count(width)} × "
-            f"{layers:,} {'layer' if layers == 1 else 'layers'} × {hooks:,} "
-            f"{'hook' if hooks == 1 else 'hooks'} in {found.dtype.upper()} = "
+            f"Estimate: {format_count(found.tokens)} tokens × {wide} × "
+            f"{layers:,} {'layer' if layers == 1 else 'layers'}{of_hooks} in "
+            f"{found.dtype.upper()} = "
             f"{format_bytes(found.bytes)}; {format_bytes(found.free)} may be used. Time: {time}."
         )
         self._say(found.warning, found.refusal)
