@@ -156,6 +156,7 @@ def test_a_topk_is_read_by_its_k_and_not_by_the_threshold_it_stores(tmp_path: Pa
         ("resid_out_layer3", "out", "blocks.3.hook_resid_post"),
         ("mlp_out_layer_2", "", "blocks.2.hook_mlp_out"),
         ("mlp_out_layer_2", "in", "blocks.2.hook_mlp_in"),
+        ("attn_z_layer_2", "out", "blocks.2.attn.hook_z"),
         ("gpt_neox.layers.3", "out", "gpt_neox.layers.3"),
         ("gpt_neox.layers.3", "in", "blocks.3.hook_resid_pre"),
         ("gpt_neox.layers.3.mlp", "out", "gpt_neox.layers.3.mlp"),
@@ -315,6 +316,14 @@ def test_writing_replaces_nothing_and_a_full_disk_leaves_nothing(
     with pytest.raises(DiskFull, match="disk is full"):
         write_dictionary_learning(tmp_path / "out", made("topk", subtracts=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+
+
+def test_heads_of_a_model_that_is_not_at_hand_are_found_again(tmp_path: Path) -> None:
+    """A file of SAELens names them without a path of the projection."""
+    sae = made("topk", subtracts=True).with_metadata(hook_name="blocks.3.attn.hook_z")
+    write_dictionary_learning(tmp_path / "out", sae, {"layer": 3, "hook": "attn_z"})
+    _, metadata = read_dictionary_learning(tmp_path / "out")
+    assert metadata["hook_name"] == "blocks.3.attn.hook_z"
 
 
 def test_the_configuration_is_what_the_program_looks_for(tmp_path: Path) -> None:

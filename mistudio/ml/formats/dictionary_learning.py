@@ -59,6 +59,7 @@ PLACES = {
     "resid_pre": "resid_pre",
     "mlp_out": "mlp_out",
     "attn_out": "attn_out",
+    "attn_z": "attn_z",  # ours, where no path of a projection is known whose input they are
 }
 
 
@@ -129,6 +130,8 @@ def hook_name(submodule: str, side: str) -> str:
         layer, place = block[1], "resid_post"
     else:
         return f"{submodule}.input" if submodule and side == "in" else submodule
+    if place == "attn_z":
+        return f"blocks.{layer}.attn.hook_z"
     if side == "in":
         place = "resid_pre" if place.startswith("resid") else f"{place.removesuffix('_out')}_in"
     return f"blocks.{layer}.hook_{place}"
