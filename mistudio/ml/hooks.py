@@ -116,14 +116,6 @@ def place_metadata(
     return told
 
 
-def hook_module(loaded: LoadedModel, layer: int, hook: str) -> nn.Module:
-    """The module whose output (element 0 if a tuple), or input, is the hooked tensor.
-
-    Raises as `hook_place`.
-    """
-    return hook_place(loaded, layer, hook).module
-
-
 def hook_path(loaded: LoadedModel, layer: int, hook: str) -> str:
     """The place's path inside the Hugging Face model, such as "model.layers.3.mlp"."""
     return hook_place(loaded, layer, hook).path

@@ -141,6 +141,20 @@ def test_layers_are_those_of_the_model(qtbot: Any, desk: Desk) -> None:
     assert form.layers.hint.text() == "Choose a model to see its layers."
 
 
+def test_latents_follow_the_width_of_the_hook(qtbot: Any, desk: Desk) -> None:
+    MODELS.insert(
+        desk.db, name="wide", origin="folder", path="/w", num_layers=30, hidden_dim=576,
+        layer_map={"widths": {"attn_z": 1024, "resid_post": 576}}, status="ready",
+    )  # fmt: skip
+    form = shown(qtbot, desk).runs.form
+    form.model.set_value("wide")
+    assert form.form.width_editor.value() == "4608"
+    form.form.hooks.set_value(["attn_z"])
+    assert form.form.width_editor.value() == "8192"
+    form.form.hooks.set_value(["attn_z", "resid_post"])  # of several widths: the model's
+    assert form.form.width_editor.value() == "4608"
+
+
 def test_layer_and_latents_follow_the_model_until_they_are_chosen(qtbot: Any, desk: Desk) -> None:
     MODELS.insert(
         desk.db, name="wide", origin="folder", path="/w", num_layers=30, hidden_dim=576,

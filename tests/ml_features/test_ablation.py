@@ -23,7 +23,7 @@ from mistudio.ml.features.harvest import HarvestSettings, harvest
 from mistudio.ml.features.rerun import Rerun
 from mistudio.ml.features.sampling import hash_tokens
 from mistudio.ml.features.text_windows import WindowReader, top_places
-from mistudio.ml.hooks import first_tensor, hook_module
+from mistudio.ml.hooks import first_tensor, hook_place
 from tests.ml_features.conftest import HOOK, LAYER, Workbench
 
 SETTINGS = AblationSettings(windows=3, tokens=12)
@@ -54,7 +54,7 @@ def logits_with(bench: Workbench, hook: str, ids_S: np.ndarray, delta_SD: Any) -
         fresh = x + torch.as_tensor(delta_SD, dtype=x.dtype)
         return (fresh, *output[1:]) if isinstance(output, tuple) else fresh
 
-    handle = hook_module(bench.loaded, LAYER, hook).register_forward_hook(add)
+    handle = hook_place(bench.loaded, LAYER, hook).module.register_forward_hook(add)
     with torch.inference_mode():
         found = bench.loaded.model(input_ids=torch.from_numpy(ids_S)[None], use_cache=False)
     handle.remove()
@@ -63,7 +63,7 @@ def logits_with(bench: Workbench, hook: str, ids_S: np.ndarray, delta_SD: Any) -
 
 def read_at(bench: Workbench, hook: str, ids_S: np.ndarray) -> np.ndarray:
     seen: list[torch.Tensor] = []
-    handle = hook_module(bench.loaded, LAYER, hook).register_forward_hook(
+    handle = hook_place(bench.loaded, LAYER, hook).module.register_forward_hook(
         lambda _m, _i, output: seen.append(first_tensor(output)[0].clone())
     )
     with torch.inference_mode():

@@ -9,7 +9,7 @@ import torch
 
 from mistudio.core.errors import Unsupported
 from mistudio.ml.features.rerun import Rerun
-from mistudio.ml.hooks import first_tensor, hook_module
+from mistudio.ml.hooks import first_tensor, hook_place
 from mistudio.ml.loading import LoadedModel
 from tests.ml_steering.conftest import FAMILIES, WIDTH, loaded_model
 
@@ -31,7 +31,7 @@ def whole_pass(
     def add_before(_module: Any, inputs: Any) -> Any:
         return ((inputs[0].view(*ids_BS.shape, -1) + delta_BSD).view_as(inputs[0]),)
 
-    module = hook_module(loaded, layer, hook)
+    module = hook_place(loaded, layer, hook).module
     if hook == "attn_z":
         handle = module.register_forward_pre_hook(add_before)
     else:

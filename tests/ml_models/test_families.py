@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from mistudio.core.errors import InvalidInput, StudioError, Unsupported
 from mistudio.ml.activations.capture import Capture, check_ids, first_tensor
 from mistudio.ml.architecture import find_blocks
-from mistudio.ml.hooks import hook_module, hook_path, tl_name
+from mistudio.ml.hooks import hook_path, hook_place, tl_name
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.model_check import check_model
 from mistudio.ml.module_tree import architecture_tree
@@ -168,14 +168,14 @@ def test_names_of_hooks() -> None:
     assert hook_path(loaded, 1, "resid_post") == "model.layers.1"
     assert hook_path(loaded, 1, "mlp_out") == "model.layers.1.mlp"
     assert hook_path(loaded, 0, "attn_out") == "model.layers.0.self_attn"
-    assert hook_module(loaded, 1, "mlp_out") is loaded.model.model.layers[1].mlp
+    assert hook_place(loaded, 1, "mlp_out").module is loaded.model.model.layers[1].mlp
     assert tl_name(3, "attn_out") == "blocks.3.hook_attn_out"
     with pytest.raises(InvalidInput, match="no layer 2; llama has layers 0 to 1"):
-        hook_module(loaded, 2, "resid_post")
+        hook_place(loaded, 2, "resid_post")
     with pytest.raises(InvalidInput, match="no layer -1"):
         Capture(loaded, -1, "resid_post")
     with pytest.raises(InvalidInput, match="no hook 'resid'; choose one of resid_post, mlp_out"):
-        hook_module(loaded, 0, "resid")
+        hook_place(loaded, 0, "resid")
 
 
 def test_a_block_that_runs_twice_is_refused() -> None:

@@ -16,7 +16,7 @@ from mistudio.core.errors import InvalidInput, StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.core.steering_settings import variants_of
 from mistudio.core.steering_spec import Spec
-from mistudio.ml.hooks import hook_module
+from mistudio.ml.hooks import hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering import hook as hooking
@@ -120,7 +120,7 @@ def test_metrics_are_those_of_the_texts(llama: LoadedModel, sae: SparseAutoencod
             changed = x + 3 * sae.W_dec_FO[3] + (2 - own) * sae.W_dec_FO[9]
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-        handle = hook_module(llama, LAYER, "resid_post").register_forward_hook(edit)
+        handle = hook_place(llama, LAYER, "resid_post").module.register_forward_hook(edit)
         steered = llama.model(torch.tensor([ids])).logits[0].log_softmax(1)
         handle.remove()
     part = slice(len(found.prompt_ids) - 1, len(ids) - 1)
@@ -237,7 +237,7 @@ def test_numbers_that_overflow_end_it_with_a_sentence(
     monkeypatch.setattr(hooking, "change", overflow)
     with pytest.raises(StudioError, match="smaller strength"):
         _steer(llama, sae, _config("3=4"))
-    assert not hook_module(llama, LAYER, "resid_post")._forward_hooks
+    assert not hook_place(llama, LAYER, "resid_post").module._forward_hooks
 
 
 def test_compare_and_sweep_are_the_single_runs(llama: LoadedModel, sae: SparseAutoencoder) -> None:

@@ -12,7 +12,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled
 from mistudio.core.steering_positions import parse_positions
 from mistudio.core.steering_spec import Condition, Edit, Feature, Spec
-from mistudio.ml.hooks import hook_module
+from mistudio.ml.hooks import hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering import generate as generation
@@ -68,7 +68,7 @@ def _plain(
                 changed[0, place] += amount * sae.W_dec_FO[one.feature]
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    handle = hook_module(loaded, LAYER, "resid_post").register_forward_hook(edit)
+    handle = hook_place(loaded, LAYER, "resid_post").module.register_forward_hook(edit)
     try:
         for _ in range(TOKENS):
             with torch.inference_mode():
@@ -178,7 +178,7 @@ def test_stop_and_time_limit_keep_the_text(llama: LoadedModel, sae: SparseAutoen
 def test_cancel_ends_it_and_removes_the_hook(llama: LoadedModel, sae: SparseAutoencoder) -> None:
     control = JobControl()
     control.cancel()
-    module = hook_module(llama, LAYER, "resid_post")
+    module = hook_place(llama, LAYER, "resid_post").module
     with pytest.raises(Cancelled), _steered(llama, sae, EDITS["add"]) as model:
         generate(model, _request(), control)
     assert not module._forward_hooks
@@ -213,7 +213,7 @@ def test_an_abort_condition_ends_its_row(llama: LoadedModel, sae: SparseAutoenco
     with SteeredModel(llama, {"steered": free}, library(sae)) as model:
         expected = generate(model, _request(), JobControl()).ids
     read: list[float] = []
-    module = hook_module(llama, LAYER, "resid_post")
+    module = hook_place(llama, LAYER, "resid_post").module
     with SteeredModel(llama, {"steered": free}, library(sae)) as model:
         handle = module.register_forward_hook(  # before the one that steers
             lambda _m, _x, y: read.extend(sae.encode(y)[0, :, 3].tolist()), prepend=True

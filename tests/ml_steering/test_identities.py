@@ -14,7 +14,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, StudioError
 from mistudio.core.steering_positions import Positions
 from mistudio.core.steering_spec import Condition, Edit, Feature, Spec
-from mistudio.ml.hooks import first_tensor, hook_module
+from mistudio.ml.hooks import first_tensor, hook_place
 from mistudio.ml.loading import LoadedModel, load_model
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.forward import FedRow, Stepper
@@ -88,7 +88,7 @@ def test_identities_hold_in_quantised_models(form: str, tmp_path: Path) -> None:
 def test_clamp_to_the_value_it_has_changes_no_logit(family: str) -> None:
     loaded, sae = loaded_model(family), random_sae("topk")
     seen: list[torch.Tensor] = []
-    module = hook_module(loaded, LAYER, "resid_post")
+    module = hook_place(loaded, LAYER, "resid_post").module
     handle = module.register_forward_hook(lambda _m, _x, y: seen.append(first_tensor(y)))
     with SteeredModel(loaded, {}, Library()) as model:
         plain = Stepper(model, [FedRow(PROMPT)]).prompt()
@@ -158,7 +158,7 @@ def test_several_saes_at_several_layers_act_in_turn(family: str) -> None:
         return put(y, second.encode(x)[0, :, 7:8] * second.W_dec_FO[7])
 
     handles = [
-        hook_module(loaded, layer, hook).register_forward_hook(edit)
+        hook_place(loaded, layer, hook).module.register_forward_hook(edit)
         for layer, hook, edit in (
             (0, "resid_post", at_first),
             (2, "mlp_out", at_mlp),
@@ -196,7 +196,8 @@ def test_an_addition_at_further_layers_is_the_same_vector_at_each(family: str) -
         return (y[0] + delta, *y[1:]) if isinstance(y, tuple) else y + delta
 
     handles = [
-        hook_module(loaded, layer, "resid_post").register_forward_hook(put) for layer in (0, 1, 2)
+        hook_place(loaded, layer, "resid_post").module.register_forward_hook(put)
+        for layer in (0, 1, 2)
     ]
     with torch.inference_mode():
         logits = loaded.model(ids, use_cache=False).logits

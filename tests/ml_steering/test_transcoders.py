@@ -13,7 +13,7 @@ from mistudio.core.errors import StudioError
 from mistudio.core.events import RecordingReporter
 from mistudio.core.steering_settings import variants_of
 from mistudio.core.steering_spec import Edit, Feature, Spec
-from mistudio.ml.hooks import hook_module, hook_place
+from mistudio.ml.hooks import hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.compare import steer
@@ -41,7 +41,7 @@ def mlp_sides(
     loaded: LoadedModel, ids: torch.Tensor, edit: SteeringHook | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the MLP reads, and what leaves it behind every hook."""
-    place, module = hook_place(loaded, LAYER, "mlp_in"), hook_module(loaded, LAYER, "mlp_out")
+    place, module = hook_place(loaded, LAYER, "mlp_in"), hook_place(loaded, LAYER, "mlp_out").module
     seen: dict[str, torch.Tensor] = {}
     handles = [
         place.module.register_forward_pre_hook(lambda _m, x: seen.update(x=x[0].clone())),

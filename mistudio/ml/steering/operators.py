@@ -17,6 +17,7 @@ import torch
 from mistudio.core.errors import InvalidInput
 from mistudio.core.steering_operators import Operator, Reads, Value
 from mistudio.core.steering_spec import Condition, Edit, Feature, Source, Spec, source_order
+from mistudio.ml.steering.edit_places import check_order, check_space, further_places
 from mistudio.ml.steering.readers import Reader
 from mistudio.ml.steering.sources import Found, Library, Place, find, find_sae
 
@@ -221,7 +222,7 @@ class _Work:
         target_D = None
         if edit.target is not None:
             target = self._find(edit.target)
-            _check_space(edit, found, edit.target, target)
+            check_space(edit, found, edit.target, target)
             if not float(target.direction_D.norm()) > 0:
                 raise InvalidInput(f"{edit.target.words} has no direction: its vector is 0.")
             target_D = target.direction_D / target.direction_D.norm()
@@ -233,7 +234,7 @@ class _Work:
             self._read(found.place, edit.source)
         value = resolved(edit.value)
         gate = None if edit.condition is None else self.watch(edit.condition, count)
-        for place in (found.place, *_further(edit, found.place)):
+        for place in (found.place, *further_places(edit, found.place)):
             channels = self._channels.setdefault(place, {})
             channel = channels.get(key)
             if channel is None:
@@ -253,7 +254,7 @@ class _Work:
             channel.high_N[n] = 0.0 if edit.high is None else resolved(edit.high)
             channel.active_N[n] = True
             if gate is not None:
-                _check_order(edit, place, gate)
+                check_order(edit, place, gate.feature, gate.place)
             channel.gates_N[n] = gate
         return value
 
@@ -264,7 +265,7 @@ class _Work:
         if edit.along is None:
             return None
         along = self._find(edit.along)
-        _check_space(edit, self._find(edit.source), edit.along, along)
+        check_space(edit, self._find(edit.source), edit.along, along)
         own_D = along.direction_D
         if not float(own_D.norm()) > 0:
             raise InvalidInput(f"{edit.along.words} has no direction: its vector is 0.")
@@ -353,36 +354,6 @@ class _Work:
             mine_N = torch.tensor([other == chosen for other in used], device=self._device)
             site.bases.append(Basis(chosen, _inverse(site, chosen), mine_N))
         return site
-
-
-def _further(edit: Edit, own: Place) -> list[Place]:
-    """The residual streams of the further layers that an addition acts at."""
-    places = [Place(layer, "resid_post") for layer in edit.layers]
-    if own in places:
-        raise InvalidInput(f"{edit.source.words} acts at layer {own.layer} already.")
-    if places and not own.is_stream:
-        raise InvalidInput(
-            f"{edit.source.words} acts on the heads at {own.words}; its direction means nothing in "
-            "the stream of further layers."
-        )
-    return places
-
-
-def _check_space(edit: Edit, own: Found, other: Source, found: Found) -> None:
-    """Raise `InvalidInput` unless two directions are of one space."""
-    if own.place != found.place and not (own.place.is_stream and found.place.is_stream):
-        raise InvalidInput(
-            f"{edit.source.words} is read at {own.place.words} and {other.words.lower()} at "
-            f"{found.place.words}; directions of heads only go with others of the same layer's."
-        )
-
-
-def _check_order(edit: Edit, place: Place, gate: Gate) -> None:
-    if gate.place.order > place.order:
-        raise InvalidInput(
-            f"{edit.source.words} acts at {place.words} and can only depend on a feature read "
-            f"there or before; feature {gate.feature:,} is read at {gate.place.words}."
-        )
 
 
 def _key(source: Source | None) -> tuple[Any, ...]:

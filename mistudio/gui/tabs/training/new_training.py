@@ -18,7 +18,7 @@ from mistudio.gui.tabs.models.template_panel import TemplatePanel
 from mistudio.gui.tabs.training.choices import Choices, Pairs, holds_one, read_choices
 from mistudio.gui.tabs.training.fields import architecture_pairs
 from mistudio.gui.tabs.training.plan_box import PlanBox
-from mistudio.gui.tabs.training.source import fit_to_source, missing, plannable
+from mistudio.gui.tabs.training.source import fit_to_source, missing, plannable, width_read
 from mistudio.gui.tabs.training.summary import summary
 from mistudio.gui.tabs.training.training_form import TrainingForm, narrowed, vary_pairs
 from mistudio.gui.theme import appearance
@@ -218,7 +218,7 @@ class NewTraining(Card):
             self.form.activations.offer(sets)
         model = fit_to_source(self.form, self._choices, model)
         blocks = model.num_layers if model and self._stored() is None else None
-        self.form.set_model(model.hidden_dim if model else None, blocks)
+        self.form.set_model(width_read(self.form, model), blocks)
         saes = self._choices.sae_pairs(model)
         if saes != self._saes:
             self._saes = saes

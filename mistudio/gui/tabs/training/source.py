@@ -9,6 +9,7 @@ from mistudio.core.errors import InvalidInput
 from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.tabs.training.choices import Choices, hooks_of, layers_of
 from mistudio.gui.tabs.training.training_form import TrainingForm
+from mistudio.store.hook_width import hook_width
 from mistudio.store.records import ActivationSetRow, ModelRow
 
 
@@ -26,6 +27,16 @@ def fit_to_source(form: TrainingForm, choices: Choices, model: ModelRow | None) 
     form.layers.set_layers((own and own.num_layers) or max(layers) + 1, layers)
     form.hooks.offer(hooks)
     return own
+
+
+def width_read(form: TrainingForm, model: ModelRow | None) -> int | None:
+    """The width that an expansion factor multiplies: that of the chosen hooks where they have one
+    width, else the model's."""
+    if model is None:
+        return None
+    is_sae = form.fields["encoder"].editor.value() == "sae"
+    widths = {hook_width(model, hook) for hook in form.hooks.value()} if is_sae else set()
+    return widths.pop() if len(widths) == 1 else model.hidden_dim
 
 
 def plannable(config: TrainConfig | None, stored: ActivationSetRow | None) -> TrainConfig | None:
