@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from mistudio.ml.features import harvest as pass_
 from mistudio.ml.features.exact_counts import strongest
 from mistudio.ml.features.feature_store import FeatureStore
+from mistudio.ml.sae.matching_pursuit import Pursuit
 from tests.ml_features.conftest import LATENTS, Workbench
 
 MOST = 3
@@ -87,3 +89,26 @@ def test_a_cut_store_survives_a_kill(
         with pytest.raises(Killed):
             workbench.harvest(tmp_path / "cut", most_entries=MOST, checkpoint_s=0.0)
     assert workbench.harvest(tmp_path / "cut", most_entries=MOST).store_hash == expected
+
+
+def test_a_pursuit_is_counted_whole_and_known_by_when_it_is_done(
+    workbench: Workbench, tmp_path: Path
+) -> None:
+    def harvested(pursuit: Pursuit, **settings: int) -> FeatureStore:
+        sae = replace(
+            workbench.sae,
+            architecture="matching_pursuit",
+            threshold_F=None,
+            W_enc_DF=workbench.sae.W_dec_FO.T,
+            pursuit=pursuit,
+        )
+        workbench._replace(sae=sae).harvest(tmp_path / "set", **settings)
+        return FeatureStore(tmp_path / "set")
+
+    long = harvested(Pursuit(0.0, 2 * MOST), most_entries=MOST)
+    count, shown = long.statistics["count"].copy(), long.summary["truncated"]
+    assert shown["tokens"] > 0
+    assert count.sum() == np.load(tmp_path / "set" / "csr_splits.npy")[-1] + shown["dropped"]
+    short = harvested(Pursuit(0.0, MOST), most_entries=MOST)
+    assert short.summary["truncated"] is None
+    assert short.statistics["count"].sum() < count.sum()

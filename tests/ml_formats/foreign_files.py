@@ -64,6 +64,37 @@ def kept_group_max(h: torch.Tensor, k: int) -> torch.Tensor:
     return f
 
 
+def rows_to_pursue(*, unit: bool = True) -> torch.Tensor:
+    """W_dec [M, D]; longer than the root of 2 none may be, or what is left over grows."""
+    W_dec = parts()["W_dec"]
+    return W_dec if unit else W_dec * torch.linspace(0.6, 1.3, M)[:, None]
+
+
+def kept_by_pursuit(
+    x: torch.Tensor,
+    rows: torch.Tensor,
+    least: float = 1e-2,
+    steps: int | None = None,
+    *,
+    once: bool = True,
+) -> torch.Tensor:
+    """What a matching pursuit makes of x [B, D] with rows [M, D], token by token, step by step."""
+    rows, f = rows.double(), torch.zeros(len(x), len(rows), dtype=torch.float64)
+    for token in range(len(x)):
+        left, seen = x[token].double().clone(), set[int]()
+        for _ in range(steps or x.shape[1]):
+            products = [float(row @ left) for row in rows]
+            best = products.index(max(products))
+            if products[best] <= 0:
+                break
+            f[token, best] += products[best]
+            left -= products[best] * rows[best]
+            if (once and best in seen) or float(left.norm()) < least:
+                break
+            seen.add(best)
+    return f
+
+
 def kept_above(h: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
     """h where it exceeds the threshold and 0, else 0."""
     over = h > torch.as_tensor(threshold, dtype=torch.float64)

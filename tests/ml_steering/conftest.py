@@ -24,6 +24,7 @@ from transformers import (
 from mistudio.ml.architecture import find_blocks
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.matching_pursuit import Pursuit
 from mistudio.ml.steering.sources import Library, PlacedSae
 from tests.helpers.tiny import tiny_llama, tiny_tokenizer
 
@@ -97,13 +98,15 @@ def random_sae(architecture: str = "topk") -> SparseAutoencoder:
     generator = torch.Generator().manual_seed(2)
     W_dec_FO = torch.randn(LATENTS, WIDTH, generator=generator)
     W_dec_FO /= W_dec_FO.norm(dim=1, keepdim=True)
+    pursues = architecture == "matching_pursuit"
     return SparseAutoencoder(
         W_dec_FO.T.contiguous(),
         torch.zeros(LATENTS),
         W_dec_FO,
         torch.zeros(WIDTH),
         architecture,
-        k=None if architecture == "standard" else 20,
+        k=None if pursues or architecture == "standard" else 20,
+        pursuit=Pursuit(0.01) if pursues else None,
     )
 
 

@@ -12,7 +12,7 @@ from tests.ml_steering.conftest import LAYER, random_sae
 PROMPT, IDS = [5, 6, 7], [20, 21, 22, 23]
 
 
-@pytest.mark.parametrize("architecture", ["standard", "topk", "groupmax"])
+@pytest.mark.parametrize("architecture", ["standard", "topk", "groupmax", "matching_pursuit"])
 def test_means_over_generated_tokens_only(llama: LoadedModel, architecture: str) -> None:
     sae = random_sae(architecture)
     found = reread(llama, sae, LAYER, "resid_post", [3, 17, 30], PROMPT, IDS)

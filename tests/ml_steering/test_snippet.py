@@ -24,6 +24,7 @@ from mistudio.core.steering_spec import Spec, parse_edits
 from mistudio.core.steering_words import parse_condition, parse_norm
 from mistudio.ml.loading import LoadedModel, load_model
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.matching_pursuit import Pursuit
 from mistudio.ml.steering.generate import generate
 from mistudio.ml.steering.sampling import SamplingSettings
 from mistudio.ml.steering.snippet import INLINE_BYTES, make_snippet, write_snippet
@@ -35,6 +36,7 @@ from mistudio.ml.steering.variants import GenerationRequest, compare_variants, c
 
 PROMPT = "And the king said unto the people of the land"
 NEW = 24
+PURSUIT = Pursuit(1.0, 20)
 RUN_ALL = """
 import contextlib, io, json, runpy, sys
 from pathlib import Path
@@ -91,9 +93,16 @@ def random_sae(width: int, architecture: str) -> SparseAutoencoder:
     )
 
 
+def pursuing(sae: SparseAutoencoder, pursuit: Pursuit = PURSUIT) -> SparseAutoencoder:
+    """A matching pursuit with the rows of another SAE."""
+    changes = {"W_enc_DF": sae.W_dec_FO.T, "b_enc_F": torch.zeros(64), "k": None}
+    changes["b_dec_O"] = sae.b_dec_O.clone()  # of its own, in the files too
+    return replace(sae, architecture="matching_pursuit", pursuit=pursuit, **changes)
+
+
 @pytest.fixture(scope="module")
 def library(sample: LoadedModel) -> Library:
-    """TopK and GroupMax at layer 1, JumpReLUs at the output of layer 2 and heads of 1, vectors."""
+    """What compares latents at layer 1, JumpReLUs behind layer 2 and at heads of 1, vectors."""
     width = sample.hidden_dim
     generator = torch.Generator().manual_seed(0)
     v, w = torch.randn(2, width, generator=generator)
@@ -105,6 +114,7 @@ def library(sample: LoadedModel) -> Library:
             "group": PlacedSae(
                 random_sae(width, "groupmax"), 1, "resid_post", largest=largest, median_norm=8.0
             ),
+            "pursuit": PlacedSae(pursuing(topk), 1, "resid_post", largest=largest, median_norm=8.0),
             "jump": PlacedSae(jump, 2, "resid_post", largest=largest, median_norm=8.0),
             "heads": PlacedSae(jump, 1, "attn_z", largest=largest, median_norm=8.0),
         },
@@ -127,6 +137,9 @@ CASES: dict[str, tuple[Spec, GenerationRequest]] = {
     "factors": (spec("top#5=4:scale", "jump#6:ablate", "@v=3raw", positions="generated"), PLAIN),
     "bounds": (spec("top#7=2:floor", "jump#8=0.1:cap", "@w=2raw", positions="prompt"), PLAIN),
     "groups": (spec("group#3=2.5:clamp", "group#5=4:scale", "jump#8=0.1:cap"), PLAIN),
+    "pursuits": (
+        spec("pursuit#3=2.5:clamp", "pursuit#5=4:scale", "top#7=2:floor", "jump#8=0.1:cap"), PLAIN
+    ),
     "last": (spec("top#9=3:set-if-on", "@v=30raw:add-below", positions="last"), PLAIN),
     "first": (
         spec("top#9=3:clamp?top#3>0.1", "jump#2=3?top#5>0.05max", positions="first:6"), PLAIN
@@ -185,6 +198,26 @@ def test_every_operator_and_rule(sample: LoadedModel, library: Library, tmp_path
     assert used == set(OPERATORS)
 
 
+@pytest.mark.parametrize(
+    "pursuit",
+    [Pursuit(), Pursuit(25.0), Pursuit(0.0, 30, stop_on_duplicate_support=False), Pursuit(0.1, 2)],
+)
+def test_the_script_pursues_as_we_do(
+    sample: LoadedModel, library: Library, pursuit: Pursuit
+) -> None:
+    top = library.saes["top"].sae
+    sae = pursuing(replace(top, b_dec_O=torch.zeros(top.d_in)), pursuit)
+    known = Library({"": PlacedSae(sae, 1, "resid_post")})
+    script = make_snippet(snippet_spec(sample, spec("1:ablate"), known, PLAIN), "x").script
+    source = script[script.index("def pursued(") :].partition("\n\n\n")[0]
+    given: dict[str, Any] = {"torch": torch}
+    exec(source, given)
+    x_TD = 2 * torch.randn(40, sae.d_in, generator=torch.Generator().manual_seed(7))
+    told = (pursuit.residual_threshold, pursuit.steps(sae.d_in), pursuit.stop_on_duplicate_support)
+    assert repr(told) in script
+    assert torch.equal(given["pursued"](x_TD, sae.W_dec_FO, *told), sae.encode(x_TD))
+
+
 def test_the_script_holds_small_tensors(
     sample: LoadedModel, library: Library, tmp_path: Path
 ) -> None:
@@ -196,6 +229,7 @@ def test_the_script_holds_small_tensors(
     assert "#if" not in text
     assert " = ...\n" not in text
     assert "topk" not in text, "what is not needed is left out"
+    assert "pursu" not in text
     wide = SparseAutoencoder(
         torch.zeros(sample.hidden_dim, 4096), torch.zeros(4096),
         torch.ones(4096, sample.hidden_dim), torch.zeros(sample.hidden_dim), "topk", k=4,

@@ -144,7 +144,7 @@ def harvest_from(
     if before is not None:
         report.progress(1.0, "Ready")
         return before
-    exact = not sae.compares or (sae.k or 0) > settings.most_entries
+    exact = sae.most_active is None or sae.most_active > settings.most_entries
     store = PartialStore(
         partial_folder(folder),
         key,
@@ -386,6 +386,8 @@ def _key(
     }
     if sae.token_norm:
         parts["token_norm"] = sae.token_norm
+    if sae.pursuit is not None:
+        parts["pursuit"] = asdict(sae.pursuit)
     digest.update(json.dumps(parts, sort_keys=True).encode())
     digest.update(plan.rows_R2.tobytes())
     for tensor in (sae.W_enc_DF, sae.b_enc_F, sae.W_dec_FO, sae.b_dec_O, sae.threshold_F):

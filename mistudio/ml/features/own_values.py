@@ -19,7 +19,7 @@ def own_values(
 ) -> torch.Tensor:
     """Activations [B, S] in float32: of each row the one feature that is named for it.
 
-    A TopK and a GroupMax need all pre-activations, the others only this one.
+    What compares latents needs all of them, the others only this one's pre-activation.
     """
     if sae.compares:
         return _from_whole(sae, x_BSD, features_B)

@@ -28,7 +28,7 @@ from mistudio.ml.formats.foreign import (
     write_text_json,
 )
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
-from mistudio.ml.sae.base import COMPARING, SparseAutoencoder
+from mistudio.ml.sae.base import KEEPING_K, SparseAutoencoder
 from mistudio.ml.sae.fold import fold_coordinates, fold_decoder_norms, fold_input_scale
 from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
 from mistudio.ml.whitening import Coordinates
@@ -122,7 +122,7 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
         "normalize_activations": sae.token_norm or "none",
         "reshape_activations": "none",
     }
-    if sae.compares:
+    if sae.architecture in KEEPING_K:
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     if sae.is_transcoder:
         config |= {"d_out": sae.d_out}
@@ -242,7 +242,7 @@ def _assemble(
         W_dec_FO,
         tensors["b_dec"],
         architecture,
-        k=int(config.get("k", 100)) if architecture in COMPARING else None,
+        k=int(config.get("k", 100)) if architecture in KEEPING_K else None,
         threshold_F=threshold_F,
         apply_b_dec_to_input=encoder == "sae" and bool(config.get("apply_b_dec_to_input", True)),
         W_skip_OD=tensors.get("W_skip"),

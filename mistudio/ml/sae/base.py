@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mistudio.core.configs import ENCODERS
 from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.ml.sae.matching_pursuit import Pursuit, pursued
 from mistudio.ml.sae.selection import (
     SparseCodes,
     above,
@@ -22,8 +23,8 @@ from mistudio.ml.sae.sparse_gradient import weighted_rows
 from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
 from mistudio.ml.sae.token_norm import normed
 
-ARCHITECTURES = ("topk", "groupmax", "jumprelu", "standard")
-COMPARING = ("topk", "groupmax")  # what keeps k latents by comparing them with each other
+ARCHITECTURES = ("topk", "groupmax", "matching_pursuit", "jumprelu", "standard")
+KEEPING_K = ("topk", "groupmax")  # what keeps k latents by comparing them with each other
 CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 MB in float32)
 
 
@@ -38,6 +39,11 @@ class SparseAutoencoder:
     h > `threshold_F`, "standard" is ReLU. `apply_b_dec_to_input` tells whether b_dec is
     subtracted before encoding. Frozen: `to` and `with_metadata` return copies. `metadata` holds
     JSON values, such as hook_name and model_name.
+
+    "matching_pursuit" has no such function of h: it finds the latents of x - b_dec one after
+    another (`matching_pursuit.pursued`), until `pursuit` says that it is done. It reads by what it
+    writes: W_enc is W_dec transposed, in one storage, and b_enc is 0. Where b_dec is not
+    subtracted it is not added either, and is 0.
 
     `encoder` "transcoder" gives the activations of another hook instead, of any width, and
     "skip_transcoder" adds x W_skipᵀ to them: such a one cannot decode without x.
@@ -58,6 +64,7 @@ class SparseAutoencoder:
     W_skip_OD: torch.Tensor | None = None
     encoder: str = "sae"
     token_norm: str = ""
+    pursuit: Pursuit | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,7 +77,7 @@ class SparseAutoencoder:
         }
         if self.architecture not in ARCHITECTURES:
             raise InvalidInput(f"There is no SAE architecture {self.architecture!r}.")
-        if self.compares and not (self.k and 1 <= self.k <= n_latents):
+        if self.architecture in KEEPING_K and not (self.k and 1 <= self.k <= n_latents):
             raise InvalidInput(
                 f"A {self.architecture} SAE with {n_latents:,} latents needs a k between 1 and "
                 f"{n_latents:,}."
@@ -101,6 +108,26 @@ class SparseAutoencoder:
             raise Mismatch("b_dec can be subtracted from the input only if both have one width.")
         if self.encoder == "sae" and d_in != d_out:
             raise Mismatch(f"An SAE that reads width {d_in} cannot write width {d_out}.")
+        if (self.pursuit is not None) != (self.architecture == "matching_pursuit"):
+            raise InvalidInput(
+                "A matching_pursuit SAE, and no other, needs to know when it is done."
+            )
+        if self.pursuit is not None:
+            self._tie()
+
+    def _tie(self) -> None:
+        """Make W_enc of a matching pursuit a view of W_dec; raises unless it is its transpose."""
+        if self.is_transcoder:
+            raise InvalidInput(f"No {self.encoder} reads by what it writes, as a pursuit does.")
+        given, tied = self.W_enc_DF, self.W_dec_FO.T
+        if (given.data_ptr(), given.stride()) != (tied.data_ptr(), tied.stride()):
+            if not torch.equal(given, tied):
+                raise Mismatch("W_enc of a matching_pursuit SAE must be W_dec transposed.")
+            object.__setattr__(self, "W_enc_DF", tied)
+        if bool(self.b_enc_F.any()):
+            raise InvalidInput("A matching_pursuit SAE has no b_enc.")
+        if not self.apply_b_dec_to_input and bool(self.b_dec_O.any()):
+            raise InvalidInput("A matching_pursuit SAE that does not subtract b_dec has none.")
 
     @property
     def d_in(self) -> int:
@@ -122,7 +149,14 @@ class SparseAutoencoder:
     @property
     def compares(self) -> bool:
         """Whether it takes all latents to tell which of them are active."""
-        return self.architecture in COMPARING
+        return self.most_active is not None
+
+    @property
+    def most_active(self) -> int | None:
+        """The most latents that can be active for one token; None for any number."""
+        if self.pursuit is not None:
+            return min(self.n_latents, self.pursuit.steps(self.d_in))
+        return self.k if self.architecture in KEEPING_K else None
 
     @property
     def device(self) -> torch.device:
@@ -132,11 +166,12 @@ class SparseAutoencoder:
         """A copy whose tensors are on `device`."""
         threshold = None if self.threshold_F is None else self.threshold_F.to(device)
         skip = None if self.W_skip_OD is None else self.W_skip_OD.to(device)
+        W_dec_FO = self.W_dec_FO.to(device)
         return replace(
             self,
-            W_enc_DF=self.W_enc_DF.to(device),
+            W_enc_DF=self.W_enc_DF.to(device) if self.pursuit is None else W_dec_FO.T,
             b_enc_F=self.b_enc_F.to(device),
-            W_dec_FO=self.W_dec_FO.to(device),
+            W_dec_FO=W_dec_FO,
             b_dec_O=self.b_dec_O.to(device),
             threshold_F=threshold,
             W_skip_OD=skip,
@@ -154,7 +189,8 @@ class SparseAutoencoder:
     def pre_activations(self, x_BD: torch.Tensor) -> torch.Tensor:
         """h [B, n_latents]: the matrix product first, the bias after, in the SAE's own dtype.
 
-        With a token norm these are of the scaled tokens.
+        With a token norm these are of the scaled tokens. Of a matching pursuit they are what its
+        first step compares, and no more.
         """
         return self.encoder_input(x_BD)[0] @ self.W_enc_DF + self.b_enc_F
 
@@ -175,11 +211,23 @@ class SparseAutoencoder:
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
         """Latent values f [B, n_latents], dense; leading axes of any number are kept."""
         read_BD, scale_B1 = self.encoder_input(x_BD)
-        f_BF = self._activated(read_BD @ self.W_enc_DF + self.b_enc_F)
+        if self.pursuit is None:
+            f_BF = self._activated(read_BD @ self.W_enc_DF + self.b_enc_F)
+        else:
+            parts = [
+                pursued(part_CD, self.W_dec_FO, self.pursuit)
+                for part_CD in read_BD.reshape(-1, self.d_in).split(self._step)
+            ]
+            f_BF = torch.cat(parts).view(*read_BD.shape[:-1], self.n_latents)
         return f_BF if scale_B1 is None else f_BF * scale_B1
 
+    @property
+    def _step(self) -> int:
+        """Tokens that are encoded at a time."""
+        return max(16, CHUNK_ENTRIES // self.n_latents)
+
     def _activated(self, h_BF: torch.Tensor) -> torch.Tensor:
-        if self.compares:
+        if self.architecture in KEEPING_K:
             assert self.k is not None
             if self.architecture == "topk":
                 values_BK, ids_BK = torch.topk(h_BF, self.k, dim=-1, sorted=False)
@@ -199,11 +247,13 @@ class SparseAutoencoder:
         """
         if x_BD.ndim != 2:
             raise Mismatch(f"encode_sparse takes x of shape [B, d_in], not {tuple(x_BD.shape)}.")
-        step = max(16, CHUNK_ENTRIES // self.n_latents)
         rows, values, ids = [], [], []
-        for start in range(0, x_BD.shape[0], step):
-            read_BD, scale_B1 = self.encoder_input(x_BD[start : start + step])
-            row, value, latent = self._active(read_BD @ self.W_enc_DF + self.b_enc_F)
+        for start in range(0, x_BD.shape[0], self._step):
+            read_BD, scale_B1 = self.encoder_input(x_BD[start : start + self._step])
+            if self.pursuit is None:
+                row, value, latent = self._active(read_BD @ self.W_enc_DF + self.b_enc_F)
+            else:
+                row, value, latent = above(pursued(read_BD, self.W_dec_FO, self.pursuit), 0.0)
             if scale_B1 is not None:
                 value = value * scale_B1[row, 0]
                 if not bool(value.all()):  # of a token without any deviation
@@ -222,7 +272,7 @@ class SparseAutoencoder:
 
     def _active(self, h_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows, values and ids of the entries that survive the activation function."""
-        if self.compares:
+        if self.architecture in KEEPING_K:
             assert self.k is not None
             select = top_k_per_row if self.architecture == "topk" else max_per_group
             values_BK, ids_BK = select(h_BF, self.k)

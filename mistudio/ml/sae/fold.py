@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from mistudio.core.errors import Unsupported
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.whitening import Coordinates
 
@@ -17,7 +18,8 @@ def fold_unit_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
     """An SAE trained on scale * x as one that reads x, with the decoder rows it has.
 
     Biases and threshold are divided by the scale, so that latents, with unit rows, are in the units
-    of x; the weights stay. Keeps the selected latents, also for topk.
+    of x; the weights stay. Keeps the selected latents, also for topk. So do those of a matching
+    pursuit, whatever its rows' lengths: what it leaves over is divided by the scale too.
     """
 
     def shrunk(tensor: torch.Tensor) -> torch.Tensor:
@@ -25,7 +27,11 @@ def fold_unit_scale(sae: SparseAutoencoder, scale: float) -> SparseAutoencoder:
 
     threshold = None if sae.threshold_F is None else shrunk(sae.threshold_F)
     return replace(
-        sae, b_enc_F=shrunk(sae.b_enc_F), b_dec_O=shrunk(sae.b_dec_O), threshold_F=threshold
+        sae,
+        b_enc_F=shrunk(sae.b_enc_F),
+        b_dec_O=shrunk(sae.b_dec_O),
+        threshold_F=threshold,
+        pursuit=None if sae.pursuit is None else sae.pursuit.divided(scale),
     )
 
 
@@ -64,11 +70,17 @@ def fold_decoder_norms(sae: SparseAutoencoder) -> SparseAutoencoder:
     """The same function with unit decoder rows; latent i is multiplied by its row's length.
 
     For topk and groupmax only right if the selection was on latent times length. Rows that are
-    unit already, and rows of zeros, are left as they are.
+    unit already, and rows of zeros, are left as they are. Raises `Unsupported` for a matching
+    pursuit with other rows, which would choose other latents.
     """
     norms_F = torch.linalg.vector_norm(sae.W_dec_FO.double(), dim=1)
     if bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all()):
         return sae
+    if sae.pursuit is not None:
+        raise Unsupported(
+            "The lengths of a matching_pursuit SAE's decoder rows decide which latents it chooses; "
+            "they cannot be folded away."
+        )
     norms_F = torch.where(norms_F > 0, norms_F, torch.ones_like(norms_F))
     threshold = sae.threshold_F
     if threshold is not None:
@@ -87,8 +99,14 @@ def fold_coordinates(sae: SparseAutoencoder, change: Coordinates) -> SparseAutoe
     it gives stays.
 
     Latents keep their values, and so do b_enc, where b_dec is subtracted, and a threshold on the
-    pre-activation. The lengths of an SAE's decoder rows change.
+    pre-activation. The lengths of an SAE's decoder rows change. Raises `Unsupported` for a matching
+    pursuit, which reads by what it writes.
     """
+    if sae.pursuit is not None:
+        raise Unsupported(
+            "A whitening cannot be folded into a matching_pursuit SAE: what it reads by is what it "
+            "writes."
+        )
     origin_D, into_DC, back_CD = change
     W_enc_DF = _product(into_DC, sae.W_enc_DF)
     if not sae.is_transcoder:

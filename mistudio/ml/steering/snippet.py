@@ -23,6 +23,7 @@ from mistudio.core.steering_operators import OPERATORS, Reads, Value
 from mistudio.core.steering_positions import Range
 from mistudio.core.units import format_bytes
 from mistudio.ml.formats.tensors import save_tensors
+from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.operators import Channel, Gate, Site
 from mistudio.ml.steering.readers import Reader
 from mistudio.ml.steering.snippet_script import FORMULAS, script_with
@@ -190,6 +191,7 @@ def _parts(
         "uncached": not spec.is_cached,
         "heads": any(told.get("heads") for told in hooks),
         "features": any(told["features"] for told in hooks),
+        "pursuit": any(r["pursuit"] for told in hooks for r in told.get("readers", ())),
         "coordinates": any("coordinate" in edit for edit in edits),
         "conditions": any("only_where" in edit for edit in edits),
         "keep": spec.norm == "keep",
@@ -354,5 +356,14 @@ def _reader(stem: str, reader: Reader, tensors: dict[str, torch.Tensor]) -> dict
     return {
         "top_k": sae.k if sae.architecture == "topk" else None,
         "groups": sae.k if sae.architecture == "groupmax" else None,
+        "pursuit": _pursuit(sae),
         "columns": reader.features_K.tolist() if sae.compares else None,
     }
+
+
+def _pursuit(sae: SparseAutoencoder) -> tuple[float, int, bool] | None:
+    """When a matching pursuit is done, as the script's own function takes it."""
+    if sae.pursuit is None:
+        return None
+    rule = sae.pursuit
+    return rule.residual_threshold, rule.steps(sae.d_in), rule.stop_on_duplicate_support

@@ -240,6 +240,10 @@ class Steering:
                 values, at = h.unflatten(-1, (groups, -1)).max(-1)
                 ids = at + torch.arange(groups, device=h.device) * (h.shape[1] // groups)
                 h = torch.zeros_like(h).scatter_(-1, ids, values.relu_())[:, reader["columns"]]
+            #if pursuit
+            elif reader["pursuit"] is not None:
+                h = pursued(y, read["W_enc"].T, *reader["pursuit"])[:, reader["columns"]]
+            #if features
             elif read["threshold"] is not None:
                 h = torch.relu(h) * (h > read["threshold"])
             found.append(torch.relu(h).float())
@@ -249,6 +253,25 @@ class Steering:
 
 
 READ = ("W_enc", "b_enc", "b_dec", "threshold")
+#end
+#if pursuit
+
+
+def pursued(left, rows, enough, steps, stops):
+    """Latent after latent, each by what those before it leave over of a token [T, latents]."""
+    found = torch.zeros(len(left), len(rows), dtype=left.dtype, device=left.device)
+    going = torch.ones(len(left), 1, dtype=torch.bool, device=left.device)
+    for _ in range(steps):
+        best = torch.relu(left @ rows.T).max(1, keepdim=True).indices
+        row = rows[best[:, 0]]
+        value = torch.relu((left * row).sum(1, keepdim=True)) * going
+        going = going & ~(stops & (found.gather(1, best) > 0))  # it was chosen before
+        found.scatter_add_(1, best, value)
+        left = left - value * row
+        going = going & (value > 0) & (left.norm(dim=1, keepdim=True) >= enough)
+        if not going.any():
+            break
+    return found
 #end
 #if counted
 

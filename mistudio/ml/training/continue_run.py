@@ -33,6 +33,7 @@ _FITTING = {
     "standard": ("standard", "gated", "jumprelu"),
     "topk": ("topk", "batch_topk"),
     "groupmax": (),
+    "matching_pursuit": (),
     "jumprelu": ("jumprelu", "gated", "batch_topk", "matryoshka_batch_topk"),
 }
 
