@@ -150,6 +150,7 @@ def test_a_run_card_tells_them_too(
         ({**TRANSCODER, "architecture": "topk"}, ["sparsify"]),
         ({"architecture": "groupmax"}, ["sparsify"]),
         ({**TRANSCODER, "architecture": "groupmax"}, ["sparsify"]),
+        ({"architecture": "matching_pursuit"}, ["saelens"]),
         ({**TRANSCODER, "d_out": 32}, ["saelens"]),
     ],
 )

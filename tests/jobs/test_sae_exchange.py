@@ -27,6 +27,7 @@ from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_library import add_sae, read_sae
 from mistudio.ml.formats.saelens import write_saelens
 from mistudio.ml.formats.sparsify import write_sparsify
+from mistudio.ml.sae.matching_pursuit import Pursuit
 from mistudio.store.database import _WriterFirst
 from mistudio.store.tables import FEATURE_SETS, SAES, TOKENIZATIONS
 from tests.helpers.studio import run
@@ -75,6 +76,44 @@ def test_a_groupmax_is_measured_read_steered_with_and_goes_back(
     run(trained, "export_sae", out)
     config = json.loads((tmp_path / "again" / "layers.1" / "cfg.json").read_text())
     assert (config["activation"], config["k"]) == ("groupmax", sae.k)
+
+
+def test_a_matching_pursuit_is_measured_read_steered_with_and_goes_back(
+    trained: Studio, tmp_path: Path
+) -> None:
+    last = read_sae(trained, lookup.sae(trained, "last"))
+    sae = replace(
+        last,
+        architecture="matching_pursuit",
+        W_enc_DF=last.W_dec_FO.T,
+        b_enc_F=torch.zeros_like(last.b_enc_F),
+        threshold_F=None,
+        pursuit=Pursuit(0.05, 12),
+    )
+    write_saelens(tmp_path / "in", sae)
+    found = run(trained, "import_sae", ImportSaeConfig(path=str(tmp_path / "in"), model="tiny"))
+    assert (found["architecture"], found["layer"]) == ("matching_pursuit", 1)
+    row = SAES.get(trained.db(), str(found["sae"]))
+    x = torch.randn(9, sae.d_in)
+    kept = read_sae(trained, row)
+    assert kept.pursuit == sae.pursuit
+    assert torch.equal(kept.reconstruct(x), sae.reconstruct(x))
+    figures = run(trained, "evaluate", EvaluateConfig(sae=row.id, dataset="stories", tokens=1024))
+    assert 0 < figures["l0"] <= 12
+    harvest = HarvestConfig(sae=row.id, dataset="stories", rows=32, context=32)
+    stored = run(trained, "harvest", harvest)
+    assert (FEATURE_SETS.get(trained.db(), str(stored["feature_set"])).n_live or 0) > 5
+    steer = SteerConfig(
+        sae=row.id, feature=("2=30:clamp",), prompt="Once", unit="raw", max_tokens=8,
+        temperature=0.0,
+    )  # fmt: skip
+    assert run(trained, "steer", steer)["acted"] > 0
+    refused = ExportSaeConfig(sae=row.id, format="sparsify", out=str(tmp_path / "x"))
+    with pytest.raises(StudioError, match="SAELens can hold it"):
+        run(trained, "export_sae", refused)
+    run(trained, "export_sae", ExportSaeConfig(sae=row.id, out=str(tmp_path / "again")))
+    config = json.loads((tmp_path / "again" / "cfg.json").read_text())
+    assert (config["architecture"], config["max_iterations"]) == ("matching_pursuit", 12)
 
 
 def edit(folder: Path, **trainer: object) -> None:

@@ -16,7 +16,7 @@ from mistudio.core.errors import Damaged, InvalidInput, Mismatch, StudioError, U
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.features.own_values import own_values
 from mistudio.ml.formats.dictionary_learning import write_dictionary_learning
-from mistudio.ml.formats.saelens import KINDS, NOT_LINEAR, OURS_ALONE, read_saelens, write_saelens
+from mistudio.ml.formats.saelens import KINDS, NOT_READ, OURS_ALONE, read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.readers import Reader
@@ -38,6 +38,8 @@ def written(
     p = parts(unit=unit)
     if config["architecture"] == "jumprelu":
         p["threshold"] = THRESHOLD
+    if config["architecture"] == "matching_pursuit":
+        p = {name: p[name] for name in ("W_dec", "b_dec")}
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"sae_lens_version": "6.54.12"}
     whole = {"d_in": D, "d_sae": M, "dtype": "float32", "k": K, "metadata": metadata, **config}
@@ -169,7 +171,6 @@ def test_a_whitening_beside_the_weights_is_folded(
     ("config", "error", "words"),
     [
         ({"architecture": "temporal"}, Unsupported, "predicts each token"),
-        ({"architecture": "matching_pursuit"}, Unsupported, "one after another"),
         (
             {"architecture": "transcoder", "normalize_activations": "layer_norm"},
             Unsupported,
@@ -208,7 +209,7 @@ with torch.no_grad():
     for folder in sorted((root / "ours").glob("*")):
         told(SAE.load_from_disk(folder), folder)
     for name, (kind, config) in SAE_CLASS_REGISTRY.items():
-        if name in ("temporal", "matching_pursuit"):
+        if name == "temporal":
             continue
         encoder = "transcoder" in name
         for norm in ("none",) if encoder else ("none", "layer_norm", "constant_norm_rescale"):
@@ -219,11 +220,31 @@ with torch.no_grad():
             sae = kind(config(**given))
             for tensor in sae.parameters():
                 tensor += 0.3 * torch.rand_like(tensor)
+            if name == "matching_pursuit":
+                sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)
             folder = root / "theirs" / f"{name}-{norm}"
             sae.save_model(folder)
             told(sae, folder)
+    name = "matching_pursuit"
+    kind, config = SAE_CLASS_REGISTRY[name]
+    scaled = "expected_average_only_in"
+    sae = kind(config(d, m, residual_threshold=0.5, normalize_activations=scaled))
+    sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)
+    sae.b_dec += torch.rand_like(sae.b_dec)
+    folder = root / "theirs" / f"{name}-scaled"
+    sae.save_model(folder)
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.3}')
+    sae.fold_activation_norm_scaling_factor(0.3)
+    told(sae, folder)
 print("done")
 """
+
+
+PURSUITS: dict[str, dict[str, Any]] = {
+    "longest-none": {"residual_threshold": 0.0, "stop_on_duplicate_support": False},
+    "short-none": {"residual_threshold": 2.0, "max_iterations": 3},
+    "plain-none": {"apply_b_dec_to_input": False},
+}
 
 
 def close(sae: SparseAutoencoder, result: dict[str, torch.Tensor], name: str) -> None:
@@ -243,12 +264,16 @@ def test_every_architecture_of_the_real_library(tmp_path: Path) -> None:
         pytest.skip("MISTUDIO_SAELENS_PYTHON names no interpreter with sae-lens")
     save_file({"x": inputs()}, tmp_path / "x.safetensors")
     ours: dict[str, SparseAutoencoder] = {}
-    for architecture in ("standard", "topk", "jumprelu", "abstopk"):
+    for architecture in ("standard", "topk", "jumprelu", "abstopk", "matching_pursuit"):
         for norm in ("none", *NORMS):
             config = {"architecture": architecture, "normalize_activations": norm}
             sae, _ = read_saelens(written(tmp_path / "made" / f"{architecture}-{norm}", config))
             ours[f"{architecture}-{norm}"] = sae
             write_saelens(tmp_path / "ours" / f"{architecture}-{norm}", sae)
+    for name, rules in PURSUITS.items():
+        config = {"architecture": "matching_pursuit", **rules}
+        ours[name] = read_saelens(written(tmp_path / "made" / name, config))[0]
+        write_saelens(tmp_path / "ours" / name, ours[name])
     done = subprocess.run(
         [python, "-c", REAL, str(tmp_path)],
         env={**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": ""},
@@ -257,7 +282,7 @@ def test_every_architecture_of_the_real_library(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    known = {name for name in KINDS if name not in OURS_ALONE} | set(NOT_LINEAR)
+    known = {name for name in KINDS if name not in OURS_ALONE} | set(NOT_READ)
     assert set(json.loads((tmp_path / "registry.json").read_text())) == known
     for name, sae in ours.items():
         result = load_file(tmp_path / "ours" / name / "result.safetensors")
@@ -269,6 +294,6 @@ def test_every_architecture_of_the_real_library(tmp_path: Path) -> None:
                 2e-6 * result["y"].abs().max()
             ), name
     folders = sorted((tmp_path / "theirs").glob("*"))
-    assert len(folders) == 5 * 3 + 4
+    assert len(folders) == 6 * 3 + 1 + 4
     for folder in folders:
         close(read_saelens(folder)[0], load_file(folder / "result.safetensors"), folder.name)

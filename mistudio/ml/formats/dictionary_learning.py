@@ -255,7 +255,8 @@ def state_of(sae: SparseAutoencoder) -> tuple[str, dict[str, torch.Tensor]]:
         }
         return "AutoEncoderTopK", {**linear, **own}
     if sae.architecture != "standard":
-        raise Unsupported(f"{PROGRAM} has no {sae.architecture} SAEs; sparsify can hold this one.")
+        holder = "sparsify" if sae.pursuit is None else "SAELens"
+        raise Unsupported(f"{PROGRAM} has no {sae.architecture} SAEs; {holder} can hold this one.")
     if sae.apply_b_dec_to_input:
         return "AutoEncoder", {**linear, "bias": sae.b_dec_O}
     return "AutoEncoderNew", {**linear, "decoder.bias": sae.b_dec_O}

@@ -5,6 +5,9 @@ bits; a folder read here is brought to unit decoder rows and to the units of the
 the form in which our own library keeps SAEs; topk transcoders and groupmax, which SAELens has none
 of, are only written for that.
 
+Their matching_pursuit reads by what it writes: its files hold no encoder. Where it does not
+subtract b_dec it does not add it either, so that what the file says of it is left out.
+
 Their abstopk keeps the k latents of largest magnitude with their signs. It is read as the topk SAE
 of twice as many latents that computes the same: latent i + m is the negative side of latent i.
 """
@@ -12,13 +15,13 @@ of twice as many latents that computes the same: latent i + m is the negative si
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mistudio.core.errors import Damaged, Mismatch, Unsupported
+from mistudio.core.errors import Damaged, InvalidInput, Mismatch, Unsupported
 from mistudio.ml.formats.foreign import (
     GatedWeights,
     b_enc_without_subtraction,
@@ -29,7 +32,13 @@ from mistudio.ml.formats.foreign import (
 )
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
 from mistudio.ml.sae.base import KEEPING_K, SparseAutoencoder
-from mistudio.ml.sae.fold import fold_coordinates, fold_decoder_norms, fold_input_scale
+from mistudio.ml.sae.fold import (
+    fold_coordinates,
+    fold_decoder_norms,
+    fold_input_scale,
+    fold_unit_scale,
+)
+from mistudio.ml.sae.matching_pursuit import Pursuit
 from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
 from mistudio.ml.whitening import Coordinates
 
@@ -44,6 +53,7 @@ KINDS = {
     "abstopk": ("topk", "sae"),
     "jumprelu": ("jumprelu", "sae"),
     "gated": ("jumprelu", "sae"),
+    "matching_pursuit": ("matching_pursuit", "sae"),
     "transcoder": ("standard", "transcoder"),
     "skip_transcoder": ("standard", "skip_transcoder"),
     "jumprelu_transcoder": ("jumprelu", "transcoder"),
@@ -57,11 +67,9 @@ KINDS = {
 """their name of an architecture: our architecture and encoder"""
 READ_AS_ANOTHER = ("gated", "abstopk")
 NAMES = {kind: name for name, kind in KINDS.items() if name not in READ_AS_ANOTHER}
-NOT_LINEAR = {
+NOT_READ = {
     "temporal": "predicts each token from those before it, so its latents are no function of one "
     "token's activations",
-    "matching_pursuit": "chooses its latents one after another, each by what the others left over, "
-    "and not by one product with an encoder",
 }
 """what keeps an architecture of theirs from being read"""
 OURS_ALONE = (
@@ -124,6 +132,8 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
     }
     if sae.architecture in KEEPING_K:
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    if sae.pursuit is not None:
+        config |= asdict(sae.pursuit)
     if sae.is_transcoder:
         config |= {"d_out": sae.d_out}
     described = {
@@ -140,6 +150,8 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
 
 def tensors_of(sae: SparseAutoencoder) -> dict[str, torch.Tensor]:
     """The tensors of sae_weights.safetensors; transcoders there never subtract b_dec."""
+    if sae.pursuit is not None:
+        return {"W_dec": sae.W_dec_FO, "b_dec": sae.b_dec_O}
     tensors = {
         "W_enc": sae.W_enc_DF,
         "b_enc": b_enc_without_subtraction(sae) if sae.is_transcoder else sae.b_enc_F,
@@ -164,15 +176,15 @@ def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise Damaged(f"{CONFIG_FILE} in {folder} does not say {key}; it is no SAE.")
     architecture = config.get("architecture", "standard")
-    if architecture in NOT_LINEAR:
-        raise Unsupported(f"This {architecture} SAE cannot be read: it {NOT_LINEAR[architecture]}.")
+    if architecture in NOT_READ:
+        raise Unsupported(f"This {architecture} SAE cannot be read: it {NOT_READ[architecture]}.")
     if architecture not in KINDS:
         known = ", ".join(name for name in KINDS if name not in OURS_ALONE)
         raise Unsupported(f"SAEs of architecture {architecture!r} cannot be read; {known} can.")
     tensors = _read_tensors(folder / WEIGHTS_FILE, str(config.get("dtype", "float32")))
     metadata = dict(config.get("metadata") or {})
     sae = _assemble(architecture, config, tensors, metadata)
-    by_length = bool(config.get("rescale_acts_by_decoder_norm"))
+    by_length = sae.pursuit is None and bool(config.get("rescale_acts_by_decoder_norm"))
     if by_length:  # before a whitening changes the lengths
         sae = fold_decoder_norms(sae)
     scaling = config.get("normalize_activations", "none")
@@ -187,7 +199,8 @@ def _scaled(sae: SparseAutoencoder, scaling: str, folder: Path) -> SparseAutoenc
     """An SAE that reads activations scaled in one of SAELens' ways as one that reads them."""
     if not sae.is_transcoder:
         if scaling == "expected_average_only_in":
-            return fold_input_scale(sae, _scaling_factor(folder))
+            fold = fold_input_scale if sae.pursuit is None else fold_unit_scale
+            return fold(sae, _scaling_factor(folder))
         if scaling == "covariance_whitening":
             return fold_coordinates(sae, _whitening(folder, sae.d_in))
         if scaling in TOKEN_NORMS:
@@ -203,7 +216,9 @@ def _assemble(
 ) -> SparseAutoencoder:
     architecture, encoder = KINDS[name]
     needed = ["W_enc", "W_dec", "b_dec"]
-    if name == "gated":
+    if name == "matching_pursuit":
+        needed.remove("W_enc")
+    elif name == "gated":
         needed += ["b_gate", "r_mag", "b_mag"]
     else:
         needed += ["b_enc", "threshold"] if architecture == "jumprelu" else ["b_enc"]
@@ -218,6 +233,8 @@ def _assemble(
     extra = sorted(set(tensors) - set(needed))
     if extra:
         raise Unsupported(f"{WEIGHTS_FILE} holds {', '.join(extra)}, which is not understood.")
+    if name == "matching_pursuit":
+        return _pursuing(config, tensors["W_dec"], tensors["b_dec"], metadata)
     shape = (config["d_in"], config["d_sae"])
     if tuple(tensors["W_enc"].shape) != shape:
         raise Mismatch(
@@ -247,6 +264,38 @@ def _assemble(
         apply_b_dec_to_input=encoder == "sae" and bool(config.get("apply_b_dec_to_input", True)),
         W_skip_OD=tensors.get("W_skip"),
         encoder=encoder,
+        metadata=metadata,
+    )
+
+
+def _pursuing(
+    config: Mapping[str, Any],
+    W_dec_FO: torch.Tensor,
+    b_dec_O: torch.Tensor,
+    metadata: dict[str, Any],
+) -> SparseAutoencoder:
+    shape = (config["d_sae"], config["d_in"])
+    if tuple(W_dec_FO.shape) != shape:
+        raise Mismatch(f"W_dec has shape {tuple(W_dec_FO.shape)}, {CONFIG_FILE} says {shape}.")
+    known = Pursuit()
+    least = config.get("residual_threshold", known.residual_threshold)
+    steps = config.get("max_iterations", known.max_iterations)
+    if not isinstance(least, (int, float)) or not isinstance(steps, (int, type(None))):
+        raise Damaged(f"{CONFIG_FILE} does not say when the pursuit is done.")
+    once = bool(config.get("stop_on_duplicate_support", known.stop_on_duplicate_support))
+    subtracts = bool(config.get("apply_b_dec_to_input", True))
+    try:
+        pursuit = Pursuit(float(least), steps, once)
+    except InvalidInput as error:
+        raise Damaged(f"{CONFIG_FILE} is not usable. {error.sentence}") from error
+    return SparseAutoencoder(
+        W_dec_FO.T,
+        torch.zeros(shape[0]),
+        W_dec_FO,
+        b_dec_O if subtracts else torch.zeros_like(b_dec_O),
+        "matching_pursuit",
+        apply_b_dec_to_input=subtracts,
+        pursuit=pursuit,
         metadata=metadata,
     )
 

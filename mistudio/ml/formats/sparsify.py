@@ -111,7 +111,8 @@ def write_sparsify(
     """
     check_no_token_norm(sae, PROGRAM)
     if sae.architecture not in ACTIVATIONS:
-        others = "SAELens" if sae.is_transcoder else "SAELens and dictionary_learning"
+        alone = sae.is_transcoder or sae.pursuit is not None
+        others = "SAELens" if alone else "SAELens and dictionary_learning"
         raise Unsupported(
             f"sparsify only holds topk and groupmax SAEs, and this one is {sae.architecture}; "
             f"{others} can hold it."

@@ -33,6 +33,7 @@ ARCHITECTURE_TEXTS = {
     "matryoshka_batch_topk": "Matryoshka BatchTopK",
     "topk": "TopK",
     "groupmax": "GroupMax",
+    "matching_pursuit": "Matching pursuit",
     "standard": "Standard (ReLU, L1)",
     "gated": "Gated",
     "jumprelu": "JumpReLU",

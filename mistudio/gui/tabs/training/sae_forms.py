@@ -135,12 +135,13 @@ def export_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
 def formats_for(sae: SaeRow) -> list[str]:
     """The formats that hold an SAE of this kind."""
     is_transcoder, is_groupmax = sae.encoder_type != "sae", sae.architecture == "groupmax"
-    compares = is_groupmax or sae.architecture == "topk"
+    keeps_k = is_groupmax or sae.architecture == "topk"
+    usual = not is_groupmax and sae.architecture != "matching_pursuit"
     fits = {
-        "saelens": not is_groupmax and not (compares and is_transcoder),
-        "dictionary_learning": not is_groupmax and not is_transcoder,
-        "sparsify": compares and sae.d_in == sae.d_out and sae.hook_in != "attn_z",
-        "circuit_tracer": is_transcoder and not compares and sae.d_in == sae.d_out,
+        "saelens": not is_groupmax and not (keeps_k and is_transcoder),
+        "dictionary_learning": usual and not is_transcoder,
+        "sparsify": keeps_k and sae.d_in == sae.d_out and sae.hook_in != "attn_z",
+        "circuit_tracer": is_transcoder and not keeps_k and sae.d_in == sae.d_out,
     }
     return [name for name in SAE_FORMATS if fits[name]]
 
