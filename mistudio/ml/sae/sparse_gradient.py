@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mistudio.ml.sae.selection import SparseCodes
 
+WIDE = 4  # decoder rows a token, above which products are formed latent by latent (measured)
 SLICE_BYTES = 8 << 20  # of a weight gradient formed at a time: stays in cache and off fresh pages
 
 
@@ -65,20 +66,40 @@ def weighted_rows(table_FO: torch.Tensor, codes: SparseCodes) -> torch.Tensor:
 def value_gradient(
     codes: SparseCodes, grad_BO: torch.Tensor, W_dec_FO: torch.Tensor
 ) -> torch.Tensor:
-    """⟨grad of the token, decoder row of the latent⟩ for each entry [n]."""
+    """⟨grad of the token, decoder row of the latent⟩ for each entry [n].
+
+    Where the decoder is much the larger one, the products are formed latent by latent: what is
+    fetched again and again is then the gradient. They are the same to the bit.
+    """
     if codes.ids.numel() == 0:
         return torch.zeros_like(codes.values)
+    latents = W_dec_FO.shape[0]
+    if grad_BO.device.type != "cpu" or latents <= WIDE * grad_BO.shape[0]:
+        return _products(codes.row_splits, codes.ids, codes.values, grad_BO, W_dec_FO)
+    by_latent = sort_by_latent(codes, latents)
+    found = _products(by_latent.splits, by_latent.rows, codes.values, W_dec_FO, grad_BO)
+    return torch.empty_like(found).index_copy_(0, by_latent.order, found)
+
+
+def _products(
+    splits: torch.Tensor,
+    columns: torch.Tensor,
+    like: torch.Tensor,
+    rows_RO: torch.Tensor,
+    table_CO: torch.Tensor,
+) -> torch.Tensor:
+    """⟨row, table row⟩ of each entry [n] of a CSR pattern, in the dtype of `like` [n]."""
     with warnings.catch_warnings():
         # CSR is called "beta" by torch; the pattern is valid by construction
         warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)", category=UserWarning)
         pattern = torch.sparse_csr_tensor(
-            codes.row_splits,
-            codes.ids,
-            torch.zeros_like(codes.values),
-            size=(grad_BO.shape[0], W_dec_FO.shape[0]),
+            splits,
+            columns,
+            torch.zeros_like(like),
+            size=(rows_RO.shape[0], table_CO.shape[0]),
             check_invariants=False,
         )
-        return torch.sparse.sampled_addmm(pattern, grad_BO, W_dec_FO.T, beta=0.0).values()
+        return torch.sparse.sampled_addmm(pattern, rows_RO, table_CO.T, beta=0.0).values()
 
 
 def weight_gradient(
