@@ -29,8 +29,21 @@ from mistudio.ml.formats.saelens import write_saelens
 from mistudio.ml.formats.sparsify import write_sparsify
 from mistudio.ml.sae.matching_pursuit import Pursuit
 from mistudio.store.database import _WriterFirst
+from mistudio.store.records import SaeRow
 from mistudio.store.tables import FEATURE_SETS, SAES, TOKENIZATIONS
 from tests.helpers.studio import run
+
+
+def is_used(studio: Studio, row: SaeRow) -> None:
+    """Its features are found, and one of them steers."""
+    harvest = HarvestConfig(sae=row.id, dataset="stories", rows=32, context=32)
+    stored = run(studio, "harvest", harvest)
+    assert (FEATURE_SETS.get(studio.db(), str(stored["feature_set"])).n_live or 0) > 5
+    steer = SteerConfig(
+        sae=row.id, feature=("2=30:clamp",), prompt="Once", unit="raw", max_tokens=8,
+        temperature=0.0,
+    )  # fmt: skip
+    assert run(studio, "steer", steer)["acted"] > 0
 
 
 def test_an_sae_goes_to_dictionary_learning_and_comes_back(trained: Studio, tmp_path: Path) -> None:
@@ -62,14 +75,7 @@ def test_a_groupmax_is_measured_read_steered_with_and_goes_back(
     assert torch.equal(read_sae(trained, row).reconstruct(x), sae.reconstruct(x))
     figures = run(trained, "evaluate", EvaluateConfig(sae=row.id, dataset="stories", tokens=1024))
     assert 0 < figures["l0"] <= sae.n_latents // 4
-    harvest = HarvestConfig(sae=row.id, dataset="stories", rows=32, context=32)
-    stored = run(trained, "harvest", harvest)
-    assert (FEATURE_SETS.get(trained.db(), str(stored["feature_set"])).n_live or 0) > 5
-    steer = SteerConfig(
-        sae=row.id, feature=("2=30:clamp",), prompt="Once", unit="raw", max_tokens=8,
-        temperature=0.0,
-    )  # fmt: skip
-    assert run(trained, "steer", steer)["acted"] > 0
+    is_used(trained, row)
     with pytest.raises(StudioError, match="SAELens has no groupmax"):
         run(trained, "export_sae", ExportSaeConfig(sae=row.id, out=str(tmp_path / "x")))
     out = ExportSaeConfig(sae=row.id, format="sparsify", out=str(tmp_path / "again"))
@@ -100,14 +106,7 @@ def test_a_matching_pursuit_is_measured_read_steered_with_and_goes_back(
     assert torch.equal(kept.reconstruct(x), sae.reconstruct(x))
     figures = run(trained, "evaluate", EvaluateConfig(sae=row.id, dataset="stories", tokens=1024))
     assert 0 < figures["l0"] <= 12
-    harvest = HarvestConfig(sae=row.id, dataset="stories", rows=32, context=32)
-    stored = run(trained, "harvest", harvest)
-    assert (FEATURE_SETS.get(trained.db(), str(stored["feature_set"])).n_live or 0) > 5
-    steer = SteerConfig(
-        sae=row.id, feature=("2=30:clamp",), prompt="Once", unit="raw", max_tokens=8,
-        temperature=0.0,
-    )  # fmt: skip
-    assert run(trained, "steer", steer)["acted"] > 0
+    is_used(trained, row)
     refused = ExportSaeConfig(sae=row.id, format="sparsify", out=str(tmp_path / "x"))
     with pytest.raises(StudioError, match="SAELens can hold it"):
         run(trained, "export_sae", refused)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mistudio.core.training_configs import TrainConfig
-from mistudio.ml.sae import dense, dense_band, dense_tiles, trainable
+from mistudio.ml.sae import dense, dense_band, dense_parts, trainable
 from mistudio.ml.sae.firing import FiringMask
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import Penalty, TrainableSae
@@ -131,8 +131,7 @@ def choose_path(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     latents that fire summed one by one ("band") or not."""
     monkeypatch.setattr(dense, "SPARSE_BELOW", {"cpu": 2.0 if path == "active" else 0.0})
     monkeypatch.setattr(dense, "FEW_BELOW", {"cpu": 2.0 if path == "band" else 0.0})
-    for module in (dense_tiles, dense_band):
-        monkeypatch.setattr(module, "TILE_LATENTS", {"cpu": 24})
+    monkeypatch.setattr(dense_parts, "TILE_LATENTS", {"cpu": 24})
     monkeypatch.setattr(dense_band, "BLOCK_ENTRIES", 5 * M)
     used = {"tiles": "tiled_step", "active": "active_step", "band": "band_step"}[path]
     for name in {"tiled_step", "active_step", "band_step"} - {used}:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mistudio.ml.sae.dense_parts import StepSums
+from mistudio.ml.sae.dense_parts import StepSums, keep_lengths, tiles_of, total
 from mistudio.ml.sae.selection import SparseCodes, above, splits_of
 from mistudio.ml.sae.sparse_gradient import sort_by_latent, weight_gradient, weighted_rows
 from mistudio.ml.sae.trainable import Penalty
@@ -19,7 +19,6 @@ from mistudio.ml.sae.trainable import Penalty
 if TYPE_CHECKING:
     from mistudio.ml.sae.dense import DenseSae
 
-TILE_LATENTS = {"cpu": 512}  # elsewhere all at once: a GPU has no cache to stay in
 BLOCK_ENTRIES = 1 << 18  # that are looked through for latents that fire at a time (1 MB)
 
 
@@ -33,8 +32,7 @@ def band_step(
     W_enc_FD, W_dec_FO = sae.parameters["W_enc_FD"], sae.parameters["W_dec_FO"]
     grad_enc_FD, grad_dec_FO = sae.weight_gradients()
     width = W_enc_FD.shape[0]
-    step = TILE_LATENTS.get(x_BD.device.type, width)
-    tiles = [slice(start, min(start + step, width)) for start in range(0, width, step)]
+    tiles = tiles_of(width, x_BD.device)
     out_BO, pre_sum_F = torch.empty_like(wanted_BO), torch.zeros_like(W_enc_FD[:, 0])
     squares, penalties, ghosts, parts, start = [], [], [], [], 0
     for x_CD, wanted_CO in zip(
@@ -63,17 +61,16 @@ def band_step(
     by_latent = sort_by_latent(_joined(parts), width)
     values = torch.cat([codes.values for codes in parts])[by_latent.order]
     weight_gradient(by_latent, values, out_BO, grad_dec_FO)
-    if not sae.unit_decoder:
+    if sae.unit_decoder:
+        keep_lengths(grad_dec_FO, W_dec_FO, tiles)
+    else:
         sae.add_norm_gradient(grad_dec_FO, penalty.weight * unit)
-    for at in tiles if sae.unit_decoder else ():  # what would only change the length of a row
-        along_T1 = (grad_dec_FO[at] * W_dec_FO[at]).sum(1, keepdim=True)
-        grad_dec_FO[at].addcmul_(along_T1, W_dec_FO[at], value=-1)
-    squared_error = _total(squares)
+    squared_error = total(squares)
     return StepSums(
         squared_error=squared_error,
         reconstruction=squared_error,
-        sparsity=_total(penalties),
-        ghost=_total(ghosts),
+        sparsity=total(penalties),
+        ghost=total(ghosts),
         counts_F=by_latent.counts,
         last_row_F=by_latent.last_rows,
         grad_out_O=out_BO.sum(0),
@@ -108,7 +105,3 @@ def _joined(parts: list[SparseCodes]) -> SparseCodes:
         entries += codes.ids.numel()
     values, ids = (torch.cat([getattr(c, name) for c in parts]) for name in ("values", "ids"))
     return SparseCodes(values, ids, torch.cat(splits))
-
-
-def _total(parts: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(parts).double().sum().to(parts[0].dtype)

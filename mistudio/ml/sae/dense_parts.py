@@ -10,6 +10,8 @@ import torch
 from mistudio.ml.sae.selection import SparseCodes
 from mistudio.ml.sae.trainable import Penalty
 
+TILE_LATENTS = {"cpu": 512}  # elsewhere all at once: a GPU has no cache to stay in
+
 
 class StepSums(NamedTuple):
     """What a step adds up over the batch; the gradients of the weights are in their `grad`.
@@ -78,3 +80,21 @@ def has_rare(penalty: Penalty, at: slice) -> bool:
     return (
         penalty.rare_F is not None and penalty.ghost != 0 and bool(penalty.rare_F[at].any().item())
     )
+
+
+def tiles_of(width: int, device: torch.device) -> list[slice]:
+    """All latents in pieces whose element-wise work stays in the cache."""
+    step = TILE_LATENTS.get(device.type, width)
+    return [slice(start, min(start + step, width)) for start in range(0, width, step)]
+
+
+def keep_lengths(grad_dec_FO: torch.Tensor, W_dec_FO: torch.Tensor, tiles: list[slice]) -> None:
+    """Take out of the decoder's gradient, in place, what would only change the length of a row."""
+    for at in tiles:
+        along_T1 = (grad_dec_FO[at] * W_dec_FO[at]).sum(1, keepdim=True)
+        grad_dec_FO[at].addcmul_(along_T1, W_dec_FO[at], value=-1)
+
+
+def total(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of scalars, added in float64."""
+    return torch.stack(parts).double().sum().to(parts[0].dtype)

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mistudio.ml.sae.dense_parts import StepSums
+from mistudio.ml.sae.dense_parts import StepSums, keep_lengths, tiles_of, total
 from mistudio.ml.sae.firing import FiringMask
 from mistudio.ml.sae.trainable import Penalty
 
 if TYPE_CHECKING:
     from mistudio.ml.sae.dense import DenseSae
-
-TILE_LATENTS = {"cpu": 512}  # elsewhere all at once: a GPU has no cache to stay in
 
 
 def tiled_step(
@@ -27,8 +25,7 @@ def tiled_step(
     W_enc_FD, W_dec_FO = sae.parameters["W_enc_FD"], sae.parameters["W_dec_FO"]
     grad_enc_FD, grad_dec_FO = sae.weight_gradients()
     width = W_enc_FD.shape[0]
-    step = TILE_LATENTS.get(x_BD.device.type, width)
-    tiles = [slice(start, min(start + step, width)) for start in range(0, width, step)]
+    tiles = tiles_of(width, x_BD.device)
     errors2, counted, penalties, ghosts = [], [], [], []
     counts_F = torch.zeros(width, dtype=torch.int64, device=x_BD.device)
     last_row_F = torch.zeros_like(counts_F)
@@ -74,16 +71,15 @@ def tiled_step(
             counts_F[at] += counts_T
             last_row_F[at] = torch.where(last_T > 0, last_T - 1 + start, last_row_F[at])
         start += rows
-    if not sae.unit_decoder:
+    if sae.unit_decoder:
+        keep_lengths(grad_dec_FO, W_dec_FO, tiles)
+    else:
         sae.add_norm_gradient(grad_dec_FO, penalty.weight * unit)
-    for at in tiles if sae.unit_decoder else ():  # what would only change the length of a row
-        along_T1 = (grad_dec_FO[at] * W_dec_FO[at]).sum(1, keepdim=True)
-        grad_dec_FO[at].addcmul_(along_T1, W_dec_FO[at], value=-1)
     return StepSums(
-        squared_error=_total(errors2),
-        reconstruction=_total(counted),
-        sparsity=_total(penalties),
-        ghost=_total(ghosts),
+        squared_error=total(errors2),
+        reconstruction=total(counted),
+        sparsity=total(penalties),
+        ghost=total(ghosts),
         counts_F=counts_F,
         last_row_F=last_row_F,
         grad_out_O=grad_out_O,
@@ -101,7 +97,3 @@ def _even(rows: int, limit: int) -> int:
 def _tile(kept: torch.Tensor, rows: int, at: slice) -> torch.Tensor:
     """The part of a flat buffer that holds the latents `at` of some rows, [C, T]."""
     return kept[rows * at.start : rows * at.stop].view(rows, at.stop - at.start)
-
-
-def _total(parts: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(parts).double().sum().to(parts[0].dtype)
