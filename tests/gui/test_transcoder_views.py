@@ -151,6 +151,7 @@ def test_a_run_card_tells_them_too(
         ({"architecture": "groupmax"}, ["sparsify"]),
         ({**TRANSCODER, "architecture": "groupmax"}, ["sparsify"]),
         ({"architecture": "matching_pursuit"}, ["saelens"]),
+        ({"architecture": "temporal"}, ["saelens"]),
         ({**TRANSCODER, "d_out": 32}, ["saelens"]),
     ],
 )

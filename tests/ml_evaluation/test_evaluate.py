@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,10 +18,12 @@ from mistudio.ml.evaluation.definitions import LOSS
 from mistudio.ml.evaluation.evaluate import evaluate
 from mistudio.ml.evaluation.language_model_loss import LossSums, PatchedForwards, scored_positions
 from mistudio.ml.evaluation.measure import TextPart, spread_rows
-from mistudio.ml.hooks import hook_place
+from mistudio.ml.formats.saelens import read_saelens
+from mistudio.ml.hooks import first_tensor, hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
 from tests.helpers.tiny import STORIES, tiny_loaded, write_tokens
+from tests.ml_formats.foreign_files import K, temporal_by_hand, temporal_parts, written_temporal
 
 D = 32
 
@@ -92,6 +96,42 @@ def test_clean_loss_is_the_models_own(loaded: LoadedModel, tokens: TokenStore) -
     assert found["ce_clean"] == pytest.approx(float(loss), rel=1e-5)
     assert found["ce_n"] == int(scored.sum())
     assert found["n"] == int(keep.sum())
+
+
+def test_a_temporal_sae_reads_whole_rows(
+    loaded: LoadedModel, tokens: TokenStore, tmp_path: Path
+) -> None:
+    parts = temporal_parts(width=D)
+    sae, _ = read_saelens(written_temporal(tmp_path, parts, d_in=D))
+    found = measured(sae, loaded, tokens)
+    rows = np.array(tokens.rows("train"))
+    ids = torch.from_numpy(tokens.ids[rows].astype(np.int64))
+    keep = torch.from_numpy(tokens.mask[rows] == 0)
+    seen: list[torch.Tensor] = []
+    block = loaded.blocks.modules[1]
+    handle = block.register_forward_hook(lambda *values: seen.append(first_tensor(values[2])))
+    with torch.inference_mode():
+        loaded.model(input_ids=ids)
+    handle.remove()
+    x, b_dec = seen[0].double(), parts["b_dec"].double()
+    f, expected = temporal_by_hand(x - b_dec, parts, k=K)
+    y = f @ parts["W_dec"].double() + expected + b_dec
+    error, spread = (x - y)[keep].square().sum(), (x - x[keep].mean(0))[keep].square().sum()
+    assert found["ev"] == pytest.approx(float(1 - error / spread), abs=1e-5)
+    assert found["l0"] == pytest.approx(float((f[keep] > 0).sum(1).double().mean()), abs=1e-6)
+    assert found["n"] == int(keep.sum())
+
+    def put(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.where(keep[..., None], y.float(), first_tensor(output))
+
+    handle = block.register_forward_hook(put)
+    with torch.inference_mode():
+        logits = loaded.model(input_ids=ids).logits
+    handle.remove()
+    scored = scored_positions(keep, tokens.mask[rows])
+    loss = torch.nn.functional.cross_entropy(logits[scored], ids.roll(-1, 1)[scored])
+    assert found["ce_sae"] == pytest.approx(float(loss), rel=1e-5)
+    assert abs(found["ce_sae"] - found["ce_clean"]) > 1e-3
 
 
 def test_loss_budget_and_norm_cut(loaded: LoadedModel, tokens: TokenStore) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -117,3 +118,103 @@ def agrees(sae: SparseAutoencoder, f: torch.Tensor, p: dict[str, torch.Tensor]) 
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
+
+
+HEADS, KEYS = 2, 8  # of a temporal SAE's layer: heads, and the width of its keys
+
+
+def texts() -> torch.Tensor:
+    """The tokens of `inputs` as 5 texts of 10 tokens: x [5, 10, D]."""
+    return inputs().view(5, 10, D)
+
+
+def temporal_parts(
+    *, layers: int = 1, tied: bool = True, unit: bool = True, width: int = D
+) -> dict[str, torch.Tensor]:
+    """The tensors of a temporal SAE by SAELens's names; of another width it is tied."""
+    p = parts(unit=unit)
+    found = {"W_dec": p["W_dec"], "b_dec": p["b_dec"]}
+    if width != D:
+        W_dec = torch.nn.functional.normalize(random(M, width, seed=1), dim=1)
+        found = {"W_dec": W_dec, "b_dec": random(width, seed=4, scale=0.1)}
+    elif not tied:
+        found["W_enc"] = p["W_enc"]
+    shapes = {"k_ctx": (KEYS, M), "q_target": (KEYS, M), "v_ctx": (M, M), "c_proj": (M, M)}
+    for layer in range(layers):
+        for number, (name, shape) in enumerate(shapes.items()):
+            seed = 20 + 10 * layer + number
+            stem = f"attn_layers.{layer}.{name}"
+            found[f"{stem}.weight"] = random(*shape, seed=seed, scale=0.6)
+            found[f"{stem}.bias"] = random(shape[0], seed=seed + 5, scale=0.3)
+    return found
+
+
+def temporal_by_hand(
+    z: torch.Tensor, tensors: dict[str, torch.Tensor], *, k: int | None, layers: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents of its own [B, S, M] and what a temporal SAE expects [B, S, d] of z = x - b_dec.
+
+    Text by text, token by token, head by head; before the first token stands one of no latents.
+    """
+    p = {name: tensor.double() for name, tensor in tensors.items()}
+    W_dec, W_enc = p["W_dec"], p.get("W_enc", p["W_dec"].T)
+    z, factor = z.double(), 1 / (4 * z.shape[-1])
+    f = torch.zeros(*z.shape[:2], M, dtype=torch.float64)
+    expected = torch.zeros_like(z)
+    for text in range(len(z)):
+        left = z[text].clone()
+        for layer in range(layers):
+            stem = f"attn_layers.{layer}"
+
+            def told(name: str, of: torch.Tensor, stem: str = stem) -> torch.Tensor:
+                return p[f"{stem}.{name}.weight"] @ of + p[f"{stem}.{name}.bias"]
+
+            latents = (factor * left @ W_enc).clamp(min=0)
+            before = [torch.zeros(M, dtype=torch.float64), *latents[:-1]]
+            given = []
+            for token in range(z.shape[1]):
+                heads = []
+                for head in range(HEADS):
+                    keys = slice(head * KEYS // HEADS, (head + 1) * KEYS // HEADS)
+                    values = slice(head * M // HEADS, (head + 1) * M // HEADS)
+                    query = told("q_target", latents[token])[keys]
+                    seen = before[: token + 1]
+                    scores = torch.stack([query @ told("k_ctx", one)[keys] for one in seen])
+                    weights = (scores / (KEYS // HEADS) ** 0.5).softmax(0)
+                    told_values = torch.stack([told("v_ctx", one)[values] for one in seen])
+                    heads.append(weights @ told_values)
+                out = told("c_proj", torch.cat(heads)).clamp(min=0)
+                given.append(out @ W_dec)
+            for token, direction in enumerate(given):
+                length = direction.norm() + 1e-6
+                part = (direction @ left[token]) / length**2 * direction
+                expected[text, token] += part
+                left[token] -= part
+        h = factor * left @ W_enc
+        f[text] = h.clamp(min=0) if k is None else kept_top_k(h, k)
+    return f, expected
+
+
+def written_temporal(
+    folder: Path, tensors: dict[str, torch.Tensor] | None = None, **config: Any
+) -> Path:
+    """A folder with a temporal SAE as SAELens writes it."""
+    tensors = temporal_parts() if tensors is None else tensors
+    told = {
+        "architecture": "temporal",
+        "d_in": D,
+        "d_sae": M,
+        "dtype": "float32",
+        "n_heads": HEADS,
+        "n_attn_layers": 1,
+        "bottleneck_factor": M // KEYS,
+        "sae_diff_type": "topk",
+        "kval_topk": K,
+        "tied_weights": "W_enc" not in tensors,
+        "apply_b_dec_to_input": True,
+        "metadata": {"sae_lens_version": "6.54.12"},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cfg.json").write_text(json.dumps({**told, **config}))
+    save_file(tensors, folder / "sae_weights.safetensors")
+    return folder

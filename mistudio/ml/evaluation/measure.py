@@ -126,11 +126,14 @@ def measure(
         )
         for reason, count in kept.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
-        x_TD, keep_BS = x_BSD[kept.keep_BS].float(), kept.keep_BS.cpu().numpy()
-        y_TO = y_BSO[kept.keep_BS].float() if capture.is_pair else x_TD
+        keep_BS = kept.keep_BS.cpu().numpy()
+        y_TO = y_BSO[kept.keep_BS].float()
         group_T = groups.of(docs_BS, keep_BS)[keep_BS]
         row_T = np.broadcast_to(chosen[:, None], keep_BS.shape)[keep_BS]
-        recons_TO = [_add(one, x_TD, y_TO, group_T, row_T) for one in found]
+        recons_TO: list[torch.Tensor] = []
+        for one in found:
+            x_TD = one.sae.in_context(x_BSD)[kept.keep_BS].float()
+            recons_TO.append(_add(one, x_TD, y_TO, group_T, row_T))
         if logits_BSV is not None:
             scored_BS = scored_positions(kept.keep_BS, mask_BS)
             scored = scored_BS.cpu().numpy()

@@ -37,11 +37,12 @@ class StoredReference:
     """Activations of kept tokens in a file, row after row: of each pass x [T, D], then y [T, O].
 
     `keeps` tells for each pass which tokens of its rows were kept. y is there for a transcoder
-    only.
+    only; x are `width` numbers, which of a temporal SAE begin with those of the hook.
     """
 
     path: Path
     dtype: torch.dtype = torch.float32
+    width: int = 0
     keeps: list[np.ndarray] = field(default_factory=list[np.ndarray])
     dropped: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -75,11 +76,12 @@ def store_reference(
             )
             for reason, count in kept.dropped.items():
                 stored.dropped[reason] = stored.dropped.get(reason, 0) + count
-            stored.dtype = x_BSD.dtype
+            read_BSD = sae.in_context(x_BSD)
+            stored.dtype, stored.width = read_BSD.dtype, read_BSD.shape[-1]
             stored.keeps.append(kept.keep_BS.cpu().numpy())
-            _write(file, x_BSD[kept.keep_BS])
+            _write(file, read_BSD[kept.keep_BS])
             if capture.is_pair:
-                _write(file, y_BSO[kept.keep_BS].to(x_BSD.dtype))
+                _write(file, y_BSO[kept.keep_BS].to(read_BSD.dtype))
             report.progress(_done(rows, chosen), "Reading the reference")
     if not any(keep_BS.any() for keep_BS in stored.keeps):
         raise InvalidInput("No held-out token can be used: all are special, masked or not finite.")
@@ -114,9 +116,9 @@ def survival(
     with stored.path.open("rb") as file:
         for chosen, keep_BS in zip(_passes(text.tokens, rows), stored.keeps, strict=True):
             control.check()
-            both_BS = capture(_ids(capture, text.tokens, chosen))
+            x_BSD, y_BSO = capture(_ids(capture, text.tokens, chosen))
             kept = torch.from_numpy(keep_BS).to(capture.device)
-            x_TD, y_TO = (values[kept].float() for values in both_BS)
+            x_TD, y_TO = sae.in_context(x_BSD)[kept].float(), y_BSO[kept].float()
             if not (x_TD.isfinite().all() and y_TO.isfinite().all()):
                 raise Unsupported(
                     "In this format the model gives activations that are no numbers; choose "
@@ -124,8 +126,8 @@ def survival(
                     code="not_finite",
                 )
             count = int(keep_BS.sum())
-            reference_TD = _read(file, stored.dtype, count, capture.d_in).to(x_TD)
-            reference_TO = reference_TD
+            reference_TD = _read(file, stored.dtype, count, stored.width).to(x_TD)
+            reference_TO = reference_TD[:, : capture.d_in]
             if capture.is_pair:
                 reference_TO = _read(file, stored.dtype, count, capture.d_out).to(x_TD)
             group_T = groups.of(np.asarray(text.tokens.docs[chosen]), keep_BS)[keep_BS]
@@ -137,7 +139,7 @@ def survival(
                 reconstruction[i].add(wanted, sae.decode_sparse(found, read), found, group_T)
                 firing[i].add(found, row_T)
             pairs.add(codes[0], codes[1])
-            _add_distance(moved, reference_TD, x_TD, group_T)
+            _add_distance(moved, reference_TD[:, : capture.d_in], x_TD[:, : capture.d_in], group_T)
             report.progress(_done(rows, chosen), "Comparing", rate=f"{pairs.tokens:,} tokens")
     firings = [one.firings_F.numpy() for one in firing]
     figures, per_feature = pairs.result(firings[0], firings[1], min_firings)

@@ -204,6 +204,7 @@ class Ablator:
         self._check()
         clean = self._rerun.clean(torch.from_numpy(windows.ids_WS))
         keep_BS = counted(clean.x_BSD, clean.y_BSO, windows.mask_WS, self._store)
+        clean = clean._replace(x_BSD=self._sae.in_context(clean.x_BSD))
         return Read(windows, clean, keep_BS, scored_positions(keep_BS, windows.mask_WS))
 
     def _ablate(

@@ -150,7 +150,7 @@ def _agreement(
 ) -> Agreement:
     """Compare the first rows' entries with what the SAE gives for them, where tokens count."""
     block = read_block(tokens, plan, height, 0)
-    codes = sae.encode_sparse(source(block)[0].flatten(0, 1))
+    codes = sae.encode_sparse(sae.in_context(source(block)[0]).flatten(0, 1))
     kept_T = np.asarray(tokens.mask[:height]).reshape(-1) == CONTENT
     found = []
     own_counts = np.diff(codes.row_splits.cpu().numpy())

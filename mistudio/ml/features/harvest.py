@@ -216,7 +216,7 @@ def _look_first(
                 x_RSD, y_RSO, block.mask_RS, norms, settings.norm_cut, settings.mask_special
             )
             keep_RS = torch.from_numpy(mask_RS == KEPT).to(x_RSD.device)
-            sample.append((x_RSD[keep_RS], y_RSO[keep_RS]))
+            sample.append((sae.in_context(x_RSD)[keep_RS], y_RSO[keep_RS]))
         seen.append((x_RSD, y_RSO))
     fit = measure_fit(sae, sample, expected_ev)
     state.fit = {"ev": fit.ev, "n": fit.n, "expected": expected_ev, "warning": fit.warning}
@@ -291,7 +291,7 @@ def _encode(
     mask_RS = store_mask(
         x_BSD, y_BSO, block.mask_RS, norms, settings.norm_cut, settings.mask_special
     )
-    x_TD = x_BSD.flatten(0, 1)
+    x_TD = sae.in_context(x_BSD).flatten(0, 1)
     if (mask_RS == NOT_FINITE).any():
         x_TD = torch.where(x_TD.isfinite().all(1, keepdim=True), x_TD, 0.0)
     codes = sae.encode_sparse(x_TD)
@@ -388,9 +388,13 @@ def _key(
         parts["token_norm"] = sae.token_norm
     if sae.pursuit is not None:
         parts["pursuit"] = asdict(sae.pursuit)
+    tensors = [sae.W_enc_DF, sae.b_enc_F, sae.W_dec_FO, sae.b_dec_O, sae.threshold_F]
+    if sae.context is not None:
+        parts["context"] = [sae.context.heads, sae.context.factor, sae.context.least]
+        tensors += [t for layer in sae.context.layers for t in layer.tensors]
     digest.update(json.dumps(parts, sort_keys=True).encode())
     digest.update(plan.rows_R2.tobytes())
-    for tensor in (sae.W_enc_DF, sae.b_enc_F, sae.W_dec_FO, sae.b_dec_O, sae.threshold_F):
+    for tensor in tensors:
         if tensor is not None:
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

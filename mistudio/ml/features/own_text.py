@@ -126,7 +126,7 @@ def fire(
     x_BSD, y_BSO = capture(ids_BS)
     mask_BS = np.where(tokens.special_T, SPECIAL, CONTENT).astype(np.uint8)[None]
     keep_T = counted(x_BSD, y_BSO, mask_BS, store)[0].cpu().numpy()
-    codes = sae.encode_sparse(x_BSD[0])
+    codes = sae.encode_sparse(sae.in_context(x_BSD)[0])
     counts_T = np.diff(codes.row_splits.cpu().numpy())
     kept = np.repeat(keep_T, counts_T)
     splits = np.concatenate([[0], np.cumsum(np.where(keep_T, counts_T, 0))]).astype(np.int64)

@@ -19,6 +19,7 @@ def own_values(
 ) -> torch.Tensor:
     """Activations [B, S] in float32: of each row the one feature that is named for it.
 
+    x as `sae.in_context` gives it.
     What compares latents needs all of them, the others only this one's pre-activation.
     """
     if sae.compares:

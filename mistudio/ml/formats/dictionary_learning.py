@@ -30,7 +30,7 @@ from mistudio.ml.formats.foreign import (
     take,
     write_text_json,
 )
-from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.base import KEEPING_K, SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms
 
 PROGRAM = "dictionary_learning"
@@ -255,7 +255,7 @@ def state_of(sae: SparseAutoencoder) -> tuple[str, dict[str, torch.Tensor]]:
         }
         return "AutoEncoderTopK", {**linear, **own}
     if sae.architecture != "standard":
-        holder = "sparsify" if sae.pursuit is None else "SAELens"
+        holder = "sparsify" if sae.architecture in KEEPING_K else "SAELens"
         raise Unsupported(f"{PROGRAM} has no {sae.architecture} SAEs; {holder} can hold this one.")
     if sae.apply_b_dec_to_input:
         return "AutoEncoder", {**linear, "bias": sae.b_dec_O}

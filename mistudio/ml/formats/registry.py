@@ -20,6 +20,7 @@ from mistudio.ml.formats.llama_scope import read_llama_scope
 from mistudio.ml.formats.lm_saes import read_lm_saes
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import read_sparsify, write_sparsify
+from mistudio.ml.formats.temporal import read_temporal
 from mistudio.ml.sae.base import SparseAutoencoder
 
 Reader = Callable[[Path], tuple[SparseAutoencoder, dict[str, Any]]]
@@ -99,6 +100,13 @@ FORMATS = (
         "Llama Scope",
         ("hyperparams.json", "checkpoints/final.safetensors"),
         read_llama_scope,
+    ),
+    SaeFormat(
+        "temporal",
+        "TemporalSAEs",
+        ("latest_ckpt.safetensors",),
+        read_temporal,
+        beside=("conf.yaml",),
     ),
     SaeFormat(
         "circuit_tracer",

@@ -8,6 +8,9 @@ of, are only written for that.
 Their matching_pursuit reads by what it writes: its files hold no encoder. Where it does not
 subtract b_dec it does not add it either, so that what the file says of it is left out.
 
+Their temporal SAEs expect of each token what those before it say, in layers of attention over
+latents (`ml/formats/temporal.py`); their weights and those of the layers are kept as they are.
+
 Their abstopk keeps the k latents of largest magnitude with their signs. It is read as the topk SAE
 of twice as many latents that computes the same: latent i + m is the negative side of latent i.
 """
@@ -29,6 +32,12 @@ from mistudio.ml.formats.foreign import (
     new_folder,
     read_json,
     write_text_json,
+)
+from mistudio.ml.formats.temporal import (
+    assemble_temporal,
+    temporal_config,
+    temporal_names,
+    temporal_tensors,
 )
 from mistudio.ml.formats.tensors import load_tensors, save_tensors
 from mistudio.ml.sae.base import KEEPING_K, SparseAutoencoder
@@ -54,6 +63,7 @@ KINDS = {
     "jumprelu": ("jumprelu", "sae"),
     "gated": ("jumprelu", "sae"),
     "matching_pursuit": ("matching_pursuit", "sae"),
+    "temporal": ("temporal", "sae"),
     "transcoder": ("standard", "transcoder"),
     "skip_transcoder": ("standard", "skip_transcoder"),
     "jumprelu_transcoder": ("jumprelu", "transcoder"),
@@ -67,11 +77,6 @@ KINDS = {
 """their name of an architecture: our architecture and encoder"""
 READ_AS_ANOTHER = ("gated", "abstopk")
 NAMES = {kind: name for name, kind in KINDS.items() if name not in READ_AS_ANOTHER}
-NOT_READ = {
-    "temporal": "predicts each token from those before it, so its latents are no function of one "
-    "token's activations",
-}
-"""what keeps an architecture of theirs from being read"""
 OURS_ALONE = (
     "topk_transcoder",
     "topk_skip_transcoder",
@@ -134,6 +139,8 @@ def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, 
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     if sae.pursuit is not None:
         config |= asdict(sae.pursuit)
+    if sae.context is not None:
+        config |= temporal_config(sae, sae.context)
     if sae.is_transcoder:
         config |= {"d_out": sae.d_out}
     described = {
@@ -152,6 +159,8 @@ def tensors_of(sae: SparseAutoencoder) -> dict[str, torch.Tensor]:
     """The tensors of sae_weights.safetensors; transcoders there never subtract b_dec."""
     if sae.pursuit is not None:
         return {"W_dec": sae.W_dec_FO, "b_dec": sae.b_dec_O}
+    if sae.context is not None:
+        return temporal_tensors(sae, sae.context)
     tensors = {
         "W_enc": sae.W_enc_DF,
         "b_enc": b_enc_without_subtraction(sae) if sae.is_transcoder else sae.b_enc_F,
@@ -176,27 +185,33 @@ def read_saelens(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise Damaged(f"{CONFIG_FILE} in {folder} does not say {key}; it is no SAE.")
     architecture = config.get("architecture", "standard")
-    if architecture in NOT_READ:
-        raise Unsupported(f"This {architecture} SAE cannot be read: it {NOT_READ[architecture]}.")
     if architecture not in KINDS:
         known = ", ".join(name for name in KINDS if name not in OURS_ALONE)
         raise Unsupported(f"SAEs of architecture {architecture!r} cannot be read; {known} can.")
     tensors = _read_tensors(folder / WEIGHTS_FILE, str(config.get("dtype", "float32")))
     metadata = dict(config.get("metadata") or {})
     sae = _assemble(architecture, config, tensors, metadata)
-    by_length = sae.pursuit is None and bool(config.get("rescale_acts_by_decoder_norm"))
+    alone = sae.pursuit is not None or sae.context is not None
+    by_length = not alone and bool(config.get("rescale_acts_by_decoder_norm"))
     if by_length:  # before a whitening changes the lengths
         sae = fold_decoder_norms(sae)
     scaling = config.get("normalize_activations", "none")
     if scaling != "none":
-        sae = _scaled(sae, str(scaling), folder)
-    if not sae.compares or (by_length and scaling != "covariance_whitening"):
+        sae = _scaled(sae, str(scaling), folder, config)
+    if not (sae.compares or alone) or (by_length and scaling != "covariance_whitening"):
         sae = fold_decoder_norms(sae)
     return sae, metadata
 
 
-def _scaled(sae: SparseAutoencoder, scaling: str, folder: Path) -> SparseAutoencoder:
+def _scaled(
+    sae: SparseAutoencoder, scaling: str, folder: Path, config: Mapping[str, Any]
+) -> SparseAutoencoder:
     """An SAE that reads activations scaled in one of SAELens' ways as one that reads them."""
+    if scaling == "constant_scalar_rescale" and sae.context is not None:
+        factor = config.get("activation_normalization_factor", 1.0)
+        if not isinstance(factor, (int, float)) or not factor > 0:
+            raise Damaged(f"{CONFIG_FILE} holds no positive activation_normalization_factor.")
+        return sae if factor == 1 else fold_input_scale(sae, float(factor))
     if not sae.is_transcoder:
         if scaling == "expected_average_only_in":
             fold = fold_input_scale if sae.pursuit is None else fold_unit_scale
@@ -218,6 +233,8 @@ def _assemble(
     needed = ["W_enc", "W_dec", "b_dec"]
     if name == "matching_pursuit":
         needed.remove("W_enc")
+    elif name == "temporal":
+        needed = temporal_names(config)
     elif name == "gated":
         needed += ["b_gate", "r_mag", "b_mag"]
     else:
@@ -235,6 +252,8 @@ def _assemble(
         raise Unsupported(f"{WEIGHTS_FILE} holds {', '.join(extra)}, which is not understood.")
     if name == "matching_pursuit":
         return _pursuing(config, tensors["W_dec"], tensors["b_dec"], metadata)
+    if name == "temporal":
+        return assemble_temporal(config, tensors, metadata)
     shape = (config["d_in"], config["d_sae"])
     if tuple(tensors["W_enc"].shape) != shape:
         raise Mismatch(

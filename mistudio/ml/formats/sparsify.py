@@ -111,7 +111,7 @@ def write_sparsify(
     """
     check_no_token_norm(sae, PROGRAM)
     if sae.architecture not in ACTIVATIONS:
-        alone = sae.is_transcoder or sae.pursuit is not None
+        alone = sae.is_transcoder or sae.architecture in ("matching_pursuit", "temporal")
         others = "SAELens" if alone else "SAELens and dictionary_learning"
         raise Unsupported(
             f"sparsify only holds topk and groupmax SAEs, and this one is {sae.architecture}; "

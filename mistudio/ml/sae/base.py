@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mistudio.core.configs import ENCODERS
 from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.ml.sae.context import Context, refuse_single_tokens
 from mistudio.ml.sae.matching_pursuit import Pursuit, pursued
 from mistudio.ml.sae.selection import (
     SparseCodes,
@@ -23,7 +24,7 @@ from mistudio.ml.sae.sparse_gradient import weighted_rows
 from mistudio.ml.sae.token_norm import KINDS as TOKEN_NORMS
 from mistudio.ml.sae.token_norm import normed
 
-ARCHITECTURES = ("topk", "groupmax", "matching_pursuit", "jumprelu", "standard")
+ARCHITECTURES = ("topk", "groupmax", "matching_pursuit", "temporal", "jumprelu", "standard")
 KEEPING_K = ("topk", "groupmax")  # what keeps k latents by comparing them with each other
 CHUNK_ENTRIES = 1 << 23  # pre-activations held at a time by encode_sparse (32 MB in float32)
 
@@ -45,6 +46,11 @@ class SparseAutoencoder:
     writes: W_enc is W_dec transposed, in one storage, and b_enc is 0. Where b_dec is not
     subtracted it is not added either, and is 0.
 
+    "temporal" reads of a token what `context` does not expect from those before it: the `k` largest
+    of ReLU(h), or ReLU without a k, with decoder rows of any length. What is expected is given
+    back. So it reads whole texts: `in_context` puts beside each token what is expected of it, and
+    all other methods take that.
+
     `encoder` "transcoder" gives the activations of another hook instead, of any width, and
     "skip_transcoder" adds x W_skipᵀ to them: such a one cannot decode without x.
 
@@ -65,6 +71,7 @@ class SparseAutoencoder:
     encoder: str = "sae"
     token_norm: str = ""
     pursuit: Pursuit | None = None
+    context: Context | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,7 +84,7 @@ class SparseAutoencoder:
         }
         if self.architecture not in ARCHITECTURES:
             raise InvalidInput(f"There is no SAE architecture {self.architecture!r}.")
-        if self.architecture in KEEPING_K and not (self.k and 1 <= self.k <= n_latents):
+        if self._keeps_k and not (self.k and 1 <= self.k <= n_latents):
             raise InvalidInput(
                 f"A {self.architecture} SAE with {n_latents:,} latents needs a k between 1 and "
                 f"{n_latents:,}."
@@ -114,16 +121,21 @@ class SparseAutoencoder:
             )
         if self.pursuit is not None:
             self._tie()
+        if (self.context is not None) != (self.architecture == "temporal"):
+            raise InvalidInput("A temporal SAE, and no other, expects tokens from those before.")
+        if self.context is not None:
+            self.context.check(n_latents)
+            if self.is_transcoder or bool(self.b_enc_F.any()):
+                raise InvalidInput("A temporal SAE is no transcoder and has no b_enc.")
 
     def _tie(self) -> None:
         """Make W_enc of a matching pursuit a view of W_dec; raises unless it is its transpose."""
         if self.is_transcoder:
             raise InvalidInput(f"No {self.encoder} reads by what it writes, as a pursuit does.")
-        given, tied = self.W_enc_DF, self.W_dec_FO.T
-        if (given.data_ptr(), given.stride()) != (tied.data_ptr(), tied.stride()):
-            if not torch.equal(given, tied):
+        if not self.is_tied:
+            if not torch.equal(self.W_enc_DF, self.W_dec_FO.T):
                 raise Mismatch("W_enc of a matching_pursuit SAE must be W_dec transposed.")
-            object.__setattr__(self, "W_enc_DF", tied)
+            object.__setattr__(self, "W_enc_DF", self.W_dec_FO.T)
         if bool(self.b_enc_F.any()):
             raise InvalidInput("A matching_pursuit SAE has no b_enc.")
         if not self.apply_b_dec_to_input and bool(self.b_dec_O.any()):
@@ -142,6 +154,12 @@ class SparseAutoencoder:
         return self.W_enc_DF.shape[1]
 
     @property
+    def is_tied(self) -> bool:
+        """Whether it reads by the very storage that it writes by."""
+        read, tied = self.W_enc_DF, self.W_dec_FO.T
+        return (read.data_ptr(), read.stride()) == (tied.data_ptr(), tied.stride())
+
+    @property
     def is_transcoder(self) -> bool:
         """Whether it gives the activations of another hook than it reads."""
         return self.encoder != "sae"
@@ -156,7 +174,11 @@ class SparseAutoencoder:
         """The most latents that can be active for one token; None for any number."""
         if self.pursuit is not None:
             return min(self.n_latents, self.pursuit.steps(self.d_in))
-        return self.k if self.architecture in KEEPING_K else None
+        return self.k if self._keeps_k else None
+
+    @property
+    def _keeps_k(self) -> bool:
+        return self.architecture in KEEPING_K or (self.context is not None and self.k is not None)
 
     @property
     def device(self) -> torch.device:
@@ -169,12 +191,13 @@ class SparseAutoencoder:
         W_dec_FO = self.W_dec_FO.to(device)
         return replace(
             self,
-            W_enc_DF=self.W_enc_DF.to(device) if self.pursuit is None else W_dec_FO.T,
+            W_enc_DF=W_dec_FO.T if self.is_tied else self.W_enc_DF.to(device),
             b_enc_F=self.b_enc_F.to(device),
             W_dec_FO=W_dec_FO,
             b_dec_O=self.b_dec_O.to(device),
             threshold_F=threshold,
             W_skip_OD=skip,
+            context=None if self.context is None else self.context.to(device),
         )
 
     def with_metadata(self, **values: Any) -> SparseAutoencoder:
@@ -195,17 +218,59 @@ class SparseAutoencoder:
         return self.encoder_input(x_BD)[0] @ self.W_enc_DF + self.b_enc_F
 
     @torch.no_grad()
-    def encoder_input(self, x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What is multiplied by W_enc, and what its latents are to be multiplied by [B, 1] (None:
-        nothing)."""
-        if x_BD.shape[-1] != self.d_in:
-            raise Mismatch(
-                f"The SAE reads activations of width {self.d_in}, these have {x_BD.shape[-1]}."
-            )
-        x_BD, scale_B1 = x_BD.to(self.W_enc_DF.dtype), None
+    def in_context(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        """What is read of whole texts x [B, S, d_in], each from its first token on: x itself.
+
+        Of a temporal SAE [B, S, 2 d_in], x and behind it what is expected of it, in the units of
+        what is encoded. A token that is no number counts as zeros for those behind it.
+        """
+        if self.context is None:
+            return x_BSD
+        if x_BSD.ndim != 3:
+            raise Mismatch(f"in_context takes x of shape [B, S, d_in], not {tuple(x_BSD.shape)}.")
+        self._check_width(x_BSD.shape[-1])
+        x_BSD = x_BSD.to(self.W_enc_DF.dtype)
+        if not bool(x_BSD.isfinite().all()):
+            x_BSD = torch.where(x_BSD.isfinite().all(-1, keepdim=True), x_BSD, 0.0)
+        step = max(1, CHUNK_ENTRIES // (max(1, x_BSD.shape[1]) * self.n_latents))
+        parts = [
+            self.context.expected(self._shifted(part_BSD)[0], self.W_enc_DF, self.W_dec_FO)
+            for part_BSD in x_BSD.split(step)
+        ]
+        return torch.cat([x_BSD, torch.cat(parts)], dim=-1)
+
+    def _check_width(self, width: int) -> None:
+        if width != self.d_in:
+            raise Mismatch(f"The SAE reads activations of width {self.d_in}, these have {width}.")
+
+    def _apart(self, x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Activations in the SAE's own dtype, and what is expected of them."""
+        x_BD, expected_BD = x_BD.to(self.W_enc_DF.dtype), None
+        if self.context is not None:
+            if x_BD.shape[-1] == self.d_in:
+                refuse_single_tokens(self.architecture, "single tokens cannot be read")
+            if x_BD.shape[-1] == 2 * self.d_in:
+                x_BD, expected_BD = x_BD.split(self.d_in, dim=-1)
+        self._check_width(x_BD.shape[-1])
+        return x_BD, expected_BD
+
+    def _shifted(self, x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Activations after the token norm and without b_dec; and the scale of the former."""
+        scale_B1 = None
         if self.token_norm:
             x_BD, scale_B1, _ = normed(x_BD, self.token_norm)
         return (x_BD - self.b_dec_O if self.apply_b_dec_to_input else x_BD), scale_B1
+
+    @torch.no_grad()
+    def encoder_input(self, x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is multiplied by W_enc, and what its latents are to be multiplied by [B, 1] (None:
+        nothing)."""
+        x_BD, expected_BD = self._apart(x_BD)
+        z_BD, scale_B1 = self._shifted(x_BD)
+        if self.context is not None:
+            assert expected_BD is not None
+            z_BD = (z_BD - expected_BD) * self.context.factor
+        return z_BD, scale_B1
 
     @torch.no_grad()
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
@@ -227,12 +292,12 @@ class SparseAutoencoder:
         return max(16, CHUNK_ENTRIES // self.n_latents)
 
     def _activated(self, h_BF: torch.Tensor) -> torch.Tensor:
-        if self.architecture in KEEPING_K:
+        if self._keeps_k:
             assert self.k is not None
-            if self.architecture == "topk":
-                values_BK, ids_BK = torch.topk(h_BF, self.k, dim=-1, sorted=False)
-            else:
+            if self.architecture == "groupmax":
                 values_BK, ids_BK = max_per_group(h_BF, self.k)
+            else:
+                values_BK, ids_BK = torch.topk(h_BF, self.k, dim=-1, sorted=False)
             return torch.zeros_like(h_BF).scatter_(-1, ids_BK, values_BK.relu_())
         if self.architecture == "jumprelu":
             assert self.threshold_F is not None
@@ -272,9 +337,9 @@ class SparseAutoencoder:
 
     def _active(self, h_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows, values and ids of the entries that survive the activation function."""
-        if self.architecture in KEEPING_K:
+        if self._keeps_k:
             assert self.k is not None
-            select = top_k_per_row if self.architecture == "topk" else max_per_group
+            select = max_per_group if self.architecture == "groupmax" else top_k_per_row
             values_BK, ids_BK = select(h_BF, self.k)
             row, column = (values_BK > 0).nonzero(as_tuple=True)
             return row, values_BK[row, column], ids_BK[row, column]
@@ -301,14 +366,18 @@ class SparseAutoencoder:
 
     def _completed(self, y_BO: torch.Tensor, x_BD: torch.Tensor | None) -> torch.Tensor:
         """What the latents give, with the bias and what comes from x itself."""
-        if self.W_skip_OD is None and not self.token_norm:
+        if self.W_skip_OD is None and not self.token_norm and self.context is None:
             return y_BO + self.b_dec_O
         if x_BD is None:
             what = "An SAE that scales each token" if self.token_norm else "A skip transcoder"
+            what = what if self.context is None else "A temporal SAE"
             raise InvalidInput(f"{what} cannot decode without the activations it read.")
-        x_BD = x_BD.to(self.W_dec_FO.dtype)
+        x_BD, expected_BD = self._apart(x_BD)
         if self.W_skip_OD is not None:
             return y_BO + self.b_dec_O + x_BD @ self.W_skip_OD.T
+        own_BO = self.b_dec_O if expected_BD is None else self.b_dec_O + expected_BD
+        if not self.token_norm:
+            return y_BO + own_BO
         _, scale_B1, mean_B1 = normed(x_BD, self.token_norm)
-        y_BO = y_BO + self.b_dec_O * scale_B1
+        y_BO = y_BO + own_BO * scale_B1
         return y_BO if mean_B1 is None else y_BO + mean_B1

@@ -60,6 +60,7 @@ def fold_input_scale(
     skip = sae.W_skip_OD
     return replace(
         sae,
+        context=None if sae.context is None else sae.context.divided(scale),
         W_dec_FO=(sae.W_dec_FO.double() / scale_out).to(sae.W_dec_FO.dtype),
         b_dec_O=(sae.b_dec_O.double() / scale_out).to(sae.b_dec_O.dtype),
         W_skip_OD=None if skip is None else (skip.double() / scale_out).to(skip.dtype),
@@ -71,15 +72,16 @@ def fold_decoder_norms(sae: SparseAutoencoder) -> SparseAutoencoder:
 
     For topk and groupmax only right if the selection was on latent times length. Rows that are
     unit already, and rows of zeros, are left as they are. Raises `Unsupported` for a matching
-    pursuit with other rows, which would choose other latents.
+    pursuit with other rows, which would choose other latents, and for a temporal SAE with such,
+    whose layers are made for latents of these lengths.
     """
     norms_F = torch.linalg.vector_norm(sae.W_dec_FO.double(), dim=1)
     if bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all()):
         return sae
-    if sae.pursuit is not None:
+    if sae.pursuit is not None or sae.context is not None:
         raise Unsupported(
-            "The lengths of a matching_pursuit SAE's decoder rows decide which latents it chooses; "
-            "they cannot be folded away."
+            f"The lengths of a {sae.architecture} SAE's decoder rows decide which latents it "
+            "chooses; they cannot be folded away."
         )
     norms_F = torch.where(norms_F > 0, norms_F, torch.ones_like(norms_F))
     threshold = sae.threshold_F
@@ -100,12 +102,12 @@ def fold_coordinates(sae: SparseAutoencoder, change: Coordinates) -> SparseAutoe
 
     Latents keep their values, and so do b_enc, where b_dec is subtracted, and a threshold on the
     pre-activation. The lengths of an SAE's decoder rows change. Raises `Unsupported` for a matching
-    pursuit, which reads by what it writes.
+    pursuit, which reads by what it writes, and for a temporal SAE, which measures lengths.
     """
-    if sae.pursuit is not None:
+    if sae.pursuit is not None or sae.context is not None:
         raise Unsupported(
-            "A whitening cannot be folded into a matching_pursuit SAE: what it reads by is what it "
-            "writes."
+            f"A whitening cannot be folded into a {sae.architecture} SAE: the lengths and angles "
+            "of its decoder's rows are those that it reads by."
         )
     origin_D, into_DC, back_CD = change
     W_enc_DF = _product(into_DC, sae.W_enc_DF)

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from mistudio.ml.sae.base import SparseAutoencoder
+from mistudio.ml.sae.context import refuse_single_tokens
 from mistudio.ml.steering.sources import PlacedSae
 
 ENCODE_ENTRIES = 1 << 23  # pre-activations held at a time
@@ -27,7 +28,12 @@ class Reader:
 
     @classmethod
     def of(cls, placed: PlacedSae, features: Sequence[int], device: torch.device) -> Reader:
-        """A reader of these features, on `device`."""
+        """A reader of these features, on `device`; raises `Unsupported` for a temporal SAE."""
+        refuse_single_tokens(
+            placed.sae.architecture,
+            "its features cannot be read while a text is written; add them, or use their "
+            "directions",
+        )
         sae = placed.sae.to(device)
         index = torch.tensor(list(features), dtype=torch.int64, device=device)
         return cls(

@@ -45,6 +45,8 @@ def reread_texts(
         return [None for _ in texts]
     rows = [[*prompt_ids, *ids, *[prompt_ids[0]] * (longest - len(ids))] for ids in texts]
     x_BSD = Capture(loaded, layer, hook_in)(torch.tensor(rows, device=loaded.device))
+    sae = sae.to(loaded.device)
+    x_BSD = sae.in_context(x_BSD)
     first = len(prompt_ids)
     return [
         mean_activations(sae, x_SD[first : first + len(ids)], features) if ids else None
@@ -56,7 +58,7 @@ def reread_texts(
 def mean_activations(
     sae: SparseAutoencoder, x_TD: torch.Tensor, features: Sequence[int]
 ) -> list[float]:
-    """Mean activation of each feature over tokens with these vectors at the hook."""
+    """Mean activation of each feature over tokens; x as `sae.in_context` gives it."""
     numbers_K = torch.tensor(list(features), dtype=torch.int64, device=x_TD.device)
     x_KTD = x_TD[None].expand(len(numbers_K), -1, -1)
     return own_values(sae.to(x_TD.device), x_KTD, numbers_K).mean(1).tolist()

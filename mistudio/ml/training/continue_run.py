@@ -34,6 +34,7 @@ _FITTING = {
     "topk": ("topk", "batch_topk"),
     "groupmax": (),
     "matching_pursuit": (),
+    "temporal": (),
     "jumprelu": ("jumprelu", "gated", "batch_topk", "matryoshka_batch_topk"),
 }
 

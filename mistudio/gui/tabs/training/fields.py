@@ -34,6 +34,7 @@ ARCHITECTURE_TEXTS = {
     "topk": "TopK",
     "groupmax": "GroupMax",
     "matching_pursuit": "Matching pursuit",
+    "temporal": "Temporal",
     "standard": "Standard (ReLU, L1)",
     "gated": "Gated",
     "jumprelu": "JumpReLU",

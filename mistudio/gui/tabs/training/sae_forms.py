@@ -136,7 +136,7 @@ def formats_for(sae: SaeRow) -> list[str]:
     """The formats that hold an SAE of this kind."""
     is_transcoder, is_groupmax = sae.encoder_type != "sae", sae.architecture == "groupmax"
     keeps_k = is_groupmax or sae.architecture == "topk"
-    usual = not is_groupmax and sae.architecture != "matching_pursuit"
+    usual = not is_groupmax and sae.architecture not in ("matching_pursuit", "temporal")
     fits = {
         "saelens": not is_groupmax and not (keeps_k and is_transcoder),
         "dictionary_learning": usual and not is_transcoder,
