@@ -11,7 +11,9 @@ from mistudio.core.repositories import repository_problem
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
 """what a block and its sublayers give, as wide as the stream"""
-SAE_HOOKS = (*HOOKS, "attn_z")  # what an SAE may read; attn_z is as wide as all heads together
+STREAM_HOOKS = (*HOOKS, "resid_pre")  # where directions are those of the stream
+SAE_HOOKS = (*HOOKS, "attn_z", "resid_pre")
+"""what an SAE may read; attn_z is as wide as all heads together, resid_pre enters a block"""
 ENCODERS = ("sae", "transcoder", "skip_transcoder")
 TRANSCODER_INPUTS = ("mlp_in", *HOOKS)  # what a transcoder may read
 # that an SAE or transcoder is written in

@@ -123,7 +123,8 @@ class ExtractConfig(Config):
         ("resid_post",),
         "Hooks",
         "resid_post is the block's output, mlp_out and attn_out what the sublayers add to it, "
-        "mlp_in what the MLP reads, attn_z the attention's heads before its output projection. "
+        "mlp_in what the MLP reads, attn_z the attention's heads before its output projection, "
+        "resid_pre what the block reads. "
         "Repeat for several.",
         choices=EXTRACTION_HOOKS,
         required=True,

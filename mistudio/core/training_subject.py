@@ -55,7 +55,8 @@ class TrainingSubject(Config):
         "resid_post",
         "Hook",
         "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it, "
-        "attn_z the attention's heads side by side, before its output projection.",
+        "attn_z the attention's heads side by side, before its output projection, resid_pre what "
+        "the block reads, which in block 0 is the embedding.",
         choices=SAE_HOOKS,
         applies=is_sae,
     )

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from mistudio.ml.formats.peer_features import PeerFeature, PeerFeatures, Source
     from mistudio.ml.formats.row_schema import Schema
 
-SETS = {"resid_post": "res", "mlp_out": "mlp", "attn_out": "att", "attn_z": "att", "mlp_in": "tc"}
+SETS = {
+    "resid_post": "res",
+    "resid_pre": "respre",
+    "mlp_out": "mlp",
+    "attn_out": "att",
+    "attn_z": "att",
+    "mlp_in": "tc",
+}
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SUBLAYERS = {
     "": "resid_post",
     "output": "resid_post",
+    "input": "resid_pre",
     "mlp": "mlp_out",
     "self_attn": "attn_out",
     "attn": "attn_out",
@@ -41,6 +42,7 @@ LENS_NAMES = {
     "attn.z": "attn_z",
     "mlp_in": "mlp_in (the stream before the norm)",
 }
+EMBEDDING = "hook_embed"  # what enters the first block, where no positions are added to it
 BEFORE_GAIN = "ln2.normalized"
 
 
@@ -108,23 +110,25 @@ def hooks_for(config: SaePlaceConfig, metadata: Mapping[str, Any], *, is_transco
 def read_hook_name(name: str) -> tuple[int | None, str | None]:
     """Block and hook that a TransformerLens name or a module path stands for; None if unclear.
 
-    `blocks.3.hook_resid_pre`, the input of block 3, is the output of block 2. Raises
-    `InvalidInput` for the input of the first block, which no hook of ours reads.
+    `blocks.3.hook_resid_pre`, the input of block 3, is the output of block 2; only that of block 0
+    is no other block's output.
     """
+    if name == EMBEDDING:
+        return 0, "resid_pre"
     lens = re.fullmatch(r"blocks\.(\d+)\.((?:\w+\.)*)hook_(\w+)", name)
     if lens is not None:
         layer, hook = int(lens[1]), lens[2] + lens[3]
-        if hook != "resid_pre":
-            return layer, LENS_NAMES.get(hook, hook)
-        if layer == 0:
-            raise InvalidInput("SAEs on the embedding (resid_pre of block 0) cannot be used.")
-        return layer - 1, "resid_post"
+        return _of_one_block(layer, LENS_NAMES.get(hook, hook))
     module = re.fullmatch(
         r"(?:\w+\.)+(\d+)(?:\.(\w+(?:(?:\.\w+){0,2}\.input)?))?(?:\.output)?", name
     )
     if module is None:
         return None, None
-    return int(module[1]), SUBLAYERS.get(module[2] or "")
+    return _of_one_block(int(module[1]), SUBLAYERS.get(module[2] or ""))
+
+
+def _of_one_block(layer: int, hook: str | None) -> tuple[int, str | None]:
+    return (layer - 1, "resid_post") if hook == "resid_pre" and layer else (layer, hook)
 
 
 def reads_before_gain(metadata: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Names and modules of the hook points.
 
-Block output, MLP output and input, attention output, and the heads before they are led back to the
-stream (attn_z).
+Block output and input, MLP output and input, attention output, and the heads before they are led
+back to the stream (attn_z).
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from mistudio.core.errors import InvalidInput
 from mistudio.ml import architecture
 from mistudio.ml.loading import LoadedModel
 
+INPUT = ".input"
+
 
 class Place(NamedTuple):
-    """Where a hook is: the path of its module, with ".input" behind it if that is what is read."""
+    """Where a hook is: the path of its module, with `INPUT` behind it if that is what is read."""
 
     path: str
     module: nn.Module
@@ -34,7 +36,7 @@ def hook_place(loaded: LoadedModel, layer: int, hook: str) -> Place:
     """
     if hook in _INPUTS:
         path, module = _INPUTS[hook](loaded, layer)
-        return Place(f"{path}.input", module, True)
+        return Place(f"{path}{INPUT}", module, True)
     path, module = _find(loaded, layer, hook)
     return Place(path, module, False)
 
@@ -154,7 +156,13 @@ def heads_width(loaded: LoadedModel, layer: int) -> int:
     return int(known if known is not None else module.weight.shape[0])  # Conv1D
 
 
-_INPUTS = {"mlp_in": mlp_reader, "attn_z": attention_projection}
+def block(loaded: LoadedModel, layer: int) -> tuple[str, nn.Module]:
+    """Path and module of a block, whose input is the hook resid_pre. Raises as `hook_place`."""
+    _check_layer(loaded, layer)
+    return f"{loaded.blocks.path}.{layer}", loaded.blocks.modules[layer]
+
+
+_INPUTS = {"mlp_in": mlp_reader, "attn_z": attention_projection, "resid_pre": block}
 """hooks that are a module's input, with what finds the module"""
 
 
@@ -190,7 +198,7 @@ def _find(loaded: LoadedModel, layer: int, hook: str) -> tuple[str, nn.Module]:
     _check_layer(loaded, layer)
     blocks = loaded.blocks
     if hook == "resid_post":
-        return f"{blocks.path}.{layer}", blocks.modules[layer]
+        return block(loaded, layer)
     modules = blocks.mlp if hook == "mlp_out" else blocks.attention
     paths = blocks.mlp_path if hook == "mlp_out" else blocks.attention_path
     module = modules[layer]

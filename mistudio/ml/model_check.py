@@ -16,7 +16,7 @@ from mistudio.core.errors import Damaged, InvalidInput, StudioError, Unsupported
 from mistudio.ml.activations.capture import Capture
 from mistudio.ml.activations.multi_capture import HookPoint, MultiCapture
 from mistudio.ml.facts import ModelFacts, describe_unusable, quiet_transformers
-from mistudio.ml.hooks import hook_path
+from mistudio.ml.hooks import INPUT, hook_path
 from mistudio.ml.lens import why_no_lens
 from mistudio.ml.loading import LoadedModel, tokenizer_fingerprint
 from mistudio.ml.module_tree import architecture_tree, count_weights, hook_paths
@@ -81,11 +81,11 @@ def check_model(
                 raise
             hooks_why[hook] = refusal.sentence
         step(0.4 + 0.1 * len(hooks))
-    for hook in ("mlp_in", "attn_z"):
+    for hook in ("mlp_in", "attn_z", "resid_pre"):
         last = _last_with(loaded, hook)
         try:
             (widths[hook],) = MultiCapture(loaded, [HookPoint(last, hook)]).widths
-            hooks[hook] = hook_path(loaded, last, hook).removesuffix(".input")
+            hooks[hook] = hook_path(loaded, last, hook).removesuffix(INPUT)
         except StudioError as refusal:
             hooks_why[hook] = refusal.sentence
     step(0.8)

@@ -88,6 +88,7 @@ def hook_paths(blocks: Blocks, layer: int) -> dict[str, str]:
         paths["mlp_in"] = reader[0]
     if (projection := attention_projection(blocks, layer)) is not None:
         paths["attn_z"] = projection[0]
+    paths["resid_pre"] = paths["resid_post"]
     return paths
 
 

@@ -59,7 +59,7 @@ def test_importing_a_folder_and_looking_into_it(
     inside = [block.child(i).text(1) for i in range(block.childCount())]
     assert inside[:2] == ["self_attn · LlamaAttention", "mlp · LlamaMLP"]
     hooks = [text.split(" · ")[0] for text in inside[-5:]]
-    assert hooks == ["resid_post", "mlp_out", "attn_out", "mlp_in", "attn_z"]
+    assert hooks == ["resid_post", "mlp_out", "attn_out", "mlp_in", "attn_z", "resid_pre"]
     assert "4 heads × 8" in block.text(1)
     assert block.text(4) == f"{row.layer_map['tree'][1]['params']:,}"
     assert json.loads(viewer.raw.toPlainText())["num_hidden_layers"] == 4

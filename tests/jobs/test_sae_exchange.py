@@ -128,8 +128,8 @@ def test_the_layer_is_read_from_the_submodule(trained: Studio, tmp_path: Path) -
     result = run(trained, "import_sae", ImportSaeConfig(path=str(out)))
     assert (result["layer"], result["hook"]) == (2, "resid_post")
     edit(out, layer=0, submodule_name="resid_pre_layer_0")
-    with pytest.raises(StudioError, match="resid_pre of block 0"):
-        run(trained, "import_sae", ImportSaeConfig(path=str(out)))
+    result = run(trained, "import_sae", ImportSaeConfig(path=str(out)))
+    assert (result["layer"], result["hook"]) == (0, "resid_pre")
 
 
 def test_an_sae_that_does_not_say_where_it_reads_is_kept_with_a_warning(

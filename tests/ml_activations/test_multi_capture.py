@@ -78,8 +78,10 @@ def whole_model(loaded: LoadedModel) -> dict[HookPoint, torch.Tensor]:
         states = loaded.model(IDS, use_cache=False, output_hidden_states=True).hidden_states
     for handle in handles:
         handle.remove()
-    for i in range(len(blocks) - 1):
-        found[HookPoint(i, "resid_post")] = states[i + 1]
+    for i in range(len(blocks)):
+        found[HookPoint(i, "resid_pre")] = states[i]
+        if i < len(blocks) - 1:
+            found[HookPoint(i, "resid_post")] = states[i + 1]
     return found
 
 

@@ -128,7 +128,7 @@ def test_lens_logits_add_up_to_the_logit(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "neox"])
-@pytest.mark.parametrize("hook", ["resid_post", "mlp_out", "attn_z"])
+@pytest.mark.parametrize("hook", ["resid_post", "mlp_out", "attn_z", "resid_pre"])
 def test_first_order_is_the_slope_of_exact_ablation(family: str, hook: str) -> None:
     loaded, sae = loaded_model(family), random_sae()
     fired = fired_by(loaded, sae, hook)

@@ -14,7 +14,7 @@ from mistudio.ml.loading import LoadedModel
 from tests.ml_steering.conftest import FAMILIES, WIDTH, loaded_model
 
 LAYER = 1
-HOOKS = ("resid_post", "mlp_out", "attn_out", "attn_z")
+HOOKS = ("resid_post", "mlp_out", "attn_out", "attn_z", "resid_pre")
 CASES = [(family, hook) for family in FAMILIES for hook in HOOKS]
 
 
@@ -29,10 +29,11 @@ def whole_pass(
         return (fresh, *output[1:]) if isinstance(output, tuple) else fresh
 
     def add_before(_module: Any, inputs: Any) -> Any:
-        return ((inputs[0].view(*ids_BS.shape, -1) + delta_BSD).view_as(inputs[0]),)
+        changed = (inputs[0].view(*ids_BS.shape, -1) + delta_BSD).view_as(inputs[0])
+        return (changed, *inputs[1:])
 
     module = hook_place(loaded, layer, hook).module
-    if hook == "attn_z":
+    if hook in ("attn_z", "resid_pre"):
         handle = module.register_forward_pre_hook(add_before)
     else:
         handle = module.register_forward_hook(add)

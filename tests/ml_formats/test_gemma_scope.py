@@ -47,6 +47,17 @@ def test_it_computes_what_its_authors_compute(tmp_path: Path, unit: bool) -> Non
     assert detect(folder).format.name == "gemma_scope"
 
 
+@pytest.mark.parametrize("unit", [True, False])
+def test_one_on_the_embedding_reads_what_the_model_makes_of_it(tmp_path: Path, unit: bool) -> None:
+    folder = "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_44"
+    sae, _ = read_gemma_scope(written(tmp_path / folder, unit=unit))
+    p, x = parts(unit=unit), inputs()
+    f = kept_above(pre_activations(p, x / D**0.5, subtract=False), THRESHOLD.double())
+    y = (f @ p["W_dec"].double() + p["b_dec"].double()) * D**0.5
+    assert torch.equal(sae.encode(x) > 0, f > 0)
+    assert (sae.reconstruct(x).double() - y).abs().max() <= 3e-6 * y.abs().max()
+
+
 @pytest.mark.parametrize(
     ("path", "hook", "model"),
     [
@@ -55,6 +66,7 @@ def test_it_computes_what_its_authors_compute(tmp_path: Path, unit: bool) -> Non
          "gemma-2-27b"),
         ("gemma-scope-2b-pt-att/layer_1/x", "blocks.1.attn.hook_z", "gemma-2-2b"),
         ("gemma-scope-2b-pt-res/x", None, "gemma-2-2b"),
+        ("gemma-scope-2b-pt-res/embedding/width_4k/x", "blocks.0.hook_resid_pre", "gemma-2-2b"),
         ("layer_3/x", None, None),
     ],
 )  # fmt: skip
@@ -69,7 +81,6 @@ def test_the_folders_say_where_it_reads(
 @pytest.mark.parametrize(
     ("path", "changes", "error", "words"),
     [
-        ("gemma-scope-2b-pt-res/embedding/width_4k/x", {}, Unsupported, "embedding"),
         ("x", {"threshold": None}, Damaged, "lacks threshold"),
         ("x", {"threshold": np.ones(M + 1, np.float32)}, Mismatch, "threshold"),
         ("x", {"b_enc": np.full(M, np.nan, np.float32)}, Damaged, "b_enc"),

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import AutoConfig
 
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.errors import InvalidInput, StudioError, Unsupported
 from mistudio.ml.activations.capture import Capture, check_ids, first_tensor
 from mistudio.ml.architecture import find_blocks
@@ -117,7 +118,7 @@ def test_padding_behind_a_row_does_not_reach_it(loaded: LoadedModel) -> None:
 
 def test_every_family_passes_its_check(loaded: LoadedModel) -> None:
     found = check_model(loaded)
-    assert set(found.hooks) == {"resid_post", "mlp_out", "attn_out", "mlp_in", "attn_z"}
+    assert set(found.hooks) == {*SAE_HOOKS, "mlp_in"}
     assert set(found.widths.values()) == {32}
     assert found.tree[-3]["hooks"] == found.hooks
     assert (found.hooks_why, found.lens_why) == ({}, "")
@@ -221,6 +222,7 @@ def test_tree_accounts_for_every_parameter() -> None:
         "attn_out": "model.layers.0.self_attn",
         "mlp_in": "model.layers.0.mlp",
         "attn_z": "model.layers.0.self_attn.o_proj",
+        "resid_pre": "model.layers.0",
     }
     assert rows[1]["note"] == "4 heads × 8 (2 key/value), MLP 32 → 64 → 32"
     tied = architecture_tree(tiny_llama())

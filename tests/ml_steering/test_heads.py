@@ -1,4 +1,5 @@
-"""Steering at the heads equals the same change made by hand before the output projection."""
+"""Steering where a module's input is edited equals the same change made by hand before it: at the
+heads before the output projection, and before a block."""
 
 from __future__ import annotations
 
@@ -24,26 +25,30 @@ IDS = [17, 260, 301, 44, 290, 275, 33, 120]
 PROMPT = Prompt(tuple(IDS))
 
 
-def projection_of(loaded: LoadedModel) -> Any:
+def reader_of(loaded: LoadedModel, hook: str) -> Any:
+    """The module that reads what is at a hook."""
     block: Any = loaded.blocks.modules[LAYER]
+    if hook == "resid_pre":
+        return block
     return block.get_submodule(PROJECTION.get(loaded.facts.name, "self_attn.o_proj"))
 
 
+@pytest.mark.parametrize("hook", ["attn_z", "resid_pre"])
 @pytest.mark.parametrize(("operator", "value"), [("add", 2.0), ("clamp", 3.0), ("scale", -1.0)])
-def test_heads_are_moved_by_what_they_hold(
-    loaded: LoadedModel, operator: str, value: float
+def test_an_input_is_moved_by_what_it_holds(
+    loaded: LoadedModel, operator: str, value: float, hook: str
 ) -> None:
     sae = random_sae("standard")
-    own_BSF = sae.encode(Capture(loaded, LAYER, "attn_z")(torch.tensor([IDS])))
+    own_BSF = sae.encode(Capture(loaded, LAYER, hook)(torch.tensor([IDS])))
     feature = int(own_BSF[0, -1].argmax())
     spec = Spec((Edit(Feature(feature), value, operator, "raw"),))
-    with SteeredModel(loaded, {"x": spec}, library(sae, LAYER, "attn_z")) as model:
+    with SteeredModel(loaded, {"x": spec}, library(sae, LAYER, hook)) as model:
         stepper = Stepper(model, [FedRow(PROMPT, "x"), FedRow(PROMPT)])
         steered_V, plain_V = stepper.prompt()
         trace, untouched = stepper.traces()
     assert untouched.acted == 0
     assert trace.acted > 0
-    assert not projection_of(loaded)._forward_pre_hooks
+    assert not reader_of(loaded, hook)._forward_pre_hooks
 
     def before(_module: Any, inputs: Any) -> Any:
         x = inputs[0]
@@ -51,9 +56,10 @@ def test_heads_are_moved_by_what_they_hold(
         strength = {"add": torch.full_like(own, value), "clamp": value - own}.get(
             operator, (value - 1) * own
         )
-        return ((x.view(1, len(IDS), -1) + strength * sae.W_dec_FO[feature]).view_as(x),)
+        moved = x.view(1, len(IDS), -1) + strength * sae.W_dec_FO[feature]
+        return (moved.view_as(x), *inputs[1:])
 
-    handle = projection_of(loaded).register_forward_pre_hook(before)
+    handle = reader_of(loaded, hook).register_forward_pre_hook(before)
     with torch.inference_mode():
         wanted_V = loaded.model(torch.tensor([IDS]), use_cache=False).logits[0, -1]
     handle.remove()
@@ -80,6 +86,9 @@ def test_directions_of_heads_mean_nothing_elsewhere(llama: LoadedModel) -> None:
         prepare(Edit(Feature(4, "stream"), 1.0, along=Feature(5, "heads")))
     with pytest.raises(InvalidInput, match="means nothing in the stream of further layers"):
         prepare(Edit(Feature(4, "heads"), 1.0, layers=(2,)))
+    saes["input"] = PlacedSae(sae, LAYER, "resid_pre")  # a direction of the stream
+    prepare(Edit(Feature(4, "input"), 1.0, "swap", target=Feature(5, "stream")))
+    prepare(Edit(Feature(4, "input"), 1.0, layers=(2,)))
     narrow = dataclasses.replace(
         sae, W_enc_DF=sae.W_enc_DF[:16], W_dec_FO=sae.W_dec_FO[:, :16], b_dec_O=sae.b_dec_O[:16]
     )

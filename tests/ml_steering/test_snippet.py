@@ -117,6 +117,7 @@ def library(sample: LoadedModel) -> Library:
             "pursuit": PlacedSae(pursuing(topk), 1, "resid_post", largest=largest, median_norm=8.0),
             "jump": PlacedSae(jump, 2, "resid_post", largest=largest, median_norm=8.0),
             "heads": PlacedSae(jump, 1, "attn_z", largest=largest, median_norm=8.0),
+            "input": PlacedSae(jump, 0, "resid_pre", largest=largest, median_norm=1.0),
         },
         {"v": Vector(v, 1), "w": Vector(w, 2, "mlp_out")},
         {Place(3, "resid_post"): 8.0, Place(4, "resid_post"): 8.0},
@@ -162,6 +163,7 @@ CASES: dict[str, tuple[Spec, GenerationRequest]] = {
     "penalties": (spec("jump#4=0.7", "@v=1raw"), replace(PLAIN, sampling=PENALTIES)),
     "layers": (spec("top#3=1.5:add/3,4", "jump#4=1:clamp"), PLAIN),
     "heads": (spec("heads#3=2", "heads#4=1:clamp", "jump#5=1:scale?heads#6>0.1"), PLAIN),
+    "input": (spec("input#3=0.2", "input#4=0.1:clamp", "jump#5=1:scale?input#6>0.1"), PLAIN),
     "stop": (spec("@v=1.5raw"), replace(PLAIN, stop=(" said unto", "!"))),
 }  # fmt: skip
 

@@ -196,6 +196,9 @@ def test_neuronpedia_rows(tmp_path: Path) -> None:
     assert (found.layer, found.hook) == (7, "resid_post"), "what enters block 8 leaves block 7"
     assert (found.name, found.model_hint) == ("8-res-jb:14", "gpt2-small")
     np.testing.assert_array_equal(found.v_D, V[0])
+    path.write_text(json.dumps({**row, "hookName": "blocks.0.hook_resid_pre"}))
+    (found,) = read_file(path)
+    assert (found.layer, found.hook) == (0, "resid_pre")
     path.write_text(json.dumps({"vector": {**row, "vectorLabel": "cats"}}))
     (found,) = read_file(path)
     assert (found.layer, found.hook, found.name) == (8, None, "cats")
@@ -210,7 +213,6 @@ def test_neuronpedia_rows(tmp_path: Path) -> None:
     [
         ({"layer": "8-res-jb", "vector": []}, "no “vector” with numbers"),
         ({"vector": [1.0, "x"]}, "no list of numbers"),
-        ({"vector": [1.0, 2.0], "hookName": "blocks.0.hook_resid_pre"}, "embeddings"),
         ({"vector": [1.0, 2.0], "hookName": "blocks.0.attn.hook_q"}, "hook_q, which is not known"),
         ([3], "does not describe"),
     ],

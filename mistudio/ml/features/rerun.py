@@ -77,8 +77,8 @@ class Rerun:
             )
         self.loaded = loaded
         self.capture = PairCapture(loaded, layer, hook_in, written)
-        self._at_attention = written in ("attn_out", "attn_z")
-        self._first = layer if self._at_attention else layer + 1
+        self._within = written in ("resid_pre", "attn_out", "attn_z")
+        self._first = layer if self._within else layer + 1
         self._longest = most_tokens
         parameters = inspect.signature(loaded.model.forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
@@ -134,7 +134,7 @@ class Rerun:
         else:
             delta_RSO = delta_RSO[:, start:]
         stream_RSD = clean.stream_BSD[rows_R, start:]
-        if not self._at_attention:
+        if not self._within:
             stream_RSD = _added(stream_RSD, delta_RSO)
         extra: dict[str, Any] = {"use_cache": False}
         if start:
@@ -192,7 +192,7 @@ class Rerun:
 
     @contextmanager
     def _changing(self, delta_RSO: torch.Tensor, shape: torch.Size) -> Iterator[None]:
-        if not self._at_attention:
+        if not self._within:
             yield
             return
         with changed(self.capture.written, lambda y_RSO: _added(y_RSO, delta_RSO), shape):

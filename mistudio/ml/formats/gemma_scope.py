@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mistudio.core.errors import Unsupported
 from mistudio.ml.formats.foreign import assemble, known, reading, take
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.sae.fold import fold_decoder_norms
+from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
 
 WEIGHTS_FILE = "params.npz"
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 REPOSITORY = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)$")
+EMBEDDING = "embedding"  # the folder in place of one such as layer_20
 HOOKS = {
     "res": "hook_resid_post",
     "mlp": "hook_mlp_out",
@@ -32,27 +32,27 @@ HOOKS = {
 def read_gemma_scope(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a folder, in float32 on the CPU, and its metadata.
 
-    b_dec is not subtracted from the input. Transcoders are told by their folders. Raises
-    `NotFound`, `Damaged`, `Mismatch`, or `Unsupported` for SAEs on the embedding.
+    b_dec is not subtracted from the input. Transcoders are told by their folders, and so are SAEs
+    on the embedding: they read it before the model multiplies it by √d. Raises `NotFound`,
+    `Damaged`, `Mismatch` or `Unsupported`.
     """
     words = [part.lower() for part in folder.resolve().parts]
-    if "embedding" in words:
-        raise Unsupported("SAEs on the embedding cannot be used: no hook of a block reads it.")
     W_enc_DF, b_enc_F, W_dec_FO, b_dec_O, threshold_F = take(
         read_arrays(folder / WEIGHTS_FILE), TENSORS, WEIGHTS_FILE
     )
-    sae = fold_decoder_norms(
-        assemble(
-            W_enc_DF,
-            b_enc_F,
-            W_dec_FO,
-            b_dec_O,
-            "jumprelu",
-            subtracts_b_dec=False,
-            threshold=threshold_F,
-            encoder="transcoder" if any("transcoder" in word for word in words) else "sae",
-        )
+    sae = assemble(
+        W_enc_DF,
+        b_enc_F,
+        W_dec_FO,
+        b_dec_O,
+        "jumprelu",
+        subtracts_b_dec=False,
+        threshold=threshold_F,
+        encoder="transcoder" if any("transcoder" in word for word in words) else "sae",
     )
+    if EMBEDDING in words:
+        sae = fold_input_scale(sae, sae.d_in**-0.5)
+    sae = fold_decoder_norms(sae)
     metadata = known(**place_of(words), training_architecture="jumprelu")
     return sae.with_metadata(**metadata), metadata
 
@@ -67,7 +67,9 @@ def place_of(words: list[str]) -> dict[str, str]:
             continue
         size, kind, site = name.groups()
         found["model_name"] = f"google/gemma-2-{size}" + ("-it" if kind == "it" else "")
-        if layers:
+        if EMBEDDING in words:
+            found["hook_name"] = "blocks.0.hook_resid_pre"
+        elif layers:
             found["hook_name"] = f"blocks.{layers[-1]}.{HOOKS[site]}"
             if site == "transcoders":
                 found["hook_name_out"] = f"blocks.{layers[-1]}.{HOOKS['mlp']}"

@@ -23,6 +23,7 @@ TRANSFORMER_LENS = {
     "mlp_in": "ln2.hook_normalized",
     "attn_out": "hook_attn_out",
     "attn_z": "attn.hook_z",
+    "resid_pre": "hook_resid_pre",
 }
 
 

@@ -123,10 +123,11 @@ def write_sparsify(
             f"one reads {sae.d_in:,} and gives {sae.d_out:,}."
         )
     told = {**sae.metadata, **(metadata or {})}
-    if not sae.is_transcoder and told.get("hook") == "attn_z":
+    read = {"attn_z": "the attention's projection", "resid_pre": "a block"}.get(told.get("hook"))
+    if not sae.is_transcoder and read is not None:
         raise Unsupported(
-            "sparsify's SAEs read what a module gives, and this one reads what the attention's "
-            "projection does; SAELens and dictionary_learning can hold it."
+            f"sparsify's SAEs read what a module gives, and this one reads what {read} does; "
+            "SAELens and dictionary_learning can hold it."
         )
     hookpoint = hookpoint_of(told, "_out" if sae.is_transcoder else "")
     config = {

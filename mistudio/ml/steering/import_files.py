@@ -204,13 +204,8 @@ def _np_place(path: Path, row: dict[str, Any]) -> tuple[int | None, str | None]:
     named = str(row.get("hookName") or "")
     if match := _NP_HOOK.match(named):
         layer, hook = int(match[1]), match[2].replace("attn.hook", "attn").removeprefix("hook_")
-        if hook != "resid_pre":
+        if hook != "resid_pre" or layer == 0:
             return layer, hook
-        if layer == 0:
-            raise Unsupported(
-                f"The vector in {path.name} is added to the embeddings (resid_pre of block 0), "
-                "where this program has no hook."
-            )
         return layer - 1, "resid_post"  # what enters a block is what the one before gave
     if named:
         raise Unsupported(f"The vector in {path.name} is for the hook {named}, which is not known.")

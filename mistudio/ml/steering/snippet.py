@@ -23,6 +23,7 @@ from mistudio.core.steering_operators import OPERATORS, Reads, Value
 from mistudio.core.steering_positions import Range
 from mistudio.core.units import format_bytes
 from mistudio.ml.formats.tensors import save_tensors
+from mistudio.ml.hooks import INPUT
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.steering.operators import Channel, Gate, Site
 from mistudio.ml.steering.readers import Reader
@@ -189,7 +190,7 @@ def _parts(
         "stop": bool(spec.stop),
         "cached": spec.is_cached,
         "uncached": not spec.is_cached,
-        "heads": any(told.get("heads") for told in hooks),
+        "inputs": any(told.get("input") for told in hooks),
         "features": any(told["features"] for told in hooks),
         "pursuit": any(r["pursuit"] for told in hooks for r in told.get("readers", ())),
         "coordinates": any("coordinate" in edit for edit in edits),
@@ -251,14 +252,14 @@ def _hook(
             "another; as a script they can only be added."
         )
     told: dict[str, Any] = {
-        "module": hook.path.removesuffix(".input"),
+        "module": hook.path.removesuffix(INPUT),
         "norm_limit": None if spec.steers_sinks else _finite(site.norm_limit),
         "edits": [],
         "features": len(columns) if reads else 0,
         "norm": spec.norm,
     }
-    if any(not other.site.place.is_stream for other in spec.hooks):
-        told["heads"] = not site.place.is_stream
+    if any(other.path.endswith(INPUT) for other in spec.hooks):
+        told["input"] = hook.path.endswith(INPUT)
     if spec.norm == "cap":
         told["cap"] = spec.cap
     if reads:

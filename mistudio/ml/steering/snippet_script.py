@@ -136,13 +136,16 @@ class Steering:
             return self.edited(number, told, output)
 
         return hook
-    #if heads
+    #if inputs
 
     def edit_input(self, number, told):
-        """A hook that edits what the module reads: the heads side by side."""
+        """A hook that edits what the module reads."""
 
-        def hook(module, arguments):
-            return (self.edited(number, told, arguments[0]), *arguments[1:])
+        def hook(module, arguments, named):
+            if arguments:
+                return (self.edited(number, told, arguments[0]), *arguments[1:]), named
+            x = self.edited(number, told, named["hidden_states"])
+            return arguments, {**named, "hidden_states": x}
 
         return hook
     #end
@@ -334,9 +337,10 @@ def main():
     model.get_input_embeddings().register_forward_pre_hook(steering.see_ids, with_kwargs=True)
     for number, told in enumerate(HOOKS):
         module = model.get_submodule(told["module"])
-        #if heads
-        if told["heads"]:
-            module.register_forward_pre_hook(steering.edit_input(number, told))
+        #if inputs
+        if told["input"]:
+            change = steering.edit_input(number, told)
+            module.register_forward_pre_hook(change, with_kwargs=True)
             continue
         #end
         module.register_forward_hook(steering.edit(number, told))

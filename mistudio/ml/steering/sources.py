@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 
-from mistudio.core.configs import HOOKS
+from mistudio.core.configs import STREAM_HOOKS
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.steering_spec import Direction, Feature, Source
 from mistudio.ml.sae.base import SparseAutoencoder
 
 # the order in which a block runs
-_WITHIN_BLOCK = {"attn_z": 0, "attn_out": 1, "mlp_out": 2, "resid_post": 3}
+_WITHIN_BLOCK = {"resid_pre": 0, "attn_z": 1, "attn_out": 2, "mlp_out": 3, "resid_post": 4}
 
 
 class Place(NamedTuple):
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     @property
     def order(self) -> tuple[int, int]:
         """Earlier places come first."""
-        return self.layer, _WITHIN_BLOCK.get(self.hook, 3)
+        return self.layer, _WITHIN_BLOCK.get(self.hook, 4)
 
     @property
     def words(self) -> str:
@@ -36,7 +36,7 @@ class Place(NamedTuple):
     @property
     def is_stream(self) -> bool:
         """Whether directions there are those of the residual stream, as at other such places."""
-        return self.hook in HOOKS
+        return self.hook in STREAM_HOOKS
 
 
 @dataclass(frozen=True)

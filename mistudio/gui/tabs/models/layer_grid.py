@@ -19,6 +19,7 @@ HOOK_TEXTS = {
     "mlp_out": ("MLP", "what the MLP adds to the residual stream"),
     "attn_out": ("Attention", "what attention adds to the residual stream, before it is added"),
     "attn_z": ("Heads", "what attention's heads give, side by side, before they are led back"),
+    "resid_pre": ("Input", "what the block reads; that of L0 is the embedding"),
     "mlp_in": ("MLP input", "what the MLP reads, after the norm before it"),
 }
 

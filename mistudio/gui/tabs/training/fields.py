@@ -21,6 +21,7 @@ HOOK_TEXTS = {
     "mlp_out": "MLP output (mlp_out)",
     "attn_out": "attention output (attn_out)",
     "attn_z": "attention heads (attn_z)",
+    "resid_pre": "block input (resid_pre)",
     "mlp_in": "MLP input (mlp_in)",
 }
 ENCODER_TEXTS = {

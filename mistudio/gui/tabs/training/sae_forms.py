@@ -22,6 +22,8 @@ from mistudio.gui.widgets.editors import ChoiceEditor, Editor, PathEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.store.records import SaeRow
 
+INPUTS = ("attn_z", "resid_pre")  # hooks that are what a module reads
+
 
 class JobDialog(Dialog):
     """A form and a button that queues its job; stays open with the sentence if it is refused."""
@@ -140,7 +142,7 @@ def formats_for(sae: SaeRow) -> list[str]:
     fits = {
         "saelens": not is_groupmax and not (keeps_k and is_transcoder),
         "dictionary_learning": usual and not is_transcoder,
-        "sparsify": keeps_k and sae.d_in == sae.d_out and sae.hook_in != "attn_z",
+        "sparsify": keeps_k and sae.d_in == sae.d_out and sae.hook_in not in INPUTS,
         "circuit_tracer": is_transcoder and not keeps_k and sae.d_in == sae.d_out,
     }
     return [name for name in SAE_FORMATS if fits[name]]
