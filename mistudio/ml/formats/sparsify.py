@@ -123,7 +123,8 @@ def write_sparsify(
             f"one reads {sae.d_in:,} and gives {sae.d_out:,}."
         )
     told = {**sae.metadata, **(metadata or {})}
-    read = {"attn_z": "the attention's projection", "resid_pre": "a block"}.get(told.get("hook"))
+    read = {"attn_z": "the attention's projection", "resid_pre": "a block"}
+    read = read.get(str(told.get("hook")))
     if not sae.is_transcoder and read is not None:
         raise Unsupported(
             f"sparsify's SAEs read what a module gives, and this one reads what {read} does; "

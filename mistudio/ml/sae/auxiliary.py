@@ -88,8 +88,8 @@ def _sparse(
     loss = scale * error_BO.square().sum()
     grad_BO = error_BO.mul_(2 * weight * scale)
     by_latent = sort_by_latent(codes, n_dead)
-    grad = value_gradient(codes, grad_BO, W_dec_NO)[by_latent.order]
-    values = codes.values[by_latent.order]
+    grad = by_latent.sorted(value_gradient(codes, by_latent, grad_BO, W_dec_NO))
+    values = by_latent.sorted(codes.values)
     grad_enc_ND = torch.empty(n_dead, x_BD.shape[1], dtype=x_BD.dtype, device=x_BD.device)
     weight_gradient(by_latent, grad, x_BD, grad_enc_ND)
     grad_dec_NO = torch.empty_like(W_dec_NO)

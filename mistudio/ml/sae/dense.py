@@ -19,6 +19,7 @@ from mistudio.ml.sae.dense_band import band_step
 from mistudio.ml.sae.dense_parts import ActiveGradient, StepSums, TileGradient
 from mistudio.ml.sae.dense_tiles import tiled_step
 from mistudio.ml.sae.selection import SparseCodes
+from mistudio.ml.sae.sparse_gradient import ByLatent
 from mistudio.ml.sae.trainable import Auxiliary, Penalty, StepResult, TrainableSae
 
 SPARSE_BELOW = {"cpu": 0.1}
@@ -84,10 +85,15 @@ class DenseSae(TrainableSae):
 
     @abstractmethod
     def touched(
-        self, codes: SparseCodes, wanted_BO: torch.Tensor, unit: float, penalty: Penalty
+        self,
+        codes: SparseCodes,
+        by_latent: ByLatent,
+        wanted_BO: torch.Tensor,
+        unit: float,
+        penalty: Penalty,
     ) -> ActiveGradient:
         """Forward and backward of the entries that `reach` finds; `codes` holds x_c W_enc plus
-        what `reach` adds."""
+        what `reach` adds, `by_latent` the same sorted."""
 
     @abstractmethod
     def take_ghost(self, pull_N: torch.Tensor, at: torch.Tensor) -> None:

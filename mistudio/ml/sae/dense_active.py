@@ -29,19 +29,18 @@ def active_step(
     if penalty.rare_F is not None and penalty.ghost != 0:
         rare_N = penalty.rare_F.nonzero().squeeze(1)
     touched, reached_BN = _encode(sae, x_BD, rare_N)
-    part = sae.touched(touched, wanted_BO, unit, penalty)
+    by_latent = sort_by_latent(touched, sae.n_latents)
+    part = sae.touched(touched, by_latent, wanted_BO, unit, penalty)
     out_BO = part.error_BO * (2 * unit)
 
-    by_latent = sort_by_latent(touched, sae.n_latents)
-    grad_pre = part.grad_pre[by_latent.order]
+    grad_pre = by_latent.sorted(part.grad_pre)
     weight_gradient(by_latent, grad_pre, x_BD, grad_enc_FD)
     pre_sum_F = sum_by_latent(by_latent, grad_pre)
     for name, entries in part.vectors.items():
-        sae.gradient(name).add_(sum_by_latent(by_latent, entries[by_latent.order]))
+        sae.gradient(name).add_(sum_by_latent(by_latent, by_latent.sorted(entries)))
 
-    if part.codes.ids.numel() < touched.ids.numel():
-        by_latent = sort_by_latent(part.codes, sae.n_latents)
-    values, told = part.codes.values[by_latent.order], part.told[by_latent.order]
+    by_latent = part.by_latent
+    values, told = by_latent.sorted(part.codes.values), by_latent.sorted(part.told)
     if sae.unit_decoder:
         weight_gradient(
             by_latent,

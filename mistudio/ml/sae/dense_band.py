@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mistudio.ml.sae.dense_parts import StepSums, keep_lengths, tiles_of, total
-from mistudio.ml.sae.selection import SparseCodes, above, splits_of
+from mistudio.ml.sae.selection import SparseCodes, above, picked, splits_of
 from mistudio.ml.sae.sparse_gradient import sort_by_latent, weight_gradient, weighted_rows
 from mistudio.ml.sae.trainable import Penalty
 
@@ -59,7 +59,7 @@ def band_step(
             ghosts.append(part.ghost)
         start += rows
     by_latent = sort_by_latent(_joined(parts), width)
-    values = torch.cat([codes.values for codes in parts])[by_latent.order]
+    values = by_latent.sorted(torch.cat([codes.values for codes in parts]))
     weight_gradient(by_latent, values, out_BO, grad_dec_FO)
     if sae.unit_decoder:
         keep_lengths(grad_dec_FO, W_dec_FO, tiles)
@@ -88,7 +88,7 @@ def _firing(sae: DenseSae, pre_CF: torch.Tensor) -> SparseCodes:
         over_RF = sae.buffer("over", pre_RF.shape, pre_RF)
         row, _, latent = above(torch.add(pre_RF, shift_F, out=over_RF), 0.0)
         rows.append(row + start)
-        values.append(pre_RF[row, latent] + bias_F[latent])
+        values.append(pre_RF[row, latent] + picked(bias_F, latent))
         ids.append(latent)
         start += pre_RF.shape[0]
     splits = splits_of(torch.cat(rows), pre_CF.shape[0])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from mistudio.ml.sae.selection import SparseCodes
+from mistudio.ml.sae.sparse_gradient import ByLatent
 from mistudio.ml.sae.trainable import Penalty
 
 TILE_LATENTS = {"cpu": 512}  # elsewhere all at once: a GPU has no cache to stay in
@@ -49,12 +50,14 @@ class TileGradient(NamedTuple):
 class ActiveGradient(NamedTuple):
     """What the backward pass of the touched entries [n] gives. Sums are over the batch.
 
-    `codes` are the active latents, `told` [n_active] is ⟨gradient of ŷ, decoder row⟩ of each;
-    `grad_pre` [n] is the gradient of x_c W_enc, `vectors` [n] those of the architecture's own
-    vectors by name. `error_BO` is ŷ - y, `reconstruction` Σ of the squared errors that R counts.
+    `codes` are the active latents and `by_latent` the same sorted, `told` [n_active] is ⟨gradient
+    of ŷ, decoder row⟩ of each; `grad_pre` [n] is the gradient of x_c W_enc, `vectors` [n] those of
+    the architecture's own vectors by name. `error_BO` is ŷ - y, `reconstruction` Σ of the squared
+    errors that R counts.
     """
 
     codes: SparseCodes
+    by_latent: ByLatent
     told: torch.Tensor
     grad_pre: torch.Tensor
     vectors: Mapping[str, torch.Tensor]

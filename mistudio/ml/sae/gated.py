@@ -9,8 +9,8 @@ import torch
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import DenseSae
 from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
-from mistudio.ml.sae.selection import SparseCodes, kept_codes
-from mistudio.ml.sae.sparse_gradient import value_gradient, weighted_rows
+from mistudio.ml.sae.selection import SparseCodes, kept_codes, picked
+from mistudio.ml.sae.sparse_gradient import ByLatent, value_gradient, weighted_rows_of
 from mistudio.ml.sae.trainable import Penalty
 
 
@@ -79,21 +79,29 @@ class Gated(DenseSae):
         return self.parameters["b_gate_F"], 0.0
 
     def touched(
-        self, codes: SparseCodes, wanted_BO: torch.Tensor, unit: float, penalty: Penalty
+        self,
+        codes: SparseCodes,
+        by_latent: ByLatent,
+        wanted_BO: torch.Tensor,
+        unit: float,
+        penalty: Penalty,
     ) -> ActiveGradient:
         p = self.parameters
-        W_dec_FO, gain = p["W_dec_FO"], p["r_mag_F"].exp()[codes.ids]
-        scaled = (codes.values - p["b_gate_F"][codes.ids]) * gain
-        f = torch.relu(scaled + p["b_mag_F"][codes.ids])
-        active, at = kept_codes(codes, f, f > 0)
-        error_BO = weighted_rows(W_dec_FO, active) - wanted_BO
-        second_BO = weighted_rows(W_dec_FO, codes) - wanted_BO
-        told = value_gradient(active, error_BO * (2 * unit), W_dec_FO)
+        W_dec_FO, gain = p["W_dec_FO"], picked(p["r_mag_F"].exp(), codes.ids)
+        scaled = (codes.values - picked(p["b_gate_F"], codes.ids)).mul_(gain)
+        f = (scaled + picked(p["b_mag_F"], codes.ids)).relu_()
+        fires = f > 0
+        active, at = kept_codes(codes, f, fires)
+        active_by_latent = by_latent.only(fires)
+        both = weighted_rows_of(W_dec_FO, codes, [f, codes.values])
+        error_BO, second_BO = (made_BO.sub_(wanted_BO) for made_BO in both)
+        told = value_gradient(active, active_by_latent, error_BO * (2 * unit), W_dec_FO)
         grad_mag = torch.zeros_like(f).index_copy_(0, at, told)
-        grad_gate = value_gradient(codes, second_BO * (2 * unit), W_dec_FO)
+        grad_gate = value_gradient(codes, by_latent, second_BO * (2 * unit), W_dec_FO)
         grad_gate += penalty.weight * unit
         return ActiveGradient(
             codes=active,
+            by_latent=active_by_latent,
             told=told,
             grad_pre=grad_mag * gain + grad_gate,
             vectors={"b_mag_F": grad_mag, "b_gate_F": grad_gate, "r_mag_F": grad_mag * scaled},

@@ -14,8 +14,8 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import DenseSae
 from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
-from mistudio.ml.sae.selection import SparseCodes, kept_codes
-from mistudio.ml.sae.sparse_gradient import value_gradient, weighted_rows
+from mistudio.ml.sae.selection import SparseCodes, kept_codes, picked
+from mistudio.ml.sae.sparse_gradient import ByLatent, value_gradient, weighted_rows_of
 from mistudio.ml.sae.trainable import Penalty
 
 TANH_SLOPE = 4.0
@@ -127,16 +127,22 @@ class JumpReLU(DenseSae):
         return shift_F, -self.bandwidth / 2
 
     def touched(
-        self, codes: SparseCodes, wanted_BO: torch.Tensor, unit: float, penalty: Penalty
+        self,
+        codes: SparseCodes,
+        by_latent: ByLatent,
+        wanted_BO: torch.Tensor,
+        unit: float,
+        penalty: Penalty,
     ) -> ActiveGradient:
-        W_dec_FO, threshold = self.parameters["W_dec_FO"], self.parameters["threshold_F"][codes.ids]
+        W_dec_FO = self.parameters["W_dec_FO"]
+        threshold = picked(self.parameters["threshold_F"], codes.ids)
         over, weight = codes.values, penalty.weight * unit
         fires, near = over > 0, over.abs() < self.bandwidth / 2
         f = (over + threshold) * fires
         active, at = kept_codes(codes, f, fires)
-        error_BO = weighted_rows(W_dec_FO, active) - wanted_BO
-        grad = value_gradient(codes, error_BO * (2 * unit), W_dec_FO)
-        told = grad[at]
+        error_BO = weighted_rows_of(W_dec_FO, active, [active.values])[0].sub_(wanted_BO)
+        grad = value_gradient(codes, by_latent, error_BO * (2 * unit), W_dec_FO)
+        told = picked(grad, at)
         if self.mode == "tanh":
             bent = torch.tanh(TANH_SLOPE * f)
             sparsity = bent.sum()
@@ -150,11 +156,12 @@ class JumpReLU(DenseSae):
             else:
                 aim = penalty.target_l0 or float(self.k)
                 sparsity = (l0_B - aim).square().sum() * (2 / aim)
-                step = ((l0_B - aim) * (4 * weight / aim))[codes.rows]
+                step = picked((l0_B - aim) * (4 * weight / aim), codes.rows)
             jump = (grad * threshold + step) * near / self.bandwidth
             grad_pre = grad * fires
         return ActiveGradient(
             codes=active,
+            by_latent=by_latent.only(fires),
             told=told,
             grad_pre=grad_pre,
             vectors={"b_enc_F": grad_pre, "threshold_F": -jump},

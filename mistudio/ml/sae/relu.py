@@ -9,8 +9,8 @@ import torch
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import DenseSae
 from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
-from mistudio.ml.sae.selection import SparseCodes
-from mistudio.ml.sae.sparse_gradient import value_gradient, weighted_rows
+from mistudio.ml.sae.selection import SparseCodes, picked
+from mistudio.ml.sae.sparse_gradient import ByLatent, value_gradient, weighted_rows_of
 from mistudio.ml.sae.trainable import EPS, Penalty
 
 
@@ -63,21 +63,27 @@ class Standard(DenseSae):
         return self.parameters["b_enc_F"], 0.0
 
     def touched(
-        self, codes: SparseCodes, wanted_BO: torch.Tensor, unit: float, penalty: Penalty
+        self,
+        codes: SparseCodes,
+        by_latent: ByLatent,
+        wanted_BO: torch.Tensor,
+        unit: float,
+        penalty: Penalty,
     ) -> ActiveGradient:
         W_dec_FO = self.parameters["W_dec_FO"]
-        error_BO = weighted_rows(W_dec_FO, codes) - wanted_BO
-        told = value_gradient(codes, error_BO * (2 * unit), W_dec_FO)
+        error_BO = weighted_rows_of(W_dec_FO, codes, [codes.values])[0].sub_(wanted_BO)
+        told = value_gradient(codes, by_latent, error_BO * (2 * unit), W_dec_FO)
         weight, sparsity = penalty.weight * unit, codes.values.sum()
         if self._norm_F is None:
             grad_pre = told + weight
         else:
-            norms = self._norm_F[codes.ids]
+            norms = picked(self._norm_F, codes.ids)
             grad_pre = told + weight * norms
             sparsity = codes.values @ norms
             self._sum_F.index_add_(0, codes.ids, codes.values)
         return ActiveGradient(
             codes=codes,
+            by_latent=by_latent,
             told=told,
             grad_pre=grad_pre,
             vectors={"b_enc_F": grad_pre},

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from mistudio.ml.sae.auxiliary import auxiliary_gradient
-from mistudio.ml.sae.selection import SparseCodes, splits_of
+from mistudio.ml.sae.selection import SparseCodes, picked, splits_of
 from mistudio.ml.sae.sparse_gradient import (
     sort_by_latent,
     sum_by_latent,
@@ -133,8 +133,8 @@ class TopKFamily(TrainableSae):
         W_dec_FO = self._decoder(block)
         grad_enc_FD, grad_dec_FO = (g[block.start : block.stop] for g in self._gradient_buffers())
         by_latent = sort_by_latent(codes, block.stop - block.start)
-        values = codes.values[by_latent.order]
-        grad = value_gradient(codes, grad_BO, W_dec_FO)[by_latent.order]
+        values = by_latent.sorted(codes.values)
+        grad = by_latent.sorted(value_gradient(codes, by_latent, grad_BO, W_dec_FO))
         weight_gradient(by_latent, grad, x_BD, grad_enc_FD)
         weight_gradient(
             by_latent,
@@ -154,6 +154,7 @@ def split_by_block(codes: SparseCodes, blocks: Sequence[Block]) -> list[SparseCo
     rows, parts = codes.rows, []
     for block in blocks:
         at = ((codes.ids >= block.start) & (codes.ids < block.stop)).nonzero().squeeze(1)
-        splits = splits_of(rows[at], codes.row_splits.numel() - 1)
-        parts.append(SparseCodes(codes.values[at], codes.ids[at] - block.start, splits))
+        splits = splits_of(picked(rows, at), codes.row_splits.numel() - 1)
+        ids = picked(codes.ids, at).sub_(block.start)
+        parts.append(SparseCodes(picked(codes.values, at), ids, splits))
     return parts
