@@ -40,6 +40,10 @@ def test_some_entries_are_sorted_as_they_would_be_alone(threshold: float) -> Non
     found = sparse_gradient.sort_by_latent(codes, 12).only(codes.values > threshold)
     alone = sparse_gradient.sort_by_latent(part, 12)
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
+    every = sparse_gradient.sort_by_latent(codes, 12)
+    counts_F, last_row_F = every.counted(codes.values > threshold)
+    assert torch.equal(counts_F, alone.counts)
+    assert torch.equal(last_row_F[counts_F > 0], alone.last_rows[counts_F > 0])
 
 
 @pytest.mark.parametrize("part_rows", [1, 5, 8, 100])

@@ -156,12 +156,18 @@ class DenseSae(TrainableSae):
             return band_step
         return tiled_step
 
-    def buffer(self, name: str, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    def buffer(
+        self,
+        name: str,
+        shape: Sequence[int],
+        like: torch.Tensor,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
         """A tensor that the next call with this name overwrites: fresh pages cost more than what
-        is done with them."""
+        is done with them. A name has one dtype, that of `like` if none is given."""
         found, size = self._buffers.get(name), math.prod(shape)
         if found is None or found.numel() < size or found.device != like.device:
-            found = torch.empty(size, dtype=like.dtype, device=like.device)
+            found = torch.empty(size, dtype=dtype or like.dtype, device=like.device)
             self._buffers[name] = found
         return found[:size].view(*shape)
 

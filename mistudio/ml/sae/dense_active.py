@@ -54,6 +54,10 @@ def active_step(
         weight_gradient(by_latent, values, out_BO, grad_dec_FO)
         sae.add_norm_gradient(grad_dec_FO, penalty.weight * unit)
 
+    counts_F, last_row_F = by_latent.counts, by_latent.last_rows
+    if part.fires is not None:
+        counts_F, last_row_F = by_latent.counted(part.fires)
+
     ghost = torch.zeros_like(part.sparsity)
     if rare_N is not None and reached_BN is not None:
         ghost, pull_BN = ghost_of(-reached_BN, unit, penalty, rare_N)
@@ -66,8 +70,8 @@ def active_step(
         reconstruction=part.reconstruction,
         sparsity=part.sparsity,
         ghost=ghost,
-        counts_F=by_latent.counts,
-        last_row_F=by_latent.last_rows,
+        counts_F=counts_F,
+        last_row_F=last_row_F,
         grad_out_O=out_BO.sum(0),
         pre_sum_F=pre_sum_F,
         grad_skip_OD=out_BO.T @ x_BD if "W_skip_OD" in sae.parameters else None,
@@ -84,7 +88,8 @@ def _encode(
     for x_CD in x_BD.split(sae.rows_of_chunk()):
         pre_CF = sae.buffer("kept", (x_CD.shape[0], W_enc_FD.shape[0]), x_CD)
         sae.encoder_product(x_CD, pre_CF).add_(shift_F)
-        row, value, latent = above(pre_CF, bound)
+        mask_CF = sae.buffer("mask", pre_CF.shape, x_CD, torch.bool)
+        row, value, latent = above(pre_CF, bound, mask_CF)
         rows.append(row + start)
         values.append(value)
         ids.append(latent)

@@ -51,9 +51,10 @@ class ActiveGradient(NamedTuple):
     """What the backward pass of the touched entries [n] gives. Sums are over the batch.
 
     `codes` are the active latents and `by_latent` the same sorted, `told` [n_active] is ⟨gradient
-    of ŷ, decoder row⟩ of each; `grad_pre` [n] is the gradient of x_c W_enc, `vectors` [n] those of
-    the architecture's own vectors by name. `error_BO` is ŷ - y, `reconstruction` Σ of the squared
-    errors that R counts.
+    of ŷ, decoder row⟩ of each; where nearly all are active they may be all of the touched ones,
+    some of value 0, and `fires` tells which are active. `grad_pre` [n] is the gradient of x_c
+    W_enc, `vectors` [n] those of the architecture's own vectors by name. `error_BO` is ŷ - y,
+    `reconstruction` Σ of the squared errors that R counts.
     """
 
     codes: SparseCodes
@@ -64,6 +65,7 @@ class ActiveGradient(NamedTuple):
     error_BO: torch.Tensor
     reconstruction: torch.Tensor
     sparsity: torch.Tensor
+    fires: torch.Tensor | None = None
 
 
 def ghost_of(

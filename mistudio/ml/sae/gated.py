@@ -9,7 +9,7 @@ import torch
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import DenseSae
 from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
-from mistudio.ml.sae.selection import SparseCodes, kept_codes, picked
+from mistudio.ml.sae.selection import SparseCodes, picked
 from mistudio.ml.sae.sparse_gradient import ByLatent, value_gradient, weighted_rows_of
 from mistudio.ml.sae.trainable import Penalty
 
@@ -90,24 +90,23 @@ class Gated(DenseSae):
         W_dec_FO, gain = p["W_dec_FO"], picked(p["r_mag_F"].exp(), codes.ids)
         scaled = (codes.values - picked(p["b_gate_F"], codes.ids)).mul_(gain)
         f = (scaled + picked(p["b_mag_F"], codes.ids)).relu_()
-        fires = f > 0
-        active, at = kept_codes(codes, f, fires)
-        active_by_latent = by_latent.only(fires)
+        fires = f > 0  # of nearly all that their gate lets through
         both = weighted_rows_of(W_dec_FO, codes, [f, codes.values])
         error_BO, second_BO = (made_BO.sub_(wanted_BO) for made_BO in both)
-        told = value_gradient(active, active_by_latent, error_BO * (2 * unit), W_dec_FO)
-        grad_mag = torch.zeros_like(f).index_copy_(0, at, told)
+        told = value_gradient(codes, by_latent, error_BO * (2 * unit), W_dec_FO)
+        grad_mag = told * fires
         grad_gate = value_gradient(codes, by_latent, second_BO * (2 * unit), W_dec_FO)
         grad_gate += penalty.weight * unit
         return ActiveGradient(
-            codes=active,
-            by_latent=active_by_latent,
+            codes=codes._replace(values=f),
+            by_latent=by_latent,
             told=told,
             grad_pre=grad_mag * gain + grad_gate,
             vectors={"b_mag_F": grad_mag, "b_gate_F": grad_gate, "r_mag_F": grad_mag * scaled},
             error_BO=error_BO,
             reconstruction=error_BO.square().sum() + second_BO.square().sum(),
             sparsity=codes.values.sum(),
+            fires=fires,
         )
 
     def take_ghost(self, pull_N: torch.Tensor, at: torch.Tensor) -> None:

@@ -59,13 +59,16 @@ def max_per_group(h_BF: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
     return values_BK, at_BK + torch.arange(k, device=h_BF.device) * (h_BF.shape[-1] // k)
 
 
-def above(h_BF: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def above(
+    h_BF: torch.Tensor, bound: float, mask_BF: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Every entry greater than `bound` as (rows [n], values [n], ids [n]), by row and then by id.
 
-    Where few entries are, eight at a time are passed over as one word of the mask.
+    Where few entries are, eight at a time are passed over as one word of the mask. `mask_BF` is
+    memory for that, where the caller has some: fresh pages take longer than the comparison.
     """
     width = h_BF.shape[1]
-    mask = (h_BF > bound).view(-1)
+    mask = torch.gt(h_BF, bound, out=mask_BF).view(-1)
     if mask.numel() % LANES:
         at = mask.nonzero().squeeze(1)
     else:

@@ -56,6 +56,14 @@ class ByLatent(NamedTuple):
         order = picked(number_N, picked(self.order, at))
         return ByLatent(order, picked(self.rows, at), picked(before, self.splits))
 
+    def counted(self, kept_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`counts` and `last_rows` of the entries for which `kept_N` holds."""
+        here_N = self.sorted(kept_N)
+        counts_F = sum_by_latent(self, here_N.double()).long()
+        rows_N = ((self.rows + 1) * here_N).double()
+        last_F = torch.segment_reduce(rows_N, "max", offsets=self.splits, initial=1.0)
+        return counts_F, last_F.long() - 1
+
     def sorted(self, entries_N: torch.Tensor) -> torch.Tensor:
         """What belongs to the entries, in this order."""
         return picked(entries_N, self.order)
