@@ -11,11 +11,12 @@ from mistudio.core.repositories import repository_problem
 
 HOOKS = ("resid_post", "mlp_out", "attn_out")
 """what a block and its sublayers give, as wide as the stream"""
-STREAM_HOOKS = (*HOOKS, "resid_pre")  # where directions are those of the stream
-SAE_HOOKS = (*HOOKS, "attn_z", "resid_pre")
-"""what an SAE may read; attn_z is as wide as all heads together, resid_pre enters a block"""
+STREAM_HOOKS = (*HOOKS, "resid_pre", "resid_mid")  # where directions are those of the stream
+SAE_HOOKS = (*HOOKS, "attn_z", "resid_pre", "resid_mid")
+"""what an SAE may read; attn_z is as wide as all heads together, resid_pre enters a block and
+resid_mid is the stream between its attention and its MLP"""
 ENCODERS = ("sae", "transcoder", "skip_transcoder")
-TRANSCODER_INPUTS = ("mlp_in", *HOOKS)  # what a transcoder may read
+TRANSCODER_INPUTS = ("mlp_in", *HOOKS, "resid_mid")  # what a transcoder may read
 # that an SAE or transcoder is written in
 SAE_FORMATS = ("saelens", "dictionary_learning", "sparsify", "circuit_tracer")
 

@@ -124,7 +124,7 @@ class ExtractConfig(Config):
         "Hooks",
         "resid_post is the block's output, mlp_out and attn_out what the sublayers add to it, "
         "mlp_in what the MLP reads, attn_z the attention's heads before its output projection, "
-        "resid_pre what the block reads. "
+        "resid_pre what the block reads, resid_mid the stream between attention and MLP. "
         "Repeat for several.",
         choices=EXTRACTION_HOOKS,
         required=True,

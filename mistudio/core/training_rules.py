@@ -14,7 +14,7 @@ DENSE_FAMILY = ("standard", "gated", "jumprelu")
 ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
 # gated has no form as a transcoder: no format holds one, and none was described
 TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
-IN_BLOCK = ("attn_out", "mlp_in", "mlp_out", "resid_post")
+IN_BLOCK = ("attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 """the hooks of a block in the order in which they are computed"""
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
 OPTIMIZERS = ("adam", "adamw", "sgd")

@@ -56,7 +56,8 @@ class TrainingSubject(Config):
         "Hook",
         "resid_post is the block's output, mlp_out and attn_out what the sublayer adds to it, "
         "attn_z the attention's heads side by side, before its output projection, resid_pre what "
-        "the block reads, which in block 0 is the embedding.",
+        "the block reads, which in block 0 is the embedding, resid_mid the stream between "
+        "attention and MLP.",
         choices=SAE_HOOKS,
         applies=is_sae,
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SETS = {
     "resid_post": "res",
     "resid_pre": "respre",
+    "resid_mid": "resmid",
     "mlp_out": "mlp",
     "attn_out": "att",
     "attn_z": "att",

@@ -30,6 +30,17 @@ SUBLAYERS = {
     "pre_feedforward_layernorm": "mlp_in",
     "post_feedforward_layernorm": "mlp_out",
     **{
+        f"{norm}.input": "resid_mid"
+        for norm in (
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "pre_mlp_layernorm",
+            "ln_2",
+            "final_layer_norm",
+            "ffn_norm",
+        )
+    },
+    **{
         f"{attention}.{projection}.input": "attn_z"
         for attention in ("self_attn", "self_attention", "attn", "attn.attention", "attention")
         for projection in ("o_proj", "out_proj", "c_proj", "dense")

@@ -20,6 +20,15 @@ _PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense")
 # Norms that follow a sublayer, so that their output is what is added to the stream. Llama's
 # post_attention_layernorm precedes the MLP; it follows attention only beside an MLP post-norm.
 _MLP_POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm")
+# names of the norm before the MLP; the first that a block has
+_MLP_NORMS = (
+    "pre_feedforward_layernorm",
+    "pre_mlp_layernorm",
+    "post_attention_layernorm",
+    "ln_2",
+    "final_layer_norm",
+    "ffn_norm",
+)
 _ATTENTION_POST_NORMS = ("post_self_attn_layernorm", "post_attention_layernorm")
 
 
@@ -97,6 +106,19 @@ def attention_projection(blocks: Blocks, layer: int) -> tuple[str, nn.Module] | 
             if path.rpartition(".")[2] in _PROJECTIONS:
                 return f"{blocks.path}.{layer}.{name}.{path}", module
     return None
+
+
+def reader_between(blocks: Blocks, layer: int) -> str:
+    """Path of what reads the stream behind a block's attention: the norm before the MLP, or the MLP
+    itself; "" if there is no MLP."""
+    children = dict(blocks.modules[layer].named_children())
+    ends_in_norm = any(name in children for name in _MLP_POST_NORMS)
+    fitting = (name for name in _MLP_NORMS if name in children)
+    name = next((n for n in fitting if n != "post_attention_layernorm" or not ends_in_norm), "")
+    if name:
+        return f"{blocks.path}.{layer}.{name}"
+    found = mlp_reader(blocks, layer)
+    return found[0] if found else ""
 
 
 def _is_attention(name: str, module: nn.Module) -> bool:

@@ -1,13 +1,13 @@
 """Names and modules of the hook points.
 
-Block output and input, MLP output and input, attention output, and the heads before they are led
-back to the stream (attn_z).
+Block output and input, MLP output and input, attention output, the heads before they are led back
+to the stream (attn_z), and the stream between attention and MLP (resid_mid).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -21,12 +21,25 @@ from mistudio.ml.loading import LoadedModel
 INPUT = ".input"
 
 
+class Removable(Protocol):
+    """What ends a hook."""
+
+    def remove(self) -> None:
+        """End it."""
+
+
 class Place(NamedTuple):
-    """Where a hook is: the path of its module, with `INPUT` behind it if that is what is read."""
+    """Where a hook is: the path of its module, with `INPUT` behind it if that is what is read.
+
+    With a `block`, it is the stream behind `module`, whose output the block adds to what it reads:
+    no module reads that alone, for it goes on beside the norm that reads it. A change of it is
+    made to what `module` gives.
+    """
 
     path: str
     module: nn.Module
     reads_input: bool
+    block: nn.Module | None = None
 
 
 def hook_place(loaded: LoadedModel, layer: int, hook: str) -> Place:
@@ -34,6 +47,11 @@ def hook_place(loaded: LoadedModel, layer: int, hook: str) -> Place:
 
     Raises `InvalidInput` naming what exists if the layer or the hook does not.
     """
+    if hook == "resid_mid":
+        _, module = _find(loaded, layer, "attn_out")
+        mlp_reader(loaded, layer)  # says so where there is none
+        path = f"{architecture.reader_between(loaded.blocks, layer)}{INPUT}"
+        return Place(path, module, False, block(loaded, layer)[1])
     if hook in _INPUTS:
         path, module = _INPUTS[hook](loaded, layer)
         return Place(f"{path}{INPUT}", module, True)
@@ -51,8 +69,15 @@ def first_tensor(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
-def listen(place: Place, keep: Callable[[torch.Tensor], None]) -> RemovableHandle:
+def listen(place: Place, keep: Callable[[torch.Tensor], None]) -> Removable:
     """Hand what a place sees to `keep` in every forward pass, until the handle is removed."""
+    if place.block is not None:
+
+        def seen(x: torch.Tensor) -> torch.Tensor:
+            keep(x)
+            return x
+
+        return _between(place, seen)
     if place.reads_input:
 
         def before(_module: nn.Module, inputs: Any, named: Any) -> None:
@@ -66,9 +91,11 @@ def listen(place: Place, keep: Callable[[torch.Tensor], None]) -> RemovableHandl
     return place.module.register_forward_hook(after)
 
 
-def edit(place: Place, change: Callable[[torch.Tensor], torch.Tensor]) -> RemovableHandle:
+def edit(place: Place, change: Callable[[torch.Tensor], torch.Tensor]) -> Removable:
     """Put `change(x)` in place of what a place sees in every forward pass, until the handle is
     removed. Where it gives x itself, nothing is touched."""
+    if place.block is not None:
+        return _between(place, change)
     if place.reads_input:
 
         def before(_module: nn.Module, inputs: Any, named: Any) -> Any:
@@ -85,13 +112,47 @@ def edit(place: Place, change: Callable[[torch.Tensor], torch.Tensor]) -> Remova
     def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         x = first_tensor(output)
         changed = change(x)
-        if changed is x:
-            return None
-        if isinstance(output, (tuple, list)):
-            return type(output)((changed, *output[1:]))
-        return changed
+        return None if changed is x else _with_first(output, changed)
 
     return place.module.register_forward_hook(after)
+
+
+class _Handles:
+    """Several hooks that are removed together."""
+
+    def __init__(self, *handles: RemovableHandle) -> None:
+        self._handles = handles
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _between(place: Place, change: Callable[[torch.Tensor], torch.Tensor]) -> _Handles:
+    """`edit` of the stream behind a sublayer."""
+    assert place.block is not None
+    entered: list[torch.Tensor] = []
+
+    def before(_module: nn.Module, inputs: Any, named: Any) -> None:
+        entered[:] = [first_input(inputs, named)]
+
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        added = first_tensor(output)
+        x = entered.pop().view_as(added) + added
+        changed = change(x)
+        return None if changed is x else _with_first(output, added + (changed - x))
+
+    return _Handles(
+        place.block.register_forward_pre_hook(before, with_kwargs=True),
+        place.module.register_forward_hook(after),
+    )
+
+
+def _with_first(output: Any, first: torch.Tensor) -> Any:
+    """A module's output with another tensor in place of `first_tensor`."""
+    if isinstance(output, (tuple, list)):
+        return type(output)((first, *output[1:]))
+    return first
 
 
 def place_metadata(

@@ -81,7 +81,7 @@ def check_model(
                 raise
             hooks_why[hook] = refusal.sentence
         step(0.4 + 0.1 * len(hooks))
-    for hook in ("mlp_in", "attn_z", "resid_pre"):
+    for hook in ("mlp_in", "attn_z", "resid_pre", "resid_mid"):
         last = _last_with(loaded, hook)
         try:
             (widths[hook],) = MultiCapture(loaded, [HookPoint(last, hook)]).widths

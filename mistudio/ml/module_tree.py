@@ -12,6 +12,7 @@ from mistudio.ml.architecture import (
     attention_projection,
     find_blocks,
     mlp_reader,
+    reader_between,
     text_config,
 )
 from mistudio.ml.quantization import parameter_count, parameter_shape
@@ -89,6 +90,8 @@ def hook_paths(blocks: Blocks, layer: int) -> dict[str, str]:
     if (projection := attention_projection(blocks, layer)) is not None:
         paths["attn_z"] = projection[0]
     paths["resid_pre"] = paths["resid_post"]
+    if {"mlp_out", "attn_out"} <= set(paths):
+        paths["resid_mid"] = reader_between(blocks, layer)
     return paths
 
 

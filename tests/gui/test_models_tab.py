@@ -13,6 +13,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
+from mistudio.core.configs import SAE_HOOKS
 from mistudio.core.errors import OutOfMemory
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.models import ModelsTab
@@ -58,8 +59,8 @@ def test_importing_a_folder_and_looking_into_it(
     block = tree.topLevelItem(1)
     inside = [block.child(i).text(1) for i in range(block.childCount())]
     assert inside[:2] == ["self_attn · LlamaAttention", "mlp · LlamaMLP"]
-    hooks = [text.split(" · ")[0] for text in inside[-5:]]
-    assert hooks == ["resid_post", "mlp_out", "attn_out", "mlp_in", "attn_z", "resid_pre"]
+    hooks = [text.split(" · ")[0] for text in inside[-7:]]
+    assert sorted(hooks) == sorted([*SAE_HOOKS, "mlp_in"])
     assert "4 heads × 8" in block.text(1)
     assert block.text(4) == f"{row.layer_map['tree'][1]['params']:,}"
     assert json.loads(viewer.raw.toPlainText())["num_hidden_layers"] == 4

@@ -147,6 +147,7 @@ def test_a_run_card_tells_them_too(
         ({"architecture": "jumprelu"}, ["saelens", "dictionary_learning"]),
         ({"hook_in": "attn_z"}, ["saelens", "dictionary_learning"]),
         ({"hook_in": "resid_pre"}, ["saelens", "dictionary_learning"]),
+        ({"hook_in": "resid_mid"}, ["saelens", "dictionary_learning"]),
         (TRANSCODER, ["saelens", "circuit_tracer"]),
         ({**TRANSCODER, "architecture": "topk"}, ["sparsify"]),
         ({"architecture": "groupmax"}, ["sparsify"]),

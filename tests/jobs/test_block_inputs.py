@@ -1,4 +1,4 @@
-"""An SAE on what enters the first block, the embedding, goes the whole way."""
+"""SAEs on what enters a block, and on its stream between attention and MLP, go the whole way."""
 
 from __future__ import annotations
 
@@ -78,6 +78,33 @@ def test_the_whole_way(trained: Studio, tmp_path: Path) -> None:
     refused = ExportSaeConfig(sae=row.id, format="sparsify", out=str(tmp_path / "x"))
     with pytest.raises(StudioError, match="reads what a block does"):
         run(trained, "export_sae", refused)
+
+
+def test_the_stream_between_attention_and_mlp(trained: Studio, tmp_path: Path) -> None:
+    training = tiny_training(hook="resid_mid", name="between", architecture="topk")
+    row = SAES.get(trained.db(), str(run(trained, "train", training)["sae"]))
+    assert (row.layer, row.hook_in, row.d_in) == (1, "resid_mid", 32)
+    measured = run(trained, "evaluate", EvaluateConfig(sae=row.id, tokens=1024))
+    assert measured["ev"] > 0.3
+    assert measured["ce_loss_score"] > 0.3  # its reconstruction reached what lies behind
+    assert run(trained, "harvest", HarvestConfig(sae=row.id, rows=32, context=32))["live_features"]
+    why = run(trained, "attribute", AttributeConfig(sae=row.id, text=TEXT))
+    assert (why["no_direct"], why["no_first_order"]) == ("", "")
+    fired = why["features"][0]["feature"]
+    ablated = run(trained, "ablate", AblateConfig(sae=row.id, feature=fired, windows=4))
+    assert ablated["windows"]
+    steer = SteerConfig(
+        sae=row.id, prompt=TEXT, feature=(f"{fired}=2:clamp",), unit="raw", max_tokens=8
+    )
+    assert run(trained, "steer", steer)["acted"] > 0
+    for name in ("saelens", "dictionary_learning"):
+        folder = tmp_path / name
+        run(trained, "export_sae", ExportSaeConfig(sae=row.id, format=name, out=str(folder)))
+        back = run(trained, "import_sae", ImportSaeConfig(path=str(folder), model="tiny"))
+        assert (back["layer"], back["hook"]) == (1, "resid_mid"), name
+    pair = tiny_training(encoder="transcoder", hook_in="resid_mid", hook_out="mlp_out")
+    made = SAES.get(trained.db(), str(run(trained, "train", pair)["sae"]))
+    assert (made.hook_in, made.hook_out) == ("resid_mid", "mlp_out")
 
 
 def test_what_enters_a_block_is_what_the_one_before_gave(trained: Studio) -> None:

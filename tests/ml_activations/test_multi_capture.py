@@ -32,6 +32,10 @@ MLP_OUT = {
     "gemma3_text": "post_feedforward_layernorm", "olmo2": "post_feedforward_layernorm",
 }  # fmt: skip
 MLP_IN = {"opt": "fc1"}
+BETWEEN = {  # what reads the stream behind attention
+    "gpt2": "ln_2", "opt": "final_layer_norm", "gemma2": "pre_feedforward_layernorm",
+    "gemma3_text": "pre_feedforward_layernorm", "olmo2": "mlp",
+}  # fmt: skip
 PROJECTION = {
     "gpt2": "attn.c_proj", "gpt_neox": "attention.dense", "opt": "self_attn.out_proj",
 }  # fmt: skip
@@ -40,6 +44,17 @@ PROJECTION = {
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
     return family_model(request.param)
+
+
+def at_once(loaded: LoadedModel) -> bool:
+    """Whether attention and MLP read the same stream, so that nothing is between them."""
+    return bool(getattr(loaded.model.config, "use_parallel_residual", False))
+
+
+def every_point(loaded: LoadedModel) -> list[HookPoint]:
+    """Every hook of three blocks."""
+    hooks = [hook for hook in EXTRACTION_HOOKS if hook != "resid_mid" or not at_once(loaded)]
+    return [HookPoint(layer, hook) for layer in range(3) for hook in hooks]
 
 
 def whole_model(loaded: LoadedModel) -> dict[HookPoint, torch.Tensor]:
@@ -69,6 +84,10 @@ def whole_model(loaded: LoadedModel) -> dict[HookPoint, torch.Tensor]:
         reader = block.get_submodule(MLP_IN.get(family, "mlp"))
         point = HookPoint(i, "mlp_in")
         handles.append(reader.register_forward_pre_hook(given(point), with_kwargs=True))
+        if not at_once(loaded):
+            between = block.get_submodule(BETWEEN.get(family, "post_attention_layernorm"))
+            point = HookPoint(i, "resid_mid")
+            handles.append(between.register_forward_pre_hook(given(point), with_kwargs=True))
         projection = block.get_submodule(PROJECTION.get(family, "self_attn.o_proj"))
         point = HookPoint(i, "attn_z")
         handles.append(projection.register_forward_pre_hook(given(point), with_kwargs=True))
@@ -94,7 +113,7 @@ def captured(
 
 
 def test_every_hook_equals_the_whole_model(loaded: LoadedModel) -> None:
-    points = [HookPoint(layer, hook) for layer in range(3) for hook in EXTRACTION_HOOKS]
+    points = every_point(loaded)
     found, expected = captured(loaded, points), whole_model(loaded)
     assert set(found) == set(expected) == set(points)
     for point in points:
@@ -152,7 +171,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_windows_and_positions_are_those_of_the_whole_model(variant: str) -> None:
     family, changes = VARIANTS[variant]
     loaded = family_model(family, **changes)
-    points = [HookPoint(layer, hook) for layer in range(3) for hook in EXTRACTION_HOOKS]
+    points = every_point(loaded)
     found, expected = captured(loaded, points), whole_model(loaded)
     for point in points:
         assert (found[point] - expected[point].view(3, 12, -1)).abs().max() <= TOLERANCE, point
@@ -163,6 +182,13 @@ def test_windows_and_positions_are_those_of_the_whole_model(variant: str) -> Non
     assert moved[0] > 1e-3
     far = moved[WINDOW:].max()
     assert (far == 0) if "window" in variant else (far > 0)
+
+
+def test_nothing_is_between_what_runs_at_once() -> None:
+    loaded = family_model("gpt_neox")
+    for read in (Capture, lambda *place: MultiCapture(place[0], [HookPoint(*place[1:])])):
+        with pytest.raises(Unsupported, match="attention and MLP read the stream at once"):
+            read(loaded, 1, "resid_mid")
 
 
 def test_a_processor_without_memory_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -127,8 +128,15 @@ def test_lens_logits_add_up_to_the_logit(family: str) -> None:
         assert got.logit_A[1] != pytest.approx(0.5 * wanted, rel=1e-2)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "neox"])
-@pytest.mark.parametrize("hook", ["resid_post", "mlp_out", "attn_z", "resid_pre"])
+@pytest.mark.parametrize(
+    ("family", "hook"),
+    [
+        *itertools.product(
+            ("llama", "gpt2", "gemma2", "neox"), ("resid_post", "mlp_out", "attn_z", "resid_pre")
+        ),
+        *((family, "resid_mid") for family in ("llama", "gpt2", "gemma2")),
+    ],
+)
 def test_first_order_is_the_slope_of_exact_ablation(family: str, hook: str) -> None:
     loaded, sae = loaded_model(family), random_sae()
     fired = fired_by(loaded, sae, hook)

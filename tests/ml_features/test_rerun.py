@@ -14,8 +14,9 @@ from mistudio.ml.loading import LoadedModel
 from tests.ml_steering.conftest import FAMILIES, WIDTH, loaded_model
 
 LAYER = 1
-HOOKS = ("resid_post", "mlp_out", "attn_out", "attn_z", "resid_pre")
-CASES = [(family, hook) for family in FAMILIES for hook in HOOKS]
+HOOKS = ("resid_post", "mlp_out", "attn_out", "attn_z", "resid_pre", "resid_mid")
+AT_ONCE = "neox"  # whose attention and MLP read the same stream
+CASES = [(f, hook) for f in FAMILIES for hook in HOOKS if (f, hook) != (AT_ONCE, "resid_mid")]
 
 
 def whole_pass(
@@ -32,7 +33,8 @@ def whole_pass(
         changed = (inputs[0].view(*ids_BS.shape, -1) + delta_BSD).view_as(inputs[0])
         return (changed, *inputs[1:])
 
-    module = hook_place(loaded, layer, hook).module
+    # the stream between attention and MLP moves with what attention gives
+    module = hook_place(loaded, layer, "attn_out" if hook == "resid_mid" else hook).module
     if hook in ("attn_z", "resid_pre"):
         handle = module.register_forward_pre_hook(add_before)
     else:

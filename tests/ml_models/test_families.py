@@ -118,10 +118,12 @@ def test_padding_behind_a_row_does_not_reach_it(loaded: LoadedModel) -> None:
 
 def test_every_family_passes_its_check(loaded: LoadedModel) -> None:
     found = check_model(loaded)
-    assert set(found.hooks) == {*SAE_HOOKS, "mlp_in"}
+    at_once = {"resid_mid"} if loaded.facts.name == "gpt_neox" else set()
+    assert set(found.hooks) == {*SAE_HOOKS, "mlp_in"} - at_once
     assert set(found.widths.values()) == {32}
     assert found.tree[-3]["hooks"] == found.hooks
-    assert (found.hooks_why, found.lens_why) == ({}, "")
+    assert (set(found.hooks_why), found.lens_why) == (at_once, "")
+    assert all("read the stream at once" in why for why in found.hooks_why.values())
     total = sum(p.numel() for p in loaded.model.parameters())
     assert found.params == sum(found.weights.values()) == total
     assert found.weights["linear"] > 0
@@ -223,6 +225,7 @@ def test_tree_accounts_for_every_parameter() -> None:
         "mlp_in": "model.layers.0.mlp",
         "attn_z": "model.layers.0.self_attn.o_proj",
         "resid_pre": "model.layers.0",
+        "resid_mid": "model.layers.0.post_attention_layernorm",
     }
     assert rows[1]["note"] == "4 heads × 8 (2 key/value), MLP 32 → 64 → 32"
     tied = architecture_tree(tiny_llama())

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.errors import InvalidInput, Mismatch, Unsupported
 from mistudio.core.steering_spec import Direction, Edit, Feature, Spec
 from mistudio.ml.activations.capture import Capture
+from mistudio.ml.hooks import first_input, first_tensor, hook_place
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.steering.forward import FedRow, Stepper
 from mistudio.ml.steering.prompts import Prompt
@@ -65,6 +66,47 @@ def test_an_input_is_moved_by_what_it_holds(
     handle.remove()
     torch.testing.assert_close(steered_V, wanted_V, rtol=1e-3, atol=1e-3)
     assert float((steered_V - plain_V).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize(("operator", "value"), [("add", 2.0), ("clamp", 3.0)])
+def test_the_stream_between_attention_and_mlp_is_moved(
+    loaded: LoadedModel, operator: str, value: float
+) -> None:
+    sae = random_sae("standard")
+    if loaded.facts.name == "neox":
+        with pytest.raises(Unsupported, match="at once"):
+            Capture(loaded, LAYER, "resid_mid")
+        return
+    own_BSF = sae.encode(Capture(loaded, LAYER, "resid_mid")(torch.tensor([IDS])))
+    feature = int(own_BSF[0, -1].argmax())
+    spec = Spec((Edit(Feature(feature), value, operator, "raw"),))
+    with SteeredModel(loaded, {"x": spec}, library(sae, LAYER, "resid_mid")) as model:
+        stepper = Stepper(model, [FedRow(PROMPT, "x")])
+        steered_V = stepper.prompt()[0]
+    block: Any = loaded.blocks.modules[LAYER]
+    assert not block._forward_pre_hooks
+    entered: list[torch.Tensor] = []
+
+    def after(_module: Any, _inputs: Any, output: Any) -> Any:
+        added = first_tensor(output)
+        x = entered[-1].view_as(added) + added
+        own = sae.encode(x)[..., feature, None]
+        amount = torch.full_like(own, value) if operator == "add" else value - own
+        moved = added + amount * sae.W_dec_FO[feature]
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    handles = [
+        block.register_forward_pre_hook(
+            lambda _module, inputs, named: entered.append(first_input(inputs, named)),
+            with_kwargs=True,
+        ),
+        hook_place(loaded, LAYER, "attn_out").module.register_forward_hook(after),
+    ]
+    with torch.inference_mode():
+        wanted_V = loaded.model(torch.tensor([IDS]), use_cache=False).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(steered_V, wanted_V, rtol=1e-3, atol=1e-3)
 
 
 def test_directions_of_heads_mean_nothing_elsewhere(llama: LoadedModel) -> None:

@@ -179,6 +179,14 @@ def written(loaded: LoadedModel, known: Library, found: Spec, request: Any) -> l
     return made.ids[1]
 
 
+def test_no_script_for_what_no_module_reads(sample: LoadedModel, tmp_path: Path) -> None:
+    sae = random_sae(sample.hidden_dim, "jumprelu")
+    known = Library({"mid": PlacedSae(sae, 1, "resid_mid")})
+    made = snippet_spec(sample, spec("mid#3=2raw"), known, PLAIN)
+    with pytest.raises(Unsupported, match="between attention and MLP"):
+        write_snippet(tmp_path / "mid.py", made)
+
+
 def test_every_operator_and_rule(sample: LoadedModel, library: Library, tmp_path: Path) -> None:
     scripts: list[Path] = []
     for name, (found, request) in CASES.items():

@@ -14,8 +14,11 @@ from mistudio.core.errors import (
     Unsupported,
     means_out_of_memory,
 )
-from mistudio.ml.hooks import first_input, first_tensor, hook_place, listen, tl_name
+from mistudio.ml.hooks import edit, first_input, first_tensor, hook_place, listen, tl_name
 from mistudio.ml.loading import LoadedModel
+
+ADDED = ("mlp_out", "attn_out", "resid_mid")
+"""hooks that need the block to add what its sublayers give to what it reads"""
 
 
 class _Reached(BaseException):
@@ -40,7 +43,7 @@ class Capture:
         self.layer = layer
         self.hook = hook
         self.place = hook_place(loaded, layer, hook)
-        self.path, self.module, _ = self.place
+        self.path, self.module = self.place.path, self.place.module
         self.tl_name = tl_name(layer, hook)
         self._trunk: nn.Module = loaded.model.base_model
         self.d = self._probe()
@@ -102,7 +105,7 @@ class Capture:
         def keep_input(_module: nn.Module, inputs: Any, named: Any) -> None:
             stream.append(first_input(inputs, named).detach().flatten(0, -2).float())
 
-        block, is_sublayer = blocks.modules[self.layer], self.hook in ("mlp_out", "attn_out")
+        block, is_sublayer = blocks.modules[self.layer], self.hook in ADDED
         handles = [
             listen(self.place, outputs.append),
             block.register_forward_pre_hook(keep_input, with_kwargs=True),
@@ -127,6 +130,8 @@ class Capture:
             )
         if is_sublayer:
             check_sublayers(self.path, stream[0], added, stream[1])
+        if self.hook == "resid_mid":
+            check_between(self.loaded, self.layer, self.path)
         return outputs[0].shape[-1]
 
 
@@ -143,6 +148,30 @@ def check_sublayers(
             f"In this model the output of {path} is not what the block adds to its input; use the "
             "hook resid_post.",
             code="hook_not_additive",
+        )
+
+
+@torch.inference_mode()
+def check_between(loaded: LoadedModel, layer: int, path: str) -> None:
+    """Raise `Unsupported` unless the MLP of a block reads what its attention has added."""
+    limit = loaded.facts.vocab_size
+    ids_BS = torch.tensor([[min(2, limit - 1), min(3, limit - 1)]], device=loaded.device)
+    read: list[torch.Tensor] = []
+    for factor in (1.0, 2.0):
+        handles = [
+            edit(hook_place(loaded, layer, "attn_out"), lambda x, factor=factor: x * factor),
+            listen(hook_place(loaded, layer, "mlp_in"), lambda x: read.append(x.clone())),
+        ]
+        try:
+            loaded.model.base_model(input_ids=ids_BS, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+    if torch.equal(read[0], read[1]):
+        raise Unsupported(
+            f"In this model attention and MLP read the stream at once, so that there is no {path} "
+            "between them; use the hook resid_post.",
+            code="hook_parallel",
         )
 
 

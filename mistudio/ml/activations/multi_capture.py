@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mistudio.core.errors import InvalidInput, OutOfMemory, StudioError, means_out_of_memory
-from mistudio.ml.activations.capture import check_sublayers
+from mistudio.ml.activations.capture import ADDED, check_between, check_sublayers
 from mistudio.ml.hooks import first_input, first_tensor, hook_path, hook_place, listen
 from mistudio.ml.loading import LoadedModel
 
@@ -127,7 +127,7 @@ class MultiCapture:
     def _probe(self) -> list[int]:
         """Count firings in one whole pass over two tokens; returns the widths seen."""
         widths: list[list[int]] = [[] for _ in self.points]
-        sublayers = [p for p in self.points if p.hook in ("mlp_out", "attn_out")]
+        sublayers = [p for p in self.points if p.hook in ADDED]
         watched = {p.layer: _BlockWatch(self.loaded, p.layer) for p in sublayers}
         handles = [
             self._listen(i, lambda i, x: widths[i].append(x.shape[-1]))
@@ -146,7 +146,10 @@ class MultiCapture:
             if len(found) != 1:
                 raise _fired(path, len(found))
         for point in sublayers:
-            watched[point.layer].verify(hook_path(self.loaded, *point))
+            path = hook_path(self.loaded, *point)
+            watched[point.layer].verify(path)
+            if point.hook == "resid_mid":
+                check_between(self.loaded, point.layer, path)
         return [found[0] for found in widths]
 
 

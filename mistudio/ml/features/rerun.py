@@ -77,7 +77,7 @@ class Rerun:
             )
         self.loaded = loaded
         self.capture = PairCapture(loaded, layer, hook_in, written)
-        self._within = written in ("resid_pre", "attn_out", "attn_z")
+        self._within = written in ("resid_pre", "attn_out", "attn_z", "resid_mid")
         self._first = layer if self._within else layer + 1
         self._longest = most_tokens
         parameters = inspect.signature(loaded.model.forward).parameters

@@ -36,6 +36,7 @@ HOOKS = {
     "mlp_out": "hook_mlp_out",
     "attn_out": "hook_attn_out",
     "resid_post": "hook_resid_post",
+    "resid_mid": "hook_resid_mid",
 }
 """our hooks in the names of a set's config, which the layer's number precedes"""
 

@@ -57,6 +57,7 @@ PLACES = {
     "resid_post": "resid_post",
     "resid_out": "resid_post",
     "resid_pre": "resid_pre",
+    "resid_mid": "resid_mid",
     "mlp_out": "mlp_out",
     "attn_out": "attn_out",
     "attn_z": "attn_z",  # ours, where no path of a projection is known whose input they are

@@ -24,6 +24,7 @@ TRANSFORMER_LENS = {
     "attn_out": "hook_attn_out",
     "attn_z": "attn.hook_z",
     "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
 }
 
 

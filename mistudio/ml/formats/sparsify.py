@@ -123,7 +123,7 @@ def write_sparsify(
             f"one reads {sae.d_in:,} and gives {sae.d_out:,}."
         )
     told = {**sae.metadata, **(metadata or {})}
-    read = {"attn_z": "the attention's projection", "resid_pre": "a block"}
+    read = {"attn_z": "the attention's projection", "resid_pre": "a block", "resid_mid": "a norm"}
     read = read.get(str(told.get("hook")))
     if not sae.is_transcoder and read is not None:
         raise Unsupported(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from mistudio.core.errors import StudioError
 from mistudio.ml.hooks import Place as ModelPlace
-from mistudio.ml.hooks import edit, listen
+from mistudio.ml.hooks import Removable, edit, listen
 from mistudio.ml.steering.delta import change
 from mistudio.ml.steering.operators import Gate, Site
 
@@ -41,7 +40,7 @@ class SteeringHook:
         self.site = site
         self._place, self._read = place, read
         self._seen: torch.Tensor | None = None
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
         self._pass: Pass | None = None
         self.forwards = 0
         self.firings = 0

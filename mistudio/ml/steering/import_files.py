@@ -23,7 +23,7 @@ ENDINGS = (".safetensors", ".npy", ".gguf", ".json", ".jsonl", ".gz")
 MOST_VECTORS = 512
 _LAYER = re.compile(r"(?<![0-9A-Za-z])(?:l|layer|layers|block|blocks|h)?[._-]?(\d+)(?![0-9])", re.I)
 _NP_HOOK = re.compile(
-    r"^blocks\.(\d+)\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$"
+    r"^blocks\.(\d+)\.(hook_resid_pre|hook_resid_mid|hook_resid_post|hook_mlp_out|hook_attn_out|attn\.hook_z)$"
 )
 
 

@@ -243,6 +243,11 @@ def _hook(
             "A script cannot put an SAE's reconstruction in place of the activations (replace); "
             "leave that out."
         )
+    if site.place.hook == "resid_mid":
+        raise Unsupported(
+            f"What is added at {site.place.words}, between attention and MLP, cannot be written as "
+            "a script: no module reads that alone."
+        )
     columns = _columns(site)
     channels = [c for c in site.channels if bool(c.active_N[n]) and _counts(c, n)]
     reads = any(c.operator.reads is Reads.FEATURE for c in channels) or bool(site.watched)

@@ -14,7 +14,12 @@ from mistudio.core.steering_spec import Direction, Feature, Source
 from mistudio.ml.sae.base import SparseAutoencoder
 
 # the order in which a block runs
-_WITHIN_BLOCK = {"resid_pre": 0, "attn_z": 1, "attn_out": 2, "mlp_out": 3, "resid_post": 4}
+_WITHIN_BLOCK = {
+    name: number
+    for number, name in enumerate(
+        ("resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    )
+}
 
 
 class Place(NamedTuple):
@@ -26,7 +31,7 @@ class Place(NamedTuple):
     @property
     def order(self) -> tuple[int, int]:
         """Earlier places come first."""
-        return self.layer, _WITHIN_BLOCK.get(self.hook, 4)
+        return self.layer, _WITHIN_BLOCK.get(self.hook, len(_WITHIN_BLOCK))
 
     @property
     def words(self) -> str:

@@ -20,6 +20,7 @@ HOOK_TEXTS = {
     "attn_out": ("Attention", "what attention adds to the residual stream, before it is added"),
     "attn_z": ("Heads", "what attention's heads give, side by side, before they are led back"),
     "resid_pre": ("Input", "what the block reads; that of L0 is the embedding"),
+    "resid_mid": ("Middle", "the residual stream between attention and MLP"),
     "mlp_in": ("MLP input", "what the MLP reads, after the norm before it"),
 }
 

@@ -22,6 +22,7 @@ HOOK_TEXTS = {
     "attn_out": "attention output (attn_out)",
     "attn_z": "attention heads (attn_z)",
     "resid_pre": "block input (resid_pre)",
+    "resid_mid": "between attention and MLP (resid_mid)",
     "mlp_in": "MLP input (mlp_in)",
 }
 ENCODER_TEXTS = {

@@ -22,7 +22,7 @@ from mistudio.gui.widgets.editors import ChoiceEditor, Editor, PathEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
 from mistudio.store.records import SaeRow
 
-INPUTS = ("attn_z", "resid_pre")  # hooks that are what a module reads
+INPUTS = ("attn_z", "resid_pre", "resid_mid")  # hooks that are what a module reads
 
 
 class JobDialog(Dialog):
