@@ -102,10 +102,10 @@ def _behind_gain(
             "(ln2.hook_normalized). Import its model first: the gain is then taken from there."
         )
     layer = read_hook_name(str(metadata["hook_name"]))[0] or 0
-    gain_D = gain_before_mlp(ctx.paths.absolute(model.path), layer)
+    gain = gain_before_mlp(ctx.paths.absolute(model.path), layer)
     told = {"hook_name": f"blocks.{layer}.mlp.hook_in", "source_hook_name": metadata["hook_name"]}
     ctx.report.note("The gain of the model's norm was moved into the encoder; it reads mlp_in.")
-    return behind_gain(sae, gain_D).with_metadata(**told), {**metadata, **told}
+    return behind_gain(sae, gain).with_metadata(**told), {**metadata, **told}
 
 
 def _measured_next(ctx: JobContext, row: SaeRow) -> Result:

@@ -277,16 +277,46 @@ def test_a_transcoder_of_llama_scope(trained: Studio, tmp_path: Path) -> None:
     assert torch.allclose(again.reconstruct(x), y, rtol=1e-3, atol=1e-4)
 
 
-def test_a_norm_that_the_model_has_none_of(trained: Studio, tmp_path: Path) -> None:
+def with_model(studio: Studio, folder: Path, family: str) -> tuple[Any, ImportSaeConfig]:
+    """A model of a family in the library, and the import of a transcoder on its norm."""
     told = {"hook_name": "blocks.1.ln2.hook_normalized", "hook_name_out": "blocks.1.hook_mlp_out"}
-    write_saelens(tmp_path / "in", made(32), told)
-    run_folder = tmp_path / "neox"
-    model: Any = family_model("gpt_neox").model
-    model.save_pretrained(run_folder)
-    tiny_tokenizer().save_pretrained(run_folder)
-    run(trained, "import_model", ImportModelConfig(path=str(run_folder), name="neox"))
+    write_saelens(folder / "in", made(32), told)
+    model: Any = family_model(family).model
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if "norm" in name or "ln_" in name:
+                tensor += torch.linspace(0.1, 0.6, len(tensor))
+    model.save_pretrained(folder / family)
+    tiny_tokenizer().save_pretrained(folder / family)
+    run(studio, "import_model", ImportModelConfig(path=str(folder / family), name=family))
+    return model, ImportSaeConfig(path=str(folder / "in"), model=family)
+
+
+@pytest.mark.parametrize(
+    ("family", "norm"),
+    [
+        ("gpt_neox", "gpt_neox.layers.1.post_attention_layernorm"),
+        ("gpt2", "transformer.h.1.ln_2"),
+        ("opt", "model.decoder.layers.1.final_layer_norm"),
+    ],
+)
+def test_a_norm_with_a_bias_moves_into_the_encoder(
+    trained: Studio, tmp_path: Path, family: str, norm: str
+) -> None:
+    model, config = with_model(trained, tmp_path, family)
+    row = SAES.get(trained.db(), str(run(trained, "import_sae", config)["sae"]))
+    assert (row.layer, row.hook_in, row.hook_out) == (1, "mlp_in", "mlp_out")
+    x = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
+    read = model.get_submodule(norm)(x).detach()
+    plain = torch.nn.functional.layer_norm(x, (32,), eps=model.get_submodule(norm).eps)
+    found, wanted = read_sae(trained, row).reconstruct(read), made(32).reconstruct(plain)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_that_the_model_has_none_of(trained: Studio, tmp_path: Path) -> None:
+    _, config = with_model(trained, tmp_path, "smollm3")
     with pytest.raises(StudioError, match="no such norm was found"):
-        run(trained, "import_sae", ImportSaeConfig(path=str(tmp_path / "in"), model="neox"))
+        run(trained, "import_sae", config)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mistudio.core.errors import Damaged, Mismatch, NotFound, StudioError, Unsupported
 from mistudio.ml.formats.llama_scope import read_llama_scope
-from mistudio.ml.formats.norm_gain import behind_gain
+from mistudio.ml.formats.norm_gain import Gain, behind_gain
 from mistudio.ml.formats.registry import detect
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms, fold_input_scale
@@ -133,7 +133,9 @@ def test_scales_and_a_gain_are_folded_to_the_last_digits() -> None:
     scale, scale_out = 1.7, 0.03
     f = kept_above(scale * x @ p["W_enc"] + p["b_enc"], threshold.double())
     y = (f @ p["W_dec"] + p["b_dec"] + scale * x @ skip.T) / scale_out
-    folded = behind_gain(fold_decoder_norms(fold_input_scale(sae, scale, scale_out)), gain)
+    folded = behind_gain(
+        fold_decoder_norms(fold_input_scale(sae, scale, scale_out)), Gain(gain, 0 * gain)
+    )
     assert (folded.reconstruct(x * gain) - y).abs().max() <= 1e-12 * y.abs().max()
     assert torch.equal(folded.encode(x * gain) > 0, f > 0)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from mistudio.core.errors import Damaged, InvalidInput, Mismatch, StudioError, Unsupported
 from mistudio.ml.formats.circuit_tracer import read_circuit_tracer, write_circuit_tracer
 from mistudio.ml.formats.dictionary_learning import write_dictionary_learning
-from mistudio.ml.formats.norm_gain import behind_gain, gain_before_mlp
+from mistudio.ml.formats.norm_gain import Gain, behind_gain, gain_before_mlp
 from mistudio.ml.formats.registry import detect, read_any
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.formats.sparsify import write_sparsify
@@ -216,27 +216,43 @@ def test_sparsify(tmp_path: Path, skips: bool, transcode: bool) -> None:
 
 def test_a_gain_moves_into_the_encoder(tmp_path: Path) -> None:
     sae = made("jumprelu", "skip_transcoder")
-    gain = torch.linspace(-2.0, 3.1, D).double()
-    moved = behind_gain(sae, gain)
+    gain, bias = torch.linspace(-2.0, 3.1, D).double(), torch.linspace(1.0, -0.5, D).double()
     x = inputs()
-    told = moved.reconstruct((x.double() * gain).float())
-    assert torch.allclose(told, sae.reconstruct(x), rtol=1e-4, atol=1e-4)
+    for added in (bias, torch.zeros_like(bias)):
+        moved = behind_gain(sae, Gain(gain, added))
+        told = moved.reconstruct((x.double() * gain + added).float())
+        assert torch.allclose(told, sae.reconstruct(x), rtol=1e-4, atol=1e-4)
     for wrong in (gain * (torch.arange(D) != 3), gain[1:]):
         with pytest.raises(Unsupported, match="cannot be moved"):
-            behind_gain(sae, wrong)
+            behind_gain(sae, Gain(wrong, bias))
     weights = {
         f"model.layers.{i}.pre_feedforward_layernorm.weight": torch.full((D,), float(i))
         for i in (1, 11)
     }
     save_file(weights, tmp_path / "model.safetensors")
-    assert torch.equal(gain_before_mlp(tmp_path, 1), torch.full((D,), 2.0).double())
+    assert torch.equal(gain_before_mlp(tmp_path, 1).gain_D, torch.full((D,), 2.0).double())
     with pytest.raises(Unsupported, match="no such norm"):
         gain_before_mlp(tmp_path, 2)
     after = {"layers.1.post_attention_layernorm.weight": torch.full((D,), 0.25)}
     save_file(weights | after, tmp_path / "model.safetensors")
     for family, value in (("llama", 0.25), ("qwen3", 0.25), ("gemma2", 2.0), ("olmo2", 2.0)):
         write_json(tmp_path / "config.json", {"model_type": family})
-        assert torch.equal(gain_before_mlp(tmp_path, 1), torch.full((D,), value).double())
+        found = gain_before_mlp(tmp_path, 1)
+        assert torch.equal(found.gain_D, torch.full((D,), value).double())
+        assert not found.bias_D.any()
+    norms = {
+        "gpt2": "h.1.ln_2",
+        "gpt_neo": "transformer.h.1.ln_2",
+        "gpt_neox": "gpt_neox.layers.1.post_attention_layernorm",
+        "opt": "model.decoder.layers.1.final_layer_norm",
+    }
+    for family, name in norms.items():
+        write_json(tmp_path / "config.json", {"model_type": family})
+        both = {f"{name}.weight": torch.full((D,), 0.5), f"{name}.bias": torch.full((D,), -3.0)}
+        save_file(both, tmp_path / "model.safetensors")
+        found = gain_before_mlp(tmp_path, 1)
+        assert (found.gain_D == 0.5).all(), family
+        assert (found.bias_D == -3.0).all(), family
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(Damaged, match="damaged"):
         gain_before_mlp(tmp_path, 1)
