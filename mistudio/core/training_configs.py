@@ -282,6 +282,15 @@ class TrainConfig(TrainingSubject):
         maximum=1_000_000,
         advanced=True,
     )
+    metrics_every: int = option(
+        10,
+        "Metrics every",
+        "Steps between two points of the curves.",
+        unit="steps",
+        minimum=1,
+        maximum=1000,
+        advanced=True,
+    )
     eval_every: int = option(
         1000,
         "Evaluation every",

@@ -19,7 +19,6 @@ from mistudio.core.launch import launch_of
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.collective import SINGLE, Collective, ProcessGroup
 from mistudio.ml.evaluation.held_out import HeldBatch
-from mistudio.ml.training import learner as learning
 from mistudio.ml.training.learner import Learner, LearnerOptions
 from mistudio.ml.training.loop import train_together
 from mistudio.ml.training.ranks import SharedControl
@@ -38,6 +37,7 @@ BASE = TrainConfig(
     tokens=BATCH * STEPS,
     batch=BATCH,
     target_l0=3.0,
+    metrics_every=1,
     eval_every=10,
 )
 CONFIGS: dict[str, TrainConfig] = {
@@ -102,7 +102,6 @@ def _raise(_number: int, error: StudioError) -> None:
 
 def compare(folder: Path, collective: Collective) -> None:
     """Every architecture whole, and one paused on request of rank 0."""
-    learning.REPORT_EVERY = 1
     found = {}
     for name, config in CONFIGS.items():
         ran = Ran(config, folder / f"{name}-{collective.rank}", collective)

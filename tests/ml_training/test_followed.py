@@ -219,3 +219,12 @@ def test_the_best_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {4, 24, 60} <= set(steps)
     assert 20 not in steps
     assert 28 not in steps
+
+
+@pytest.mark.parametrize(("every", "steps"), [(25, [25, 50, 60]), (10, [10, 20, 30, 40, 50, 60])])
+def test_the_curves_have_a_point_every_so_many_steps(
+    tmp_path: Path, every: int, steps: list[int]
+) -> None:
+    _, report = run(tmp_path, config=replace(CONFIG, metrics_every=every))
+    told = [event.values for event in report.events if event.kind == "metric"]
+    assert [row["step"] for row in told if row["name"] == "training"] == steps

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from mistudio.ml.training import learner as learning
 from mistudio.ml.training.checkpoint import list_checkpoints
 from tests.helpers.processes import finish, start_ranks
 from tests.ml_training.shared_runs import CONFIGS, PAUSED_AT, SPOILT_AT, STEPS, Ran
@@ -32,9 +31,8 @@ def found(folder: Path, rank: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_curves_and_weights_are_those_of_one_process(
-    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, name: str
 ) -> None:
-    monkeypatch.setattr(learning, "REPORT_EVERY", 1)
     alone = Ran(CONFIGS[name], tmp_path)
     rows, notes, parameters, looks = found(folder, 0)[name]
     assert len(alone.rows) == len(rows) == STEPS
@@ -68,10 +66,7 @@ def test_all_processes_hold_the_same_weights_and_one_writes(folder: Path, name: 
     assert not (folder / f"{name}-1").exists()
 
 
-def test_one_process_goes_on_from_where_two_paused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(learning, "REPORT_EVERY", 1)
+def test_one_process_goes_on_from_where_two_paused(folder: Path, tmp_path: Path) -> None:
     (checkpoint,) = list_checkpoints(folder / "paused-0")
     assert checkpoint.name.endswith(f"{PAUSED_AT:08d}")
     assert not (folder / "paused-1").exists()

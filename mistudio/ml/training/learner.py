@@ -35,7 +35,6 @@ from mistudio.ml.training.run_state import (
 )
 from mistudio.ml.training.threshold import calibrate_threshold
 
-REPORT_EVERY = 10  # steps
 BAD_LIMIT = 3  # batches in a row that cannot be used
 CALIBRATION_TOKENS = 131_072
 QUICK_CALIBRATION_TOKENS = 16_384  # after a stop, when the user waits
@@ -145,7 +144,7 @@ class Learner:
             self._skipped += 1
             self._skip(loss)
         run.step += 1
-        if run.step % REPORT_EVERY == 0 or self.done:
+        if run.step % run.config.metrics_every == 0 or self.done:
             self._tell(rate)
         self._held_out = None
         if self._saves.due(run.step) or self.done:

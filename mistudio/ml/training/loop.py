@@ -16,7 +16,7 @@ from mistudio.ml.evaluation.held_out import HeldRows
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import load_checkpoint
 from mistudio.ml.training.finished import folded
-from mistudio.ml.training.learner import REPORT_EVERY, Learner
+from mistudio.ml.training.learner import Learner
 from mistudio.ml.training.learner_terms import (
     Calibration,
     Evaluation,
@@ -29,6 +29,8 @@ from mistudio.ml.training.learner_terms import (
 from mistudio.ml.training.run_state import RunState, TargetStatistics, restore_run
 
 __all__ = ["TrainResult", "sae_from_checkpoint", "train", "train_together"]
+
+TURN_STEPS = 10  # of one SAE, before another of those that are trained together has its turn
 
 OnFailed = Callable[[int, StudioError], None]
 OnDone = Callable[[int, TrainResult], None]
@@ -123,7 +125,7 @@ def _turn(
 
     "completed" is: go on.
     """
-    for _ in range(REPORT_EVERY):
+    for _ in range(TURN_STEPS):
         if wanted is not None and _window_of(learner) != wanted:
             return "completed"
         outcome = _outcome(control.requested())

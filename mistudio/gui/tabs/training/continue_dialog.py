@@ -25,6 +25,7 @@ FIELDS = (
     "dead_window",
     "gradient_clip",
     "checkpoint_every",
+    "metrics_every",
     "eval_every",
     "eval_tokens",
 )

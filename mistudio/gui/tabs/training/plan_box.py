@@ -27,7 +27,8 @@ _COLORS = {"fits": "emerald", "warn": "yellow", "refuse": "red"}
 _MOST_WAYS = 3
 _NOTHING = "Choose a model and a dataset to see what the training takes."
 _LENGTHS = (
-    "tokens", "name", "seed", "learning_rate", "checkpoint_every", "eval_every", "eval_tokens",
+    "tokens", "name", "seed", "learning_rate", "checkpoint_every",
+    "metrics_every", "eval_every", "eval_tokens",
 )  # fmt: skip
 
 
