@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.errors import InUse, Mismatch
+from mistudio.core.model_weights import WEIGHTS
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.same_model import weights_of
 from mistudio.jobs.tokenize import for_training
 from mistudio.store import trainings
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow, TrainingRow
@@ -48,6 +50,7 @@ class TrainingSource:
         if self.model is not None:
             found["model"] = self.model.id
             found["tokenization"] = ",".join(text.id for text, _ in self.texts)
+            found[WEIGHTS] = weights_of(self.model, self.loaded)
         if self.stored is not None:
             found["activations"] = self.stored.id
         return found
