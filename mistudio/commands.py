@@ -13,7 +13,7 @@ from typing import Any
 
 from mistudio.console import Console
 from mistudio.core import configs, label_methods, sweep_configs, training_configs
-from mistudio.core.config import Config, ConfigT, from_arguments, from_dict, to_dict, validate
+from mistudio.core.config import Config, ConfigT, from_arguments, from_named, given_in, validate
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, InvalidInput
 from mistudio.core.launch import launch_of
@@ -106,10 +106,7 @@ def configured(cls: type[ConfigT], arguments: Arguments) -> ConfigT:
         raise InvalidInput(f"{path} is no JSON file.", details=str(error)) from error
     if not isinstance(values, dict):
         raise InvalidInput(f"{path} must hold one JSON object with the settings.")
-    flags = to_dict(from_arguments(cls, arguments))
-    plain = to_dict(cls())
-    given = {name: value for name, value in flags.items() if value != plain[name]}
-    return from_dict(cls, {**values, **given})
+    return from_named(cls, {**values, **given_in(cls, arguments)})
 
 
 def _print_plan(

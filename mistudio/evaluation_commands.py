@@ -12,7 +12,7 @@ from mistudio.core.comparison_configs import CompareSaesConfig, SurvivalConfig
 from mistudio.core.config import from_arguments
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.feature_match_figures import match_sentence, sides, write_matches
-from mistudio.core.sae_figures import differences, measured, overlap_sentence
+from mistudio.core.sae_figures import NO_MODEL, differences, measured, overlap_sentence
 from mistudio.core.survival_figures import survival_rows, survival_sentences
 from mistudio.jobs import feature_matches
 from mistudio.jobs.runner import Studio
@@ -23,10 +23,13 @@ Arguments = argparse.Namespace
 def evaluate_sae(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Measure an SAE on held-out documents; the figures stay with it."""
     found = run_job(studio, console, "evaluate", from_arguments(EvaluateConfig, arguments))
-    lines = [
-        f"{found['n']:,} tokens of {found['documents']:,} held-out documents; the model's loss on "
-        f"{found.get('ce_n', 0):,} of {found.get('ce_documents', 0):,}."
-    ]
+    if "activations" in found:
+        lines = [f"{found['n']:,} held-out vectors. {NO_MODEL}"]
+    else:
+        lines = [
+            f"{found['n']:,} tokens of {found['documents']:,} held-out documents; the model's loss "
+            f"on {found.get('ce_n', 0):,} of {found.get('ce_documents', 0):,}."
+        ]
     rows = [[line.figure.name, line.value, line.interval] for line in measured(found)]
     console.result(found, lines + _aligned([["", "value", "95 % interval"], *rows]))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mistudio.commands import finish_training, run_job
 from mistudio.console import Console
-from mistudio.core.config import from_arguments, settings_of
+from mistudio.core.config import from_arguments, given_in
 from mistudio.core.errors import InUse, InvalidInput
 from mistudio.core.retention import RetentionConfig
 from mistudio.core.run_configs import WriteSaeConfig
@@ -26,11 +26,7 @@ Arguments = argparse.Namespace
 
 def train_continue(studio: Studio, console: Console, arguments: Arguments) -> None:
     """Go on from a checkpoint of a run as a new run; flags that are given replace its settings."""
-    changes = {
-        setting.name: value
-        for setting in settings_of(TrainConfig)
-        if (value := getattr(arguments, setting.name, None)) is not None
-    }
+    changes = given_in(TrainConfig, arguments)
     wanted, step = _at(arguments.training)
     config = training_starts.continued(studio, wanted, step, **changes)
     finish_training(console, run_job(studio, console, "train", config, hold=True))

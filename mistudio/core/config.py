@@ -74,6 +74,11 @@ class Config:
         """Rules that span several fields; subclasses override."""
         return ()
 
+    def unnamed(self) -> Mapping[str, Any]:
+        """What a command takes for settings that it does not name, where their default depends on
+        others; subclasses override."""
+        return {}
+
 
 class Setting(typing.NamedTuple):
     """A field seen from outside: its name, plain type, default and description."""
@@ -177,6 +182,13 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     return cls(**known)
 
 
+def from_named(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """As `from_dict`, but a setting that is missing follows from the others where it can."""
+    config = from_dict(cls, values)
+    follows = {name: value for name, value in config.unnamed().items() if name not in values}
+    return dataclasses.replace(config, **follows)
+
+
 def parse(setting: Setting, value: Any) -> Any:
     """`value` (text or a JSON value) as the setting's type; scientific notation is accepted."""
     label = setting.option.label
@@ -259,24 +271,29 @@ def add_arguments(
             )
 
 
-def from_arguments(cls: type[ConfigT], arguments: argparse.Namespace) -> ConfigT:
-    """The config that parsed flags describe; flags not given keep their default."""
-    given = {
+def given_in(cls: type[Config], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that parsed flags name, with their values as typed."""
+    return {
         s.name: value
         for s in settings_of(cls)
         if (value := getattr(arguments, s.name, None)) is not None
     }
-    return from_dict(cls, given)
+
+
+def from_arguments(cls: type[ConfigT], arguments: argparse.Namespace) -> ConfigT:
+    """The config that parsed flags describe; flags not given keep their default."""
+    return from_named(cls, given_in(cls, arguments))
 
 
 def command_line(words: str, config: Config, *, positional: Sequence[str] = ()) -> str:
     """The shell command that runs `mistudio WORDS` with this config; defaults are left out."""
     parts = ["mistudio", *words.split()]
+    follows = config.unnamed()
     for setting in settings_of(config):
         value = getattr(config, setting.name)
         if setting.name in positional:
             parts.append(shlex.quote(str(value)))
-        elif value == setting.default:
+        elif value == follows.get(setting.name, setting.default):
             continue
         elif setting.type is bool:
             name = setting.name.replace("_", "-")

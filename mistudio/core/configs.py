@@ -27,7 +27,10 @@ class EvaluateConfig(Config):
 
     sae: str = option("last", "SAE", "Id or name of an SAE, or last.", required=True)
     dataset: str = option(
-        "", "Dataset", "Dataset or tokenisation; empty takes the one it was trained on."
+        "",
+        "Dataset",
+        "Dataset or tokenisation; empty takes the one it was trained on, of an SAE of imported "
+        "vectors those that were held out.",
     )
     tokens: int = option(
         200_000, "Tokens", "Most held-out tokens.", unit="tokens", minimum=1024, maximum=100_000_000

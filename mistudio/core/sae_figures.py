@@ -12,6 +12,7 @@ VARIANCE = "Reconstruction"
 SPARSITY = "Sparsity"
 LOSS = "Cost to the language model"
 LATENTS = "Latents"
+NO_MODEL = "These activations have no language model: cross-entropy and KL are not measured."
 GROUPS = {
     VARIANCE: "How close the reconstruction comes to the activation. The variants of explained "
     "variance answer different questions: compare only figures of the same name.",

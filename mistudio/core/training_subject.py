@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mistudio.core.config import Config, option
 from mistudio.core.configs import ENCODERS, HOOKS, SAE_HOOKS, TRANSCODER_INPUTS
@@ -98,7 +100,8 @@ class TrainingSubject(Config):
     tokens: int = option(
         2_048_000,  # 1,000 steps of the default batch
         "Length",
-        "Tokens to train on; text is reused in a new order when it runs out. 0 takes one pass.",
+        "Tokens to train on; text is reused in a new order when it runs out. 0 takes one pass, as "
+        "a command does that names stored activations and no length.",
         unit="tokens",
         minimum=0,
         maximum=1_000_000_000_000,
@@ -135,6 +138,9 @@ class TrainingSubject(Config):
         maximum=1e6,
         applies=is_mixed,
     )
+
+    def unnamed(self) -> Mapping[str, Any]:
+        return {"tokens": 0} if self.activations else {}
 
     @property
     def mixture(self) -> list[tuple[str, float]]:

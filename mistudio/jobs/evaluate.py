@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ from mistudio.core.atomic import write_json
 from mistudio.core.config import from_dict
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import Mismatch
+from mistudio.core.sae_figures import NO_MODEL
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
@@ -30,13 +32,27 @@ LITTLE = 0.3  # explained variance below which an imported SAE is doubted
 
 
 def prepare(studio: Studio, config: EvaluateConfig) -> None:
-    """Refuse an unknown SAE or a missing model before anything is queued."""
-    lookup.model_of(studio, lookup.sae(studio, config.sae))
+    """Refuse an unknown SAE, or one whose model or vectors are missing, before it is queued."""
+    row = lookup.sae(studio, config.sae)
+    if not lookup.reads_vectors(row):
+        lookup.model_of(studio, row)
+    elif not config.dataset:
+        lookup.training_vectors(studio, row)
+    elif row.model_id is None:
+        raise Mismatch(
+            f"SAE {row.name!r} was trained on vectors that have no language model, so that it "
+            "reads no text. Leave the dataset out to measure it on vectors that were held out."
+        )
 
 
 def run(ctx: JobContext, config: EvaluateConfig) -> Result:
-    """Evaluate on the held-out part of a tokenisation; the figures go into the SAE's row."""
+    """Evaluate on the held-out part of a tokenisation; the figures go into the SAE's row.
+
+    An SAE of vectors without text is measured on those of them that its training held out.
+    """
     row = lookup.sae(ctx.studio, config.sae)
+    if lookup.reads_vectors(row) and not config.dataset:
+        return _on_vectors(ctx, row, config.tokens)
     model = lookup.model_of(ctx.studio, row)
     tokens = text_for(ctx, row, model, config.dataset)
     figures = measure(ctx, row, model, tokens, config.tokens)
@@ -45,6 +61,16 @@ def run(ctx: JobContext, config: EvaluateConfig) -> Result:
     if doubt:
         ctx.report.note(doubt, level="warning")
     return {"sae": row.id, "tokenization": tokens.id, "doubt": doubt, **figures}
+
+
+def _on_vectors(ctx: JobContext, row: SaeRow, most: int) -> Result:
+    from mistudio.jobs.training_source import vector_source
+
+    stored = lookup.training_vectors(ctx.studio, row)
+    settings = dataclasses.replace(from_dict(TrainConfig, row.config or {}), eval_tokens=most)
+    figures = measure_trained(ctx, row, vector_source(stored, settings), settings)
+    keep(ctx.studio, row, figures)
+    return {"sae": row.id, "activations": stored.id, "doubt": "", **figures}
 
 
 def doubt_of(figures: Mapping[str, Any]) -> str:
@@ -116,9 +142,7 @@ def measure_trained(
         from mistudio.jobs.training_source import calibration_reader
         from mistudio.ml.activations.multi_capture import HookPoint
 
-        ctx.report.note(
-            "These activations have no language model: cross-entropy and KL are not measured."
-        )
+        ctx.report.note(NO_MODEL)
         return evaluate_vectors(
             sae,
             calibration_reader(source, [HookPoint(config.layer, config.hook)], ctx),

@@ -5,8 +5,15 @@ from __future__ import annotations
 from mistudio.core.errors import InUse, NotFound
 from mistudio.jobs import sample
 from mistudio.jobs.runner import Studio
-from mistudio.store.records import DatasetRow, ModelRow, SaeRow, TokenizationRow
-from mistudio.store.tables import DATASETS, MODELS, SAES, TOKENIZATIONS, TRAININGS
+from mistudio.store.records import ActivationSetRow, DatasetRow, ModelRow, SaeRow, TokenizationRow
+from mistudio.store.tables import (
+    ACTIVATION_SETS,
+    DATASETS,
+    MODELS,
+    SAES,
+    TOKENIZATIONS,
+    TRAININGS,
+)
 
 
 def dataset(studio: Studio, wanted: str) -> DatasetRow:
@@ -49,6 +56,24 @@ def model_of(studio: Studio, row: SaeRow) -> ModelRow:
         raise NotFound(
             f"The model of SAE {row.name!r} ({row.model_name or 'unknown'}) is not in the library. "
             "Import the model, then import the SAE again with it."
+        )
+    return found
+
+
+def reads_vectors(row: SaeRow) -> bool:
+    """Whether an SAE was trained here on vectors that came without a text to read again."""
+    settings = row.config or {}
+    named = bool(settings.get("activations")) and not settings.get("model")
+    return named and row.origin == "trained"
+
+
+def training_vectors(studio: Studio, row: SaeRow) -> ActivationSetRow:
+    """The vectors that an SAE was trained on; raises `NotFound` if they are gone."""
+    found = ACTIVATION_SETS.find(studio.db(), str((row.config or {}).get("activations")))
+    if found is None:
+        raise NotFound(
+            f"The activations that SAE {row.name!r} was trained on are no longer in the library, "
+            "and there is no language model to read others with; it cannot be measured here."
         )
     return found
 

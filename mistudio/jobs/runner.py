@@ -139,6 +139,9 @@ class Studio:
         elif what in ("resume", "stop") and state is not JobState.QUEUED:
             stop = what == "stop" and JOB_KINDS[job.kind].early_finish
             request = "stop" if stop else None
+            if job.target_id and job.kind in ("train", "sweep"):
+                going = trainings.of_job(self.db(), job.target_id)
+                self._check_resume([t for t in going if t.status in ("paused", "interrupted")])
             rows.move(self.db(), job.id, state, JobState.QUEUED, request=request)
             if job.target_id and job.kind in ("train", "sweep"):
                 for training in trainings.of_job(self.db(), job.target_id):
@@ -146,6 +149,12 @@ class Studio:
                         TRAININGS.update(self.db(), training.id, status="queued")
             elif job.target_id and job.kind == "extract_activations":
                 ACTIVATION_SETS.update(self.db(), job.target_id, status="queued")
+
+    def _check_resume(self, found: list[TrainingRow]) -> None:
+        """Raise `Mismatch` if one that is to go on would read another model than before."""
+        from mistudio.jobs.same_model import check_resume
+
+        check_resume(self, found)
 
     def _settle_cancelled(self, training: TrainingRow, state: JobState) -> None:
         """A cancelled run that never began leaves nothing; another keeps its checkpoints."""
@@ -193,13 +202,14 @@ class Studio:
         """Queue the continuation of a paused or interrupted run; returns the job's id.
 
         Of a queued one it is the job that waits: who queued it may be gone. Raises `InUse` while
-        it is running, or if it has already ended.
+        it is running, or if it has already ended, `Mismatch` if its model is another one by now.
         """
         training = TRAININGS.named(self.db(), training_id)
         if training.status in ("initializing", "training", "stopping"):
             raise InUse("This training is already running.")
         if training.status in ("completed", "stopped"):
             raise InUse(f"This training has already ended ({training.status}).")
+        self._check_resume([training])
         held = JOBS.select(
             self.db(),
             "target_id IN (?, ?) AND status IN ('queued', 'paused', 'interrupted')",

@@ -17,6 +17,7 @@ from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.crew import Share, ends_all
 from mistudio.jobs.held_rows import CalibrationRows, EvaluationRows
 from mistudio.jobs.runner import as_studio_error
+from mistudio.jobs.same_model import check_loaded
 from mistudio.jobs.shared_progress import SharedProgress
 from mistudio.jobs.thermal_guard import ThermalGuard, limit_of
 from mistudio.jobs.training_data import (
@@ -97,6 +98,7 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
         ctx.studio.models.unload()  # the plan counts on its room, and bare vectors need no model
     found = check_training(ctx.studio, [run.config for run in runs])
     source = open_source(ctx, first.row, first.config)
+    check_loaded(ctx.studio, source, runs)
     for run in runs:
         if source.texts and run is not first:
             _share_texts(ctx, run, source)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.errors import InUse, Mismatch
+from mistudio.core.model_weights import WEIGHTS
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.same_model import weights_of
 from mistudio.jobs.tokenize import for_training
 from mistudio.store import trainings
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow, TrainingRow
@@ -48,6 +50,7 @@ class TrainingSource:
         if self.model is not None:
             found["model"] = self.model.id
             found["tokenization"] = ",".join(text.id for text, _ in self.texts)
+            found[WEIGHTS] = weights_of(self.model, self.loaded)
         if self.stored is not None:
             found["activations"] = self.stored.id
         return found
@@ -65,21 +68,13 @@ def activation_set(studio: Studio, config: TrainConfig) -> ActivationSetRow | No
 
 def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> TrainingSource:
     """Load the model and the texts of a training, which may have to be tokenised first."""
-    from mistudio.ml.data.row_table import MixedTokens, VectorTable
+    from mistudio.ml.data.row_table import MixedTokens
     from mistudio.ml.data.token_store import TokenStore
-    from mistudio.ml.device import choose_device
 
     stored = activation_set(ctx.studio, config)
     if not config.model:
         assert stored is not None
-        return TrainingSource(
-            None,
-            None,
-            [],
-            VectorTable(stored.n_tokens or 0, HELD_OUT, config.order_seed),
-            stored,
-            choose_device(),
-        )
+        return vector_source(stored, config)
     model = lookup.model(ctx.studio, config.model)
     texts = _texts(ctx, training, model, config)
     ctx.report.progress(0.0, "loading the model")
@@ -94,6 +89,15 @@ def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> 
             "choose the tokenisation it was made from."
         )
     return TrainingSource(model, loaded, texts, table, stored, loaded.device)
+
+
+def vector_source(stored: ActivationSetRow, config: TrainConfig) -> TrainingSource:
+    """Vectors without a language model, of which the same are held out each time."""
+    from mistudio.ml.data.row_table import VectorTable
+    from mistudio.ml.device import choose_device
+
+    table = VectorTable(stored.n_tokens or 0, HELD_OUT, config.order_seed)
+    return TrainingSource(None, None, [], table, stored, choose_device())
 
 
 def _texts(

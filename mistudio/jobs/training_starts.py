@@ -14,6 +14,7 @@ from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.checkpoints import find
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.same_model import check_checkpoint, weights_of
 from mistudio.ml.training import keeping
 from mistudio.store import trainings
 from mistudio.store.hook_width import hook_width
@@ -122,6 +123,10 @@ def _continued_start(studio: Studio, config: TrainConfig) -> Start:
                 f"{label} cannot change in a continued run; {parent.name!r} has "
                 f"{getattr(stored, name)}."
             )
+    model = MODELS.find(studio.db(), own["model"]) if own["model"] else None
+    if model is not None:
+        saved = studio.paths.absolute(row.path)
+        check_checkpoint(saved, parent.name, model, weights_of(model))
     if row.step * config.batch >= config.tokens:
         raise InvalidInput(
             f"Step {row.step:,} has seen {row.step * config.batch:,} tokens already; the length "

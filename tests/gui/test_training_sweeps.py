@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from PySide6.QtGui import QGuiApplication
 
-from mistudio.core.config import from_dict, to_dict
+from mistudio.core.config import from_arguments, from_dict, to_dict
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_plan import Plan, Proposal
+from mistudio.grammar import build_parser
 from mistudio.gui.reporting import Drained, Progress
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training import TrainingTab
@@ -72,6 +74,11 @@ def form(opened: Callable[[], TrainingTab]) -> NewTraining:
 def add_set(services: Services, **values: Any) -> ActivationSetRow:
     found = {"name": "stored", "layers": "2,7", "hooks": "mlp_out", "status": "completed"}
     return ACTIVATION_SETS.insert(services.studio.db(), **{**found, "n_tokens": 4096, **values})
+
+
+def read_back(line: str) -> TrainConfig:
+    """The settings that a copied command trains with."""
+    return from_arguments(TrainConfig, build_parser().parse_args(shlex.split(line)[1:]))
 
 
 def toggle(form: NewTraining, *layers: int) -> None:
@@ -212,7 +219,40 @@ def test_imported_vectors_need_no_model(
     names = ("model", "dataset", "layers", "hooks")
     assert all(form.form.fields[name].isHidden() for name in names)
     form.start()
-    assert sent == [("train", TrainConfig(activations=stored.id, layer=0))]
+    assert sent == [("train", TrainConfig(activations=stored.id, layer=0, tokens=0))]
+
+
+def test_a_set_is_read_once_unless_a_length_was_chosen(
+    qtbot: Any, services: Services, form: NewTraining, sent: list[Any], opened: Callable[[], Any]
+) -> None:
+    stored = add_set(services, layers="0", hooks="mlp_in", config={"path": "x.npy"})
+    services.publisher.publish("activation_sets", stored.id)
+    qtbot.waitUntil(lambda: form.form.activations.combo.count() == 2)
+    length, usual = form.form.length_editor, str(TrainConfig().tokens)
+    form.train_on(stored.id)
+    assert length.value() == "0"
+    form.form.copy_command()
+    words = QGuiApplication.clipboard().text()
+    assert words == f"mistudio train --activations {stored.id}"
+    assert read_back(words) == form.form.training()
+    form.form.activations.set_value("")
+    assert length.value() == usual
+    form.form.activations.set_value(stored.id)
+    length.box.set_number(TrainConfig().tokens)  # chosen, though it is the usual one
+    form.form.copy_command()
+    words = QGuiApplication.clipboard().text()
+    assert f"--tokens {usual}" in words
+    assert read_back(words) == form.form.training()
+    form.form.set_values({"activations": "", "tokens": 640_000})
+    form.form.activations.set_value(stored.id)
+    assert length.value() == "640000"
+    form.use({"activations": stored.id, "tokens": TrainConfig().tokens})
+    assert length.value() == usual, "an earlier run's own length"
+    form.form.reset()
+    form.train_on(stored.id)
+    form.start()
+    assert sent[0][1].tokens == 0
+    assert opened().runs.form.form.length_editor.value() == usual, "the next run reads a model"
 
 
 def test_cards_tell_the_sweep_and_what_acts_on_all(

@@ -284,6 +284,34 @@ def test_vectors_of_any_model_are_imported_and_trained_on(
     assert again["weights_hash"] != result["weights_hash"]
 
 
+def test_a_command_takes_one_pass_over_vectors_unless_it_names_a_length(
+    studio: Studio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", planted(1000))
+    config = ImportActivationsConfig(path=str(tmp_path / "x.npy"), name="thousand")
+    run(studio, "import_activations", config)
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"activations": "thousand", "width": 32, "k": 4, "window": 1024}')
+    named = tmp_path / "named.json"
+    named.write_text('{"activations": "thousand", "width": 32, "k": 4, "tokens": 640}')
+    home = str(studio.paths.home)
+    flags = ["--batch", "64", "--json", "--home", home]
+    once = 950 // 64 * 64  # without the held-out twentieth
+    plain = ["--activations", "thousand", "--width", "32", "--k", "4", "--window", "1024"]
+    for words, tokens in (
+        (plain, once),
+        ([*plain, "--tokens", "1280"], 1280),
+        (["--config", str(settings)], once),
+        (["--config", str(settings), "--tokens", "1280"], 1280),
+        (["--config", str(named), "--window", "1024"], 640),
+    ):
+        assert cli.main(["train", *words, *flags]) == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert told["tokens"] == tokens
+    text = from_arguments(TrainConfig, build_parser().parse_args(["train", "--model", "tiny"]))
+    assert text.tokens == TrainConfig().tokens
+
+
 def test_vectors_that_are_no_numbers_are_left_out(studio: Studio, tmp_path: Path) -> None:
     """In training, calibration and evaluation alike; what is learnt hardly suffers."""
     found: list[float] = []

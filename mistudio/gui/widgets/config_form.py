@@ -274,8 +274,11 @@ class ConfigForm(QWidget, Generic[ConfigT]):
 
     def _keep(self) -> None:
         if self._settings is not None and self._remember:
-            kept = {name: field.editor.value() for name, field in self.fields.items()}
-            self._settings.remember(self._remember, kept)
+            self._settings.remember(self._remember, self._kept())
+
+    def _kept(self) -> dict[str, Any]:
+        """What the next form begins with."""
+        return {name: field.editor.value() for name, field in self.fields.items()}
 
 
 def _applies(setting: Setting, config: Config) -> bool:

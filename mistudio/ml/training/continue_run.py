@@ -19,6 +19,7 @@ from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.run_state import (
     RunState,
     TargetStatistics,
+    check_origin,
     restore_random_states,
     sae_parameters,
     stored_whitening,
@@ -58,9 +59,7 @@ def extend_run(
     values = checkpoint.values
     stored = from_dict(TrainConfig, values["config"])
     check_continuation(stored, config)
-    for key, value in (origin or {}).items():
-        if values["origin"].get(key) != value:
-            raise Mismatch(f"The {key} differs from the one of the run that is continued.")
+    check_origin(checkpoint, origin or {}, "of the run that is continued")
     sae = sae_parameters(checkpoint, config)
     mean_D, mean_O = checkpoint.state["input_mean"], checkpoint.state.get("target_mean")
     target = None

@@ -13,6 +13,7 @@ import torch
 import mistudio
 from mistudio.core.config import config_hash, from_dict, to_dict
 from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.model_weights import WEIGHTS, changed
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import DENSE_FAMILY, is_whitened
 from mistudio.ml.sae.base import SparseAutoencoder
@@ -236,10 +237,7 @@ def restore_run(
     stored = from_dict(TrainConfig, values["config"])
     if config is not None and config != stored:
         raise Mismatch("The settings differ from those that this training was started with.")
-    if origin is not None:
-        for key, value in origin.items():
-            if values["origin"].get(key) != value:
-                raise Mismatch(f"The {key} differs from the one this training was started with.")
+    check_origin(checkpoint, origin or {}, "this training was started with")
     mean_D, mean_O = checkpoint.state["input_mean"], checkpoint.state.get("target_mean")
     target = None
     if mean_O is not None:
@@ -264,6 +262,20 @@ def restore_run(
     run.micro.rows = int(values.get("micro_batch", 0))
     restore_random_states(checkpoint)
     return run
+
+
+def check_origin(checkpoint: Checkpoint, origin: Mapping[str, Any], whose: str) -> None:
+    """Raise `Mismatch` naming the first part of `origin` that is not the checkpoint's.
+
+    Weights that the checkpoint does not tell of pass: older ones did not.
+    """
+    stored = checkpoint.values["origin"]
+    for key, value in origin.items():
+        if key == WEIGHTS:
+            if what := changed(stored.get(key, {}), value):
+                raise Mismatch(f"The model differs in its {what} from the one {whose}.")
+        elif stored.get(key) != value:
+            raise Mismatch(f"The {key} differs from the one {whose}.")
 
 
 def stored_whitening(checkpoint: Checkpoint) -> Whitening | None:

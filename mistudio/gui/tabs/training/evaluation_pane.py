@@ -10,14 +10,16 @@ from PySide6.QtWidgets import QBoxLayout, QVBoxLayout, QWidget
 
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import StudioError
+from mistudio.core.sae_figures import NO_MODEL
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.figures import figure_rows
 from mistudio.gui.tabs.training.reads import Run
-from mistudio.gui.tabs.training.sae_forms import evaluate_form
+from mistudio.gui.tabs.training.sae_forms import evaluate_form, reads_text
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
 from mistudio.gui.widgets.plots import HistogramPlot
+from mistudio.jobs import lookup
 from mistudio.store.records import SaeRow
 
 BESIDE = 960  # px at a 16-px font from which figures and histogram stand side by side
@@ -66,10 +68,12 @@ class EvaluationPane(QWidget):
         figures = (sae.evaluation if sae else None) or {}
         unchanged = self.sae is not None and sae == self.sae
         self.sae = sae
-        for found in (self.evaluate_button, self.other_button):
-            found.setVisible(sae is not None)
         rows = figure_rows(figures)
-        self.empty.setText("" if rows.texts else _nothing(sae))
+        of_vectors = sae is not None and lookup.reads_vectors(sae)
+        self.evaluate_button.setVisible(sae is not None)
+        self.other_button.setVisible(sae is not None and reads_text(sae))
+        lacking = NO_MODEL if of_vectors and not figures.get("ce_n") else ""
+        self.empty.setText(lacking if rows.texts else _nothing(sae))
         self.table.setVisible(bool(rows.texts))
         if not unchanged:
             self.table.set_rows(rows.texts, rows.tips)

@@ -29,6 +29,7 @@ from mistudio.gui.widgets.cards import EmptyState, button, row
 from mistudio.gui.widgets.flow import FlowRow
 from mistudio.gui.widgets.layout import SearchField
 from mistudio.gui.widgets.row_table import BlockTableModel, RowTable
+from mistudio.jobs import lookup
 from mistudio.jobs.dependants import of_sae
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import SAES
@@ -232,7 +233,8 @@ class LibraryView(QWidget):
         for name, found in self.buttons.items():
             if name == "compare":
                 continue
-            needs_model = name in ("evaluate", "features", "steer")
+            of_vectors = sae is not None and lookup.reads_vectors(sae)
+            needs_model = name in ("features", "steer") or (name == "evaluate" and not of_vectors)
             allowed = sae is not None and (reads_model or not needs_model)
             found.setEnabled(allowed and not several)
             if several:

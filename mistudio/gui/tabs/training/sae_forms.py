@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QWidget
 from mistudio.core.config import Config
 from mistudio.core.configs import SAE_FORMATS, EvaluateConfig, ExportSaeConfig
 from mistudio.core.errors import StudioError
+from mistudio.core.sae_figures import NO_MODEL
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.choices import Choices, read_choices
@@ -20,6 +21,7 @@ from mistudio.gui.widgets.cards import button, label
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor, Editor, PathEditor
 from mistudio.gui.widgets.library_choice import LibraryChoice
+from mistudio.jobs import lookup
 from mistudio.store.records import SaeRow
 
 INPUTS = ("attn_z", "resid_pre", "resid_mid")  # hooks that are what a module reads
@@ -91,23 +93,33 @@ class JobDialog(Dialog):
             self.accept()
 
 
+def reads_text(sae: SaeRow) -> bool:
+    """Whether an SAE can be measured on a text: not if only vectors are known of its model."""
+    return sae.model_id is not None or not lookup.reads_vectors(sae)
+
+
 def evaluate_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog:
-    """Measure an SAE on a dataset."""
+    """Measure an SAE on a dataset, or on the vectors it was trained on."""
     own = "The text it was trained on" if sae.training_id else "Choose a dataset"
+    explanation = "Measures reconstruction and the model's loss on held-out documents."
+    if lookup.reads_vectors(sae):
+        own = "The vectors it was trained on"
+        explanation = f"Measures reconstruction on held-out vectors. {NO_MODEL}"
     dialog = JobDialog(
         services,
         f"Evaluate {sae.name}",
         "evaluate",
         EvaluateConfig(sae=sae.id),
-        ("dataset", "tokens"),
-        {"dataset": LibraryChoice(own)},
-        explanation="Measures reconstruction and the model's loss on held-out documents.",
+        ("dataset", "tokens") if reads_text(sae) else ("tokens",),
+        {"dataset": LibraryChoice(own)} if reads_text(sae) else {},
+        explanation=explanation,
         action="Evaluate",
         icon="curve",
         command="sae eval",
         parent=parent,
     )
-    dialog.offer_library("dataset")
+    if reads_text(sae):
+        dialog.offer_library("dataset")
     return dialog
 
 

@@ -61,6 +61,7 @@ FIELDS = (
 SPANS = {"layers": 2, "more_datasets": 2, "vary": 3}
 # a new run learns a layer at half the depth with eight latents per dimension
 FRESH = Scaling(expansion=8, depths=(0.5,))
+ONE_PASS = "0"  # as a length
 # texts that a comma cannot separate, or that name something of the library
 _NOT_VARIED = ("group_sizes", "continue_from", "init_from")
 
@@ -76,6 +77,8 @@ class TrainingForm(ConfigForm[SweepConfig]):
 
     def __init__(self, settings: SettingsFile, parent: QWidget | None = None) -> None:
         self._open = _unchosen()  # what was put for layers and width while nobody chose them
+        self._reads_set = False  # whether an activation set was chosen when the length was put
+        self._live_length = ""  # what one pass took the place of, "" where it did not
         self._hidden_dim: int | None = None
         self._num_layers: int | None = None
         self.model = LibraryChoice("Choose a model")
@@ -146,6 +149,9 @@ class TrainingForm(ConfigForm[SweepConfig]):
             given["hooks"] = [given["hook"]]
         for name in given:
             self._open.pop(name, None)
+        if "tokens" in given:  # a length that is given stays, whatever is read
+            self._live_length = ""
+            self._reads_set = bool(given.get("activations", self.activations.value()))
         super().set_values(given)
 
     def reset(self, *, announce: bool = True) -> None:
@@ -156,6 +162,7 @@ class TrainingForm(ConfigForm[SweepConfig]):
         self.hooks.set_value(default.hook)
         self._quiet = False
         self._open = _unchosen()
+        self._reads_set, self._live_length = False, ""
         self._fit_to_model()
         if announce:
             self._on_edited()
@@ -183,8 +190,34 @@ class TrainingForm(ConfigForm[SweepConfig]):
 
     def _on_edited(self) -> None:
         if not self._quiet:
+            self._fit_length()
             self._fit_steps()
         super()._on_edited()
+
+    def _fit_length(self) -> None:
+        """Of a set take one pass, unless somebody has chosen a length; back, what there was."""
+        reads_set = bool(self.activations.value())
+        if reads_set == self._reads_set:
+            return
+        self._reads_set = reads_set
+        usual = str(self._proposed.get("tokens", TrainConfig().tokens))
+        put = self._live_length
+        self._quiet = True
+        if reads_set and self.length_editor.value() == usual:
+            self._live_length = usual
+            self.length_editor.set_value(ONE_PASS)
+        elif not reads_set:
+            if put and self.length_editor.value() == ONE_PASS:
+                self.length_editor.set_value(put)
+            self._live_length = ""
+        self._quiet = False
+
+    def _kept(self) -> dict[str, Any]:
+        """Of a length that was put for a set, the one of the next run, which reads none."""
+        kept = super()._kept()
+        if self._live_length and kept["tokens"] == ONE_PASS:
+            kept["tokens"] = self._live_length
+        return kept
 
     def _fit_steps(self) -> None:
         """Steps are of the batch that is typed, as far as it is a number."""
