@@ -11,13 +11,13 @@ from mistudio.core.errors import InUse, InvalidInput, NotFound
 from mistudio.core.retention import DEFAULT_CAP, Kept, RetentionConfig, best_of
 from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import sae_library
+from mistudio.jobs import sae_library, sae_metadata
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.ml.training import keeping
 from mistudio.store import trainings
-from mistudio.store.records import CheckpointRow, JobRow, TrainingRow
-from mistudio.store.tables import JOBS, MODELS, TRAININGS
+from mistudio.store.records import CheckpointRow, JobRow, ModelRow, TrainingRow
+from mistudio.store.tables import JOBS, TRAININGS
 
 UNFINISHED = ("queued", "initializing", "training", "stopping", "paused", "interrupted")
 
@@ -211,19 +211,21 @@ def run_write_sae(ctx: JobContext, config: WriteSaeConfig) -> Result:
     row = find(ctx.studio, training.id, config.step)
     sae = sae_from_checkpoint(ctx.paths.absolute(row.path))
     ctx.control.check()
-    model_id = training.model_id or str(training.config.get("model") or "")
-    model = MODELS.find(ctx.db, model_id)
     settings = from_dict(TrainConfig, training.config)
+    model = sae_metadata.source_of(ctx.studio, training, settings).model
+    told = sae_metadata.of_training(ctx.studio, training, settings, row.step)
+    if "tl_hook_name" in told and "hf_hook_name" not in told:
+        told = _with_paths(ctx, training, settings, row.step, model) or told
     made = sae_library.add_sae(
         ctx.studio,
         sae,
-        _hook_names(ctx, training, settings, model_id),
+        told,
         name=config.name.strip() or f"{training.name} step {row.step:,}",
         origin="trained",
         model=model,
-        layer=training.layer,
-        hook=training.hook,
-        hook_out=settings.hook_written,
+        layer=told.get("layer"),
+        hook=told.get("hook"),
+        hook_out=told.get("hook_out"),
         training_id=training.id,
         step=row.step,
         config=training.config,
@@ -233,28 +235,16 @@ def run_write_sae(ctx: JobContext, config: WriteSaeConfig) -> Result:
     return {"sae": made.id, "name": made.name, "training": training.id, "step": row.step}
 
 
-def _hook_names(
-    ctx: JobContext, training: TrainingRow, settings: TrainConfig, model_id: str
-) -> dict[str, Any]:
-    """What other programs look for; the modules' paths only while their model can be loaded."""
-    from mistudio.ml.hooks import place_metadata, tl_name
+def _with_paths(
+    ctx: JobContext, training: TrainingRow, settings: TrainConfig, step: int, model: ModelRow | None
+) -> dict[str, Any] | None:
+    """As `of_training`, with the modules' paths of a model whose row does not tell them.
 
-    layer, read = settings.layer, settings.hook_read
-    written = None if settings.encoder == "sae" else settings.hook_written
-    names: dict[str, Any] = {
-        "training_architecture": training.architecture,
-        "exclude_special_tokens": training.config.get("mask_special", True),
-        "norm_cut": training.config.get("norm_cut"),
-    }
-    model = MODELS.find(ctx.db, model_id)
+    None where it cannot be loaded.
+    """
     if model is None or model.status != "ready":
         ctx.report.note("The model is gone; the SAE keeps only TransformerLens's hook name.")
-        names |= {"layer": layer, "hook": read}
-        names |= {"hook_name": tl_name(layer, read), "tl_hook_name": tl_name(layer, read)}
-        if written is not None:
-            name = tl_name(layer, written)
-            names |= {"hook_out": written, "hook_name_out": name, "tl_hook_name_out": name}
-        return names
+        return None
     ctx.report.progress(0.2, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
-    return {**names, "model_name": model.name, **place_metadata(loaded, layer, read, written)}
+    return sae_metadata.of_training(ctx.studio, training, settings, step, loaded)

@@ -69,7 +69,7 @@ def _lacking(stored: ActivationSetRow, row: SaeRow) -> list[str]:
 def doubts(row: SaeRow, model: ModelRow, stored: ActivationSetRow | None) -> list[str]:
     """What does not fit, as sentences: another model, another format of the weights."""
     found: list[str] = []
-    if row.model_name and row.model_name != model.name and row.origin == "imported":
+    if row.model_name not in (None, "", model.name, model.repo_id) and row.origin == "imported":
         found.append(
             f"SAE {row.name!r} names {row.model_name} as its model; its features are read with "
             f"{model.name}."

@@ -13,11 +13,11 @@ from mistudio.core.configs import (
 )
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.ids import new_id, now
-from mistudio.jobs import lookup
+from mistudio.jobs import lookup, sae_metadata
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import ModelRow, SaeRow
-from mistudio.store.tables import SAES, TRAININGS
+from mistudio.store.tables import MODELS, SAES, TRAININGS
 
 if TYPE_CHECKING:
     from mistudio.ml.activations.multi_capture import HookPoint
@@ -159,14 +159,11 @@ def run_export(ctx: JobContext, config: ExportSaeConfig) -> Result:
     row = lookup.sae(ctx.studio, config.sae)
     sae = read_sae(ctx.studio, row)
     out = Path(config.out).expanduser().resolve()
-    told = {"model_name": row.model_name, "layer": row.layer, "hook": row.hook_in}
-    if sae.is_transcoder:
-        told["hook_out"] = row.hook_out
-    added = {name: value for name, value in told.items() if name not in sae.metadata}
     if config.format == "circuit_tracer":
         _export_set(ctx.studio, [row.id, *config.others], out)
     else:
-        writer(config.format)(out, sae, {} if config.format == "saelens" else added)
+        added = sae_metadata.for_export(ctx.studio, row, sae.metadata)
+        writer(config.format)(out, sae, added)
     return {
         "sae": row.id,
         "format": config.format,
@@ -189,10 +186,11 @@ def _export_set(studio: Studio, names: list[str], out: Path) -> None:
     places = {(row.model_name, row.hook_in, row.hook_out) for row in rows}
     if len(places) > 1:
         raise Mismatch("Transcoders of one set must be of the same model and the same hooks.")
+    model = MODELS.find(studio.db(), first.model_id or "")
     write_circuit_tracer(
         out,
         {row.layer or 0: read_sae(studio, row) for row in rows},
         first.hook_in or "",
         first.hook_out or "",
-        first.model_name or "",
+        sae_metadata.public_name(model) if model else first.model_name or "",
     )

@@ -6,7 +6,7 @@ to the stream (attn_z), and the stream between attention and MLP (resid_mid).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -159,24 +159,40 @@ def place_metadata(
     loaded: LoadedModel, layer: int, hook_in: str, hook_out: str | None = None
 ) -> dict[str, Any]:
     """How the files of an SAE say where it reads and, a transcoder, what it gives (`hook_out`)."""
-    path = hook_place(loaded, layer, hook_in).path
+    paths = {hook: hook_place(loaded, layer, hook).path for hook in (hook_in, hook_out) if hook}
+    return named_place(layer, hook_in, hook_out, paths)
+
+
+def named_place(
+    layer: int, hook_in: str, hook_out: str | None, paths: Mapping[str, str]
+) -> dict[str, Any]:
+    """As `place_metadata`, by the paths of the hooks' places, as far as they are known.
+
+    A path is one inside the Hugging Face model, which is not changed for reading it. Without one
+    `hook_name` is TransformerLens's.
+    """
     told: dict[str, Any] = {
-        "hook_name": path,
-        "hf_hook_name": path,
-        "tl_hook_name": tl_name(layer, hook_in),
+        **_names(layer, hook_in, paths.get(hook_in)),
         "layer": layer,
         "hook": hook_in,
+        "tl_processing": "none",
     }
     if hook_out is not None:
-        path = hook_place(loaded, layer, hook_out).path
-        told |= {
-            "hook_name_out": path,
-            "hf_hook_name_out": path,
-            "tl_hook_name_out": tl_name(layer, hook_out),
-            "hook_out": hook_out,
-            "hook_head_index_out": None,
-        }
+        names = _names(layer, hook_out, paths.get(hook_out))
+        told |= {f"{name}_out": value for name, value in names.items()}
+        told |= {"hook_out": hook_out, "hook_head_index_out": None}
     return told
+
+
+def _names(layer: int, hook: str, path: str | None) -> dict[str, str]:
+    lens = tl_name(layer, hook)
+    own = {"hook_name": lens} if path is None else {"hook_name": path, "hf_hook_name": path}
+    return {**own, "tl_hook_name": lens}
+
+
+def reads_input(hook: str) -> bool:
+    """Whether a hook is what its module reads, so that `INPUT` stands behind the path."""
+    return hook in _INPUTS or hook == "resid_mid"
 
 
 def hook_path(loaded: LoadedModel, layer: int, hook: str) -> str:

@@ -209,6 +209,33 @@ def test_round_trip(tmp_path: Path, architecture: str, subtracts: bool) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ae.pt", "config.json"]
 
 
+@pytest.mark.parametrize("trained_as", ["gated", "GatedAutoEncoder"])
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_a_gated_sae_goes_out_as_one(tmp_path: Path, subtracts: bool, trained_as: str) -> None:
+    sae, x = made("jumprelu", subtracts=subtracts), inputs()
+    write_dictionary_learning(tmp_path / "out", sae, {"training_architecture": trained_as})
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["trainer"]["dict_class"] == "GatedAutoEncoder"
+    state = {n: t.double() for n, t in read_state(tmp_path / "out" / "ae.pt").items()}
+    pre = (x.double() - state["decoder_bias"]) @ state["encoder.weight"].T
+    magnitude = (state["r_mag"].exp() * pre + state["mag_bias"]).relu()
+    f = magnitude * (pre + state["gate_bias"] > 0)
+    assert torch.equal(f > 0, sae.encode(x) > 0)
+    assert ((magnitude > 0) & (f == 0)).any(), "the thresholds decide"
+    assert (f.float() - sae.encode(x)).abs().max() <= 1e-5
+    again, metadata = read_dictionary_learning(tmp_path / "out")
+    assert (again.architecture, metadata["training_architecture"]) == (
+        "jumprelu",
+        "GatedAutoEncoder",
+    )
+    assert torch.equal(again.encode(x) > 0, sae.encode(x) > 0)
+    error = (again.reconstruct(x) - sae.reconstruct(x)).abs().max()
+    assert error <= 1e-6 * sae.reconstruct(x).abs().max()
+    assert again.threshold_F is not None
+    assert sae.threshold_F is not None
+    assert (again.threshold_F - sae.threshold_F).abs().max() <= 1e-6
+
+
 def test_the_written_pickle_is_a_plain_dictionary_of_tensors(tmp_path: Path) -> None:
     write_dictionary_learning(tmp_path / "out", made("topk", subtracts=True))
     state = torch.load(tmp_path / "out" / "ae.pt", weights_only=True)

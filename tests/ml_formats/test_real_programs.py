@@ -54,6 +54,7 @@ def sparse(coder):
 with torch.no_grad():
     for folder in sorted((root / "ours").glob("dl-*")):
         net, _ = load_dictionary(str(folder), "cpu")
+        assert isinstance(net, dl.GatedAutoEncoder) == ("gated" in folder.name), folder
         f = net.encode(x)
         save_file({"f": f, "y": net.decode(f)}, folder / "result.safetensors")
     for folder in sorted((root / "ours").glob("sp-*")):
@@ -64,6 +65,7 @@ with torch.no_grad():
         "AutoEncoder": dl.AutoEncoder(d, m),
         "AutoEncoderNew": dl.AutoEncoderNew(d, m),
         "JumpReluAutoEncoder": dl.JumpReluAutoEncoder(d, m),
+        "GatedAutoEncoder": dl.GatedAutoEncoder(d, m),
         "AutoEncoderTopK": AutoEncoderTopK(d, m, k),
         "BatchTopKSAE": BatchTopKSAE(d, m, k),
         "MatryoshkaBatchTopKSAE": MatryoshkaBatchTopKSAE(d, m, k, [16, 48]),
@@ -131,6 +133,10 @@ def test_the_real_programs_agree(tmp_path: Path) -> None:
         write_dictionary_learning(tmp_path / "ours" / f"dl-{name}", sae)
         if sae.architecture == "topk":
             write_sparsify(tmp_path / "ours" / f"sp-{name}", sae)
+    for name in ("jumprelu", "jumprelu-plain"):
+        gated = f"gated-{name}"
+        saes[gated] = saes[name].with_metadata(training_architecture="gated")
+        write_dictionary_learning(tmp_path / "ours" / f"dl-{gated}", saes[gated])
     saes["groupmax"] = replace(saes["topk"], architecture="groupmax", k=8)
     write_sparsify(tmp_path / "ours" / "sp-groupmax", saes["groupmax"])
     plain = {"sparsity_include_decoder_norm": False}  # which SAELens does not look at
@@ -144,11 +150,11 @@ def test_the_real_programs_agree(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = sorted((tmp_path / "ours").glob("*/result.safetensors"))
-    assert len(results) == len(OURS) + 3
+    assert len(results) == len(OURS) + 2 + 3
     for path in results:
         same(saes[path.parent.name[3:]], load_file(path), path.parent.name)
     results = sorted((tmp_path / "theirs").glob("*/result.safetensors"))
-    assert len(results) == 9
+    assert len(results) == 10
     for path in results:
         same(read_any(path.parent)[1], load_file(path), path.parent.name)
     llama = load_file(tmp_path / "llama" / "result.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,54 @@ def test_a_checkpoint_with_its_scale_is_folded(tmp_path: Path) -> None:
     assert torch.allclose(again.reconstruct(inputs()), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_a_gated_sae_goes_out_as_one(tmp_path: Path, subtracts: bool) -> None:
+    sae = replace(made_up("jumprelu"), apply_b_dec_to_input=subtracts)
+    sae = sae.with_metadata(training_architecture="gated")
+    write_saelens(tmp_path / "a", sae)
+    config = json.loads((tmp_path / "a" / "cfg.json").read_text())
+    assert (config["architecture"], config["apply_b_dec_to_input"]) == ("gated", subtracts)
+    t = {n: v.double() for n, v in load_file(tmp_path / "a" / "sae_weights.safetensors").items()}
+    assert sorted(t) == ["W_dec", "W_enc", "b_dec", "b_gate", "b_mag", "r_mag"]
+    x = inputs().double() - (t["b_dec"] if subtracts else 0)
+    magnitude = (x @ (t["W_enc"] * t["r_mag"].exp()) + t["b_mag"]).relu()
+    f = magnitude * (x @ t["W_enc"] + t["b_gate"] > 0)
+    assert (f.float() - sae.encode(inputs())).abs().max() <= 1e-5
+    assert torch.equal(f > 0, sae.encode(inputs()) > 0)
+    assert sae.threshold_F is not None
+    assert ((magnitude > 0) & (f == 0)).any(), "the thresholds decide"
+    again, metadata = read_saelens(tmp_path / "a")
+    assert (again.architecture, metadata["training_architecture"]) == ("jumprelu", "gated")
+    assert again.threshold_F is not None
+    assert (again.threshold_F - sae.threshold_F).abs().max() <= 1e-6
+    error = (again.reconstruct(inputs()) - sae.reconstruct(inputs())).abs().max()
+    assert error <= 1e-6 * sae.reconstruct(inputs()).abs().max()
+
+
+def test_what_has_no_gated_form_stays_a_jumprelu(tmp_path: Path) -> None:
+    sae = made_up("jumprelu").with_metadata(training_architecture="gated")
+    assert sae.threshold_F is not None
+    negative = replace(sae, threshold_F=sae.threshold_F - 0.6)
+    encoder = replace(sae, encoder="transcoder", apply_b_dec_to_input=False)
+    plain = sae.with_metadata(training_architecture="jumprelu")
+    for name, other in (("negative", negative), ("transcoder", encoder), ("plain", plain)):
+        write_saelens(tmp_path / name, other)
+        config = json.loads((tmp_path / name / "cfg.json").read_text())
+        assert config["architecture"].startswith("jumprelu"), name
+    write_saelens(tmp_path / "library", sae, for_library=True)
+    again, _ = read_saelens(tmp_path / "library")
+    assert torch.equal(again.threshold_F, sae.threshold_F)  # type: ignore[arg-type]
+
+
+def test_a_gated_sae_of_saelens_is_known_as_one(tmp_path: Path) -> None:
+    sae = made_up("jumprelu").with_metadata(training_architecture="gated")
+    write_saelens(tmp_path / "a", sae)
+    config = json.loads((tmp_path / "a" / "cfg.json").read_text())
+    del config["metadata"]["training_architecture"]
+    (tmp_path / "a" / "cfg.json").write_text(json.dumps(config))
+    assert read_saelens(tmp_path / "a")[1]["training_architecture"] == "gated"
+
+
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
@@ -223,7 +272,7 @@ for folder in sorted(Path(sys.argv[1]).glob("*/ours")):
     assert sae.cfg.metadata.hook_name == "model.layers.1", folder
     assert sae.cfg.metadata.context_size == 128, folder
     sae.save_model(folder.parent / "theirs")
-    print(folder.parent.name, "equal")
+    print(folder.parent.name, "equal", type(sae).__name__)
 """
 
 
@@ -234,8 +283,10 @@ def test_real_saelens_computes_the_same_bits(tmp_path: Path) -> None:
         pytest.skip("MISTUDIO_SAELENS_PYTHON names no interpreter with sae-lens")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for architecture in ARCHITECTURES:
-        sae, folder = made_up(architecture), tmp_path / architecture
+    saes = {architecture: made_up(architecture) for architecture in ARCHITECTURES}
+    saes["gated"] = made_up("jumprelu").with_metadata(training_architecture="gated")
+    for architecture, sae in saes.items():
+        folder = tmp_path / architecture
         write_saelens(folder / "ours", sae, {"context_size": 128, "prepend_bos": False})
         f = sae.encode(inputs())
         save_file({"x": inputs(), "f": f, "y": sae.decode(f)}, folder / "ours.safetensors")
@@ -247,9 +298,10 @@ def test_real_saelens_computes_the_same_bits(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("equal") == 3
-    for architecture in ARCHITECTURES:
+    assert done.stdout.count("equal") == 4
+    assert "gated equal GatedSAE" in done.stdout
+    for architecture, sae in saes.items():
         again, metadata = read_saelens(tmp_path / architecture / "theirs")
-        assert torch.equal(again.encode(inputs()), made_up(architecture).encode(inputs()))
+        assert torch.equal(again.encode(inputs()), sae.encode(inputs()))
         assert metadata["model_name"] == "tiny"
     torch.set_num_threads(threads)

@@ -17,18 +17,22 @@ import torch
 
 from mistudio.core.errors import Damaged, Mismatch, Unsupported
 from mistudio.ml.formats.foreign import (
-    GatedWeights,
     assemble,
     b_enc_with_subtraction,
     b_enc_without_subtraction,
     check_no_token_norm,
-    gated_as_jumprelu,
     known,
     new_folder,
     read_json,
     reading,
     take,
     write_text_json,
+)
+from mistudio.ml.formats.gated import (
+    GatedWeights,
+    gated_as_jumprelu,
+    is_gated,
+    jumprelu_as_gated,
 )
 from mistudio.ml.sae.base import KEEPING_K, SparseAutoencoder
 from mistudio.ml.sae.fold import fold_decoder_norms
@@ -216,23 +220,37 @@ def write_dictionary_learning(
     """Create `folder` with the SAE; raises `InvalidInput`, `Unsupported`, `DiskFull`.
 
     ae.pt is a plain dictionary of tensors, so that it opens without running code. `metadata` may
-    name `layer` and `hook`.
+    name `layer` and `hook`. What was a gated SAE becomes one again.
     """
     if sae.is_transcoder:
         raise Unsupported("dictionary_learning has no transcoders; SAELens can hold this one.")
     check_no_token_norm(sae, PROGRAM)
-    name, state = state_of(sae)
+    told = {**sae.metadata, **(metadata or {})}
+    name, state = state_of(sae, told.get("training_architecture"))
     with new_folder(folder) as temporary:
-        write_text_json(
-            temporary / CONFIG_FILE, config_of(sae, name, {**sae.metadata, **(metadata or {})})
-        )
+        write_text_json(temporary / CONFIG_FILE, config_of(sae, name, told))
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
         with (temporary / WEIGHTS_FILE).open("wb") as stream:
             torch.save(plain, stream)
 
 
-def state_of(sae: SparseAutoencoder) -> tuple[str, dict[str, torch.Tensor]]:
-    """The class that computes what the SAE does, and the tensors it loads."""
+def state_of(
+    sae: SparseAutoencoder, trained_as: object = None
+) -> tuple[str, dict[str, torch.Tensor]]:
+    """The class that computes what the SAE does, and the tensors it loads.
+
+    `trained_as` tells a gated SAE from other JumpReLUs.
+    """
+    if is_gated(sae, trained_as):
+        gated = jumprelu_as_gated(sae, b_enc_with_subtraction(sae))
+        return "GatedAutoEncoder", {
+            "encoder.weight": gated.W_enc_DF.T,
+            "gate_bias": gated.b_gate_F,
+            "r_mag": gated.r_mag_F,
+            "mag_bias": gated.b_mag_F,
+            "decoder.weight": sae.W_dec_FO.T,
+            "decoder_bias": sae.b_dec_O,
+        }
     if sae.architecture == "jumprelu":
         assert sae.threshold_F is not None
         return "JumpReluAutoEncoder", {

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -152,24 +152,6 @@ def assemble(
         W_skip_OD=None if W_skip_OD is None else W_skip_OD.contiguous(),
         encoder=encoder if W_skip_OD is None else "skip_transcoder",
     )
-
-
-class GatedWeights(NamedTuple):
-    """f = [x W_enc + b_gate > 0] ReLU(x W_enc e^r + b_mag), in our orientation."""
-
-    W_enc_DF: torch.Tensor
-    b_gate_F: torch.Tensor
-    r_mag_F: torch.Tensor
-    b_mag_F: torch.Tensor
-
-
-def gated_as_jumprelu(gated: GatedWeights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """W_enc, b_enc and thresholds of the JumpReLU that computes the same, in float64 arithmetic:
-    both paths read one matrix, so that h = x W_enc e^r + b_mag fires above b_mag - e^r b_gate."""
-    gain_F, b_mag_F = gated.r_mag_F.double().exp(), gated.b_mag_F.double()
-    threshold_F = (b_mag_F - gain_F * gated.b_gate_F.double()).clamp(min=0)
-    W_enc_DF = gated.W_enc_DF.double() * gain_F
-    return W_enc_DF.float(), gated.b_mag_F, threshold_F.float()
 
 
 def known(**values: Any) -> dict[str, Any]:

@@ -26,12 +26,16 @@ import torch
 
 from mistudio.core.errors import Damaged, InvalidInput, Mismatch, Unsupported
 from mistudio.ml.formats.foreign import (
-    GatedWeights,
     b_enc_without_subtraction,
-    gated_as_jumprelu,
     new_folder,
     read_json,
     write_text_json,
+)
+from mistudio.ml.formats.gated import (
+    GatedWeights,
+    gated_as_jumprelu,
+    is_gated,
+    jumprelu_as_gated,
 )
 from mistudio.ml.formats.temporal import (
     assemble_temporal,
@@ -76,6 +80,7 @@ KINDS = {
 }
 """their name of an architecture: our architecture and encoder"""
 READ_AS_ANOTHER = ("gated", "abstopk")
+GATED = ("W_enc", "b_gate", "r_mag", "b_mag")  # in the order of `GatedWeights`
 NAMES = {kind: name for name, kind in KINDS.items() if name not in READ_AS_ANOTHER}
 OURS_ALONE = (
     "topk_transcoder",
@@ -112,15 +117,23 @@ def write_saelens(
 ) -> None:
     """Create `folder` with the SAE; `metadata` is added to the SAE's own.
 
+    What was a gated SAE becomes one again, unless it is `for_library`.
+
     Raises `InvalidInput` if the folder holds files already, `DiskFull` if there is no room, and,
     unless it is `for_library`, `Unsupported` for what SAELens cannot read.
     """
     if NAMES[sae.architecture, sae.encoder] in OURS_ALONE and not for_library:
         what = "groupmax SAEs" if sae.architecture == "groupmax" else "topk transcoders"
         raise Unsupported(f"SAELens has no {what}; sparsify can hold this one.")
+    config, tensors = config_of(sae, metadata or {}), tensors_of(sae)
+    if not for_library and is_gated(sae, config["metadata"]["training_architecture"]):
+        config["architecture"] = "gated"
+        gated = jumprelu_as_gated(sae, sae.b_enc_F)
+        own = dict(zip(GATED, gated, strict=True))
+        tensors = {**own, "W_dec": sae.W_dec_FO, "b_dec": sae.b_dec_O}
     with new_folder(folder) as temporary:
-        write_text_json(temporary / CONFIG_FILE, config_of(sae, metadata or {}))
-        save_tensors(temporary / WEIGHTS_FILE, tensors_of(sae))
+        write_text_json(temporary / CONFIG_FILE, config)
+        save_tensors(temporary / WEIGHTS_FILE, tensors)
 
 
 def config_of(sae: SparseAutoencoder, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +249,7 @@ def _assemble(
     elif name == "temporal":
         needed = temporal_names(config)
     elif name == "gated":
-        needed += ["b_gate", "r_mag", "b_mag"]
+        needed += GATED[1:]
     else:
         needed += ["b_enc", "threshold"] if architecture == "jumprelu" else ["b_enc"]
     if encoder == "skip_transcoder":
@@ -260,8 +273,9 @@ def _assemble(
             f"W_enc has shape {tuple(tensors['W_enc'].shape)}, {CONFIG_FILE} says {shape}."
         )
     if name == "gated":
-        parts = GatedWeights(*(tensors[key] for key in ("W_enc", "b_gate", "r_mag", "b_mag")))
+        parts = GatedWeights(*(tensors[key] for key in GATED))
         W_enc_DF, b_enc_F, threshold_F = gated_as_jumprelu(parts)
+        metadata["training_architecture"] = metadata.get("training_architecture") or name
     else:
         W_enc_DF, b_enc_F = tensors["W_enc"], tensors["b_enc"]
         threshold_F = tensors.get("threshold")
