@@ -35,6 +35,15 @@ class EvaluateConfig(Config):
     tokens: int = option(
         200_000, "Tokens", "Most held-out tokens.", unit="tokens", minimum=1024, maximum=100_000_000
     )
+    loss_tokens: int = option(
+        32_768,
+        "Loss tokens",
+        "Most of them on which the language model's loss is measured, which takes whole passes of "
+        "the model, each time with something else at the hook.",
+        unit="tokens",
+        minimum=64,
+        maximum=100_000_000,
+    )
 
 
 def _is_a_set(config: ExportSaeConfig) -> bool:

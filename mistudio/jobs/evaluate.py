@@ -55,7 +55,7 @@ def run(ctx: JobContext, config: EvaluateConfig) -> Result:
         return _on_vectors(ctx, row, config.tokens)
     model = lookup.model_of(ctx.studio, row)
     tokens = text_for(ctx, row, model, config.dataset)
-    figures = measure(ctx, row, model, tokens, config.tokens)
+    figures = measure(ctx, row, model, tokens, config)
     keep(ctx.studio, row, figures)
     doubt = doubt_of(figures) if row.origin == "imported" else ""
     if doubt:
@@ -93,9 +93,13 @@ def text_for(ctx: JobContext, row: SaeRow, model: ModelRow, dataset: str) -> Tok
 
 
 def measure(
-    ctx: JobContext, row: SaeRow, model: ModelRow, tokens: TokenizationRow, most: int
+    ctx: JobContext,
+    row: SaeRow,
+    model: ModelRow,
+    tokens: TokenizationRow,
+    config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Every metric of an SAE on at most `most` held-out tokens."""
+    """Every metric of an SAE on held-out tokens, as many as the settings say."""
     from mistudio.ml.data.tokenize import TokenStore
     from mistudio.ml.evaluation.evaluate import evaluate
 
@@ -117,8 +121,8 @@ def measure(
         norm_limit=training.norm_cut * norms.read,
         norm_limit_out=training.norm_cut * norms.written,
         mask_special=training.mask_special,
-        max_tokens=most,
-        max_loss_tokens=LOSS_TOKENS,
+        max_tokens=config.tokens,
+        max_loss_tokens=config.loss_tokens,
         report=ctx.report,
         control=ctx.control,
     )

@@ -71,6 +71,13 @@ def test_the_same_tokenisation_is_made_once(trained: Studio) -> None:
     assert len(TOKENIZATIONS.select(trained.db())) == len(before) + 1
 
 
+def test_the_loss_is_measured_on_as_many_tokens_as_are_asked_for(trained: Studio) -> None:
+    few = run(trained, "evaluate", EvaluateConfig(tokens=4096, loss_tokens=64))
+    more = run(trained, "evaluate", EvaluateConfig(tokens=4096, loss_tokens=1024))
+    assert few["n"] == more["n"]
+    assert 0 < few["ce_n"] <= 64 < more["ce_n"] <= 1024
+
+
 def test_evaluating_again_gives_the_same_figures(trained: Studio) -> None:
     first = lookup.sae(trained, "last").evaluation or {}
     again = run(trained, "evaluate", EvaluateConfig(tokens=1024))

@@ -110,7 +110,7 @@ def evaluate_form(services: Services, sae: SaeRow, parent: QWidget) -> JobDialog
         f"Evaluate {sae.name}",
         "evaluate",
         EvaluateConfig(sae=sae.id),
-        ("dataset", "tokens") if reads_text(sae) else ("tokens",),
+        ("dataset", "tokens", "loss_tokens") if reads_text(sae) else ("tokens",),
         {"dataset": LibraryChoice(own)} if reads_text(sae) else {},
         explanation=explanation,
         action="Evaluate",
