@@ -351,3 +351,9 @@ def kept_sort_keys(db: Database) -> None:
         CREATE INDEX hidden_features ON features(sae_id) WHERE is_hidden = 1
         """,
     )
+
+
+@migrations()
+def memory_of_trainings(db: Database) -> None:
+    """What memory the process held at each metric row; rows written before have none."""
+    db.conn.execute("ALTER TABLE training_metrics ADD COLUMN memory_bytes INTEGER")

@@ -29,6 +29,7 @@ METRIC_COLUMNS = (
     "tokens_per_s",
     "train_seconds",
     "gpu_percent",
+    "memory_bytes",
     *HELD_OUT_COLUMNS,
 )
 

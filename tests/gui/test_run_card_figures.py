@@ -80,8 +80,10 @@ def test_seconds_of_steps_done_twice_count_once(services: Services) -> None:
     row, _ = add_training(db, add_world(db), "training")
     services.studio.paths.run(row.id).mkdir(parents=True)
 
+    live = RecordingReporter()
+
     def told(steps: Sequence[int]) -> None:
-        report = TrainingReporter(RecordingReporter(), services.studio, row)
+        report = TrainingReporter(live, services.studio, row)
         for step in steps:
             report.metric("training", {**metric_row(row.id, step), "seconds": 2.0})
         report.flush()
@@ -95,6 +97,9 @@ def test_seconds_of_steps_done_twice_count_once(services: Services) -> None:
         (30, 6.0),
         (40, 8.0),
     ]
+    shown = {event.values["step"]: event.values["memory_bytes"] for event in live.events[:3]}
+    assert {r["step"]: r["memory_bytes"] for r in found[:3]} == shown, "as it was told live"
+    assert all(isinstance(value, int) and value > 10_000_000 for value in shown.values())
     assert TRAININGS.get(db, row.id).current_step == 40
 
 

@@ -16,6 +16,7 @@ from mistudio.core.config import to_dict
 from mistudio.core.training_configs import TrainConfig
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.compare_runs import CompareRuns
+from mistudio.gui.tabs.training.curves import points_of
 from mistudio.gui.tabs.training.metrics_pane import MetricsPane
 from mistudio.gui.tabs.training.reads import read_metrics, read_run
 from mistudio.gui.tabs.training.run_choices import differing, read_groups
@@ -39,6 +40,7 @@ def measured(services: Services, steps: int = 500, **values: Any) -> TrainingRow
             **metric_row(row.id, step),
             "learning_rate": 1e-4,
             "reconstruction": 0.1 + 0.2,
+            "memory_bytes": 1_500_000_000 + 1_000_000 * step,
             "train_seconds": None if step <= steps // 2 else 6.0 * step,
         }
         for step in range(10, steps + 1, 10)
@@ -220,6 +222,15 @@ def test_thinned_curves_keep_peaks_and_gain_detail_when_zoomed(
     assert [nearest(xs, x) for x in (-5, 3.4, 3.6, 1e9)] == [0, 3, 4, 99_999]
 
 
+def test_memory_is_a_curve_in_gigabytes(qtbot: Any, services: Services) -> None:
+    pane = pane_of(qtbot, services, measured(services))
+    qtbot.mouseClick(pane.toggles["memory_bytes"], Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "memory_bytes" in pane.plots)
+    x, y = points_of(pane.series, "memory_bytes", "step", 1)
+    assert (x[0], x[-1], len(x)) == (10, 500, 50)
+    assert (y[0], y[-1]) == (pytest.approx(1.51), pytest.approx(2.0))
+
+
 def test_csv_holds_the_stored_numbers(services: Services, tmp_path: Path) -> None:
     row = measured(services)
     path = tmp_path / file_name(row.name, "curves", "csv")
@@ -230,6 +241,7 @@ def test_csv_holds_the_stored_numbers(services: Services, tmp_path: Path) -> Non
     stored = trainings.metrics(services.studio.db(), row.id)
     for line, kept in zip(lines, stored, strict=True):
         assert line["run"] == row.id
+        assert int(line["memory_bytes"]) == 1_500_000_000 + 1_000_000 * int(line["step"])
         for name, value in kept.items():
             told = line[name]
             assert (None if told == "" else type(value)(told)) == value, name

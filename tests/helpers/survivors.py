@@ -41,7 +41,10 @@ SIZES = (
     "--context", "32", "--checkpoint-every", "7", "--eval-tokens", "1024",
     "--learning-rate", "3e-3", "--dead-window", "640", "--aux-k", "8", "--seed", "3",
 )  # fmt: skip
-CLOCKS = ("tokens_per_s", "train_seconds", "gpu_percent", "created_at", "updated_at", "training_id")
+CLOCKS = (
+    "tokens_per_s", "train_seconds", "gpu_percent", "memory_bytes", "created_at", "updated_at",
+    "training_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

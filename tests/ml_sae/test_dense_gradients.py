@@ -90,6 +90,7 @@ def dense_losses(
     pre = (x - p["b_dec_O"]) @ p["W_enc_FD"].T
     rare = torch.zeros(M, dtype=x.dtype) if penalty.rare_F is None else penalty.rare_F
     extra = torch.zeros((), dtype=x.dtype)
+    norm = p["W_dec_FO"].norm(dim=1) if settings.get("unit_decoder") is False else torch.ones(M)
     if sae.architecture == "gated":
         gate = pre + p["b_gate_F"]
         f = (gate > 0) * torch.relu(pre * p["r_mag_F"].exp() + p["b_mag_F"])
@@ -103,8 +104,7 @@ def dense_losses(
         mode, eps = settings.get("jumprelu_penalty"), settings.get("bandwidth", 1.0)
         if sae.architecture == "standard":
             f = torch.relu(h)
-            free = settings.get("unit_decoder") is False
-            P = (f * (p["W_dec_FO"].norm(dim=1) if free else 1)).sum(1).mean()
+            P = (f * norm).sum(1).mean()
             lacking = -h
         else:
             theta = p["threshold_F"]
@@ -121,7 +121,7 @@ def dense_losses(
     losses = {
         "reconstruction": ((y - x).square().sum(1).mean() + extra) / V,
         "sparsity": penalty.weight * P / V,
-        "ghost": penalty.ghost * (rare * torch.relu(lacking)).sum(1).mean() / V,
+        "ghost": penalty.ghost * (rare * torch.relu(lacking) * norm).sum(1).mean() / V,
     }
     return losses, p
 

@@ -142,10 +142,10 @@ def test_penalised_architectures(
     p = leaves(sae)
     h = x @ p["W_enc_FD"].T + p["b_enc_F"]
     mode, eps = settings.get("jumprelu_penalty"), settings.get("bandwidth", 1.0)
+    norm = p["W_dec_FO"].norm(dim=1) if settings.get("unit_decoder") is False else torch.ones(M)
     if architecture == "standard":
         f, lacking = torch.relu(h), -h
-        free = settings.get("unit_decoder") is False
-        P = (f * (p["W_dec_FO"].norm(dim=1) if free else 1)).sum(1).mean()
+        P = (f * norm).sum(1).mean()
     else:
         f, lacking = Jump.apply(h, p["threshold_F"], eps, mode == "tanh"), p["threshold_F"] - h
         l0 = Step.apply(h, p["threshold_F"], eps).sum(1)
@@ -156,7 +156,7 @@ def test_penalised_architectures(
         }[mode or ""]
     reconstruction = (output(p, f, x, M) - y).square().sum(1).mean() / V
     sparsity = 0.7 * P / V
-    pull = ghost * (rare * torch.relu(lacking)).sum(1).mean() / V
+    pull = ghost * (rare * torch.relu(lacking) * norm).sum(1).mean() / V
     assert result.reconstruction.item() == pytest.approx(reconstruction.item(), rel=1e-12)
     assert result.sparsity.item() == pytest.approx(sparsity.item(), rel=1e-12)
     assert result.ghost.item() == pytest.approx(pull.item(), rel=1e-12)

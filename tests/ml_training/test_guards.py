@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -201,8 +204,100 @@ def test_a_collapse_is_told_after_the_ramp() -> None:
     alarms = Alarms(10_000, 10**9, 30.0, 100)
     assert alarms.of(row(50, l0=1.0)) == []
     assert "Only 5.0 latents" in alarms.of(row(200, l0=5.0))[0][1]
-    unaimed = Alarms(10_000, 10**9, None, 100)
-    assert unaimed.of(row(200, l0=0.1)) == []
+
+
+def unaimed() -> Alarms:
+    return Alarms(10_000, 10**9, None, 1000)
+
+
+def fallen(alarms: Alarms, l0_at: Callable[[int], float], steps: range) -> list[tuple[int, str]]:
+    """Steps and sentences of what is told of the L0."""
+    return [
+        (step, text)
+        for step in steps
+        for _, text in alarms.of(row(step, loss=1 / step, l0=l0_at(step)))
+        if "latents are active" in text
+    ]
+
+
+def sinking(step: int) -> float:
+    """A run without an aim: half of 4,608 latents, then the penalty's weight rises for 500 steps,
+    then the level sinks for good; with noise."""
+    start = 2300 * 60 ** -min(1.0, step / 500)
+    noise = 1 + 0.15 * math.sin(2.3 * step)
+    return noise * (8 + (start - 8) * math.exp(-max(0, step - 500) / 2500))
+
+
+def test_an_l0_that_sinks_as_it_should_is_no_collapse_without_an_aim() -> None:
+    assert sinking(10) > 50 * sinking(1500)
+    assert sinking(1000) > 3 * sinking(9000), "the fall of the whole run is not what counts"
+    assert fallen(unaimed(), sinking, range(10, 10_001, 10)) == []
+
+    def rising(step: int) -> float:  # the weight of tanh rises over the whole run
+        return 2300 * 1000 ** -(step / 10_000)
+
+    assert fallen(unaimed(), rising, range(10, 10_001, 10)) == []
+
+    def spiky(step: int) -> float:
+        return sinking(step) * (30 if step in (4000, 4010) else 0 if step in (6000, 6010) else 1)
+
+    assert fallen(unaimed(), spiky, range(10, 10_001, 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "seen"),
+    [
+        (2500, [72, 58, 26.7, 14.6, 8.4, 6.4, 5.8, 5.6, 5.7, 5.3, 5.2, 5.1, 5.1, 5.0, 4.9, 4.8]),
+        (2500, [71, 56, 37.8, 18.8, 9.9, 5.9, 4.3, 3.6, 3.5, 3.3, 3.2, 3.2, 3.1, 3.1, 3.0, 3.0]),
+        (500, [71, 41.0, 21.8, 9.5, 6.1, 5.2]),
+        (500, [72, 28.5, 16.6, 9.1, 6.7, 6.2]),
+    ],
+    ids=["standard", "jumprelu", "short jumprelu", "short standard"],
+)
+def test_falls_that_were_seen_in_runs_without_an_aim_are_none(
+    steps: int, seen: list[float]
+) -> None:
+    """The L0 of every 100 steps of runs that found what they were to find."""
+
+    def l0_at(step: int) -> float:
+        return float(np.interp(step, 100 * np.arange(len(seen)), seen))
+
+    alarms = Alarms(steps, 10**9, None, steps // 5)
+    assert fallen(alarms, l0_at, range(10, steps + 1, 10)) == []
+
+
+@pytest.mark.parametrize("took", [10, 500])
+def test_a_collapse_without_an_aim_is_told_once(took: int) -> None:
+    def collapsing(step: int) -> float:
+        return sinking(step) * 0.05 ** min(1.0, max(0, step - 6000) / took)
+
+    alarms = unaimed()
+    ((step, text),) = fallen(alarms, collapsing, range(10, 10_001, 10))
+    assert 6000 < step <= 6000 + took + 30
+    assert text.startswith("Only ")
+    assert " within the last 500 steps. " in text
+    assert text.endswith("A smaller sparsity weight or a lower learning rate brings them back.")
+    # a run that goes on looks at what it sees itself
+    resumed = unaimed()
+    resumed.resumed_at(5500)
+    ((again, _),) = fallen(resumed, collapsing, range(5510, 10_001, 10))
+    assert again == pytest.approx(step, abs=30)
+
+
+def test_the_l0_may_collapse_again_after_it_came_back() -> None:
+    def l0_at(step: int) -> float:
+        return 2.0 if 3000 < step <= 5000 or step > 8000 else 40.0
+
+    told = fallen(unaimed(), l0_at, range(10, 10_001, 10))
+    assert [round(step, -2) for step, _ in told] == [3000, 8000]
+    few = fallen(unaimed(), lambda s: 40.0 if s < 3000 else 13.0, range(10, 9000, 10))
+    assert few == [], "two thirds less"
+
+
+def test_hardly_any_latent_is_a_collapse_however_it_came() -> None:
+    ((step, text),) = fallen(unaimed(), lambda _: 0.4, range(10, 9000, 10))
+    assert 1000 < step < 1100
+    assert text.startswith("Only 0.4 latents are active per token, fewer than 1. ")
 
 
 def test_milestones_are_told_once_also_after_a_resume() -> None:

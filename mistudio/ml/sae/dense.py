@@ -16,7 +16,7 @@ import torch
 
 from mistudio.ml.sae.dense_active import active_step
 from mistudio.ml.sae.dense_band import band_step
-from mistudio.ml.sae.dense_parts import ActiveGradient, StepSums, TileGradient
+from mistudio.ml.sae.dense_parts import ActiveGradient, StepSums, TileGradient, ghost_of
 from mistudio.ml.sae.dense_tiles import tiled_step
 from mistudio.ml.sae.selection import SparseCodes
 from mistudio.ml.sae.sparse_gradient import ByLatent
@@ -40,6 +40,8 @@ class DenseSae(TrainableSae):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._buffers: dict[str, torch.Tensor] = {}
+        self._norm_F: torch.Tensor | None = None  # lengths of free decoder rows
+        self._along_F: torch.Tensor | None = None  # the ghost's gradient of these
 
     def project(self) -> None:
         """Bring parameters back to where they may be, on the data, before the forward pass."""
@@ -100,8 +102,22 @@ class DenseSae(TrainableSae):
         """Add Σ over the tokens of the ghost's gradient with respect to what latents `at` lack to
         fire, [N], to the gradients of the architecture's own vectors."""
 
+    def ghost(
+        self, below_CT: torch.Tensor, unit: float, penalty: Penalty, at: slice | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """ΣG of some rows and the latents `at`, none of them twice, which lack `below_CT` to fire;
+        and its weighted gradient with respect to that. Keeps that of free row lengths."""
+        part = ghost_of(below_CT, unit, penalty, at, self._norm_F)
+        if part.along_T is not None:
+            assert self._along_F is not None
+            self._along_F[at] += part.along_T
+        return part.total, part.pull_CT
+
     def add_norm_gradient(self, grad_dec_FO: torch.Tensor, weight: float) -> None:
-        """Add the gradient of what the penalty makes of free row lengths; here nothing."""
+        """Add the gradient of what the penalties make of free row lengths; here nothing.
+
+        Comes after the ghost's part; `weight` is that of P.
+        """
 
     @torch.no_grad()
     def gradients(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mistudio.ml.sae.dense_parts import StepSums, ghost_of
+from mistudio.ml.sae.dense_parts import StepSums
 from mistudio.ml.sae.selection import SparseCodes, above, splits_of
 from mistudio.ml.sae.sparse_gradient import sort_by_latent, sum_by_latent, weight_gradient
 from mistudio.ml.sae.trainable import Penalty
@@ -52,7 +52,6 @@ def active_step(
         )
     else:
         weight_gradient(by_latent, values, out_BO, grad_dec_FO)
-        sae.add_norm_gradient(grad_dec_FO, penalty.weight * unit)
 
     counts_F, last_row_F = by_latent.counts, by_latent.last_rows
     if part.fires is not None:
@@ -60,11 +59,13 @@ def active_step(
 
     ghost = torch.zeros_like(part.sparsity)
     if rare_N is not None and reached_BN is not None:
-        ghost, pull_BN = ghost_of(-reached_BN, unit, penalty, rare_N)
+        ghost, pull_BN = sae.ghost(-reached_BN, unit, penalty, rare_N)
         pull_N = pull_BN.sum(0)
         grad_enc_FD.index_add_(0, rare_N, pull_BN.T @ x_BD, alpha=-1)
         pre_sum_F.index_add_(0, rare_N, pull_N, alpha=-1)
         sae.take_ghost(pull_N, rare_N)
+    if not sae.unit_decoder:
+        sae.add_norm_gradient(grad_dec_FO, penalty.weight * unit)
     return StepSums(
         squared_error=part.error_BO.square().sum(),
         reconstruction=part.reconstruction,

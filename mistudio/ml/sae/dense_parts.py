@@ -68,16 +68,35 @@ class ActiveGradient(NamedTuple):
     fires: torch.Tensor | None = None
 
 
+class GhostPart(NamedTuple):
+    """ΣG of some rows and latents, and its weighted gradients: `pull_CT` with respect to what the
+    latents lack to fire, `along_T` to the lengths of their decoder rows, None where these are 1."""
+
+    total: torch.Tensor
+    pull_CT: torch.Tensor
+    along_T: torch.Tensor | None
+
+
 def ghost_of(
-    below_CT: torch.Tensor, unit: float, penalty: Penalty, at: slice | torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """ΣG of some rows and latents, and its weighted gradient with respect to `below_CT`, the
-    distance that a latent lacks to fire (Σ_i r_i ReLU(below_i))."""
+    below_CT: torch.Tensor,
+    unit: float,
+    penalty: Penalty,
+    at: slice | torch.Tensor,
+    norm_F: torch.Tensor | None,
+) -> GhostPart:
+    """G = Σ_i r_i ReLU(below_i) n_i per token of the latents `at`.
+
+    `below_CT` is what they lack to fire, `norm_F` the n_i of all latents (None: they are 1).
+    """
     assert penalty.rare_F is not None
     rare_T = penalty.rare_F[at].to(below_CT.dtype)
     lacking_CT = torch.relu(below_CT)
+    weight, along_T = penalty.ghost * unit, None
+    if norm_F is not None:
+        along_T = lacking_CT.sum(0) * (rare_T * weight)
+        rare_T = rare_T * norm_F[at]
     total = (lacking_CT * rare_T).sum()
-    return total, (lacking_CT > 0) * (rare_T * (penalty.ghost * unit))
+    return GhostPart(total, (lacking_CT > 0) * (rare_T * weight), along_T)
 
 
 def has_rare(penalty: Penalty, at: slice) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import DenseSae
-from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
+from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, has_rare
 from mistudio.ml.sae.selection import SparseCodes, picked
 from mistudio.ml.sae.sparse_gradient import ByLatent, value_gradient, weighted_rows_of
 from mistudio.ml.sae.trainable import Penalty
@@ -66,7 +66,7 @@ class Gated(DenseSae):
         sparsity, ghost = through_CT.sum(), kept_CT.new_zeros(())
         if has_rare(penalty, at):
             lacking_CT = -(kept_CT + self.parameters["b_gate_F"][at])
-            ghost, pull_CT = ghost_of(lacking_CT, unit, penalty, at)
+            ghost, pull_CT = self.ghost(lacking_CT, unit, penalty, at)
             gate_CT -= pull_CT
         mag_T, gate_T = mag_CT.sum(0), gate_CT.sum(0)
         self.gradient("b_mag_F")[at] += mag_T

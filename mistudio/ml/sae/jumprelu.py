@@ -13,7 +13,7 @@ import torch
 from mistudio.core.training_configs import TrainConfig
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import DenseSae
-from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
+from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, has_rare
 from mistudio.ml.sae.selection import SparseCodes, kept_codes, picked
 from mistudio.ml.sae.sparse_gradient import ByLatent, value_gradient, weighted_rows_of
 from mistudio.ml.sae.trainable import Penalty
@@ -103,7 +103,7 @@ class JumpReLU(DenseSae):
             _above(grad_CT, over_CT)
         ghost = torch.zeros_like(sparsity)
         if has_rare(penalty, at):
-            ghost, pull_CT = ghost_of(-over_CT, unit, penalty, at)
+            ghost, pull_CT = self.ghost(-over_CT, unit, penalty, at)
             grad_CT -= pull_CT
             grad_threshold_T += pull_CT.sum(0)
         sum_T = grad_CT.sum(0)

@@ -8,7 +8,7 @@ import torch
 
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.dense import DenseSae
-from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, ghost_of, has_rare
+from mistudio.ml.sae.dense_parts import ActiveGradient, TileGradient, has_rare
 from mistudio.ml.sae.selection import SparseCodes, picked
 from mistudio.ml.sae.sparse_gradient import ByLatent, value_gradient, weighted_rows_of
 from mistudio.ml.sae.trainable import EPS, Penalty
@@ -24,6 +24,7 @@ class Standard(DenseSae):
         W_dec_FO = self.parameters["W_dec_FO"]
         self._norm_F = None if self.unit_decoder else torch.linalg.vector_norm(W_dec_FO, dim=1)
         self._sum_F = torch.zeros_like(self.parameters["b_enc_F"])  # Σ f over the batch
+        self._along_F = None if self._norm_F is None else torch.zeros_like(self._norm_F)
 
     def forward_tile(
         self, pre_CT: torch.Tensor, at: slice, penalty: Penalty
@@ -48,7 +49,7 @@ class Standard(DenseSae):
         f_CT, ghost = kept_CT, kept_CT.new_zeros(())
         torch.ops.aten.threshold_backward.grad_input(grad_CT, kept_CT, 0.0, grad_input=grad_CT)
         if has_rare(penalty, at):
-            ghost, pull_CT = ghost_of(-kept_CT, unit, penalty, at)
+            ghost, pull_CT = self.ghost(-kept_CT, unit, penalty, at)
             grad_CT -= pull_CT
             f_CT = torch.relu(kept_CT)
         sum_T = grad_CT.sum(0)
@@ -93,9 +94,10 @@ class Standard(DenseSae):
         )
 
     def add_norm_gradient(self, grad_dec_FO: torch.Tensor, weight: float) -> None:
-        """∂P/∂D_i = Σ f_i D_i/n_i."""
+        """∂P/∂D_i = Σ f_i D_i/n_i, and likewise ∂G/∂D_i = r_i Σ ReLU(-h_i) D_i/n_i."""
         assert self._norm_F is not None
-        along_F = weight * self._sum_F / self._norm_F.clamp_min(EPS)
+        assert self._along_F is not None
+        along_F = (weight * self._sum_F + self._along_F) / self._norm_F.clamp_min(EPS)
         grad_dec_FO.addcmul_(along_F[:, None], self.parameters["W_dec_FO"])
 
     def take_ghost(self, pull_N: torch.Tensor, at: torch.Tensor) -> None:

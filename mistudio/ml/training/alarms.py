@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Mapping
 
 DEAD_LIMIT = 0.05  # share of latents
 PLATEAU_STEPS = 1000
 GAIN = 1e-3  # relative fall of a figure that counts as progress
-COLLAPSE = 0.3  # of the aim for the L0
+COLLAPSE = 0.3  # of the aim for the L0; without one, of the level that it had lately
+LEVEL_ROWS = 5  # whose median is the level of the L0, so that a spike of two rows is none
+LEAST_LEVEL = 1.0  # latents per token; fewer are a collapse whatever was before
+FALL_SHARE = 0.05  # of the run, within which the level must have fallen,
+LEAST_FALL_STEPS = 100  # and in a short run within this
 MILESTONES = (10, 50, 90)  # percent of the steps
 
 Row = Mapping[str, float | int | None]
@@ -27,6 +33,10 @@ class Alarms:
         self._lowest: dict[str, float] = {}
         self._lowest_at = 0
         self._passed = 0
+        self._fall_steps = max(LEAST_FALL_STEPS, round(FALL_SHARE * steps))
+        self._recent: deque[float] = deque(maxlen=LEVEL_ROWS)
+        self._levels: deque[tuple[int, float]] = deque()  # steps and levels that fall
+        self._fell_from = 0.0  # 0: it has not
 
     def resumed_at(self, step: int) -> None:
         """Do not repeat the milestones of a run that goes on."""
@@ -73,13 +83,43 @@ class Alarms:
 
     def _collapse(self, row: Row) -> list[tuple[str, str]]:
         l0, step = row.get("l0"), int(row["step"] or 0)
-        if self._aim is None or l0 is None:
+        if l0 is None:
             return []
+        if self._aim is None:
+            return self._fall(step, float(l0))
         return self._once(
             "collapse",
             step > self._ramp and l0 < COLLAPSE * self._aim,
             f"Only {l0:.1f} latents are active per token, far below the {self._aim:g} aimed at. A "
             "smaller sparsity weight or a lower learning rate brings them back.",
+        )
+
+    def _fall(self, step: int, l0: float) -> list[tuple[str, str]]:
+        """Without an aim the L0 sinks all the time while latents learn or a weight still rises, so
+        a fall counts only within a stretch of the run that is short beside these, and until the
+        level is back it is one fall."""
+        if step <= self._ramp:
+            return []
+        self._recent.append(l0)
+        if len(self._recent) < LEVEL_ROWS:
+            return []
+        level, levels = statistics.median(self._recent), self._levels
+        while levels and levels[-1][1] <= level:  # the first one stays the highest
+            levels.pop()
+        levels.append((step, level))
+        while levels[0][0] < step - self._fall_steps:
+            levels.popleft()
+        highest = max(self._fell_from, levels[0][1])
+        fell = level < COLLAPSE * highest
+        self._fell_from = highest if fell else 0.0
+        before = f"fewer than {LEAST_LEVEL:g}"
+        if fell:
+            before = f"after {highest:.1f} within the last {self._fall_steps:,} steps"
+        return self._once(
+            "collapse",
+            fell or level < LEAST_LEVEL,
+            f"Only {level:.1f} latents are active per token, {before}. A smaller sparsity weight "
+            "or a lower learning rate brings them back.",
         )
 
     def _milestone(self, row: Row) -> list[tuple[str, str]]:

@@ -91,7 +91,8 @@ class Learner:
             )
         self.run.sae.collective = collective
         schedule = self.run.schedule
-        settled = schedule.steps // 10
+        # no weight is led to the L0 without an aim: it settles later
+        settled = schedule.steps // (10 if config.aimed_l0 else 5)
         self._alarms = Alarms(schedule.steps, schedule.dead_window, config.aimed_l0, settled)
         self._alarms.resumed_at(self.run.step)
         rows = None if collective.rank else options.held_out  # one of several processes measures

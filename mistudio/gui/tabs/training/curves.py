@@ -41,6 +41,7 @@ CURVES = (
     Curve("sparsity", "Sparsity term", "yellow", 6),
     Curve("learning_rate", "Learning rate", "muted", 7),
     Curve("tokens_per_s", "Throughput (tokens/s)", "blue", 0),
+    Curve("memory_bytes", "Memory (GB)", "purple", 2),
     Curve("heldout_ev", "Explained variance (held out)", "purple", 4, "Held-out EV"),
     Curve("heldout_l0", "L0 (held out)", "blue", 1, "Held-out L0"),
     Curve("heldout_dead", "Never fired (held out, %)", "red", 2, "Never fired"),
@@ -51,8 +52,11 @@ AXES = {"step": "step", "tokens": "tokens", "time": "minutes of training"}
 
 
 def values_of(series: MetricSeries, column: str, latents: int) -> np.ndarray:
-    """What a chart shows: the column, dead latents and silent ones in percent of all."""
+    """What a chart shows: the column, dead latents and silent ones in percent of all, memory in
+    gigabytes."""
     found = series.column(column)
+    if column == "memory_bytes":
+        return found / 1e9
     if column == "heldout_dead":  # a share already
         return 100.0 * found
     return 100.0 * found / latents if column == "dead" else found

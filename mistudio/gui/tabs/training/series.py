@@ -20,6 +20,7 @@ COLUMNS = (
     "explained_variance",
     "learning_rate",
     "tokens_per_s",
+    "memory_bytes",
     *HELD_OUT,
 )
 SMOOTHING = 21  # points of the moving average
