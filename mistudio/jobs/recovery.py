@@ -60,6 +60,10 @@ def recover(studio: Studio) -> list[JobRow]:
 
         for leftover in (path for path in hidden if path.name.startswith(f".{INDEX}.")):
             leftover.unlink(missing_ok=True)
+    torn = [*(studio.paths.home / "saes").glob("*/.*.tmp")]  # figures that were being written
+    if torn and not JOBS.select(db, "status = 'running'", limit=1):
+        for leftover in torn:
+            leftover.unlink(missing_ok=True)
     if not _active(db, "kind = 'download_model'"):
         for model in MODELS.select(db, "status = 'downloading'"):
             MODELS.delete(db, model.id)  # what has arrived is in the cache; Resume goes on with it

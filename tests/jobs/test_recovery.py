@@ -37,6 +37,23 @@ def test_half_made_rows_and_files_go(trained: Studio) -> None:
     assert DATASETS.get(db, whole.id).status == "ready"
 
 
+def test_figures_that_were_being_written_go_unless_a_job_is_at_it(trained: Studio) -> None:
+    import os
+
+    db = trained.db()
+    sae = trained.paths.sae(TRAININGS.named(db, "last").sae_id or "")
+    torn = sae / ".evaluation.json.abc.tmp"
+    torn.write_text("{")
+    job = jobs.add_job(db, "evaluate", "gpu", "x", {"sae": "last"})
+    jobs.claim(db, job.id, os.getpid())
+    trained.recover()
+    assert torn.exists()
+    JOBS.update(db, job.id, status="failed")
+    trained.recover()
+    assert not torn.exists()
+    assert (sae / "evaluation.json").is_file()
+
+
 def test_what_a_living_job_works_on_stays(trained: Studio) -> None:
     import os
 
