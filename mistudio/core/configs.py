@@ -15,6 +15,15 @@ STREAM_HOOKS = (*HOOKS, "resid_pre", "resid_mid")  # where directions are those 
 SAE_HOOKS = (*HOOKS, "attn_z", "resid_pre", "resid_mid")
 """what an SAE may read; attn_z is as wide as all heads together, resid_pre enters a block and
 resid_mid is the stream between its attention and its MLP"""
+MLP_NORMS = (
+    "pre_feedforward_layernorm",
+    "pre_mlp_layernorm",
+    "post_attention_layernorm",
+    "ln_2",
+    "final_layer_norm",
+    "ffn_norm",
+)
+"""names of the norm that reads resid_mid before the MLP; the first that a block has is it"""
 ENCODERS = ("sae", "transcoder", "skip_transcoder")
 TRANSCODER_INPUTS = ("mlp_in", *HOOKS, "resid_mid")  # what a transcoder may read
 # that an SAE or transcoder is written in

@@ -6,7 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mistudio.core.configs import HOOKS, SAE_HOOKS, TRANSCODER_INPUTS, SaePlaceConfig
+from mistudio.core.configs import (
+    HOOKS,
+    MLP_NORMS,
+    SAE_HOOKS,
+    TRANSCODER_INPUTS,
+    SaePlaceConfig,
+)
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.jobs import lookup
 from mistudio.jobs.runner import Studio
@@ -29,17 +35,7 @@ SUBLAYERS = {
     "mlp.input": "mlp_in",
     "pre_feedforward_layernorm": "mlp_in",
     "post_feedforward_layernorm": "mlp_out",
-    **{
-        f"{norm}.input": "resid_mid"
-        for norm in (
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "pre_mlp_layernorm",
-            "ln_2",
-            "final_layer_norm",
-            "ffn_norm",
-        )
-    },
+    **{f"{norm}.input": "resid_mid" for norm in MLP_NORMS},
     **{
         f"{attention}.{projection}.input": "attn_z"
         for attention in ("self_attn", "self_attention", "attn", "attn.attention", "attention")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from mistudio.core.configs import MLP_NORMS
 from mistudio.core.errors import Unsupported
 
 _ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn", "mixer", "linear_attn")
@@ -20,15 +21,6 @@ _PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense")
 # Norms that follow a sublayer, so that their output is what is added to the stream. Llama's
 # post_attention_layernorm precedes the MLP; it follows attention only beside an MLP post-norm.
 _MLP_POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_layernorm")
-# names of the norm before the MLP; the first that a block has
-_MLP_NORMS = (
-    "pre_feedforward_layernorm",
-    "pre_mlp_layernorm",
-    "post_attention_layernorm",
-    "ln_2",
-    "final_layer_norm",
-    "ffn_norm",
-)
 _ATTENTION_POST_NORMS = ("post_self_attn_layernorm", "post_attention_layernorm")
 
 
@@ -113,7 +105,7 @@ def reader_between(blocks: Blocks, layer: int) -> str:
     itself; "" if there is no MLP."""
     children = dict(blocks.modules[layer].named_children())
     ends_in_norm = any(name in children for name in _MLP_POST_NORMS)
-    fitting = (name for name in _MLP_NORMS if name in children)
+    fitting = (name for name in MLP_NORMS if name in children)
     name = next((n for n in fitting if n != "post_attention_layernorm" or not ends_in_norm), "")
     if name:
         return f"{blocks.path}.{layer}.{name}"

@@ -142,10 +142,8 @@ class Steering:
         """A hook that edits what the module reads."""
 
         def hook(module, arguments, named):
-            if arguments:
-                return (self.edited(number, told, arguments[0]), *arguments[1:]), named
-            x = self.edited(number, told, named["hidden_states"])
-            return arguments, {**named, "hidden_states": x}
+            x = arguments[0] if arguments else named.pop("hidden_states")
+            return (self.edited(number, told, x), *arguments[1:]), named
 
         return hook
     #end
@@ -339,8 +337,7 @@ def main():
         module = model.get_submodule(told["module"])
         #if inputs
         if told["input"]:
-            change = steering.edit_input(number, told)
-            module.register_forward_pre_hook(change, with_kwargs=True)
+            module.register_forward_pre_hook(steering.edit_input(number, told), with_kwargs=True)
             continue
         #end
         module.register_forward_hook(steering.edit(number, told))
