@@ -65,17 +65,37 @@ class Plan:
     pieces: int = 0
     """tokens of a batch that are worked on at a time because whole batches do not fit, else 0"""
     whole: int = 0
-    """what the peak would be with whole batches"""
+    """what the peak would be with whole batches and the model there all the time"""
+    loads: int = 0
+    """how often the model is loaded because it and the SAE do not fit together, 0: once"""
+
+    @property
+    def alternates(self) -> bool:
+        """Whether the model is let go while an SAE is trained."""
+        return self.loads > 0
+
+    @property
+    def alternating(self) -> str:
+        """The sentence that says so, "" if it stays."""
+        if not self.alternates:
+            return ""
+        return (
+            "The model is in memory only while activations are read, and let go while the SAE is "
+            f"trained: together they would need {format_bytes(self.whole)}, "
+            f"{format_bytes(self.free)} are free. It is loaded {format_count(self.loads)} times."
+        )
 
     @property
     def in_pieces(self) -> str:
         """The sentence that says how batches are worked on that do not fit, "" if they do."""
         if not self.pieces:
             return ""
+        pieces = f"{format_count(self.pieces)} tokens whose gradients are added up"
+        if self.alternates:
+            return f"Batches go in pieces of {pieces}."
         return (
-            f"Batches go in pieces of {format_count(self.pieces)} tokens whose gradients are added "
-            f"up: whole ones would need {format_bytes(self.whole)}, {format_bytes(self.free)} are "
-            "free."
+            f"Batches go in pieces of {pieces}: whole ones would need {format_bytes(self.whole)}, "
+            f"{format_bytes(self.free)} are free."
         )
 
     @property

@@ -24,6 +24,7 @@ from mistudio.core.events import Reporter, SilentReporter
 from mistudio.core.launch import Launch
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs.context import JobContext
+from mistudio.jobs.lent_model import LentModel
 from mistudio.jobs.loaded_models import LoadedModels
 from mistudio.jobs.training_data import target_of
 from mistudio.jobs.training_source import HELD_OUT, TrainingSource
@@ -120,6 +121,7 @@ class Crew:
                     "form": model.format or "auto",
                     "allow_code": bool(model.trust_remote_code),
                 },
+                "stays": source.lent is None or source.lent.stays,
                 "texts": [
                     (str(ctx.paths.absolute(text.path or "")), weight)
                     for text, weight in source.texts
@@ -269,7 +271,7 @@ def _feed(told: list[Any], norm_cut: float) -> Feed:
 def _rows(
     order: dict[str, Any], config: TrainConfig, feeds: Sequence[Feed]
 ) -> tuple[RowReader, RowTable]:
-    from mistudio.ml.activations.readers import LiveReader, SetReader, stored_rows
+    from mistudio.ml.activations.readers import SetReader, stored_rows
     from mistudio.ml.activations.shards import ActivationSet
     from mistudio.ml.data.row_table import MixedTokens, VectorTable
     from mistudio.ml.data.token_store import TokenStore
@@ -287,8 +289,8 @@ def _rows(
     weights = [weight for _, weight in order["texts"]]
     table: RowTable = stores[0] if len(stores) == 1 else MixedTokens(stores, weights)
     model = dict(order["model"])
-    path = Path(model.pop("path"))
-    loaded = LoadedModels().load(path=path, **model)
+    path, models = Path(model.pop("path")), LoadedModels()
+    lent = LentModel(models, lambda: models.load(path=path, **model), stays=order["stays"])
     if stored is not None:
-        return stored_rows(stored, table, points, loaded.device), table
-    return LiveReader(loaded, points), table
+        return stored_rows(stored, table, points, lent.device), table
+    return lent.reader(points), table

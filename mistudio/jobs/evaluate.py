@@ -142,7 +142,8 @@ def measure_trained(
     norm = sae_library.training_norm(sae)
     limit = None if norm is None else config.norm_cut * norm
     written = sae_library.training_norm(sae, "median_norm_out")
-    if source.loaded is None:
+    loaded = source.loaded
+    if loaded is None:
         from mistudio.jobs.training_source import calibration_reader
         from mistudio.ml.activations.multi_capture import HookPoint
 
@@ -158,7 +159,7 @@ def measure_trained(
         )
     return evaluate(
         sae,
-        source.loaded,
+        loaded,
         source.table,
         config.layer,
         config.hook_read,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import threading
 from collections.abc import Callable
@@ -117,10 +118,13 @@ class LoadedModels:
         return True
 
     def _forget(self) -> None:
+        held = self._loaded is not None
         self._loaded = None
         self._place = None
         self._name = self._id = ""
         self.beside.clear()
+        if held:
+            gc.collect()  # modules point at one another
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()

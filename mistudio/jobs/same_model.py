@@ -48,9 +48,8 @@ def check_resume(studio: Studio, trainings: Iterable[TrainingRow]) -> None:
 
 def check_loaded(studio: Studio, source: TrainingSource, runs: Iterable[Run]) -> None:
     """The same of a model that is loaded, for checkpoints of the runs or of what they continue."""
-    if source.model is None or source.loaded is None:
+    if source.model is None:
         return
-    now = weights_of(source.model, source.loaded)
     for run in runs:
         parent, _, step = run.config.continue_from.partition("@")
         saved, name = keeping.list_checkpoints(run.folder), run.row.name
@@ -60,7 +59,7 @@ def check_loaded(studio: Studio, source: TrainingSource, runs: Iterable[Run]) ->
             saved = [path for path in every if not step or keeping.step_of(path) == int(step)]
             name = found.name if found is not None else name
         if saved:
-            check_checkpoint(saved[-1], name, source.model, now)
+            check_checkpoint(saved[-1], name, source.model, source.weights)
 
 
 def check_checkpoint(checkpoint: Path, name: str, model: ModelRow, now: Weights) -> None:

@@ -24,7 +24,9 @@ def add_to_library(
 ) -> SaeRow:
     """Write the SAE of a run that ended, with what other programs want to know of its hook."""
     assert result.sae is not None
-    told = sae_metadata.of_training(ctx.studio, training, config, result.step, source.loaded)
+    # not loaded for its modules' paths: its room may be taken
+    held = None if source.lent is None else source.lent.held
+    told = sae_metadata.of_training(ctx.studio, training, config, result.step, held)
     return sae_library.add_sae(
         ctx.studio,
         result.sae,

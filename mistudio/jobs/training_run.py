@@ -97,7 +97,7 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
     if not first.config.model:
         ctx.studio.models.unload()  # the plan counts on its room, and bare vectors need no model
     found = check_training(ctx.studio, [run.config for run in runs])
-    source = open_source(ctx, first.row, first.config)
+    source = open_source(ctx, first.row, first.config, stays=not found.alternates)
     check_loaded(ctx.studio, source, runs)
     for run in runs:
         if source.texts and run is not first:
@@ -107,6 +107,8 @@ def _run(ctx: JobContext, runs: list[Run]) -> list[Result]:
             _settle_pieces(ctx, run, found)
         write_json(run.folder / "config.json", to_dict(run.config))
     _tell_doubts(ctx, runs)
+    if found.alternates:
+        ctx.report.note(found.alternating)
     try:
         failures = _learn(ctx, source, runs, found.pieces)
     finally:
@@ -255,7 +257,8 @@ def _learn(
         order = list(learners)
         if crew is not None and shares:
             folders = {numbers[pair_of(run.config)]: run.folder for run in runs}
-            crew.order(ctx, source, [(f, folders[i]) for i, f in enumerate(feeds)], shares)
+            of_feeds = [(feed, folders[i]) for i, feed in enumerate(feeds)]
+            crew.order(ctx, source, of_feeds, shares)
         train_together(
             list(learners.values()),
             control,

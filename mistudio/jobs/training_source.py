@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.errors import InUse, Mismatch
@@ -11,8 +11,9 @@ from mistudio.core.model_weights import WEIGHTS
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext
+from mistudio.jobs.lent_model import LentModel
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.same_model import weights_of
+from mistudio.jobs.same_model import Weights, weights_of
 from mistudio.jobs.tokenize import for_training
 from mistudio.store import trainings
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow, TrainingRow
@@ -33,15 +34,22 @@ HELD_OUT = 0.05  # of vectors without text
 class TrainingSource:
     """The rows of a training and where their activations come from.
 
-    `model`, `loaded` and `texts` are None and empty for vectors that were imported.
+    `model`, `lent` and `texts` are None and empty for vectors that were imported.
     """
 
     model: ModelRow | None
-    loaded: LoadedModel | None
+    lent: LentModel | None
     texts: list[tuple[TokenizationRow, float]]
     table: RowTable
     stored: ActivationSetRow | None
     device: torch.device
+    weights: Weights = field(default_factory=dict[str, str])
+    """what is known of the model's"""
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """The model, loaded again if it was let go."""
+        return None if self.lent is None else self.lent.get()
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -50,7 +58,7 @@ class TrainingSource:
         if self.model is not None:
             found["model"] = self.model.id
             found["tokenization"] = ",".join(text.id for text, _ in self.texts)
-            found[WEIGHTS] = weights_of(self.model, self.loaded)
+            found[WEIGHTS] = self.weights
         if self.stored is not None:
             found["activations"] = self.stored.id
         return found
@@ -66,8 +74,13 @@ def activation_set(studio: Studio, config: TrainConfig) -> ActivationSetRow | No
     return row
 
 
-def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> TrainingSource:
-    """Load the model and the texts of a training, which may have to be tokenised first."""
+def open_source(
+    ctx: JobContext, training: TrainingRow, config: TrainConfig, *, stays: bool = True
+) -> TrainingSource:
+    """Load the model and the texts of a training, which may have to be tokenised first.
+
+    `stays` is whether the model may stay in memory while an SAE is trained.
+    """
     from mistudio.ml.data.row_table import MixedTokens
     from mistudio.ml.data.token_store import TokenStore
 
@@ -78,7 +91,8 @@ def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> 
     model = lookup.model(ctx.studio, config.model)
     texts = _texts(ctx, training, model, config)
     ctx.report.progress(0.0, "loading the model")
-    loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
+    path, models = ctx.paths.absolute(model.path), ctx.studio.models
+    lent = LentModel(models, lambda: models.get(model, path), stays=stays)
     stores = [TokenStore(ctx.paths.absolute(text.path or "")) for text, _ in texts]
     table: RowTable = stores[0]
     if len(stores) > 1:
@@ -88,7 +102,8 @@ def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> 
             f"Activation set {stored.name!r} was made from another text than the one chosen; "
             "choose the tokenisation it was made from."
         )
-    return TrainingSource(model, loaded, texts, table, stored, loaded.device)
+    weights = weights_of(model, lent.get())
+    return TrainingSource(model, lent, texts, table, stored, lent.device, weights)
 
 
 def vector_source(stored: ActivationSetRow, config: TrainConfig) -> TrainingSource:
@@ -117,10 +132,10 @@ def calibration_reader(
     source: TrainingSource, points: Sequence[HookPoint], ctx: JobContext
 ) -> RowReader:
     """Reads rows of every part: the model, or the stored vectors where there is none."""
-    from mistudio.ml.activations.readers import LiveReader, SetReader
+    from mistudio.ml.activations.readers import SetReader
 
-    if source.loaded is not None:
-        return LiveReader(source.loaded, points)
+    if source.lent is not None:
+        return source.lent.reader(points)
     return SetReader(_open_set(source, ctx), points, source.device)
 
 
@@ -130,8 +145,9 @@ def training_reader(
     """Reads the rows to train on: from a stored set if one is named, else as `reader` does."""
     from mistudio.ml.activations.readers import stored_rows
 
-    if source.stored is None or source.loaded is None:
+    if source.stored is None or source.lent is None:
         return reader
+    reader.rest()  # until what is held out is read
     return stored_rows(_open_set(source, ctx), source.table, points, source.device)
 
 

@@ -172,7 +172,7 @@ def write_start(
         return None
     from mistudio.ml.training.checkpoint import load_checkpoint, save_checkpoint
     from mistudio.ml.training.continue_run import extend_run, run_from_sae
-    from mistudio.ml.training.run_state import seed_random_states
+    from mistudio.ml.training.random_states import seed_random_states
 
     if start.checkpoint is not None:
         saved = load_checkpoint(start.checkpoint)

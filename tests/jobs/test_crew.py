@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from mistudio.core.events import SilentReporter
 from mistudio.core.paths import Paths
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.jobs import crew as crews
+from mistudio.jobs import training_plan
 from mistudio.jobs.crew import Crew
+from mistudio.jobs.lent_model import LentModel
 from mistudio.jobs.runner import Studio
 from mistudio.ml.collective import Collective
 from mistudio.ml.training.learner import Learner
+from mistudio.ml.training.plan_formulas import Room
 from mistudio.store import trainings
 from mistudio.store.records import TrainingRow
 from mistudio.store.tables import JOBS, SAES, TRAININGS
@@ -109,6 +113,26 @@ def test_a_sweep_has_the_curves_of_one_process(studio: Studio) -> None:
     studio.execute(studio.resume_training(paused[0].id))
     alike(studio, alone, together)
     alike(studio, alone, [TRAININGS.get(studio.db(), row.id) for row in paused])
+
+
+def test_all_of_them_let_the_model_go_where_it_does_not_fit_beside_the_saes(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sweep(width=1024)
+    alone = trainings.of_group(studio.db(), run(studio, "sweep", config)["sweep"])
+    total = training_plan.plan_training(studio, config.members(2)).total
+    room = Room("cpu", total - 1, 24 * 10**9, 80 * 10**9)
+    monkeypatch.setattr(training_plan, "room_of", lambda _: room)
+    gone: set[int] = set()
+    let_go = LentModel.let_go
+
+    def noted(lent: LentModel) -> None:
+        gone.add(threading.get_ident())
+        let_go(lent)
+
+    monkeypatch.setattr(LentModel, "let_go", noted)
+    alike(studio, alone, by_two(studio, config))
+    assert len(gone) == 2
 
 
 def alike(studio: Studio, alone: list[TrainingRow], together: list[TrainingRow]) -> None:

@@ -37,6 +37,9 @@ class _RowNumbers:
     def holds(self, table: RowTable, rows: np.ndarray) -> np.ndarray:
         return np.ones(len(rows), dtype=bool)
 
+    def rest(self) -> None:
+        pass
+
 
 def test_the_threshold_is_found_on_rows_from_all_over_the_calibration_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,9 @@ class Small:
     def holds(self, table: RowTable, rows: np.ndarray) -> np.ndarray:
         return self._inner.holds(table, rows)
 
+    def rest(self) -> None:
+        pass
+
 
 def test_a_pass_that_does_not_fit_is_halved_and_loses_nothing(
     loaded: LoadedModel, tokens: TokenStore, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from mistudio.ml.evaluation.held_out import HELD_OUT_TOKENS
 from mistudio.ml.evaluation.language_model_loss import LOGIT_ENTRIES
 from mistudio.ml.sae import auxiliary, base, dense, sparse_gradient, trainable
 from mistudio.ml.training import learner, plan_formulas, probe
-from mistudio.ml.training.plan import Plan, Rates, check_fits, plan
+from mistudio.ml.training.plan import Plan, Rates, check_fits, memory_items, plan
 from mistudio.ml.training.plan_formulas import ModelNeeds, Room
 from mistudio.ml.training.run_state import RunState
 
@@ -135,13 +136,14 @@ def test_tight_memory_warns_and_too_little_refuses_with_ways_that_work() -> None
     warned = planned(free=total * 1.1)
     assert (warned.verdict, warned.refusal) == ("warn", "")
     check_fits(warned)
-    refused = planned(free=total * 0.95, divisible=False)
-    assert refused.verdict == "refuse"
+    little = 0.95 * (total - MODEL.weight_bytes)
+    refused = planned(free=little, divisible=False)
+    assert (refused.verdict, refused.alternates) == ("refuse", False)
     assert len(refused.proposals) >= 2
-    for proposal in (*warned.proposals, *refused.proposals):
+    for proposal in refused.proposals:
         assert proposal.changes
         changed = replace(CONFIG, **proposal.changes)
-        again = planned(changed, free=total * 0.95, disk_free=10**15, divisible=False)
+        again = planned(changed, free=little, disk_free=10**15, divisible=False)
         assert again.total == proposal.total
         assert again.verdict != "refuse"
     with pytest.raises(OutOfMemory, match=r"does not fit into memory.*It would with") as caught:
@@ -179,10 +181,68 @@ def test_batches_that_do_not_fit_go_in_pieces() -> None:
 
 
 def test_what_pieces_do_not_help_is_refused() -> None:
-    least = planned(replace(DENSE, micro_batch=64)).total
+    least = planned(replace(DENSE, micro_batch=64)).total - MODEL.weight_bytes
     found = planned(DENSE, free=0.99 * least)
     assert (found.verdict, found.pieces) == ("refuse", 0)
     assert planned(DENSE, free=0.6 * planned(DENSE).total, divisible=False).verdict == "refuse"
+
+
+def test_where_they_do_not_fit_together_the_model_is_let_go_while_the_sae_is_trained() -> None:
+    config = replace(CONFIG, batch=1024, tokens=10_000_000)
+    together = planned(config)
+    assert (together.loads, together.alternating) == (0, "")
+    found = planned(config, free=0.99 * together.total, text_tokens=20_000_000)
+    windows = math.ceil(10_000_000 / config.window)
+    # pieces of a small batch save too little; beside windows there are three held-out readings
+    assert (found.pieces, found.loads) == (0, windows + 3)
+    assert found.whole == together.total
+    assert found.alternating in found.summary
+    assert found.seconds > planned(config, text_tokens=20_000_000).seconds
+    state = plan_formulas.state_bytes(config, 576)
+    step = plan_formulas.step_bytes(config, 576, ROOM) + plan_formulas.auxiliary_bytes(config, 576)
+    finish = plan_formulas.finish_bytes(config, 576, ROOM)
+    read = MODEL.weight_bytes + plan_formulas.forward_bytes(MODEL, 256)
+    measure = MODEL.weight_bytes + plan_formulas.finished_bytes(config, 576)
+    measure += plan_formulas.evaluation_bytes(config, 576, MODEL, 256, ROOM)
+    assert found.total == max(state + max(step, finish, read), measure)
+    assert found.total == sum(item.bytes for item in found.items)
+
+
+def test_of_the_phases_of_a_model_that_is_let_go_the_largest_counts() -> None:
+    config = replace(CONFIG, batch=1024, eval_tokens=512)
+    large = replace(MODEL, weight_bytes=3 * GB)
+    last = {}
+    for width, model in ((1 << 17, large), (1 << 18, MODEL)):
+        own = replace(config, width=width)
+        together = memory_items([own], model, ROOM, 256, 576)
+        apart = memory_items([own], model, ROOM, 256, 576, alternates=True)
+        less = sum(item.bytes for item in together) - sum(item.bytes for item in apart)
+        assert 0 < less <= model.weight_bytes
+        names = [item.name for item in apart]
+        last[width] = names[-1]
+        assert ("Language model" in names) == (names[-1] == "One pass of the model")
+    assert last == {1 << 17: "One pass of the model", 1 << 18: "Finishing"}
+
+
+def test_a_few_pieces_come_before_letting_the_model_go() -> None:
+    whole = planned(DENSE).total
+    assert planned(DENSE, free=0.99 * whole).loads == 0
+    assert planned(DENSE, free=0.99 * whole).pieces == 4096
+    least = planned(replace(DENSE, micro_batch=64)).total
+    found = planned(DENSE, free=0.99 * least)
+    assert found.alternates
+    assert found.pieces > 64
+    assert f"pieces of {found.pieces:,} tokens" in found.summary
+    assert found.alternating in found.summary
+
+
+def test_a_text_that_is_one_window_is_read_once() -> None:
+    config = replace(CONFIG, batch=1024, window=1 << 20)
+    total = planned(config, text_tokens=1_500_000).total
+    found = planned(config, text_tokens=1_500_000, free=0.99 * total)
+    assert found.loads == 4
+    stored = replace(config, activations="set")
+    assert planned(stored, text_tokens=1_500_000, free=0.99 * total).loads == 4
 
 
 def test_a_micro_batch_needs_room_for_the_sum_of_gradients() -> None:

@@ -39,6 +39,10 @@ class RowReader(Protocol):
         """Which of the rows can be read, bool."""
         ...
 
+    def rest(self) -> None:
+        """Nothing more is read for now: what reading takes may be let go until it goes on."""
+        ...
+
 
 class LiveReader:
     """One truncated forward pass gives all points."""
@@ -68,6 +72,9 @@ class LiveReader:
 
     def holds(self, table: RowTable, rows: np.ndarray) -> np.ndarray:
         return np.ones(len(rows), dtype=bool)
+
+    def rest(self) -> None:
+        """Keeps the model: it is its owner's to let go."""
 
 
 class SetReader:
@@ -100,6 +107,9 @@ class SetReader:
         counts = self._starts[np.minimum(known + 1, last)] - self._starts[known]
         wanted = (table.mask[rows] != PADDING).sum(1)
         return inside & (counts == wanted)
+
+    def rest(self) -> None:
+        """Files that are mapped take nothing."""
 
 
 def stored_rows(

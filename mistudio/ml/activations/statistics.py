@@ -144,6 +144,9 @@ class OneHook:
     def holds(self, table: RowTable, rows: np.ndarray) -> np.ndarray:
         return np.ones(len(rows), dtype=bool)
 
+    def rest(self) -> None:
+        """Keeps the model, which is not its own."""
+
 
 def _read(
     reader: RowReader, table: RowTable, settings: StatisticsSettings, control: JobControl | None

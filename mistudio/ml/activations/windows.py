@@ -170,7 +170,10 @@ class Windows:
             self.filled = wanted
             return
         self.filled = None
-        self._fill(self.order.rows(epoch, window))
+        try:
+            self._fill(self.order.rows(epoch, window))
+        finally:
+            self.reader.rest()
         self.filled = wanted
 
     def _fill(self, rows: np.ndarray) -> None:

@@ -16,11 +16,11 @@ from mistudio.ml.sae.fold import UNIT_TOLERANCE, fold_coordinates, fold_decoder_
 from mistudio.ml.sae.registry import new_trainable
 from mistudio.ml.sae.trainable import TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
+from mistudio.ml.training.random_states import restore_random_states
 from mistudio.ml.training.run_state import (
     RunState,
     TargetStatistics,
     check_origin,
-    restore_random_states,
     sae_parameters,
     stored_whitening,
 )

@@ -28,11 +28,8 @@ from mistudio.ml.training.follower import Follower
 from mistudio.ml.training.keeping import AutoSave
 from mistudio.ml.training.learner_terms import InputStatistics, LearnerOptions, Stream, TrainResult
 from mistudio.ml.training.metrics import MetricWindow, loss_of
-from mistudio.ml.training.run_state import (
-    RunState,
-    restore_run,
-    seed_random_states,
-)
+from mistudio.ml.training.random_states import seed_random_states
+from mistudio.ml.training.run_state import RunState, restore_run
 from mistudio.ml.training.threshold import calibrate_threshold
 
 BAD_LIMIT = 3  # batches in a row that cannot be used

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from mistudio.core.errors import DiskFull, OutOfMemory
 from mistudio.core.training_configs import TrainConfig
@@ -19,8 +20,14 @@ __all__ = ["Item", "Plan", "Proposal", "Rates", "check_fits", "divided", "memory
 
 WARN_SHARE = 0.75  # of the free memory, beyond which less is proposed
 SMALLEST_BATCH, SMALLEST_WIDTH = 64, 256
+# Batches are cut into so many pieces, at most, rather than the model let go; with more of them the
+# time and the choice of a batch's largest values suffer more.
+MOST_PIECES = 8
+PASS = "One pass of the model"
 CPU_FLOPS = 2e10  # of one core, for times where nothing was measured
 GPU_FLOPS = 1e13
+
+Needs = Callable[[Sequence[TrainConfig]], int]
 
 
 def plan(
@@ -44,21 +51,36 @@ def plan(
     members = [m if m.tokens else replace(m, tokens=max(1, text_tokens)) for m in members]
     forward = rates.forward_bytes if rates else 0
 
-    def needs(changed: Sequence[TrainConfig]) -> int:
-        return sum(i.bytes for i in memory_items(changed, model, room, context, d, forward))
+    def items_of(changed: Sequence[TrainConfig], alternates: bool) -> list[Item]:
+        return memory_items(changed, model, room, context, d, forward, alternates=alternates)
+
+    def needs(changed: Sequence[TrainConfig], alternates: bool = False) -> int:
+        return sum(item.bytes for item in items_of(changed, alternates))
+
+    def apart(changed: Sequence[TrainConfig]) -> int:
+        return needs(changed, bool(model.weight_bytes))
+
+    def least(changed: Sequence[TrainConfig]) -> int:
+        beside = needs(changed)
+        return beside if beside <= room.free else apart(changed)
 
     asked, whole = members, needs(members)
-    pieces = _pieces(members, needs, room.free) if divisible and whole > room.free else 0
+    pieces, alternates = _way(members, needs, apart, room.free, divisible)
     if pieces:
         members = divided(members, pieces)
-    items = memory_items(members, model, room, context, d, forward)
+    items = items_of(members, alternates)
     total = sum(item.bytes for item in items)
+    loads = formulas.loads(members, text_tokens) if alternates and total <= room.free else 0
     disk = _disk(members, d, text_tokens)
     seconds = _seconds(members, model, room, d, text_tokens, rates)
+    seconds += loads * formulas.load_seconds(model)
     verdict = "fits" if total <= WARN_SHARE * room.free else "warn"
     if total > room.free or disk > room.disk_free:
         verdict = "refuse"
-    proposals = () if whole <= WARN_SHARE * room.free else _proposals(asked, needs, room.free)
+    proposals = ()
+    if whole > WARN_SHARE * room.free:
+        fitting = needs if total <= room.free else least
+        proposals = _proposals(asked, fitting, room.free)
     found = Plan(
         items=tuple(items),
         total=total,
@@ -76,6 +98,7 @@ def plan(
         summary="",
         pieces=pieces,
         whole=whole,
+        loads=loads,
     )
     return replace(found, summary=_summary(found), refusal=_refusal(found))
 
@@ -87,8 +110,13 @@ def memory_items(
     context: int,
     d: int,
     forward: int = 0,
+    *,
+    alternates: bool = False,
 ) -> list[Item]:
-    """The parts that are in memory together at the fullest moment."""
+    """The parts that are in memory together at the fullest moment.
+
+    `alternates` is whether the model is let go while an SAE is trained.
+    """
     forward = forward or formulas.forward_bytes(model, context)
     state = sum(formulas.state_bytes(member, d) for member in members)
     kept = sum(
@@ -96,18 +124,21 @@ def memory_items(
     )  # each keeps its buffer
     phases = {
         "One training step": kept + max(formulas.step_bytes(m, d, room) for m in members),
-        "One pass of the model": kept + forward,
+        PASS: kept + forward,
         "Finishing": kept + max(formulas.finish_bytes(m, d, room) for m in members),
     }
     phases["One training step"] += max(formulas.auxiliary_bytes(m, d) for m in members)
     finished = sum(formulas.finished_bytes(member, d) for member in members)
     measuring = max(formulas.evaluation_bytes(m, d, model, context, room) for m in members)
-    largest = max(phases, key=lambda name: phases[name])
-    items = [Item("Language model", model.weight_bytes)] if model.weight_bytes else []
+    beside = {name: model.weight_bytes * (name == PASS or not alternates) for name in phases}
+    largest = max(phases, key=lambda name: phases[name] + beside[name])
+    measured = finished + measuring + model.weight_bytes > state + phases[largest] + beside[largest]
+    weights = model.weight_bytes if measured else beside[largest]
+    items = [Item("Language model", weights)] if weights else []
     if room.program:
         items.insert(0, Item("Program", room.program, "libraries that are not loaded yet"))
     several = len(members) > 1
-    if finished + measuring > state + phases[largest]:
+    if measured:
         # by then gradients and moments are gone, so the items are those of another moment
         spare = finished + measuring - formulas.finished_bytes(members[0], d)
         return [
@@ -185,9 +216,29 @@ def _seconds(
     return seconds
 
 
-def _pieces(
-    members: Sequence[TrainConfig], needs: Callable[[Sequence[TrainConfig]], int], free: int
-) -> int:
+class _Way(NamedTuple):
+    pieces: int  # tokens of a batch that are worked on at a time, 0: all
+    alternates: bool  # whether the model is let go while an SAE is trained
+
+
+def _way(
+    members: Sequence[TrainConfig], needs: Needs, apart: Needs, free: int, divisible: bool
+) -> _Way:
+    """How these fit, if they do: as they are, in a few pieces, without the model beside them, or in
+    pieces without it where these are larger. `apart` is what they need without it."""
+    if needs(members) <= free:
+        return _Way(0, False)
+    pieces = _pieces(members, needs, free) if divisible else 0
+    if pieces * MOST_PIECES >= max(formulas.rows_of(member) for member in members):
+        return _Way(pieces, False)
+    least = apart(members)
+    if least <= free or not divisible:
+        return _Way(0, least < needs(members))
+    larger = _pieces(members, apart, free)
+    return _Way(max(pieces, larger), larger > pieces)
+
+
+def _pieces(members: Sequence[TrainConfig], needs: Needs, free: int) -> int:
     """Tokens of a batch to work on at a time: as many as leave room, else as many as fit; 0 if
     none do."""
     most, rows = 0, max(formulas.rows_of(member) for member in members) // 2
@@ -206,9 +257,7 @@ def divided(members: Sequence[TrainConfig], rows: int) -> list[TrainConfig]:
     return [replace(member, micro_batch=min(formulas.rows_of(member), rows)) for member in members]
 
 
-def _proposals(
-    members: Sequence[TrainConfig], needs: Callable[[Sequence[TrainConfig]], int], free: int
-) -> tuple[Proposal, ...]:
+def _proposals(members: Sequence[TrainConfig], needs: Needs, free: int) -> tuple[Proposal, ...]:
     """Changes of one setting after which it fits, or at least could start."""
     candidates = [
         _halved(members, needs, free, "batch", SMALLEST_BATCH, "a batch of {} tokens"),
@@ -226,7 +275,7 @@ def _proposals(
 
 def _halved(
     members: Sequence[TrainConfig],
-    needs: Callable[[Sequence[TrainConfig]], int],
+    needs: Needs,
     free: int,
     name: str,
     least: int,
@@ -243,9 +292,7 @@ def _halved(
     return best
 
 
-def _fewer(
-    members: Sequence[TrainConfig], needs: Callable[[Sequence[TrainConfig]], int], free: int
-) -> Proposal | None:
+def _fewer(members: Sequence[TrainConfig], needs: Needs, free: int) -> Proposal | None:
     layers = sorted({member.layer for member in members})
     best: Proposal | None = None
     for count in range(len(layers) - 1, 0, -1):
@@ -264,6 +311,7 @@ def _summary(found: Plan) -> str:
         f"{what}, {format_count(found.tokens)} tokens in {format_count(found.steps)} steps: "
         f"{format_bytes(found.total)} of {format_bytes(found.free)} free memory, "
         f"{format_bytes(found.disk)} on the disk, {about} {format_duration(found.seconds)}."
+        f"{' ' if found.alternates else ''}{found.alternating}"
         f"{' ' if found.pieces else ''}{found.in_pieces}"
     )
 

@@ -7,6 +7,7 @@ Copies were counted in the code and their sum compared with the measured peak of
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistudio.core.retention import DEFAULT_CAP, KEEP_ALL, KEEP_EVERY
@@ -61,6 +62,7 @@ _FOLD_COPIES = (
     6  # of a weight matrix in float32, while a whitening and the rows' lengths are folded
 )
 _MEASURING_PRODUCTS = 1.3  # of an encoder, per token: encoding, decoding, sums in double precision
+_LOAD_RATE = 5e8  # bytes/s of weights from files that were read before
 _CANDIDATES = 2.5  # values looked at per active latent when a threshold is calibrated
 
 
@@ -259,6 +261,23 @@ def kept_checkpoints(config: TrainConfig) -> int:
     steps = steps_of(config)
     written = math.ceil(steps / config.checkpoint_every) if config.checkpoint_every else 1
     return min(written, DEFAULT_CAP, max(KEEP_ALL, 4 + steps // KEEP_EVERY))
+
+
+def loads(members: Sequence[TrainConfig], text_tokens: int) -> int:
+    """How often a model is loaded that is there only while activations are read: for their
+    statistics and the first window, for each other one, and for what is held out, to follow, to
+    calibrate and to measure on."""
+    config = members[0]
+    windows = math.ceil(config.tokens / config.window)
+    if config.activations or (text_tokens and text_tokens < 2 * config.window):
+        windows = 1  # stored, or kept from epoch to epoch
+    calibrates = any(calibration_tokens(member, text_tokens) for member in members)
+    return windows + 2 + calibrates
+
+
+def load_seconds(model: ModelNeeds) -> float:
+    """How long one loading takes."""
+    return model.weight_bytes / _LOAD_RATE
 
 
 def steps_of(config: TrainConfig) -> int:

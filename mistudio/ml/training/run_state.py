@@ -24,6 +24,7 @@ from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.dead import DeadTracker
 from mistudio.ml.training.micro_batch import MicroBatches
 from mistudio.ml.training.optimizer import optimizer_of
+from mistudio.ml.training.random_states import restore_random_states
 from mistudio.ml.training.schedule import Schedule, resolve
 from mistudio.ml.training.sparsity import GHOST_WEIGHT, FiringRates, SparsityControl
 from mistudio.ml.training.threshold import ThresholdAverage
@@ -317,25 +318,3 @@ def _new_sae(config: TrainConfig, d_in: int, d_out: int) -> TrainableSae:
     )
     sae.configure(config)
     return sae
-
-
-def seed_random_states(seed: int) -> None:
-    """Start every global generator from the run's seed: whatever draws from one is repeatable."""
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def restore_random_states(checkpoint: Checkpoint) -> None:
-    """Put every global generator where it was when the checkpoint was written."""
-    version, state, gauss = checkpoint.values["rng_python"]
-    random.setstate((version, tuple(state), gauss))
-    kind, keys, position, has_gauss, cached = checkpoint.values["rng_numpy"]
-    numpy.random.set_state(
-        (kind, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached)
-    )
-    torch.set_rng_state(checkpoint.state["rng_torch"])
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            if f"rng_cuda_{number}" in checkpoint.state:
-                torch.cuda.set_rng_state(checkpoint.state[f"rng_cuda_{number}"], number)
