@@ -21,6 +21,9 @@ GROUPS = {
     LATENTS: "How the latents are used.",
 }
 
+DENSITY_EDGES = tuple(-7 + 0.25 * place for place in range(29))
+"""edges of the histogram of log10 firing density"""
+
 
 class Figure(NamedTuple):
     """A metric as shown: its key in the evaluation, group, name, number format and meaning."""

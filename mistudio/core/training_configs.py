@@ -13,7 +13,9 @@ from mistudio.core.training_rules import (
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULES,
+    SUBSPACE_INITS,
     aims_at_k,
+    begins_at_random,
     decays,
     is_dense,
     is_jumprelu,
@@ -74,6 +76,16 @@ class TrainConfig(TrainingSubject):
         "the curves of loss and explained variance are then those of whitened activations; none "
         "takes them as they are. The finished SAE reads plain activations.",
         choices=INPUT_NORMS,
+        advanced=True,
+    )
+    subspace_init: str = option(
+        "auto",
+        "First directions",
+        "Where features begin: on draws them from the directions that activations keep to, the "
+        "fewest that hold 99 % of their variance, so that fewer never fire; off from all; auto is "
+        "on for attn_out and attn_z, as attention writes into few directions.",
+        choices=SUBSPACE_INITS,
+        applies=begins_at_random,
         advanced=True,
     )
     jumprelu_penalty: str = option(

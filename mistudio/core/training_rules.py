@@ -14,12 +14,14 @@ DENSE_FAMILY = ("standard", "gated", "jumprelu")
 ARCHITECTURES = (*TOPK_FAMILY, *DENSE_FAMILY)
 # gated has no form as a transcoder: no format holds one, and none was described
 TRANSCODER_ARCHITECTURES = (*TOPK_FAMILY, "standard", "jumprelu")
+LOW_RANK = ("attn_out", "attn_z")  # hooks whose activations keep to few directions
 IN_BLOCK = ("attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 """the hooks of a block in the order in which they are computed"""
 JUMPRELU_PENALTIES = ("tanh", "step", "quadratic")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
+SUBSPACE_INITS = ("auto", "on", "off")
 INPUT_NORMS = ("constant", "whitening", "none")
 LEAST_MICRO_BATCH = 16  # tokens
 LEAST_NESTED = 32  # latents of a Matryoshka SAE with the usual groups
@@ -115,6 +117,16 @@ def reads_a_model(config: TrainConfig) -> bool:
 
 def is_whitened(config: TrainConfig) -> bool:
     return config.input_norm == "whitening"
+
+
+def begins_at_random(config: TrainConfig) -> bool:
+    return is_sae(config) and not config.init_from and not config.continue_from
+
+
+def begins_in_subspace(config: TrainConfig) -> bool:
+    choice = config.subspace_init
+    wanted = choice == "on" or (choice == "auto" and config.hook in LOW_RANK)
+    return wanted and begins_at_random(config)
 
 
 def is_mixed(config: TrainConfig) -> bool:

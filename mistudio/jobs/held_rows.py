@@ -138,6 +138,7 @@ class EvaluationRows(PartRows):
         def batches() -> Iterator[HeldBatch]:
             import torch
 
+            from mistudio.ml.evaluation.bootstrap import documents_of
             from mistudio.ml.evaluation.held_out import HELD_OUT_TOKENS, HeldBatch
 
             held = self._held(HELD_OUT_TOKENS)
@@ -146,10 +147,12 @@ class EvaluationRows(PartRows):
             own = held.window(feed)
             count = min(own.size, HELD_OUT_TOKENS)
             # a window may hold almost twice as many: tokens from all over it, in their order
-            rows_N = own.place_N2[:, 0]
+            chosen_N = torch.arange(count) * own.size // count
+            place_N2 = own.place_N2[chosen_N.numpy()]
+            doc_N = documents_of(self._source.table, place_N2)
             for low in range(0, count, BATCH):
-                chosen_T = torch.arange(low, min(count, low + BATCH)) * own.size // count
-                parts = held.take(feed, chosen_T)
-                yield HeldBatch(parts[0], parts[-1], rows_N[chosen_T.numpy()])
+                now = slice(low, low + BATCH)
+                parts = held.take(feed, chosen_N[now])
+                yield HeldBatch(parts[0], parts[-1], place_N2[now, 0], doc_N[now])
 
         return batches

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from mistudio.core.errors import StudioError
 from mistudio.core.events import Reporter
 from mistudio.core.training_configs import TrainConfig
-from mistudio.core.training_rules import is_whitened
+from mistudio.core.training_rules import begins_in_subspace, is_whitened
 from mistudio.jobs import training_starts
 from mistudio.jobs.context import JobContext, StageReporter
 from mistudio.jobs.training_source import TrainingSource
@@ -72,6 +72,7 @@ def measured_feeds(
     )
     from mistudio.ml.activations.statistics_file import load_statistics, save_statistics
     from mistudio.ml.activations.windows import Feed
+    from mistudio.ml.training import keeping
 
     config = runs[0].config
     known: dict[HookPoint, StreamStatistics] = {}
@@ -84,16 +85,22 @@ def measured_feeds(
                 if point not in known or found.whitening is not None:
                     known[point] = found
     whitened = {pair_of(run.config)[0] for run in runs if is_whitened(run.config)}
+    # what has begun needs no first directions, and is to find its statistics as they were
+    directed = {
+        pair_of(run.config)[0]
+        for run in runs
+        if begins_in_subspace(run.config) and not keeping.list_checkpoints(run.folder)
+    }
     missing = [
         point
         for point in reader.points
-        if point not in known or (point in whitened and known[point].whitening is None)
+        if point not in known or (point in whitened | directed and known[point].whitening is None)
     ]
     if missing:
         settings = StatisticsSettings(norm_cut=config.norm_cut, mask_special=config.mask_special)
         report = StageReporter(runs[0].report, 0.0, MEASURED)
         known |= measure_hooks(
-            reader, source.table, missing, settings, report, ctx.control, whitened
+            reader, source.table, missing, settings, report, ctx.control, whitened, directed
         )
     pairs: dict[tuple[HookPoint, HookPoint | None], None] = {}
     for run in runs:
@@ -101,7 +108,8 @@ def measured_feeds(
         for point, file in zip(pair, STATISTICS, strict=True):
             if point is not None:
                 kept = known[point]
-                if not is_whitened(run.config) or point != pair[0]:
+                needed = is_whitened(run.config) or begins_in_subspace(run.config)
+                if not needed or point != pair[0]:
                     kept = kept.with_whitening(None)
                 save_statistics(run.folder / file, kept)
         pairs[pair] = None

@@ -68,6 +68,20 @@ class Whitening:
         origin_D = self.mean_D.float().double()
         return Coordinates(origin_D, self.basis_DC / std_C, self.basis_DC.T * std_C[:, None])
 
+    def subspace(self, share: float) -> torch.Tensor:
+        """Orthonormal columns [D, R], float64: the fewest principal directions of x that together
+        hold this share of its variance."""
+        return self.basis_DC[:, self._leading(share)]
+
+    def whitened_subspace(self, share: float) -> torch.Tensor:
+        """The same subspace in coordinates z [C, R]."""
+        return torch.eye(self.d, dtype=torch.float64)[:, self._leading(share)]
+
+    def _leading(self, share: float) -> torch.Tensor:
+        order_C = self.variance_C.argsort(descending=True)
+        held_C = self.variance_C[order_C].cumsum(0) / self.variance_C.sum()
+        return order_C[: int((held_C < share).sum()) + 1]
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a file is to hold; `from_tensors` is the inverse, to the bit."""
         return {"mean": self.mean_D, "basis": self.basis_DC, "variance": self.variance_C}

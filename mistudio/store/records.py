@@ -200,6 +200,11 @@ class CheckpointRow(Row):
     heldout_dead: float | None = None
     """share of the latents that never fired in `heldout_n` tokens"""
     heldout_n: int | None = None
+    heldout_documents: int | None = None
+    heldout_ev_low: float | None = None
+    heldout_ev_high: float | None = None
+    heldout_l0_low: float | None = None
+    heldout_l0_high: float | None = None
     is_best: bool = False
     is_pinned: bool = False
     verified: bool = False

@@ -357,3 +357,20 @@ def kept_sort_keys(db: Database) -> None:
 def memory_of_trainings(db: Database) -> None:
     """What memory the process held at each metric row; rows written before have none."""
     db.conn.execute("ALTER TABLE training_metrics ADD COLUMN memory_bytes INTEGER")
+
+
+@migrations()
+def intervals_on_held_out_text(db: Database) -> None:
+    """95 % intervals and documents of the figures on held-out text, and how often latents fire
+    there; rows written before have none."""
+    bounds = [f"{name}_{end} REAL" for name in ("ev", "l0") for end in ("low", "high")]
+    for table in ("training_metrics", "checkpoints"):
+        for column in ("documents INTEGER", *bounds):
+            db.conn.execute(f"ALTER TABLE {table} ADD COLUMN heldout_{column}")
+    shares = ("below_1e_6", "below_1e_5", "above_1e_2", "above_1e_1")
+    for column in (
+        "dead_bound REAL",
+        *(f"density_{share} REAL" for share in shares),
+        "density_histogram TEXT",
+    ):
+        db.conn.execute(f"ALTER TABLE training_metrics ADD COLUMN heldout_{column}")

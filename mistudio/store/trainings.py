@@ -11,7 +11,25 @@ from mistudio.store.records import CheckpointRow, TrainingRow
 from mistudio.store.tables import CHECKPOINTS, TRAININGS
 
 # measured on held-out text: at checkpoints and every so many steps, else NULL
-HELD_OUT_COLUMNS = ("heldout_ev", "heldout_l0", "heldout_dead", "heldout_n")
+HELD_OUT_COLUMNS = (
+    "heldout_ev",
+    "heldout_l0",
+    "heldout_dead",
+    "heldout_n",
+    "heldout_documents",
+    "heldout_ev_low",
+    "heldout_ev_high",
+    "heldout_l0_low",
+    "heldout_l0_high",
+)
+_LATENT_COLUMNS = (
+    "heldout_dead_bound",
+    "heldout_density_below_1e_6",
+    "heldout_density_below_1e_5",
+    "heldout_density_above_1e_2",
+    "heldout_density_above_1e_1",
+    "heldout_density_histogram",
+)
 METRIC_COLUMNS = (
     "tokens",
     "loss",
@@ -31,6 +49,7 @@ METRIC_COLUMNS = (
     "gpu_percent",
     "memory_bytes",
     *HELD_OUT_COLUMNS,
+    *_LATENT_COLUMNS,
 )
 
 
@@ -119,15 +138,15 @@ def held_out(db: Db, training_id: str) -> dict[int, dict[str, Any]]:
     return {int(row.pop("step")): row for row in rows}
 
 
-def newest_held_out(db: Db, training_id: str) -> float | None:
-    """Explained variance on held-out text when that was last measured, None if it never was."""
+def newest_held_out(db: Db, training_id: str) -> dict[str, Any] | None:
+    """The step and all that was last measured on held-out text, None if nothing ever was."""
+    columns = ", ".join(("step", *HELD_OUT_COLUMNS, *_LATENT_COLUMNS))
     rows = db.query(
-        "SELECT heldout_ev FROM training_metrics "
+        f"SELECT {columns} FROM training_metrics "
         "WHERE training_id = ? AND heldout_n IS NOT NULL ORDER BY step DESC LIMIT 1",
         [training_id],
     )
-    found = next(iter(rows), None)
-    return None if found is None else found["heldout_ev"]
+    return next(iter(rows), None)
 
 
 def record_checkpoint(

@@ -120,7 +120,7 @@ def test_held_out_figures_stand_with_their_checkpoint_and_tell_the_best(
     ]
     item = pane.table.item(0, 3)
     assert item is not None
-    assert "On 32,768 held-out tokens: explained variance 0.6000, L0 7.5, 12.5 %" in item.toolTip()
+    assert "On 32,768 tokens held out: explained variance 0.6000, L0 7.5, 12.5 %" in item.toolTip()
 
 
 def test_the_newest_of_an_unfinished_run_cannot_go(qtbot: Any, services: Services) -> None:

@@ -62,7 +62,7 @@ def test_what_was_measured_on_held_out_text_stands_below(qtbot: Any, services: S
     trainings.add_metrics(services.studio.db(), again, [{**held, "heldout_n": 9}])
     stored = read_run(services.studio.db(), again.id)
     assert stored is not None
-    assert stored.held_out == 0.41237
+    assert stored.held_out["ev"] == 0.41237
 
 
 def test_colours_ask_for_attention(qtbot: Any, services: Services) -> None:

@@ -78,7 +78,8 @@ def measured_again(studio: Studio, row: TrainingRow, step: int) -> tuple[float, 
         control=JobControl(),
         with_loss=False,
     )
-    return tuple(found[name] for name in ("ev", "l0", "dead", "n"))
+    plain = (found[name] for name in ("ev", "l0", "dead", "n", "documents"))
+    return (*plain, *found["intervals"]["ev"], *found["intervals"]["l0"])
 
 
 def test_members_of_a_sweep_are_measured_as_if_alone(studio: Studio) -> None:
@@ -97,7 +98,8 @@ def test_members_of_a_sweep_are_measured_as_if_alone(studio: Studio) -> None:
         assert told == looks(studio, second[name].id), "the order says nothing"
         assert told[STEPS] == pytest.approx(measured_again(studio, row, STEPS), rel=1e-4)
         kept = trainings.checkpoints(studio.db(), row.id)
-        in_rows = {c.step: (c.heldout_ev, c.heldout_l0, c.heldout_dead, c.heldout_n) for c in kept}
+        columns = trainings.HELD_OUT_COLUMNS
+        in_rows = {c.step: tuple(getattr(c, name) for name in columns) for c in kept}
         assert in_rows == told
         assert [c.step for c in kept if c.is_best] == [max(told, key=lambda step: told[step][0])]
     alone = run(studio, "train", from_dict(TrainConfig, first[1, "whitening"].config))
@@ -138,7 +140,16 @@ def test_imported_vectors(studio: Studio, tmp_path: Path) -> None:
         lost = np.square(held - f @ W_dec - b_dec).sum()
         ev = 1 - lost / np.square(held - held.mean(0)).sum()
         silent = (f == 0).all(0).mean()
-        assert figures == pytest.approx((ev, (f > 0).sum(1).mean(), silent, 75), rel=1e-4)
+        assert figures[:5] == pytest.approx((ev, (f > 0).sum(1).mean(), silent, 75, 75), rel=1e-4)
+        # each vector is drawn by itself
+        counts_RN = np.random.default_rng(0).multinomial(75, np.full(75, 1 / 75), size=1000)
+        again = [held[np.repeat(np.arange(75), count)] for count in counts_RN]
+        losses_N = np.square(held - f @ W_dec - b_dec).sum(1)
+        drawn = [
+            1 - count @ losses_N / np.square(x - x.mean(0)).sum()
+            for count, x in zip(counts_RN, again, strict=True)
+        ]
+        assert figures[5:7] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), rel=1e-4)
 
 
 def test_a_text_without_an_evaluation_part_is_trained_on_without(

@@ -109,3 +109,23 @@ def test_files_give_back_every_bit(setup: Setup, tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(Damaged):
         load_statistics(path)
+
+
+def test_directions_are_measured_only_where_tokens_are_enough(setup: Setup) -> None:
+    reader = OneHook(setup.capture)
+
+    def found(least: int, **asked: list[object]) -> StreamStatistics:
+        settings = StatisticsSettings(min_tokens=least, forward_batch=1)
+        made = measure_hooks(reader, setup.tokens, reader.points, settings, **asked)  # type: ignore[arg-type]
+        return made[reader.points[0]]
+
+    points: list[object] = list(reader.points)
+    few, enough = setup.capture.d // 2, 4 * setup.capture.d
+    assert found(few, directed=points).whitening is None
+    with pytest.raises(InvalidInput, match="more tokens than the hook is wide"):
+        found(few, whitened=points)
+    directed, whitened = found(enough, directed=points), found(enough, whitened=points)
+    assert directed.whitening is not None
+    assert whitened.whitening is not None
+    assert torch.equal(directed.whitening.basis_DC, whitened.whitening.basis_DC)
+    assert found(enough).whitening is None

@@ -79,7 +79,7 @@ class Ran:
 
     def _held_out(self) -> Iterator[HeldBatch]:
         x_TD = batch_at(-70, batch=200, d=D)
-        yield HeldBatch(x_TD, x_TD, np.arange(200))
+        yield HeldBatch(x_TD, x_TD, np.arange(200), np.arange(200) // 20)
 
 
 class PausedAt(JobControl):

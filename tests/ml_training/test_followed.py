@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from mistudio.core import held_out_looks
 from mistudio.core.atomic import sha256_file
 from mistudio.core.control import JobControl
 from mistudio.core.errors import DiskFull, OutOfMemory
 from mistudio.core.events import RecordingReporter
 from mistudio.core.retention import Kept, best_of
 from mistudio.core.training_configs import TrainConfig
-from mistudio.ml.evaluation.held_out import HeldBatch
+from mistudio.ml.evaluation.held_out import HeldBatch, measure_held
 from mistudio.ml.training import follower, keeping
 from mistudio.ml.training.checkpoint import newest_checkpoint
 from mistudio.ml.training.loop import TrainResult, sae_from_checkpoint, train
@@ -51,7 +52,7 @@ class Rows:
             if self._ask is not None:
                 self._ask(self.handed)
             x_TD = batch_at(-50 - number, batch=100, d=D)
-            yield HeldBatch(x_TD, x_TD, np.arange(100) // 8)
+            yield HeldBatch(x_TD, x_TD, np.arange(100) // 8, np.arange(100) // 25 + 4 * number)
 
 
 def run(folder: Path, **options: Any) -> tuple[TrainResult, RecordingReporter]:
@@ -95,8 +96,12 @@ def test_looks_come_with_checkpoints_between_them_and_at_the_end(tmp_path: Path)
         assert row["heldout_l0"] == float((f != 0).sum(1).double().mean())
         assert row["heldout_dead"] == float((~(f != 0).any(0)).double().mean())
         assert row["heldout_n"] == 300
+        assert row["heldout_documents"] == 12
+        assert row["heldout_ev_low"] < row["heldout_ev"] < row["heldout_ev_high"]
+        told = held_out_looks.figures_of(row)
+        assert held_out_looks.sentence(row["step"], told) in notes(report)
         kept = keeping.read_values(path)
-        assert kept["held_out"]["ev"] == row["heldout_ev"]
+        assert kept["held_out"].items() <= told.items(), "the same, of which this tells the edges"
         assert kept["owed"] == []
 
 
@@ -207,10 +212,12 @@ def test_the_best_explains_held_out_text_best() -> None:
 def test_the_best_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is neither the first nor the last nor that of the lowest loss."""
     looked: list[float] = []
+    followed = measure_held(run(tmp_path / "other")[0].sae, Rows()(), lambda: None)  # type: ignore[arg-type]
+    assert followed is not None
 
     def measured(*_: Any) -> dict[str, Any]:
         looked.append(0.9 if len(looked) == 5 else 0.5)  # the sixth is that of step 24
-        return {"ev": looked[-1], "l0": 4.0, "dead": 0.0, "n": 300}
+        return {**followed, "ev": looked[-1]}
 
     monkeypatch.setattr(follower, "measure_held", measured)
     run(tmp_path, config=replace(CONFIG, checkpoint_every=4, eval_every=0), held_out=Rows())

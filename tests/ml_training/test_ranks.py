@@ -29,6 +29,10 @@ def found(folder: Path, rank: int) -> dict[str, Any]:
     return torch.load(folder / f"found-{rank}.pt", weights_only=True)
 
 
+def _no_look(note: str) -> str:
+    return note.partition(": held-out")[0]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_curves_and_weights_are_those_of_one_process(
     folder: Path, tmp_path: Path, name: str
@@ -47,7 +51,8 @@ def test_the_curves_and_weights_are_those_of_one_process(
         assert max(row["auxiliary"] or 0 for row in rows) > 0
     for key, tensor in alone.parameters.items():
         torch.testing.assert_close(parameters[key], tensor, rtol=1e-4, atol=1e-5)
-    assert notes == alone.notes
+    # the digits of a look are compared below, with a tolerance
+    assert [_no_look(note) for note in notes] == [_no_look(note) for note in alone.notes]
     assert (
         [look["step"] for look in looks] == [look["step"] for look in alone.looks] == [10, 20, 30]
     )

@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QWidget
 
 from mistudio.core.units import EM_DASH, format_short
 from mistudio.gui.theme import SERIES, appearance, mix
+from mistudio.gui.widgets.bounds import Bounds
 from mistudio.gui.widgets.cards import button
 from mistudio.gui.widgets.chart import Chart
 from mistudio.gui.widgets.crosshair import Crosshair
@@ -30,6 +31,7 @@ class _Series:
     points: bool = False
     xs: np.ndarray = field(default_factory=lambda: np.empty(0))
     ys: np.ndarray = field(default_factory=lambda: np.empty(0))
+    bounds: Bounds | None = None
 
 
 class CurvePlot(Chart):
@@ -119,7 +121,10 @@ class CurvePlot(Chart):
 
     def remove_series(self, name: str) -> None:
         """Take a curve away."""
-        self.plot.removeItem(self._series.pop(name).item)
+        series = self._series.pop(name)
+        self.plot.removeItem(series.item)
+        if series.bounds is not None:
+            series.bounds.remove()
         self._write_legend()
 
     @Slot(object)
@@ -132,11 +137,8 @@ class CurvePlot(Chart):
     def value_at(self, name: str, x: float) -> float | None:
         """The value of a curve at the measured point that is nearest to `x`."""
         series = self._series[name]
-        known = np.isfinite(series.xs) & np.isfinite(series.ys)
-        if not known.any():
-            return None
-        xs, ys = series.xs[known], series.ys[known]
-        return float(ys[nearest(xs, x)])
+        place = _place(series, x)
+        return None if place is None else float(series.ys[place])
 
     def _paint(self, series: _Series) -> None:
         colors = appearance().colors
@@ -145,6 +147,8 @@ class CurvePlot(Chart):
         series.item.setPen(pg.mkPen(shown, width=1))
         if series.points:
             series.item.setSymbolBrush(pg.mkBrush(shown))
+        if series.bounds is not None:
+            series.bounds.paint(color)
 
     def set_data(
         self, name: str, xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray
@@ -155,7 +159,19 @@ class CurvePlot(Chart):
         series = self._series[name]
         series.xs = np.asarray(xs, dtype=np.float64)
         series.ys = np.asarray(ys, dtype=np.float64)
-        self._draw(series)
+        self._draw_new(series)
+
+    def set_bounds(self, name: str, lows: np.ndarray, highs: np.ndarray) -> None:
+        """An interval around each point of a curve, as an upright line and in brackets behind its
+        value; NaN: none. New points come without."""
+        series = self._series[name]
+        if series.bounds is None:
+            series.bounds = Bounds(self.plot, log_y=self.log_button.isChecked())
+            self._paint(series)
+        series.bounds.set(series.xs, lows, highs)
+        self._write_legend()
+        if self._is_table():
+            self._fill_table()
 
     def append(
         self, name: str, xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray
@@ -166,7 +182,7 @@ class CurvePlot(Chart):
         series = self._series[name]
         series.xs = np.concatenate((series.xs, np.asarray(xs, dtype=np.float64)))
         series.ys = np.concatenate((series.ys, np.asarray(ys, dtype=np.float64)))
-        self._draw(series)
+        self._draw_new(series)
 
     def clear(self) -> None:
         """Empty every curve; the curves stay."""
@@ -179,11 +195,13 @@ class CurvePlot(Chart):
 
     def last(self, name: str) -> float | None:
         """The newest finite value of a curve."""
-        ys = self._series[name].ys
-        if len(ys) and np.isfinite(ys[-1]):
-            return float(ys[-1])
-        finite = ys[np.isfinite(ys)]
-        return float(finite[-1]) if len(finite) else None
+        place = _place(self._series[name], None)
+        return None if place is None else float(self._series[name].ys[place])
+
+    def _draw_new(self, series: _Series) -> None:
+        if series.bounds is not None:
+            series.bounds.clear()
+        self._draw(series)
 
     def _draw(self, series: _Series) -> None:
         xs, ys = self._in_view(series)
@@ -221,8 +239,10 @@ class CurvePlot(Chart):
             plain.append(f"{self.x_label} {place:,.6g}")
             parts.append(plain[0])
         for name, series in named.items():
-            value = self.last(name) if at is None else self.value_at(name, at)
-            told = EM_DASH if value is None else f"{value:.{self._digits}f}"
+            place = _place(series, at)
+            told = EM_DASH if place is None else f"{series.ys[place]:.{self._digits}f}"
+            if place is not None and series.bounds is not None:
+                told += series.bounds.text(place, self._digits)
             shown = told if len(named) == 1 else f"{name} {told}"
             text = shown.replace("&", "&amp;").replace("<", "&lt;")
             parts.append(f'<span style="color:{colors.role(series.color)}">{text}</span>')
@@ -235,18 +255,37 @@ class CurvePlot(Chart):
 
     def _fill_table(self) -> None:
         every = np.unique(np.concatenate([s.xs for s in self._series.values()] or [np.empty(0)]))
-        columns = [every]
-        for series in self._series.values():
+        titles, columns = [self.x_label], [every]
+
+        def add(title: str, series: _Series, values: np.ndarray) -> None:
             column = np.full(len(every), np.nan)
-            column[np.searchsorted(every, series.xs)] = series.ys
+            column[np.searchsorted(every, series.xs)] = values
+            titles.append(title)
             columns.append(column)
-        self._model.set_columns([self.x_label, *self._series], columns)
+
+        for name, series in self._series.items():
+            add(name, series, series.ys)
+            if series.bounds is not None and len(series.bounds.lows):
+                add("95 % from", series, series.bounds.lows)
+                add("95 % to", series, series.bounds.highs)
+        self._model.set_columns(titles, columns)
 
     def _recolor(self) -> None:
         super()._recolor()
         for series in self._series.values():
             self._paint(series)
         self._write_legend()
+
+
+def _place(series: _Series, x: float | None) -> int | None:
+    """The point of a curve that is nearest to `x`, or its newest for None, of those known."""
+    ys = series.ys
+    if x is None and len(ys) and np.isfinite(ys[-1]):
+        return len(ys) - 1
+    known = np.flatnonzero(np.isfinite(ys) if x is None else np.isfinite(series.xs + ys))
+    if not len(known):
+        return None
+    return int(known[-1] if x is None else known[nearest(series.xs[known], x)])
 
 
 def nearest(xs: np.ndarray, x: float) -> int:

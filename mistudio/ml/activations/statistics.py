@@ -92,15 +92,17 @@ def measure_hooks(
     report: Reporter | None = None,
     control: JobControl | None = None,
     whitened: Collection[HookPoint] = (),
+    directed: Collection[HookPoint] = (),
 ) -> dict[HookPoint, StreamStatistics]:
     """Measure calibration rows, and training rows too until there are `min_tokens` kept tokens.
 
     One pass serves all hooks; those in `whitened` get a whitening, which takes the sum of outer
-    products. Rows are drawn in a fixed random order. The sums are fp64. Raises `InvalidInput` if
-    fewer than two tokens can be kept, no more than the width for a whitening, or their
-    activations do not vary.
+    products, and those in `directed` if there are tokens enough for one. Rows are drawn in a fixed
+    random order. The sums are fp64. Raises `InvalidInput` if fewer than two tokens can be kept, no
+    more than the width for a whitening, or their activations do not vary.
     """
-    sums = {point: _Sums(settings.norm_cut, whiten=point in whitened) for point in points}
+    both = {*whitened, *directed}
+    sums = {point: _Sums(settings.norm_cut, whiten=point in both) for point in points}
     used = 0
     for batch in _read(reader, table, settings, control):
         used += len(batch[points[0]].rows)
@@ -118,12 +120,12 @@ def measure_hooks(
             raise InvalidInput("No token of this text can be used: all are special or not finite.")
         median = own.median()
         if own.must_repeat(median):
-            seen, own = own.seen, _Sums(settings.norm_cut, median, point in whitened)
+            seen, own = own.seen, _Sums(settings.norm_cut, median, point in both)
             for batch in _read(reader, table, settings, control):
                 own.add(batch[point])
                 if own.seen >= seen:
                     break
-        found[point] = own.finish(median, settings)
+        found[point] = own.finish(median, settings, must_whiten=point in whitened)
     return found
 
 
@@ -246,7 +248,9 @@ class _Sums:
         """Whether tokens above the final limit may have been summed already."""
         return self._aside_above is not None and self._norm_cut * median < self._aside_above
 
-    def finish(self, median: float, settings: StatisticsSettings) -> StreamStatistics:
+    def finish(
+        self, median: float, settings: StatisticsSettings, must_whiten: bool
+    ) -> StreamStatistics:
         """Judge what was set aside and compute the statistics."""
         limit = self._norm_cut * median
         total_D, square, count = self._sum_D, self._square, self._count
@@ -278,13 +282,14 @@ class _Sums:
             n_tokens=count,
             mask_special=settings.mask_special,
             dropped=dropped,
-            whitening=self._whitening(torch.from_numpy(mean_D), count),
+            whitening=self._whitening(torch.from_numpy(mean_D), count, must_whiten),
         )
 
-    def _whitening(self, mean_D: torch.Tensor, count: int) -> Whitening | None:
-        if self._products_DD is None:
+    def _whitening(self, mean_D: torch.Tensor, count: int, must: bool) -> Whitening | None:
+        enough = count > len(mean_D)
+        if self._products_DD is None or not (enough or must):
             return None
-        if count <= len(mean_D):
+        if not enough:
             raise InvalidInput(
                 f"Whitening needs more tokens than the hook is wide: there are {count:,} to "
                 f"measure and {len(mean_D):,} directions. Use more text, or the input "

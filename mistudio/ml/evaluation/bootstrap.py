@@ -93,13 +93,24 @@ class DocumentGroups:
 
         A token of no document, such as BOS, goes with the last document of its row.
         """
-        owner_BS = np.where(docs_BS < 0, docs_BS.max(1, keepdims=True), docs_BS)
-        place_BS = np.searchsorted(self._documents, np.maximum(owner_BS, 0))
-        place_BS = np.minimum(place_BS, len(self._counted) - 1)
+        place_BS = self.places(docs_BS)
         self._counted[place_BS[keep_BS]] = True
         return place_BS % self.groups
+
+    def places(self, docs_BS: np.ndarray) -> np.ndarray:
+        """Which document of all, from 0, each token belongs to [B, S]; counts none of them."""
+        owner_BS = np.where(docs_BS < 0, docs_BS.max(1, keepdims=True), docs_BS)
+        place_BS = np.searchsorted(self._documents, np.maximum(owner_BS, 0))
+        return np.minimum(place_BS, len(self._counted) - 1)
 
     @property
     def counted(self) -> int:
         """Documents of which at least one token was kept."""
         return int(self._counted.sum())
+
+
+def documents_of(tokens: RowTable, place_N2: np.ndarray) -> np.ndarray:
+    """The documents [N] of tokens given by row and position, numbered from 0 in their order."""
+    rows, at_N = np.unique(place_N2[:, 0], return_inverse=True)
+    places_BS = DocumentGroups(tokens, rows).places(np.asarray(tokens.docs[rows]))
+    return places_BS[at_N, place_N2[:, 1]]

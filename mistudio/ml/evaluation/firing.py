@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mistudio.core.sae_figures import DENSITY_EDGES
 from mistudio.ml.sae.selection import SparseCodes
 
-HISTOGRAM = np.arange(-7.0, 0.01, 0.25)  # edges of log10 firing density
+HISTOGRAM = np.array(DENSITY_EDGES)
 PERCENTILES = (5, 50, 95)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mistudio.ml.evaluation.bootstrap import figures, plain, totals
+from mistudio.ml.evaluation.bootstrap import GROUPS, with_intervals
 from mistudio.ml.evaluation.definitions import ev, l0
 from mistudio.ml.evaluation.firing import FiringSums
 from mistudio.ml.evaluation.reconstruction import ReconstructionSums
@@ -16,17 +16,30 @@ from mistudio.ml.sae.base import SparseAutoencoder
 
 HELD_OUT_TOKENS = 32_768
 _FOLLOWED = {define.__name__: define for define in (ev, l0)}
+_SUMS = ("n", "error", "square", "y", "l0")  # those that they are of: each drawing costs its width
+_OF_LATENTS = (
+    "dead",
+    "dead_bound",
+    "density_histogram",
+    "density_below_1e-6",
+    "density_below_1e-5",
+    "density_above_1e-2",
+    "density_above_1e-1",
+)
 
 
 class HeldBatch(NamedTuple):
-    """Kept tokens: what is read, what is to be given (the same for an SAE), each token's row.
+    """Kept tokens: what is read, what is to be given (the same for an SAE), each token's row and
+    document.
 
-    float32 and unscaled; tokens of a row come one after another.
+    float32 and unscaled; tokens of a row come one after another. Documents are numbered from 0
+    through all batches; of bare vectors each is its own.
     """
 
     x_TD: torch.Tensor
     y_TO: torch.Tensor
     row_T: np.ndarray
+    doc_T: np.ndarray
 
 
 HeldRows = Callable[[], Iterable[HeldBatch]]
@@ -36,21 +49,30 @@ HeldRows = Callable[[], Iterable[HeldBatch]]
 def measure_held(
     sae: SparseAutoencoder, batches: Iterable[HeldBatch], check: Callable[[], object]
 ) -> dict[str, Any] | None:
-    """ev, l0, dead (the share that never fired) and n as JSON values; None without tokens.
+    """A few figures of `evaluate` by its names, as JSON values; None without tokens.
 
-    They are what `definitions` and `FiringSums` say, pooled over all tokens, and have no interval.
-    `check()` is called before each batch; what it raises ends the measurement. Draws no random
-    number and changes nothing of `sae`. Raises `Mismatch` for tokens of another width.
+    ev and l0 with their 95 % "intervals" over documents, "n", "documents", and of the latents the
+    share that never fired, its bound and the densities. `check()` is called before each batch;
+    what it raises ends the measurement. The documents are drawn by a generator of their own: those
+    of a training are as before, as is `sae`. Raises `Mismatch` for tokens of another width.
     """
-    sums, firing = ReconstructionSums(sae.d_out, 1), FiringSums(sae.n_latents)
-    for x_TD, y_TO, row_T in batches:
+    sums, firing = ReconstructionSums(sae.d_out, GROUPS), FiringSums(sae.n_latents)
+    documents = np.empty(0, dtype=np.int64)
+    for x_TD, y_TO, row_T, doc_T in batches:
         check()
         codes = sae.encode_sparse(x_TD)
-        group_T = np.zeros(len(row_T), dtype=np.int64)
-        sums.add(y_TO, sae.decode_sparse(codes, x_TD), codes, group_T)
+        sums.add(y_TO, sae.decode_sparse(codes, x_TD), codes, doc_T % GROUPS)
         firing.add(codes, row_T)
+        documents = np.union1d(documents, doc_T)
     if not sums.tokens:
         return None
-    found = figures(_FOLLOWED, totals(sums.per_group()))
-    told = {name: plain(float(value)) for name, value in found.items()}
-    return {**told, "dead": firing.metrics()["dead"], "n": sums.tokens}
+    per_group = sums.per_group()
+    values, intervals = with_intervals(_FOLLOWED, {name: per_group[name] for name in _SUMS})
+    latents = firing.metrics()
+    return {
+        **values,
+        **{name: latents[name] for name in _OF_LATENTS},
+        "n": sums.tokens,
+        "documents": len(documents),
+        "intervals": intervals,
+    }

@@ -143,6 +143,17 @@ class TrainableSae(ABC):
         self.unit_decoder = config.holds_unit_decoder
 
     @torch.no_grad()
+    def start_within(self, basis_DR: torch.Tensor) -> None:
+        """Put the random first rows of an SAE into the subspace of orthonormal columns, again of
+        unit length: they are then drawn evenly from it. The encoder stays the transpose."""
+        W_dec_FO = self.parameters["W_dec_FO"]
+        basis_DR = basis_DR.double()
+        inside_FO = W_dec_FO.double() @ basis_DR @ basis_DR.T
+        inside_FO /= torch.linalg.vector_norm(inside_FO, dim=1, keepdim=True).clamp_min(EPS)
+        W_dec_FO.copy_(inside_FO)
+        self.parameters["W_enc_FD"].copy_(inside_FO)
+
+    @torch.no_grad()
     def start_from(self, mean_in_D: torch.Tensor, mean_out_O: torch.Tensor | None = None) -> None:
         """Set the first biases from the means of the scaled tokens, s_in·x̄ and s_out·ȳ.
 

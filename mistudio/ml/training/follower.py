@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mistudio.core import held_out_looks
 from mistudio.core.control import JobControl, Request
 from mistudio.core.errors import Cancelled, StudioError, means_out_of_memory
 from mistudio.core.events import Reporter
@@ -11,16 +12,15 @@ from mistudio.ml.evaluation.held_out import HeldRows, measure_held
 from mistudio.ml.training.finished import folded
 from mistudio.ml.training.run_state import RunState
 
-TOLD = ("ev", "l0", "dead", "n")
-
 
 class Follower:
     """Measures what a checkpoint of a run would give, and tells it as a metric row "held_out".
 
     One look takes what encoding the tokens and summing in float64 take: with 32,768 of them as long
     as 24 steps of 2,048 tokens (measured on a processor: width 576, 4,608 latents), so 2.4 % of
-    1,000 steps. Reading them, once in a turn, takes a pass of the model over them. In memory it is
-    the finished SAE beside the one that learns, as at the end of the run.
+    1,000 steps; drawing 1,000 documents adds a tenth of a second. Reading the tokens, once in a
+    turn, takes a pass of the model over them. In memory it is the finished SAE beside the one that
+    learns, as at the end of the run, and sums of the documents.
     """
 
     def __init__(self, rows: HeldRows | None, report: Reporter, control: JobControl | None) -> None:
@@ -48,8 +48,9 @@ class Follower:
             )
             return None
         if found is not None:
-            row = {"step": run.step, "tokens": run.tokens}
-            self._report.metric("held_out", row | {f"heldout_{name}": found[name] for name in TOLD})
+            row = {"step": run.step, "tokens": run.tokens, **held_out_looks.row_of(found)}
+            self._report.metric("held_out", row)
+            self._report.note(held_out_looks.sentence(run.step, found))
         return found
 
     def _heed(self) -> None:

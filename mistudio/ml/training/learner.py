@@ -24,6 +24,7 @@ from mistudio.ml.training.checkpoint import (
     save_checkpoint,
 )
 from mistudio.ml.training.finished import described, folded
+from mistudio.ml.training.first_directions import first_directions
 from mistudio.ml.training.follower import Follower
 from mistudio.ml.training.keeping import AutoSave
 from mistudio.ml.training.learner_terms import InputStatistics, LearnerOptions, Stream, TrainResult
@@ -71,15 +72,15 @@ class Learner:
             self.run = options.start
         else:
             seed_random_states(config.seed)
-            mean_D = torch.as_tensor(statistics.mean_D)
             self.run = RunState(
                 config,
-                mean_D,
+                torch.as_tensor(statistics.mean_D),
                 statistics.scale,
                 statistics.variance,
                 device,
                 target=options.target,
                 whitening=statistics.whitening if is_whitened(config) else None,
+                subspace_DR=first_directions(config, statistics.whitening, report),
             )
         collective = options.collective
         if config.batch < collective.size:

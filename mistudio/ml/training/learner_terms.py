@@ -57,7 +57,7 @@ class InputStatistics(Protocol):
 
     @property
     def whitening(self) -> Whitening | None:
-        """Read only where the settings ask for it."""
+        """Read where the settings ask for it, and for the first directions of features."""
         ...
 
 

@@ -15,6 +15,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import (
     DENSE_FAMILY,
     TOPK_FAMILY,
+    begins_in_subspace,
     default_aux_k,
     is_whitened,
 )
@@ -116,13 +117,19 @@ def state_bytes(config: TrainConfig, d: int) -> int:
     moments = {"sgd": FLOAT}.get(config.optimizer, 2 * FLOAT)
     per_number = 2 * FLOAT + (2 if is_eight_bit(config) else moments)
     counters = config.width * (6 * 8 + 6 * FLOAT)  # firings, ages and the vectors' own share
-    whitening = (FLOAT + DOUBLE) * d * d if is_whitened(config) else 0
-    return parameters(config, d) * per_number + counters + whitening
+    return parameters(config, d) * per_number + counters + _directions_bytes(config, d)
+
+
+def _directions_bytes(config: TrainConfig, d: int) -> int:
+    """The principal directions of the activations, and with whitening the map along them."""
+    if is_whitened(config):
+        return (FLOAT + DOUBLE) * d * d
+    return DOUBLE * d * d if begins_in_subspace(config) else 0
 
 
 def saved_bytes(config: TrainConfig, d: int) -> int:
     """One checkpoint on the disk: weights, moments, the directions of a whitening."""
-    unsaved = FLOAT * d * d if is_whitened(config) else 0
+    unsaved = FLOAT * d * d if is_whitened(config) else _directions_bytes(config, d)
     return state_bytes(config, d) - parameters(config, d) * FLOAT - unsaved
 
 

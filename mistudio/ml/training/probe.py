@@ -80,7 +80,8 @@ def probe_measuring(
         threshold_F=torch.full((config.width,), level),
     ).to(device)
     x_BD = x_BD.to(device)
-    batch = HeldBatch(x_BD, x_BD, np.zeros(tokens, dtype=np.int64))
+    none_T = np.zeros(tokens, dtype=np.int64)  # one document: drawing them is not by the token
+    batch = HeldBatch(x_BD, x_BD, none_T, none_T)
     taken = [
         _seconds(lambda: measure_held(sae, [batch], control.check), device) for _ in range(PASSES)
     ]

@@ -56,12 +56,14 @@ class RunState:
         sae: TrainableSae | None = None,
         target: TargetStatistics | None = None,
         whitening: Whitening | None = None,
+        subspace_DR: torch.Tensor | None = None,
     ) -> None:
         """A fresh run, its biases set from the means of the scaled calibration tokens.
 
         `mean_D` is x̄ of unscaled tokens, `scale` s, `variance` V of s·x; settings that ask for
         no input normalisation make s 1 and V that of x; those that ask for whitening make s 1 and
-        take V and the place of x from `whitening`, which is ignored otherwise. A transcoder needs a
+        take V and the place of x from `whitening`, which is ignored otherwise. The features begin
+        in `subspace_DR`, of what the SAE trains on, if there is one. A transcoder needs a
         `target`, whose V takes the place of `variance`. Raises `InvalidInput` if it lacks, or if an
         SAE has one, or a whitening lacks.
         """
@@ -93,6 +95,8 @@ class RunState:
             if self.whitening is not None:
                 scaled_in_D = torch.zeros_like(self.mean_D)
             sae.start_from(scaled_in_D, scaled_out_O)
+            if subspace_DR is not None:
+                sae.start_within(subspace_DR)
         self.sae = sae
         self.sae.to(device)
         clip_norm = config.gradient_clip / self.variance

@@ -9,9 +9,10 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from mistudio.core.errors import StudioError
+from mistudio.core.held_out_looks import figures_of, told_of
 from mistudio.core.run_configs import WriteSaeConfig
 from mistudio.core.training_configs import TrainConfig
-from mistudio.core.units import format_bytes, format_count, format_decimal, format_percent
+from mistudio.core.units import format_bytes, format_count, format_decimal
 from mistudio.gui.dialog import confirm
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.library.deleting import delete_undoably, freed_later
@@ -224,11 +225,7 @@ def _texts(row: CheckpointRow, newest: int) -> list[str]:
 
 def _tip(row: CheckpointRow) -> str:
     """Where a checkpoint lies, and what it reached on held-out text."""
-    if row.heldout_n is None:
+    told = told_of(figures_of(vars(row)))
+    if not told:
         return row.path
-    return (
-        f"On {row.heldout_n:,} held-out tokens: explained variance "
-        f"{format_decimal(row.heldout_ev, 4)}, L0 {format_decimal(row.heldout_l0, 1)}, "
-        f"{format_percent(row.heldout_dead)} of the latents silent. The best is the one that "
-        f"explains most there.\n{row.path}"
-    )
+    return f"{told} The best is the one that explains most there.\n{row.path}"

@@ -19,7 +19,15 @@ from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.chart_export import ChartExport
 from mistudio.gui.tabs.training.chart_tools import ChartTools
-from mistudio.gui.tabs.training.curves import AXES, CURVES, Curve, has_time, mean_of, points_of
+from mistudio.gui.tabs.training.curves import (
+    AXES,
+    CURVES,
+    Curve,
+    bounds_of,
+    has_time,
+    mean_of,
+    points_of,
+)
 from mistudio.gui.tabs.training.reads import read_metrics
 from mistudio.gui.tabs.training.run_choices import (
     RunChoice,
@@ -251,6 +259,8 @@ class CompareRuns(Dialog):
             ys = smoothed(ys, self.tools.points())
         self.plot.add_series(letter, color, points=curve.is_held_out)
         self.plot.set_data(letter, xs, ys)
+        if bounds := bounds_of(series, curve.column, self.tools.axis()):
+            self.plot.set_bounds(letter, *bounds)
 
     def _show_table(self, runs: Sequence[TrainingRow]) -> None:
         rows = differing(runs)

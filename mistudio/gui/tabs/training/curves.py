@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mistudio.gui.tabs.training.series import HELD_OUT, MetricSeries
+from mistudio.core.held_out_looks import rests_on
+from mistudio.gui.tabs.training.series import BEHIND, BOUNDS, HELD_OUT, MetricSeries
 
 
 class Curve(NamedTuple):
@@ -68,9 +69,43 @@ def points_of(
     """x and y of a chart: of held-out figures the steps that were measured, else every row of the
     training, in each case those whose x is known."""
     xs, ys = axis_of(series, axis), values_of(series, column, latents)
-    shown = np.isfinite(ys) if column in HELD_OUT else series.of_training()
-    shown = shown & np.isfinite(xs)
+    shown = _shown(series, column, axis)
     return (xs, ys) if shown.all() else (xs[shown], ys[shown])
+
+
+def bounds_of(series: MetricSeries, column: str, axis: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lower and upper ends of the 95 % intervals of the points of a chart, NaN where none is kept;
+    None for figures that have none."""
+    if column not in BOUNDS:
+        return None
+    shown = _shown(series, column, axis)
+    low, high = (series.column(name)[shown] for name in BOUNDS[column])
+    return low, high
+
+
+def what_bounds(series: MetricSeries, column: str) -> str:
+    """What the points of a held-out figure rest on, for a tooltip; "" for other charts."""
+    measured = np.flatnonzero(np.isfinite(series.column("heldout_n")))
+    if column not in HELD_OUT or not len(measured):
+        return ""
+    n, documents, bound = (
+        None if np.isnan(value) else float(value)
+        for value in (series.column(name)[measured[-1]] for name in BEHIND)
+    )
+    told = f"Measured on {rests_on(int(n or 0), None if documents is None else int(documents))}."
+    if column in BOUNDS:
+        return (
+            f"{told} Lines and brackets are 95 % intervals: what other documents of this kind "
+            "would give, these drawn again 1,000 times."
+        )
+    if bound is None:
+        return told
+    return f"{told} A latent silent on all of them fires on less than {bound:.1e} (95 %)."
+
+
+def _shown(series: MetricSeries, column: str, axis: str) -> np.ndarray:
+    shown = np.isfinite(series.column(column)) if column in HELD_OUT else series.of_training()
+    return shown & np.isfinite(axis_of(series, axis))
 
 
 def mean_of(

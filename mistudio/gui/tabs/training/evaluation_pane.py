@@ -32,6 +32,7 @@ class EvaluationPane(QWidget):
         super().__init__(parent)
         self._services = services
         self.sae: SaeRow | None = None
+        self._figures: Mapping[str, Any] | None = None  # as shown
         self.table = FactsTable(
             ["Metric", "Value", "95 % interval", "Tokens (n)"], "Evaluation", most=13, stretch=0
         )
@@ -66,19 +67,23 @@ class EvaluationPane(QWidget):
     def show_sae(self, sae: SaeRow | None) -> None:
         """Show an SAE's stored figures; None: there is no SAE yet."""
         figures = (sae.evaluation if sae else None) or {}
-        unchanged = self.sae is not None and sae == self.sae
         self.sae = sae
-        rows = figure_rows(figures)
         of_vectors = sae is not None and lookup.reads_vectors(sae)
         self.evaluate_button.setVisible(sae is not None)
         self.other_button.setVisible(sae is not None and reads_text(sae))
         lacking = NO_MODEL if of_vectors and not figures.get("ce_n") else ""
-        self.empty.setText(lacking if rows.texts else _nothing(sae))
+        self.empty.setText(lacking if figures else _nothing(sae))
+        self._show_figures(figures)
+
+    def _show_figures(self, figures: Mapping[str, Any]) -> None:
+        if figures == self._figures:
+            return
+        self._figures = figures
+        rows = figure_rows(figures)
         self.table.setVisible(bool(rows.texts))
-        if not unchanged:
-            self.table.set_rows(rows.texts, rows.tips)
-            self.table.head(rows.headings)
-            self._show_densities(figures)
+        self.table.set_rows(rows.texts, rows.tips)
+        self.table.head(rows.headings)
+        self._show_densities(figures)
 
     def _show_densities(self, figures: Mapping[str, Any]) -> None:
         edges, counts = figures.get("density_histogram_edges"), figures.get("density_histogram")
@@ -103,15 +108,24 @@ class EvaluationPane(QWidget):
 
 
 class RunEvaluationPane(EvaluationPane):
-    """The evaluation of the SAE that a run made."""
+    """The evaluation of the SAE that a run made; before, what was last measured in the run."""
 
     def __init__(self, run: Run, services: Services, parent: QWidget | None = None) -> None:
         super().__init__(services, parent)
         self.show_run(run)
 
     def show_run(self, run: Run) -> None:
-        """Show the figures of the run's SAE."""
-        self.show_sae(run.sae)
+        """Show the figures of the run's SAE, or of its newest step that was measured."""
+        if run.sae is not None or run.looked is None:
+            self.show_sae(run.sae)
+            return
+        self.sae = None
+        self.evaluate_button.hide()
+        self.other_button.hide()
+        self.empty.setText(
+            f"Step {run.looked['step']:,}, as the run was followed. {_nothing(None)}"
+        )
+        self._show_figures(run.held_out)
 
 
 def _nothing(sae: SaeRow | None) -> str:

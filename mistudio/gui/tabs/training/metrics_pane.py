@@ -16,9 +16,11 @@ from mistudio.gui.tabs.training.curves import (
     CURVES,
     FIRST_SHOWN,
     Curve,
+    bounds_of,
     has_time,
     points_of,
     values_of,
+    what_bounds,
 )
 from mistudio.gui.tabs.training.series import (
     MANY_DEAD,
@@ -233,6 +235,9 @@ class MetricsPane(QWidget):
             plot.set_data("smoothed", xs, smoothed(values, self.tools.points()))
         else:
             plot.set_data(curve.title, xs, values)
+            if bounds := bounds_of(self.series, curve.column, self.tools.axis()):
+                plot.set_bounds(curve.title, *bounds)
+            plot.title.setToolTip(what_bounds(self.series, curve.column))
         if curve.column == "loss":
             for name in plot.names():
                 plot.set_color(name, "yellow" if self._is_rising else curve.color)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mistudio.core.held_out_looks import figures_of
 from mistudio.core.units import EM_DASH
 from mistudio.gui.tabs.training.series import COLUMNS, Columns
 from mistudio.store import trainings
@@ -53,10 +54,15 @@ class Run:
     """which run of its sweep it is, from 1"""
     members: int = 1
     """runs of its sweep"""
-    held_out: float | None = None
-    """explained variance on held-out text when that was last measured"""
+    looked: Mapping[str, Any] | None = None
+    """the metric row of what was last measured on held-out text"""
     sweep: SweepFigures | None = None
     """of a run that is one of several"""
+
+    @property
+    def held_out(self) -> Mapping[str, Any]:
+        """What was last measured on held-out text, as an evaluation names it; empty before."""
+        return figures_of(self.looked) if self.looked else {}
 
     @property
     def shares_its_job(self) -> bool:

@@ -11,6 +11,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
 
 from mistudio.core.config import from_dict
+from mistudio.core.held_out_looks import figures_of, told_of
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.units import (
     EM_DASH,
@@ -48,7 +49,7 @@ class RunCard(Card):
         self._services = services
         self.run = run
         self.live: Mapping[str, Any] | None = None  # the newest metric row of this session
-        self._held_out: Mapping[str, Any] = {}  # the newest figures of this session
+        self._looked: Mapping[str, Any] | None = None  # the newest figures of this session
         self._progress: Progress | None = None
         self.panes: dict[str, QWidget] = {}
         self.tick = QCheckBox()
@@ -160,7 +161,7 @@ class RunCard(Card):
             self.live = told[-1]
             self._recent.extend(told)
         if len(told) < len(rows):
-            self._held_out = next(row for row in reversed(rows) if "heldout_ev" in row)
+            self._looked = next(row for row in reversed(rows) if "heldout_ev" in row)
         if rows and (metrics := self.panes.get("metrics")) is not None:
             metrics.add(rows)  # type: ignore[attr-defined]
         self._show_figures()
@@ -187,11 +188,12 @@ class RunCard(Card):
         self.tiles["loss"].set_value(format_decimal(live.get("loss", training.latest_loss)))
         self.tiles["l0"].set_value(format_decimal(live.get("l0", training.latest_l0), 1))
         self.tiles["dead"].set_value(f"{format_count(dead)} · {share}" if share else EM_DASH)
-        held_out = self._held_out.get("heldout_ev", self.run.held_out)
+        held_out = figures_of(self._looked or self.run.looked or {})
         self.tiles["ev"].set_value(
             format_decimal(live.get("explained_variance", training.latest_ev), 4),
-            "" if held_out is None else f"held out {format_decimal(held_out, 4)}",
+            f"held out {format_decimal(held_out['ev'], 4)}" if "ev" in held_out else "",
         )
+        self.tiles["ev"].setToolTip(told_of(held_out))
         self._warn(dead / width if dead is not None and width else 0.0)
         self._show_progress(training.status)
 

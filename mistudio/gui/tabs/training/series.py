@@ -8,6 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 HELD_OUT = ("heldout_ev", "heldout_l0", "heldout_dead")  # of the few steps that were measured
+BOUNDS = {name: (f"{name}_low", f"{name}_high") for name in ("heldout_ev", "heldout_l0")}
+BEHIND = ("heldout_n", "heldout_documents", "heldout_dead_bound")  # what these rest on
 COLUMNS = (
     "step",
     "tokens",
@@ -22,6 +24,8 @@ COLUMNS = (
     "tokens_per_s",
     "memory_bytes",
     *HELD_OUT,
+    *(end for ends in BOUNDS.values() for end in ends),
+    *BEHIND,
 )
 SMOOTHING = 21  # points of the moving average
 MANY_DEAD = 5.0  # percent of the latents, from which on their number is red
