@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.configs import EvaluateConfig, ImportSaeConfig, SaePlaceConfig
 from mistudio.core.errors import InvalidInput
+from mistudio.core.sae_readings import kept_of, read_as
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.sae_library import add_sae, is_placed
 from mistudio.jobs.sae_places import (
@@ -58,7 +59,10 @@ def add_from_files(
         hook=hook,
         hook_out=hook_out,
         source_format=found.name,
+        config=kept_of(sae.metadata) or None,
     )
+    for sentence in read_as(row.config):
+        ctx.report.note(sentence, level="warning")
     if sae.is_transcoder and None in (layer, hook, hook_out):
         ctx.report.note(
             "The file does not say which layer and hook this transcoder reads and which it gives; "
