@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mistudio.core.comparison_configs import CompareSaesConfig
 from mistudio.core.config import from_dict
 from mistudio.core.errors import InvalidInput, Mismatch, NotFound
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import feature_matches, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result, StageReporter
@@ -90,6 +91,7 @@ def _pair(studio: Studio, config: CompareSaesConfig) -> tuple[SaeRow, SaeRow]:
     if first.id == second.id:
         raise InvalidInput("Name two different SAEs.")
     for row in (first, second):
+        refuse_cross_layer(row.config, "what it reconstructs cannot be compared")
         if not sae_library.is_placed(row):
             raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
     if first.model_id != second.model_id:

@@ -11,6 +11,7 @@ from mistudio.core.config import from_dict
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import Mismatch
 from mistudio.core.sae_figures import NO_MODEL
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
@@ -34,6 +35,7 @@ LITTLE = 0.3  # explained variance below which an imported SAE is doubted
 def prepare(studio: Studio, config: EvaluateConfig) -> None:
     """Refuse an unknown SAE, or one whose model or vectors are missing, before it is queued."""
     row = lookup.sae(studio, config.sae)
+    refuse_cross_layer(row.config, "there is no output that its reconstruction could be held to")
     if not lookup.reads_vectors(row):
         lookup.model_of(studio, row)
     elif not config.dataset:
