@@ -88,10 +88,24 @@ def doubt_of(figures: Mapping[str, Any]) -> str:
     )
 
 
-def text_for(ctx: JobContext, row: SaeRow, model: ModelRow, dataset: str) -> TokenizationRow:
-    """The tokenisation to read: the named one, else the SAE's own training text."""
+def text_for(
+    ctx: JobContext, row: SaeRow, model: ModelRow, dataset: str, share: float | None = None
+) -> TokenizationRow:
+    """The tokenisation to read: the named one, else the SAE's own training text.
+
+    It holds out what the SAE's training did, or `share` per cent; that of an SAE from elsewhere is
+    taken as it is.
+    """
     wanted = dataset or lookup.training_tokenization(ctx.studio, row)
-    return for_training(ctx, wanted, model, 0)
+    return for_training(ctx, wanted, model, 0, held_out_of(row) if share is None else share)
+
+
+def held_out_of(row: SaeRow) -> float | None:
+    """Per cent of the documents that an SAE was not trained on and is measured on; None for one
+    that was not trained here."""
+    if row.origin != "trained":
+        return None
+    return from_dict(TrainConfig, row.config or {}).held_out_share
 
 
 def measure(
