@@ -23,6 +23,7 @@ SAMPLE_UNITS = ("auto", "paragraph", "line", "file")
 ENCODINGS = ("auto", "utf-8", "utf-16", "latin-1", "cp1252", "gb18030", "shift_jis", "euc_kr")
 LONGEST_NAME = 255
 DELIMITERS = {"auto": "", "comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+HELD_OUT_SHARE = 5.0  # per cent of the documents, for evaluation and for calibration each
 
 
 def effective_format(config: ImportDatasetConfig) -> str:

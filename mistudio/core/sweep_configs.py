@@ -40,6 +40,7 @@ SHARED = frozenset(
         "shuffle",
         "eval_every",
         "eval_tokens",
+        "held_out_share",
     }
 )
 

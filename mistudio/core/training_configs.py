@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Violation, option
+from mistudio.core.dataset_configs import HELD_OUT_SHARE
 from mistudio.core.training_checks import doubts, violations
 from mistudio.core.training_rules import (
     INPUT_NORMS,
@@ -313,6 +314,18 @@ class TrainConfig(TrainingSubject):
         unit="steps",
         minimum=0,
         maximum=1_000_000,
+        advanced=True,
+    )
+    held_out_share: float = option(
+        HELD_OUT_SHARE,
+        "Held-out share",
+        "Share of the documents that are kept for evaluation, and as many again for calibration; "
+        "the rest is trained on. Documents are told apart by the hash of their text. Another share "
+        "than 5 tokenises the text once more. The SAE keeps its share: it is measured later on "
+        "documents that it was not trained on.",
+        unit="%",
+        minimum=1.0,
+        maximum=40.0,
         advanced=True,
     )
     eval_tokens: int = option(

@@ -47,6 +47,7 @@ FIXED_IN_A_CONTINUATION = (
     "shuffle",
     "mask_special",
     "norm_cut",
+    "held_out_share",
 )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.analysis_configs import AblateConfig
 from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.jobs import ablation_bench, feature_analyses, feature_pages, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
@@ -35,6 +36,7 @@ STATISTIC = "delta_ce"
 def prepare(studio: Studio, config: AblateConfig) -> None:
     """Refuse what cannot be ablated before anything is queued."""
     row = lookup.sae(studio, config.sae)
+    refuse_cross_layer(row.config, "a feature cannot be taken out at one layer")
     lookup.model_of(studio, row)
     if not sae_library.is_placed(row):
         raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")

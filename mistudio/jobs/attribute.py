@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.analysis_configs import MOST_TEXT_TOKENS, AttributeConfig
 from mistudio.core.errors import InvalidInput, Unsupported
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.jobs import feature_pages, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.own_text import check_sae, pieces, told_effects
@@ -23,6 +24,8 @@ LIKELIEST = 5
 
 def prepare(studio: Studio, config: AttributeConfig) -> None:
     """Refuse an SAE without model or feature set."""
+    told = lookup.sae(studio, config.sae).config
+    refuse_cross_layer(told, "no gradient at one layer says what a feature does")
     check_sae(studio, config.sae, config.feature)
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from mistudio.core.comparison_configs import CompareSaesConfig
 from mistudio.core.config import from_dict
 from mistudio.core.errors import InvalidInput, Mismatch, NotFound
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import feature_matches, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result, StageReporter
-from mistudio.jobs.evaluate import LOSS_TOKENS, reference_norms, text_for
+from mistudio.jobs.evaluate import LOSS_TOKENS, held_out_of, reference_norms, text_for
 from mistudio.jobs.runner import Studio
 from mistudio.store.records import SaeRow, TokenizationRow
 
@@ -38,7 +39,9 @@ def run(ctx: JobContext, config: CompareSaesConfig) -> Result:
     first, second = _pair(ctx.studio, config)
     model = lookup.model_of(ctx.studio, first)
     owner = first if config.dataset else _own_text(ctx.studio, first, second)
-    tokens: TokenizationRow = text_for(ctx, owner, model, config.dataset)
+    shares = [share for row in (first, second) if (share := held_out_of(row)) is not None]
+    held_out = min(shares, default=None)  # of both: a larger share holds out the same and more
+    tokens: TokenizationRow = text_for(ctx, owner, model, config.dataset, held_out)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     saes = [sae_library.read_sae(ctx.studio, row).to(loaded.device) for row in (first, second)]
@@ -90,6 +93,7 @@ def _pair(studio: Studio, config: CompareSaesConfig) -> tuple[SaeRow, SaeRow]:
     if first.id == second.id:
         raise InvalidInput("Name two different SAEs.")
     for row in (first, second):
+        refuse_cross_layer(row.config, "what it reconstructs cannot be compared")
         if not sae_library.is_placed(row):
             raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")
     if first.model_id != second.model_id:

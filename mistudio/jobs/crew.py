@@ -27,7 +27,7 @@ from mistudio.jobs.context import JobContext
 from mistudio.jobs.lent_model import LentModel
 from mistudio.jobs.loaded_models import LoadedModels
 from mistudio.jobs.training_data import target_of
-from mistudio.jobs.training_source import HELD_OUT, TrainingSource
+from mistudio.jobs.training_source import TrainingSource
 from mistudio.jobs.training_starts import STATISTICS
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _rows(
     stored = ActivationSet(Path(order["stored"])) if order["stored"] else None
     if order["model"] is None:
         assert stored is not None
-        table = VectorTable(order["stored_tokens"], HELD_OUT, config.order_seed)
+        table = VectorTable(order["stored_tokens"], config.held_out_share / 100, config.order_seed)
         return SetReader(stored, points, choose_device()), table
     stores = [TokenStore(Path(path)) for path, _ in order["texts"]]
     weights = [weight for _, weight in order["texts"]]

@@ -11,6 +11,7 @@ from mistudio.core.config import from_dict
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import Mismatch
 from mistudio.core.sae_figures import NO_MODEL
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
@@ -34,6 +35,7 @@ LITTLE = 0.3  # explained variance below which an imported SAE is doubted
 def prepare(studio: Studio, config: EvaluateConfig) -> None:
     """Refuse an unknown SAE, or one whose model or vectors are missing, before it is queued."""
     row = lookup.sae(studio, config.sae)
+    refuse_cross_layer(row.config, "there is no output that its reconstruction could be held to")
     if not lookup.reads_vectors(row):
         lookup.model_of(studio, row)
     elif not config.dataset:
@@ -86,10 +88,24 @@ def doubt_of(figures: Mapping[str, Any]) -> str:
     )
 
 
-def text_for(ctx: JobContext, row: SaeRow, model: ModelRow, dataset: str) -> TokenizationRow:
-    """The tokenisation to read: the named one, else the SAE's own training text."""
+def text_for(
+    ctx: JobContext, row: SaeRow, model: ModelRow, dataset: str, share: float | None = None
+) -> TokenizationRow:
+    """The tokenisation to read: the named one, else the SAE's own training text.
+
+    It holds out what the SAE's training did, or `share` per cent; that of an SAE from elsewhere is
+    taken as it is.
+    """
     wanted = dataset or lookup.training_tokenization(ctx.studio, row)
-    return for_training(ctx, wanted, model, 0)
+    return for_training(ctx, wanted, model, 0, held_out_of(row) if share is None else share)
+
+
+def held_out_of(row: SaeRow) -> float | None:
+    """Per cent of the documents that an SAE was not trained on and is measured on; None for one
+    that was not trained here."""
+    if row.origin != "trained":
+        return None
+    return from_dict(TrainConfig, row.config or {}).held_out_share
 
 
 def measure(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.configs import EvaluateConfig, ImportSaeConfig, SaePlaceConfig
 from mistudio.core.errors import InvalidInput
+from mistudio.core.sae_readings import is_cross_layer, kept_of, read_as
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.sae_library import add_sae, is_placed
 from mistudio.jobs.sae_places import (
@@ -58,7 +59,10 @@ def add_from_files(
         hook=hook,
         hook_out=hook_out,
         source_format=found.name,
+        config=kept_of(sae.metadata) or None,
     )
+    for sentence in read_as(row.config):
+        ctx.report.note(sentence, level="warning")
     if sae.is_transcoder and None in (layer, hook, hook_out):
         ctx.report.note(
             "The file does not say which layer and hook this transcoder reads and which it gives; "
@@ -110,7 +114,7 @@ def _behind_gain(
 
 def _measured_next(ctx: JobContext, row: SaeRow) -> Result:
     """Queue a short measurement, which tells whether what was read can be right; {} without."""
-    if row.model_id is None or not is_placed(row):
+    if row.model_id is None or not is_placed(row) or is_cross_layer(row.config):
         return {}
     texts = TOKENIZATIONS.select(
         ctx.db, "model_id = ? AND status = 'ready'", [row.model_id], limit=1

@@ -13,6 +13,7 @@ from mistudio.core.configs import (
 )
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.ids import new_id, now
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.jobs import lookup, sae_metadata
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
@@ -178,6 +179,8 @@ def _export_set(studio: Studio, names: list[str], out: Path) -> None:
     from mistudio.ml.formats.circuit_tracer import write_circuit_tracer
 
     rows = [lookup.sae(studio, name) for name in names]
+    for row in rows:
+        refuse_cross_layer(row.config, "circuit-tracer's files cannot hold it; SAELens's can")
     first, layers = rows[0], [row.layer for row in rows]
     if any(layer is None for layer in layers):
         raise Mismatch("circuit-tracer needs to know the layer of each transcoder.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio.core.configs import SaePlaceConfig
 from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.sae_readings import read_as
 from mistudio.jobs import sae_places
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_places import Hooks
@@ -48,6 +49,8 @@ class SaePreview:
     hook_out: str | None = None
     missing: tuple[str, ...] = ()
     doubt: str = ""
+    read_as: str = ""
+    """what of the files is used as something else, in sentences"""
 
 
 def preview_sae(studio: Studio, path: str) -> SaePreview:
@@ -96,6 +99,7 @@ def preview_sae(studio: Studio, path: str) -> SaePreview:
         hook_out=hooks.written if sae.is_transcoder else None,
         missing=tuple(name for name, lacks in lacking.items() if lacks),
         doubt=doubt,
+        read_as=" ".join(read_as(metadata)),
     )
 
 

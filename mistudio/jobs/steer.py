@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mistudio.core.config import to_dict
 from mistudio.core.configs import SteerConfig
 from mistudio.core.errors import Cancelled, InvalidInput, Mismatch, NotFound
+from mistudio.core.sae_readings import refuse_cross_layer, steers_by
 from mistudio.core.steering_operators import Value
 from mistudio.core.steering_settings import everything, spec_of, variants_of, written_spec
 from mistudio.core.steering_spec import Spec
@@ -71,6 +72,9 @@ def prepare(studio: Studio, config: SteerConfig) -> None:
     model, row, _ = subject_of(studio, config)
     spec = everything(named_variants(config, row.id if row else ""))
     scales(studio, model, spec)
+    for name in spec.replace:
+        told = lookup.sae(studio, name).config
+        refuse_cross_layer(told, "its reconstruction cannot take an output's place")
     steering_norms.check_layers(model, spec)
     for direction in spec.directions():
         vector_row(studio, model, direction.name)
@@ -158,6 +162,8 @@ def library_of(ctx: JobContext, model: ModelRow, loaded: LoadedModel, spec: Spec
     for name, largest in maxima.items():
         other = lookup.sae(ctx.studio, name)
         hook = other.hook_out or other.hook_in or ""
+        if said := steers_by(other.config):
+            ctx.report.note(f"{other.name}: {said}")
         sae = sae_library.read_sae(ctx.studio, other).to(loaded.device)
         saes[name] = placed(
             sae,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mistudio.core.errors import StudioError
+from mistudio.core.sae_readings import steers_by
 from mistudio.core.steering_spec import Direction, Feature, Source
 from mistudio.jobs import vector_library
 from mistudio.jobs.runner import Studio
@@ -73,6 +74,11 @@ class CardFacts:
         if self.sae is None or self.sae.layer is None:
             return ""
         return f"layer {self.sae.layer} · {self.sae.hook_out or self.sae.hook_in or '?'}"
+
+    @property
+    def added(self) -> str:
+        """What it adds, where that is not what the feature itself does; "" elsewhere."""
+        return steers_by(self.sae.config) if self.sae is not None else ""
 
     @property
     def weight(self) -> float | None:

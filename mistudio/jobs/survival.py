@@ -11,6 +11,7 @@ from mistudio.core.comparison_configs import SurvivalConfig
 from mistudio.core.config import from_dict
 from mistudio.core.disk_room import require_room
 from mistudio.core.errors import Mismatch, Unsupported
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
@@ -32,6 +33,7 @@ _VALUE_BYTES = 4  # of an activation in the file, at most
 def prepare(studio: Studio, config: SurvivalConfig) -> None:
     """Refuse an SAE without model or text, and another network, before anything is queued."""
     row = lookup.sae(studio, config.sae)
+    refuse_cross_layer(row.config, "what it reconstructs in two formats cannot be compared")
     model = lookup.model_of(studio, row)
     if not sae_library.is_placed(row):
         raise Mismatch(f"SAE {row.name!r} does not say which layer and hook it reads.")

@@ -6,7 +6,8 @@ import dataclasses
 import shutil
 
 from mistudio.core.atomic import directory_bytes
-from mistudio.core.dataset_configs import TokenizeConfig
+from mistudio.core.config import from_dict
+from mistudio.core.dataset_configs import HELD_OUT_SHARE, TokenizeConfig
 from mistudio.core.errors import Mismatch, NotFound
 from mistudio.core.ids import new_id
 from mistudio.jobs import lookup, tokenizers
@@ -39,7 +40,12 @@ def run(ctx: JobContext, config: TokenizeConfig) -> Result:
     }
 
 
-def tokenize(ctx: JobContext, dataset: DatasetRow, config: TokenizeConfig) -> TokenizationRow:
+def tokenize(
+    ctx: JobContext,
+    dataset: DatasetRow,
+    config: TokenizeConfig,
+    held_out_share: float = HELD_OUT_SHARE,
+) -> TokenizationRow:
     """The tokenisation with these settings, made now unless it exists."""
     from mistudio.ml.data.text import TextStore
     from mistudio.ml.data.token_settings import hash_of
@@ -52,6 +58,7 @@ def tokenize(ctx: JobContext, dataset: DatasetRow, config: TokenizeConfig) -> To
     source = tokenizers.find(ctx.studio, config)
     tokenizer = read_tokenizer(source.path)
     settings = tokenizers.settings_for(config, source)
+    settings = dataclasses.replace(settings, held_out_share=held_out_share)
     fingerprint = tokenizer_fingerprint(tokenizer)
     hashed = hash_of(settings, fingerprint)
     found = TOKENIZATIONS.select(
@@ -104,30 +111,45 @@ def tokenize(ctx: JobContext, dataset: DatasetRow, config: TokenizeConfig) -> To
     return TOKENIZATIONS.get(db, tokenization_id)
 
 
-def for_training(ctx: JobContext, wanted: str, model: ModelRow, context: int) -> TokenizationRow:
+def share_of(row: TokenizationRow) -> float:
+    """Per cent of its documents that a tokenisation keeps for evaluation."""
+    return float(row.settings.get("held_out_share", HELD_OUT_SHARE))
+
+
+def for_training(
+    ctx: JobContext, wanted: str, model: ModelRow, context: int, share: float | None = None
+) -> TokenizationRow:
     """The tokenisation that `wanted` (tokenisation id, dataset id or name) means for a model.
 
     A dataset stands for its newest tokenisation made with this model's tokenizer (of `context`
-    tokens, if not 0); without one it is tokenised now.
+    tokens, if not 0) that holds out `share` per cent; without one it is tokenised now. So is the
+    text of a tokenisation that holds out another share; without a share it is taken as it is.
     """
     fingerprint = str((model.layer_map or {}).get("tokenizer"))
     named = lookup.tokenization(ctx.studio, wanted)
-    if named is not None:
-        if named.tokenizer_name != fingerprint:
-            raise Mismatch(
-                f"This text is tokenised for another vocabulary than that of {model.name!r}. "
-                "Tokenise it for this model."
-            )
+    if named is not None and named.tokenizer_name != fingerprint:
+        raise Mismatch(
+            f"This text is tokenised for another vocabulary than that of {model.name!r}. "
+            "Tokenise it for this model."
+        )
+    if named is not None and share in (None, share_of(named)):
         return named
-    dataset = lookup.dataset(ctx.studio, wanted)
-    where = "dataset_id = ? AND tokenizer_name = ? AND status = 'ready'"
-    values: list[object] = [dataset.id, fingerprint]
-    if context:
-        where += " AND context = ?"
-        values.append(context)
-    found = TOKENIZATIONS.select(ctx.db, where, values, limit=1)
-    if found:
-        return found[0]
-    ctx.report.note(f"Tokenising {dataset.name!r} for {model.name!r}.")
-    config = TokenizeConfig(dataset=dataset.id, model=model.id, context=context)
-    return tokenize(ctx, dataset, config)
+    share = HELD_OUT_SHARE if share is None else share
+    told = f" with {share:g} % of its documents held out" if share != HELD_OUT_SHARE else ""
+    if named is not None:
+        dataset = lookup.dataset(ctx.studio, named.dataset_id)
+        same = {**named.settings, "dataset": dataset.id, "model": model.id}
+        config = from_dict(TokenizeConfig, same)
+    else:
+        dataset = lookup.dataset(ctx.studio, wanted)
+        where = "dataset_id = ? AND tokenizer_name = ? AND status = 'ready'"
+        values: list[object] = [dataset.id, fingerprint]
+        if context:
+            where += " AND context = ?"
+            values.append(context)
+        found = [r for r in TOKENIZATIONS.select(ctx.db, where, values) if share_of(r) == share]
+        if found:
+            return found[0]
+        config = TokenizeConfig(dataset=dataset.id, model=model.id, context=context)
+    ctx.report.note(f"Tokenising {dataset.name!r} for {model.name!r}{told}.")
+    return tokenize(ctx, dataset, config, share)

@@ -14,10 +14,10 @@ from mistudio.jobs.context import JobContext
 from mistudio.jobs.lent_model import LentModel
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.same_model import Weights, weights_of
-from mistudio.jobs.tokenize import for_training
+from mistudio.jobs.tokenize import for_training, share_of
 from mistudio.store import trainings
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow, TrainingRow
-from mistudio.store.tables import ACTIVATION_SETS
+from mistudio.store.tables import ACTIVATION_SETS, TOKENIZATIONS
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from mistudio.ml.activations.readers import RowReader
     from mistudio.ml.data.row_table import RowTable
     from mistudio.ml.loading import LoadedModel
-
-HELD_OUT = 0.05  # of vectors without text
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,8 @@ def open_source(
     table: RowTable = stores[0]
     if len(stores) > 1:
         table = MixedTokens(stores, [weight for _, weight in texts])
+    if stored is not None:
+        _check_share(ctx, stored, config)
     if stored is not None and stored.tokenization_id not in (None, texts[0][0].id):
         raise Mismatch(
             f"Activation set {stored.name!r} was made from another text than the one chosen; "
@@ -111,7 +111,7 @@ def vector_source(stored: ActivationSetRow, config: TrainConfig) -> TrainingSour
     from mistudio.ml.data.row_table import VectorTable
     from mistudio.ml.device import choose_device
 
-    table = VectorTable(stored.n_tokens or 0, HELD_OUT, config.order_seed)
+    table = VectorTable(stored.n_tokens or 0, config.held_out_share / 100, config.order_seed)
     return TrainingSource(None, None, [], table, stored, choose_device())
 
 
@@ -121,11 +121,24 @@ def _texts(
     """The texts of a run: those it began with, else what its settings name."""
     begun = trainings.tokenizations_of(ctx.db, training.id)
     wanted = begun or config.mixture
-    found = [(for_training(ctx, name, model, config.context), weight) for name, weight in wanted]
+    found = [
+        (for_training(ctx, name, model, config.context, config.held_out_share), weight)
+        for name, weight in wanted
+    ]
     if not begun:
         for text, weight in found:
             trainings.use_dataset(ctx.db, training.id, text.id, weight)
     return found
+
+
+def _check_share(ctx: JobContext, stored: ActivationSetRow, config: TrainConfig) -> None:
+    """Raise `Mismatch` if stored activations are of a text that holds out another share."""
+    text = TOKENIZATIONS.find(ctx.db, stored.tokenization_id or "")
+    if text is not None and share_of(text) != config.held_out_share:
+        raise Mismatch(
+            f"Activation set {stored.name!r} was made from a text of which {share_of(text):g} % "
+            "are held out; set Held-out share to that."
+        )
 
 
 def calibration_reader(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.config import from_dict, settings_of
 from mistudio.core.errors import InvalidInput, Mismatch
+from mistudio.core.sae_readings import refuse_cross_layer
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION
 from mistudio.jobs import lookup, sae_library
@@ -86,6 +87,7 @@ def starting_point(studio: Studio, config: TrainConfig) -> Start | None:
         return _continued_start(studio, config)
     if config.init_from:
         row = lookup.sae(studio, config.init_from)
+        refuse_cross_layer(row.config, "it cannot be trained on")
         if row.n_latents != config.width:
             raise Mismatch(
                 f"The SAE {row.name!r} has {row.n_latents:,} latents; set Latents to it."

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
 from mistudio.core.ids import now
@@ -102,6 +103,17 @@ def test_card_keeps_slider_and_number_together(styled: Any, qtbot: QtBot) -> Non
     assert made.edit() is None
     assert made.number.property("invalid")
     assert made.problem.text() == "A strength is not a number."
+
+
+def test_a_card_says_that_it_adds_a_sum_over_layers(styled: Any, qtbot: QtBot) -> None:
+    told = {"cross_layer": True, "output_layers": 23}
+    for config, said in ((told, "into 23 layers."), (None, "")):
+        of = replace(facts(), sae=replace(SAE, config=config))
+        made = FeatureCard(of, CardState(Edit(of.source)))
+        qtbot.addWidget(made)
+        shown = [part.text() for part in made.findChildren(QLabel)]
+        assert sum("Adds here, at one layer, the sum" in text for text in shown) == bool(said)
+        assert any(text.endswith(said) for text in shown)
 
 
 def test_levels_start_at_the_maximum_and_units_keep_the_push(styled: Any, qtbot: QtBot) -> None:

@@ -13,6 +13,7 @@ from mistudio.core.training_rules import ARCHITECTURES, TRANSCODER_ARCHITECTURES
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.features.sources import sae_title
 from mistudio.gui.tabs.training import TrainingTab
+from mistudio.gui.tabs.training.evaluation_pane import EvaluationPane
 from mistudio.gui.tabs.training.new_training import NewTraining
 from mistudio.gui.tabs.training.sae_details import facts
 from mistudio.gui.tabs.training.sae_forms import export_form, formats_for
@@ -180,3 +181,21 @@ def test_other_layers_are_asked_for_where_a_set_is_written(
     dialog.form.fields["others"].editor.set_value(("sae_2", "sae_3"))
     dialog.start()
     assert (sent[0].format, sent[0].others) == ("circuit_tracer", ("sae_2", "sae_3"))
+
+
+def test_a_sum_over_layers_is_not_measured(qtbot: Any, services: Services, world: World) -> None:
+    told = {"cross_layer": True, "output_layers": 23}
+    row = add_sae(services.studio.db(), world, "across", **{**TRANSCODER, "config": told})
+    pane = EvaluationPane(services)
+    qtbot.addWidget(pane)
+    pane.show()
+    pane.show_sae(row)
+    assert pane.empty.text().startswith("It writes into several layers")
+    assert not pane.evaluate_button.isVisible()
+    assert not pane.other_button.isVisible()
+    known = dict(facts(row, ""))
+    assert "what a latent writes into 23 layers is added up" in known["Read as"]
+    assert known["Architecture"] == "jumprelu"
+    assert formats_for(row) == ["saelens"]
+    pane.show_sae(add_sae(services.studio.db(), world, "inside", **TRANSCODER))
+    assert pane.evaluate_button.isVisible()

@@ -18,7 +18,6 @@ from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import training_reporter
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.training_source import HELD_OUT
 from mistudio.ml.data.row_table import VectorTable
 from mistudio.ml.data.token_store import RowGroup, TokenStore
 from mistudio.ml.evaluation.evaluate import evaluate
@@ -128,7 +127,7 @@ def test_imported_vectors(studio: Studio, tmp_path: Path) -> None:
     run(studio, "import_activations", ImportActivationsConfig(str(tmp_path / "x.npy"), "vectors"))
     config = short(model="", dataset="", activations="vectors", architecture="topk", layer=0)
     row = TRAININGS.get(studio.db(), run(studio, "train", config)["training"])
-    held = x[VectorTable(3000, HELD_OUT, config.order_seed).rows("evaluation")].astype(float)
+    held = x[VectorTable(3000, 0.05, config.order_seed).rows("evaluation")].astype(float)
     assert list(looks(studio, row.id)) == [20, STEPS]
     for step, figures in looks(studio, row.id).items():
         sae = sae_from_checkpoint(studio.paths.run(row.id) / "checkpoints" / f"step_{step:08d}")

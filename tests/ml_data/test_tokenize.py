@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import Cancelled, Damaged, InvalidInput, NotFound
 from mistudio.core.events import RecordingReporter, SilentReporter
 from mistudio.ml.data.offsets import Encoder
-from mistudio.ml.data.parts import assign_parts, document_hash
+from mistudio.ml.data.parts import PartReader, assign_parts, document_hash
 from mistudio.ml.data.text import TextStore
+from mistudio.ml.data.token_settings import hash_of
 from mistudio.ml.data.token_store import CONTENT, Piece, TokenStore, joins
 from mistudio.ml.data.tokenize import (
     TokenizeSettings,
@@ -133,6 +135,35 @@ def test_parts_follow_the_hash(tmp_path: Path) -> None:
         u = document_hash(f"document {i}") / 2**64
         assert parts[i] == (2 if u < 0.05 else 1 if u < 0.1 else 0)
     assert 60 < int((parts == 2).sum()) < 140
+
+
+@pytest.mark.parametrize("count", [50, 2000, 3000])
+def test_another_share_is_held_out(tmp_path: Path, count: int) -> None:
+    write_texts(tmp_path, [f"document {i}" for i in range(count)])
+    texts = TextStore(tmp_path)
+    smaller, larger = (assign_parts(texts, share=share) for share in (0.05, 0.3))
+    assert set(np.flatnonzero(smaller == 2)) < set(np.flatnonzero(larger == 2))
+    assert 0.2 < (larger == 2).mean() < 0.4
+    assert 0.2 < (larger == 1).mean() < 0.4
+    assert sorted(np.unique(assign_parts(texts, share=0.01))) == [0, 1, 2]
+    if count > 50:
+        u = np.array([document_hash(f"document {i}") / 2**64 for i in range(count)])
+        assert (larger == np.where(u < 0.3, 2, np.where(u < 0.6, 1, 0))).all()
+    reader = PartReader(texts, lambda: None, 0.3)
+    for part in (0, 1, 2):
+        assert [n for n, _ in reader.read(part)] == np.flatnonzero(larger == part).tolist()
+
+
+def test_few_documents_leave_some_to_train_on(tmp_path: Path) -> None:
+    write_texts(tmp_path, ["a", "b", "c", "d"])
+    assert sorted(assign_parts(TextStore(tmp_path), share=0.4)) == [0, 0, 1, 2]
+
+
+def test_the_usual_share_is_not_part_of_the_hash() -> None:
+    told = {"context": 32, "arrangement": "packed", "start_token": "model", "tokenizer": "t"}
+    plain = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    assert hash_of(TokenizeSettings(32), "t") == plain
+    assert hash_of(TokenizeSettings(32, held_out_share=10.0), "t") != plain
 
 
 def test_few_documents_are_shared_out(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mistudio.core.errors import (
     StudioError,
     Unsupported,
 )
+from mistudio.core.sae_readings import read_as
 from mistudio.ml.formats import dictionary_learning
 from mistudio.ml.formats.dictionary_learning import (
     hook_name,
@@ -147,6 +148,32 @@ def test_a_topk_is_read_by_its_k_and_not_by_the_threshold_it_stores(tmp_path: Pa
     assert not torch.equal(f > 0, by_threshold > 0)
 
 
+@pytest.mark.parametrize("name", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
+def test_a_threshold_that_was_never_set_leaves_the_k_largest(tmp_path: Path, name: str) -> None:
+    p, state, _ = case(name)
+    less = pre_activations(p, inputs(), subtract=True)
+    state["threshold"] = torch.tensor(-1.0)
+    sae, metadata = read_dictionary_learning(written(tmp_path, name, state))
+    assert (sae.architecture, sae.k, sae.threshold_F) == ("topk", K, None)
+    agrees(sae, kept_top_k(less, K), p)
+    assert (less > 0).sum(1).min() > K, "the program itself would keep more"
+    assert metadata["threshold_unset"] is True
+    assert read_as(metadata) == [
+        "Its threshold was never set; the k largest latents of each token stand in."
+    ]
+    assert metadata.get("group_sizes") == ([16, 48] if name.startswith("M") else None)
+    set_one = read_dictionary_learning(written(tmp_path, name, case(name)[1]))[1]
+    assert "threshold_unset" not in set_one
+    assert read_as(set_one) == []
+    assert set_one.get("group_sizes") == metadata.get("group_sizes")
+
+
+def test_groups_that_do_not_add_up(tmp_path: Path) -> None:
+    state = {**case("MatryoshkaBatchTopKSAE")[1], "group_sizes": torch.tensor([16, 47])}
+    with pytest.raises(Mismatch, match="do not add up"):
+        read_dictionary_learning(written(tmp_path, "MatryoshkaBatchTopKSAE", state))
+
+
 @pytest.mark.parametrize(
     ("submodule", "side", "found"),
     [
@@ -258,8 +285,8 @@ def test_the_written_pickle_is_a_plain_dictionary_of_tensors(tmp_path: Path) -> 
         ("", {}, Unsupported, "unknown"),
         ("AutoEncoder", {}, Damaged, "lacks bias"),
         ("MatryoshkaBatchTopKSAE", {}, Damaged, "lacks W_enc"),
-        ("BatchTopKSAE", {"threshold": torch.tensor(-1.0)}, Unsupported, "no threshold"),
-        ("BatchTopKSAE", {"threshold": torch.ones(M)}, Unsupported, "no threshold"),
+        ("BatchTopKSAE", {"threshold": torch.ones(M)}, Damaged, "not one number"),
+        ("BatchTopKSAE", {"threshold": -torch.ones(()), "k": torch.tensor(9)}, Mismatch, "k is 9"),
         ("BatchTopKSAE", {"r_mag": torch.ones(M)}, Unsupported, "r_mag"),
         ("AutoEncoderTopK", {"k": torch.tensor(6)}, Mismatch, "k is 6"),
         ("AutoEncoderTopK", {"b_dec": torch.full((D,), torch.nan)}, Damaged, "b_dec"),

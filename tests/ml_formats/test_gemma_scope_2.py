@@ -89,7 +89,6 @@ def test_names_of_models() -> None:
         ("x", {"hf_hook_point_in": ["a", "b"]}, {}, Unsupported, "Crosscoders"),
         ("x", {}, {"w_dec": torch.zeros(M, 3, D)}, Unsupported, "Crosscoders"),
         ("x", {}, {"b_enc": torch.full((M,), torch.nan)}, Damaged, "b_enc"),
-        ("clt/layer_1", None, {}, Unsupported, "folder of clts"),
         ("crosscoder/layer_1", None, {}, Unsupported, "folder of crosscoders"),
     ],
 )

@@ -70,19 +70,25 @@ with torch.no_grad():
         "BatchTopKSAE": BatchTopKSAE(d, m, k),
         "MatryoshkaBatchTopKSAE": MatryoshkaBatchTopKSAE(d, m, k, [16, 48]),
     }
-    for name, net in made.items():
+    for unset in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        made[f"{unset}-unset"] = made[unset]  # once more, without a threshold
+    for title, net in made.items():
+        name = title.removesuffix("-unset")
         for key, tensor in net.named_parameters():
             tensor += 0.1 * torch.rand_like(tensor)
         if name in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE", "AutoEncoderTopK"):
-            net.threshold.fill_(0.7)
-        folder = root / "theirs" / name
+            net.threshold.fill_(0.7 if name == title else -1.0)
+        folder = root / "theirs" / title
         folder.mkdir(parents=True)
         torch.save(net.state_dict(), folder / "ae.pt")
         config = {"dict_class": name, "activation_dim": d, "dict_size": m, "k": k}
         config |= {"submodule_name": "resid_post_layer_3", "lm_name": "a/b", "layer": 3}
         whole = {"trainer": config, "buffer": {"io": "out", "ctx_len": 128}}
         (folder / "config.json").write_text(json.dumps(whole))
-        f = net.encode(x)
+        if name == title:
+            f = net.encode(x)
+        else:  # as it was trained, in batches of one token
+            f = torch.cat([net.encode(row[None], use_threshold=False) for row in x])
         save_file({"f": f, "y": net.decode(f)}, folder / "result.safetensors")
     for activation, kept in (("topk", k), ("groupmax", 8), ("groupmax", 32)):
         config = SparseCoderConfig(activation, expansion_factor=m // d, k=kept)
@@ -154,7 +160,7 @@ def test_the_real_programs_agree(tmp_path: Path) -> None:
     for path in results:
         same(saes[path.parent.name[3:]], load_file(path), path.parent.name)
     results = sorted((tmp_path / "theirs").glob("*/result.safetensors"))
-    assert len(results) == 10
+    assert len(results) == 12
     for path in results:
         same(read_any(path.parent)[1], load_file(path), path.parent.name)
     llama = load_file(tmp_path / "llama" / "result.safetensors")

@@ -89,6 +89,30 @@ def test_gradients_equal_float64_autograd(
         assert theirs.abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
+def test_rows_of_other_lengths_turn_and_keep_them(architecture: str) -> None:
+    sae = prepared(architecture, 24, 96, 4)
+    lengths = torch.linspace(0.3, 3.0, 96, dtype=torch.float64)
+    sae.row_lengths_F = lengths
+    sae.normalise_decoder()
+    assert torch.allclose(sae.parameters["W_dec_FO"].norm(dim=1), lengths, rtol=1e-12)
+    x = torch.randn(80, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
+    auxiliary = Auxiliary(torch.arange(1, 5), 16, 1 / 32)
+    sae.gradients(x, 7.0, auxiliary)
+    loss, p = dense_loss(sae, x, 7.0, auxiliary)
+    loss.backward()
+    W, grad_W = p["W_dec_FO"].detach(), p["W_dec_FO"].grad
+    assert grad_W is not None
+    directions = W / W.norm(dim=1, keepdim=True)
+    across = grad_W - (grad_W * directions).sum(1, keepdim=True) * directions
+    for name, theirs in {**{n: p[n].grad for n in NAMES}, "W_dec_FO": across}.items():
+        ours = sae.parameters[name].grad
+        assert ours is not None
+        assert theirs is not None
+        assert (ours - theirs).abs().max() <= 1e-9 * max(1.0, float(theirs.abs().max()))
+        assert theirs.abs().max() > 1e-4
+
+
 def test_every_architecture_that_can_be_chosen_can_be_trained() -> None:
     assert set(TRAINABLE) == set(ARCHITECTURES)
 

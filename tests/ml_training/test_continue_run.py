@@ -15,9 +15,14 @@ from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.events import RecordingReporter
 from mistudio.core.training_configs import TrainConfig
 from mistudio.core.training_rules import ARCHITECTURES
+from mistudio.ml.formats.dictionary_learning import write_dictionary_learning
+from mistudio.ml.formats.registry import read_any
+from mistudio.ml.formats.saelens import write_saelens
+from mistudio.ml.formats.sparsify import write_sparsify
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from mistudio.ml.training.continue_run import extend_run, run_from_sae
+from mistudio.ml.training.finished import folded
 from mistudio.ml.training.keeping import (
     Keeping,
     list_checkpoints,
@@ -173,8 +178,63 @@ def test_rows_of_other_lengths_are_made_unit_first() -> None:
     x_BD = held_out()
     again = state.sae.folded(state.scale)
     torch.testing.assert_close(again.reconstruct(x_BD), sae.reconstruct(x_BD), rtol=1e-3, atol=1e-3)
-    with pytest.raises(InvalidInput, match="differ in length"):
-        run_from_sae(replace(sae, architecture="topk", k=6), CONFIG, statistics_of(D), CPU)
+
+
+def of_other_lengths(**changes: Any) -> SparseAutoencoder:
+    """A TopK whose rows differ in length, which decides nothing about what it keeps."""
+    unit = made("topk", **changes)
+    lengths_F = 0.5 + torch.rand(128, generator=torch.Generator().manual_seed(5))
+    lengths_F[7] = 0.0
+    return replace(unit, W_dec_FO=unit.W_dec_FO * lengths_F[:, None])
+
+
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_a_topk_keeps_the_lengths_of_its_rows(tmp_path: Path, subtracts: bool) -> None:
+    sae, x_BD = of_other_lengths(apply_b_dec_to_input=subtracts), held_out()
+    unscaled = replace(CONFIG, input_norm="none")
+    again = folded(run_from_sae(sae, unscaled, statistics_of(D), CPU))
+    assert torch.equal(again.encode(x_BD) > 0, sae.encode(x_BD) > 0)
+    y_BO = sae.reconstruct(x_BD)
+    assert (again.reconstruct(x_BD) - y_BO).abs().max() <= 1e-6 * y_BO.abs().max()
+    state = run_from_sae(sae, CONFIG, statistics_of(D), CPU)
+    begin = save_checkpoint(tmp_path / "whole", state.checkpoint({"position": 0}, {}, {}))
+    whole = run(tmp_path / "whole", CONFIG, resume_from=begin)
+    assert whole.sae is not None
+    assert whole.checkpoint is not None
+    lengths_F, before_F = (one.W_dec_FO.norm(dim=1) for one in (whole.sae, sae))
+    before_F[7] = 0.0 if lengths_F[7] == 0 else 1.0  # a row of zeros is unit once it has learnt
+    torch.testing.assert_close(lengths_F, before_F, rtol=1e-5, atol=1e-6)
+    turned = torch.nn.functional.cosine_similarity(whole.sae.W_dec_FO, sae.W_dec_FO)
+    assert turned[8:].min() < 0.999, "the rows have learnt"
+    # a run that is continued in its middle ends at the very same bytes
+    halfway = checkpoint_path(tmp_path / "whole", 30)
+    more = run(tmp_path / "more", CONFIG, resume_from=halfway)
+    assert more.checkpoint is not None
+    for name in ("model.safetensors", "optimizer.safetensors", "state.safetensors"):
+        assert sha256_file(more.checkpoint / name) == sha256_file(whole.checkpoint / name)
+    longer = extend_run(load_checkpoint(halfway), replace(CONFIG, tokens=BATCH * 99), CPU)
+    assert longer.sae.row_lengths_F is not None
+    # what it has become is written and read as it is
+    for number, write in enumerate((write_saelens, write_dictionary_learning, write_sparsify)):
+        write(tmp_path / str(number), whole.sae, {"hook_name": "blocks.1.hook_resid_post"})
+        back = read_any(tmp_path / str(number))[1]
+        assert torch.equal(back.encode(x_BD) > 0, whole.sae.encode(x_BD) > 0)
+        told = whole.sae.reconstruct(x_BD)
+        assert (back.reconstruct(x_BD) - told).abs().max() <= 1e-6 * told.abs().max()
+
+
+def test_a_batch_topk_from_such_a_topk_ends_with_unit_rows(tmp_path: Path) -> None:
+    config = replace(CONFIG, architecture="batch_topk")
+    state = run_from_sae(of_other_lengths(), config, statistics_of(D), CPU)
+    begin = save_checkpoint(tmp_path, state.checkpoint({"position": 0}, {}, {}))
+    result = run(tmp_path, config, resume_from=begin, calibration=lambda: iter([held_out()]))
+    assert result.sae is not None
+    assert result.sae.threshold_F is not None
+    lengths_F, x_BD = result.sae.W_dec_FO.norm(dim=1), held_out()
+    assert (lengths_F - 1).abs()[8:].max() <= 1e-5
+    assert result.sae.threshold_F.std() > 0.1 * result.sae.threshold_F.mean()
+    assert result.threshold == pytest.approx(float(result.sae.threshold_F.mean()))
+    assert (result.sae.encode(x_BD) > 0).sum(1).double().mean() == pytest.approx(6, abs=0.1)
 
 
 def test_a_batch_topk_begins_with_its_threshold(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from mistudio.core.dataset_configs import HELD_OUT_SHARE
 from mistudio.core.errors import InvalidInput
 
 PARTS = ("train", "calibration", "evaluation")
-_SHARE = 0.05  # of the documents, for calibration and for evaluation each
+SHARE = HELD_OUT_SHARE / 100  # of the documents, for calibration and for evaluation each
 _FEW = 60
 _SURE = 2000  # so many documents leave no part empty, unless they are all the same
 _READ_CHARACTERS = 1 << 20
@@ -45,8 +46,11 @@ def in_order(store: Texts) -> Iterator[tuple[int, list[str]]]:
         count = max(1, min(_READ_DOCUMENTS, 2 * count, int(_READ_CHARACTERS / max(1.0, mean))))
 
 
-def assign_parts(store: Texts, check: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Part number (index into `PARTS`) of each document, uint8.
+def assign_parts(
+    store: Texts, check: Callable[[], None] = lambda: None, share: float = SHARE
+) -> np.ndarray:
+    """Part number (index into `PARTS`) of each document, uint8; `share` goes to evaluation, as much
+    again to calibration. What a smaller share holds out for evaluation, a larger one does too.
 
     Equal texts share a part. Few documents are shared out in the order of their hashes, so that no
     part is empty; raises `InvalidInput` if there are fewer than three different ones.
@@ -55,12 +59,12 @@ def assign_parts(store: Texts, check: Callable[[], None] = lambda: None) -> np.n
     for low, texts in in_order(store):
         check()
         hashes[low : low + len(texts)] = _hashes(texts)
-    return parts_of(hashes)
+    return parts_of(hashes, share)
 
 
-def parts_of(hashes: np.ndarray) -> np.ndarray:
+def parts_of(hashes: np.ndarray, share: float = SHARE) -> np.ndarray:
     """`assign_parts` of texts whose hashes are known, uint64 [documents]."""
-    parts = _by_hash(hashes)
+    parts = _by_hash(hashes, share)
     if len(hashes) >= _FEW and len(np.unique(parts)) == len(PARTS):
         return parts
     distinct, which = np.unique(hashes, return_inverse=True)
@@ -71,7 +75,7 @@ def parts_of(hashes: np.ndarray) -> np.ndarray:
             "evaluation; import the text by paragraph or by line.",
             code="too_few_documents",
         )
-    few = max(1, round(_SHARE * len(distinct)))
+    few = min(max(1, round(share * len(distinct))), (len(distinct) - 1) // 2)
     by_rank = np.zeros(len(distinct), dtype=np.uint8)
     by_rank[:few] = 2
     by_rank[few : 2 * few] = 1
@@ -81,10 +85,10 @@ def parts_of(hashes: np.ndarray) -> np.ndarray:
 class PartReader:
     """Reads the documents of one part after the other, in the order of `PARTS`."""
 
-    def __init__(self, store: Texts, check: Callable[[], None]) -> None:
-        self._store, self._check = store, check
+    def __init__(self, store: Texts, check: Callable[[], None], share: float = SHARE) -> None:
+        self._store, self._check, self._share = store, check, share
         few = len(store) < _SURE
-        self._parts = assign_parts(store, check) if few else None
+        self._parts = assign_parts(store, check, share) if few else None
 
     def read(self, part: int) -> Iterator[tuple[int, str]]:
         """Documents of a part with their numbers, in order.
@@ -109,10 +113,10 @@ class PartReader:
             self._check()
             hashes = _hashes(texts)
             found[low : low + len(texts)] = hashes
-            for place in np.flatnonzero(_by_hash(hashes) == 0).tolist():
+            for place in np.flatnonzero(_by_hash(hashes, self._share) == 0).tolist():
                 yield low + place, texts[place]
-        self._parts = parts_of(found)
-        if not np.array_equal(self._parts, _by_hash(found)):
+        self._parts = parts_of(found, self._share)
+        if not np.array_equal(self._parts, _by_hash(found, self._share)):
             raise UnevenParts
 
 
@@ -125,6 +129,6 @@ def _hashes(texts: Sequence[str]) -> np.ndarray:
     return np.frombuffer(raw, dtype=">u8").astype(np.uint64)
 
 
-def _by_hash(hashes: np.ndarray) -> np.ndarray:
+def _by_hash(hashes: np.ndarray, share: float) -> np.ndarray:
     u = hashes / 2.0**64
-    return np.where(u < _SHARE, 2, np.where(u < 2 * _SHARE, 1, 0)).astype(np.uint8)
+    return np.where(u < share, 2, np.where(u < 2 * share, 1, 0)).astype(np.uint8)

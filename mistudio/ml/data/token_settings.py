@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from mistudio.core.dataset_configs import HELD_OUT_SHARE
 from mistudio.core.errors import InvalidInput
 from mistudio.ml.facts import ModelFacts
 from mistudio.ml.loading import tokenizer_fingerprint
@@ -34,6 +35,7 @@ class TokenizeSettings:
     column: str = ""  # of the dataset, "" for its text
     split: str = ""  # of the dataset, "" for all
     skip_bad: bool = False  # leave out what the tokenizer refuses
+    held_out_share: float = HELD_OUT_SHARE  # per cent, for evaluation and for calibration each
 
     def applied(self) -> TokenizeSettings:
         """The same with every setting that does not act at its default."""
@@ -49,6 +51,8 @@ class TokenizeSettings:
         least = 2 if self.special_tokens else 1
         if not least <= self.context <= 4096:
             raise InvalidInput(f"Context must lie between {least} and 4,096.")
+        if not 0 < self.held_out_share < 50:
+            raise InvalidInput("The held-out share must lie between 0 and 50 %.")
         for name, value, known in (
             ("Arrangement", self.arrangement, ARRANGEMENTS),
             ("Start token", self.start_token, START_TOKENS),

@@ -102,7 +102,7 @@ def tokenize_dataset(
     special = special_tokens(tokenizer, settings)
     texts = ChosenTexts(store, settings.column, settings.split)
     report.progress(0.0, "Assigning documents")
-    reader = PartReader(texts, control.check)
+    reader = PartReader(texts, control.check, settings.held_out_share / 100)
     work = _Work(texts, reader, Encoder(tokenizer), settings, special, report, control.check)
     called = {
         "tokenizer": name or _name(tokenizer),

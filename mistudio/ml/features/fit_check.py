@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from mistudio.core.sae_readings import is_cross_layer
 from mistudio.ml.sae.base import SparseAutoencoder
 
 TOLERANCE = 0.05  # explained variance that a sample of another text may lack
@@ -29,10 +30,11 @@ def measure_fit(
     """1 - sum |y - y'|^2 / sum |y - mean y|^2 over pairs x_TD, y_TO of tokens that count.
 
     Sums are taken in float64. `expected_ev` is the SAE's known figure; without one only an SAE
-    that explains less than the mean does is doubted.
+    that explains less than the mean does is doubted. One that writes into several layers is not to
+    give what stands at one, and is not measured.
     """
     n = sum(len(y_TO) for _, y_TO in sample)
-    if n == 0:
+    if n == 0 or is_cross_layer(sae.metadata):
         return Fit(None, 0, "")
     mean_O = sum(y_TO.double().sum(0) for _, y_TO in sample) / n
     error = total = 0.0

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mistudio.core.errors import Damaged, Mismatch, Unsupported
+from mistudio.core.sae_readings import UNSET_THRESHOLD
 from mistudio.ml.formats.foreign import (
     assemble,
     b_enc_with_subtraction,
@@ -55,6 +56,7 @@ CLASSES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (),
     ),
 }
+BATCH_TOPK = ("BatchTopKSAE", "MatryoshkaBatchTopKSAE")
 NOT_SUBTRACTING = ("AutoEncoderNew", "JumpReluAutoEncoder")
 # submodule names of its own, as against module paths
 PLACES = {
@@ -71,8 +73,10 @@ PLACES = {
 def read_dictionary_learning(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The SAE of a folder, in float32 on the CPU, and its metadata.
 
-    A gated SAE becomes the JumpReLU that computes the same. Raises `NotFound`, `Damaged`,
-    `Mismatch` or `Unsupported` (transcoders, BatchTopK without a threshold).
+    A gated SAE becomes the JumpReLU that computes the same. A BatchTopK whose threshold was never
+    set, as its training was shorter than the wait for it, is read as the TopK of its k: the program
+    itself would keep every positive value. The metadata then has `UNSET_THRESHOLD`. Raises
+    `NotFound`, `Damaged`, `Mismatch` or `Unsupported` (transcoders).
     """
     config = read_json(folder / CONFIG_FILE, PROGRAM)
     trainer, buffer = config.get("trainer"), config.get("buffer") or {}
@@ -88,15 +92,18 @@ def read_dictionary_learning(folder: Path) -> tuple[SparseAutoencoder, dict[str,
     state = read_state(folder / WEIGHTS_FILE)
     sae = _assemble(name, state, trainer)
     _check_sizes(sae, trainer)
-    if name != "AutoEncoderTopK":  # which selects by the latents as they are
+    if sae.architecture != "topk":  # which selects by the latents as they are
         sae = fold_decoder_norms(sae)
     metadata = known(
         model_name=trainer.get("lm_name"),
         hook_name=hook_name(str(trainer.get("submodule_name") or ""), str(buffer.get("io") or "")),
         context_size=buffer.get("ctx_len"),
         training_architecture=name,
+        group_sizes=_group_sizes(state, sae.n_latents),
         source_config=config,
     )
+    if name in BATCH_TOPK and sae.architecture == "topk":
+        metadata[UNSET_THRESHOLD] = True
     return sae.with_metadata(**metadata), metadata
 
 
@@ -148,13 +155,12 @@ def _assemble(
     needed, ignored = CLASSES[name]
     parts = dict(zip(needed, take(state, needed, WEIGHTS_FILE, ignored), strict=True))
     threshold = parts.get("threshold")
-    if name in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+    keeps_k = name == "AutoEncoderTopK"
+    if name in BATCH_TOPK:
         assert threshold is not None
-        if threshold.numel() != 1 or float(threshold) < 0:
-            raise Unsupported(
-                "This BatchTopK SAE holds no threshold yet (its training ended too early); "
-                "without one it cannot be used."
-            )
+        if threshold.numel() != 1:
+            raise Damaged(f"The threshold in {WEIGHTS_FILE} is not one number, as {name} has it.")
+        keeps_k = float(threshold) < 0
     subtracts = name not in NOT_SUBTRACTING
     if name == "GatedAutoEncoder":
         return _gated(parts)
@@ -166,7 +172,7 @@ def _assemble(
         if W_enc.ndim != 2 or W_dec.ndim != 2:
             raise Mismatch(f"The weights in {WEIGHTS_FILE} are not matrices.")
         weights = W_enc.T, parts["encoder.bias"], W_dec.T, b_dec
-    if name == "AutoEncoderTopK":
+    if keeps_k:
         k = _k_of(state, trainer)
         return assemble(*weights, "topk", subtracts_b_dec=subtracts, k=k)
     architecture = "standard" if threshold is None else "jumprelu"
@@ -190,6 +196,14 @@ def _gated(parts: Mapping[str, torch.Tensor]) -> SparseAutoencoder:
         subtracts_b_dec=True,
         threshold=threshold_F,
     )
+
+
+def _group_sizes(state: Mapping[str, torch.Tensor], latents: int) -> list[int]:
+    """How many latents each group of a Matryoshka adds; [] of another."""
+    sizes = [int(size) for size in state.get("group_sizes", torch.zeros(0)).reshape(-1)]
+    if sizes and sum(sizes) != latents:
+        raise Mismatch(f"group_sizes in {WEIGHTS_FILE} do not add up to {latents:,} latents.")
+    return sizes
 
 
 def _k_of(state: Mapping[str, torch.Tensor], trainer: Mapping[str, Any]) -> int:

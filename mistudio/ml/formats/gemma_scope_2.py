@@ -36,7 +36,6 @@ FOLDERS = {
     "attn_out": "attn.hook_z",
     "transcoder": "mlp.hook_in",
 }
-OTHERS = ("crosscoder", "clt")
 SKIP = "affine_skip_connection"  # [d_in, d_out]
 
 
@@ -44,7 +43,8 @@ def read_gemma_scope_2(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]
     """The SAE of a folder, in float32 on the CPU, and its metadata.
 
     b_dec is not subtracted from the input. Raises `NotFound`, `Damaged`, `Mismatch`, or
-    `Unsupported` for crosscoders, transcoders across layers and other architectures than jump_relu.
+    `Unsupported` for crosscoders and other architectures than jump_relu. Transcoders across layers
+    are read by `gemma_scope_2_clt`, as their files are called otherwise.
     """
     config = optional_json(folder / CONFIG_FILE, PROGRAM)
     _refuse_others(folder, config)
@@ -70,7 +70,7 @@ def read_gemma_scope_2(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]
     )
     place_out = hook_name(written, folder, "hook_mlp_out") if is_transcoder else ""
     metadata = known(
-        model_name=model_name(str(config.get("model_name") or "") or _repository(folder)),
+        model_name=model_name(str(config.get("model_name") or "") or repository(folder)),
         hook_name=hook_name(read, folder),
         hook_name_out=place_out,
         hf_hook_name=config.get("hf_hook_point_in"),
@@ -87,16 +87,14 @@ def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
         raise Unsupported(f"SAEs of architecture {architecture!r} cannot be read.")
     read, written = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
     if isinstance(read, list) or isinstance(written, list):
-        raise Unsupported("Crosscoders and transcoders across layers cannot be read yet.")
-    if not read:
-        for word in folder.resolve().parts:
-            kind = next((kind for kind in OTHERS if word.lower().startswith(kind)), None)
-            if kind is not None:
-                raise Unsupported(f"This lies in a folder of {kind}s, which cannot be read yet.")
+        raise Unsupported("Crosscoders cannot be read yet.")
+    if not read and any(part.lower().startswith("crosscoder") for part in folder.resolve().parts):
+        raise Unsupported("This lies in a folder of crosscoders, which cannot be read yet.")
 
 
 def _by_folder(folder: Path) -> bool:
-    return any(part.lower().startswith("transcoder") for part in folder.resolve().parts)
+    kinds = ("transcoder", "clt")
+    return any(part.lower().startswith(kinds) for part in folder.resolve().parts)
 
 
 def hook_name(hf_name: str, folder: Path, site: str = "") -> str:
@@ -125,7 +123,8 @@ def model_name(name: str) -> str:
     return f"google/{plain}"
 
 
-def _repository(folder: Path) -> str:
+def repository(folder: Path) -> str:
+    """The model that the folders of the published repositories name, or ""."""
     names = [
         re.search(r"gemma-scope-2-([\w.]+-(?:pt|it))$", part) for part in folder.resolve().parts
     ]

@@ -8,8 +8,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from mistudio.core.errors import InvalidInput, NotFound, Unsupported
-from mistudio.ml.formats.circuit_tracer import FILE
-from mistudio.ml.formats.registry import FORMATS, NAMED, SaeFormat, what_is_read
+from mistudio.ml.formats.registry import FORMATS, NAMED, NUMBERED, SaeFormat, what_is_read
 
 
 class Listed(NamedTuple):
@@ -62,7 +61,8 @@ def one_of(saes: Sequence[Listed], names: Iterable[str], wanted: str, repo: str)
 
 def _place(kind: SaeFormat, path: PurePosixPath) -> str | None:
     if kind.one_file:
-        return str(path) if FILE.fullmatch(path.name) else None
+        fits = any(path.match(mark) for mark in kind.marks) and NUMBERED.fullmatch(path.name)
+        return str(path) if fits else None
     # of several marks the last is the weights, which a repository of descriptions lacks
     parts = PurePosixPath(kind.marks[-1]).parts
     if path.parts[-len(parts) :] != parts:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mistudio.core.errors import InvalidInput, NotFound, Unsupported
-from mistudio.ml.formats.circuit_tracer import FILE, read_circuit_tracer
+from mistudio.ml.formats.circuit_tracer import read_circuit_tracer
 from mistudio.ml.formats.dictionary_learning import (
     read_dictionary_learning,
     write_dictionary_learning,
 )
 from mistudio.ml.formats.gemma_scope import read_gemma_scope
 from mistudio.ml.formats.gemma_scope_2 import read_gemma_scope_2
+from mistudio.ml.formats.gemma_scope_2_clt import read_gemma_scope_2_clt
 from mistudio.ml.formats.llama_scope import read_llama_scope
 from mistudio.ml.formats.lm_saes import read_lm_saes
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
@@ -27,6 +29,7 @@ Reader = Callable[[Path], tuple[SparseAutoencoder, dict[str, Any]]]
 Writer = Callable[[Path, SparseAutoencoder, Mapping[str, Any]], None]
 Has = Callable[[str], bool]  # whether a folder has a file of this name
 DEPTH = 4  # folders below the named one that are searched
+NUMBERED = re.compile(r".*layer_(\d+)\.safetensors")  # the one file of a layer
 NAMED = 5  # of several SAEs, those that the sentence lists
 
 
@@ -93,6 +96,14 @@ FORMATS = (
         "Gemma Scope 2",
         ("params.safetensors",),
         read_gemma_scope_2,
+        beside=("config.json",),
+    ),
+    SaeFormat(
+        "gemma_scope_2_clt",
+        "Gemma Scope 2 across layers",
+        ("params_layer_*.safetensors",),
+        read_gemma_scope_2_clt,
+        one_file=True,
         beside=("config.json",),
     ),
     SaeFormat(
@@ -199,7 +210,9 @@ def _marked(known: SaeFormat, folder: Path) -> Iterator[Path]:
     """The files of a folder that tell this format, those of layers by their number."""
     if known.one_file:
         files = [file for mark in known.marks for file in folder.glob(mark) if file.is_file()]
-        numbered = [(int(found[1]), file) for file in files if (found := FILE.match(file.name))]
+        numbered = [
+            (int(found[1]), file) for file in files if (found := NUMBERED.fullmatch(file.name))
+        ]
         return iter([file for _, file in sorted(numbered)])
     return (folder / mark for mark in known.marks if (folder / mark).is_file())
 

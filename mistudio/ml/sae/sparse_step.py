@@ -100,7 +100,8 @@ class TopKFamily(TrainableSae):
             loss_aux = revived.loss
             grad_enc_FD.index_add_(0, dead_N, revived.grad_enc_ND)
             grad_b_enc_F.index_add_(0, dead_N, revived.grad_b_enc_N)
-            across_NO = revived.grad_dec_NO - revived.along_N[:, None] * W_dead_NO
+            along_N = self._along(revived.along_N, dead_N)
+            across_NO = revived.grad_dec_NO - along_N[:, None] * W_dead_NO
             grad_dec_FO.index_add_(0, dead_N, across_NO)
         self.parameters["b_enc_F"].grad = grad_b_enc_F
         grad_b_dec_O = grad_BO.sum(0)
@@ -136,12 +137,13 @@ class TopKFamily(TrainableSae):
         values = by_latent.sorted(codes.values)
         grad = by_latent.sorted(value_gradient(codes, by_latent, grad_BO, W_dec_FO))
         weight_gradient(by_latent, grad, x_BD, grad_enc_FD)
+        told_F = sum_by_latent(by_latent, values * grad)  # ⟨∇D_i, D_i⟩ = Σ v ⟨G, D_i⟩
         weight_gradient(
             by_latent,
             values,
             grad_BO,
             grad_dec_FO,
-            along_F=sum_by_latent(by_latent, values * grad),  # ⟨∇D_i, D_i⟩ = Σ v ⟨G, D_i⟩
+            along_F=self._along(told_F, slice(block.start, block.stop)),
             directions_FD=W_dec_FO,
         )
         return by_latent.counts, by_latent.last_rows, sum_by_latent(by_latent, grad)

@@ -84,6 +84,8 @@ class StepResult(NamedTuple):
 class TrainableSae(ABC):
     """Parameters W_enc_FD, b_enc_F, W_dec_FO, b_dec_O with unit decoder rows, and their gradients.
 
+    A TopK that began at an SAE with other rows holds them at their own lengths, `row_lengths_F`: no
+    fold makes them unit without changing which latents are the largest.
     The encoder is stored transposed, one row per latent, as its gradient is formed row by row.
     `encoder` is "sae", "transcoder" or "skip_transcoder"; the last has W_skip_OD too, and neither
     transcoder subtracts b_dec from its input. `k` may be changed between steps.
@@ -134,6 +136,7 @@ class TrainableSae(ABC):
         self._workspace: torch.Tensor | None = None
         self.bf16 = False
         self.unit_decoder = True
+        self.row_lengths_F: torch.Tensor | None = None  # None: 1 each
         self._rounded_FD: torch.Tensor | None = None
 
     def configure(self, config: TrainConfig) -> None:
@@ -197,6 +200,8 @@ class TrainableSae(ABC):
         if self.bf16:
             check_bf16(device)
         self.parameters = {name: p.to(device) for name, p in self.parameters.items()}
+        if self.row_lengths_F is not None:
+            self.row_lengths_F = self.row_lengths_F.to(device)
 
     @abstractmethod
     def folded(self, scale: float, threshold: float | None = None) -> SparseAutoencoder:
@@ -249,11 +254,21 @@ class TrainableSae(ABC):
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
-        """Give every decoder row unit length again, unless lengths are free."""
+        """Give every decoder row its length again, 1 or its own, unless lengths are free."""
         if not self.unit_decoder:
             return
         W_dec_FO = self.parameters["W_dec_FO"]
-        W_dec_FO /= torch.linalg.vector_norm(W_dec_FO, dim=1, keepdim=True).clamp_min_(EPS)
+        norms_F1 = torch.linalg.vector_norm(W_dec_FO, dim=1, keepdim=True).clamp_min_(EPS)
+        if self.row_lengths_F is None:
+            W_dec_FO /= norms_F1
+        else:
+            W_dec_FO *= self.row_lengths_F[:, None] / norms_F1
+
+    def _along(self, told_N: torch.Tensor, latents: slice | torch.Tensor) -> torch.Tensor:
+        """⟨∇D_i, D_i⟩ of some latents, as the multiple of D_i that lies in ∇D_i."""
+        if self.row_lengths_F is None:
+            return told_N
+        return told_N / self.row_lengths_F[latents].square()
 
     def _gradient_buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`grad` of both weight matrices, allocated once: fresh pages cost more than the sums."""

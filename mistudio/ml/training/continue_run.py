@@ -14,7 +14,7 @@ from mistudio.core.training_rules import FIXED_IN_A_CONTINUATION, is_whitened
 from mistudio.ml.sae.base import SparseAutoencoder
 from mistudio.ml.sae.fold import UNIT_TOLERANCE, fold_coordinates, fold_decoder_norms
 from mistudio.ml.sae.registry import new_trainable
-from mistudio.ml.sae.trainable import TrainableSae
+from mistudio.ml.sae.trainable import EPS, TrainableSae
 from mistudio.ml.training.checkpoint import Checkpoint
 from mistudio.ml.training.random_states import restore_random_states
 from mistudio.ml.training.run_state import (
@@ -111,24 +111,20 @@ def run_from_sae(
 ) -> RunState:
     """A fresh run whose weights are those of an SAE that reads unscaled activations.
 
-    At step 0 it computes what `sae` does: decoder rows become unit, biases and thresholds are
-    multiplied by s, and a b_dec that was not subtracted from the input moves into the encoder's
-    bias. With whitening the SAE is first brought to whitened coordinates. A transcoder needs the
-    statistics of its `target`. Raises `Mismatch` for other widths, `InvalidInput` for an
-    architecture that `config` cannot train on from there.
+    At step 0 it computes what `sae` does: decoder rows become unit, those of a TopK are held at the
+    lengths they have, biases and thresholds are multiplied by s, and a b_dec that was not
+    subtracted from the input moves into the encoder's bias. With whitening the SAE is first brought
+    to whitened coordinates. A transcoder needs the statistics of its `target`. Raises `Mismatch`
+    for other widths, `InvalidInput` for an architecture that `config` cannot train on from there.
     """
     mean_D = torch.as_tensor(statistics.mean_D)
     check_fits(sae, config, mean_D.numel(), None if target is None else target.mean_O.numel())
     whitening = statistics.whitening if is_whitened(config) else None
     if whitening is not None:
         sae = fold_coordinates(sae, whitening.coordinates.inverse)
-    if not _has_unit_rows(sae):
-        if sae.architecture == "topk":
-            raise InvalidInput(
-                "This SAE's decoder rows differ in length, and with them which latents a TopK SAE "
-                "would choose. It cannot be trained on."
-            )
-        sae = fold_decoder_norms(sae)
+    lengths_F = _other_lengths(sae)
+    if lengths_F is not None and sae.architecture != "topk":
+        sae, lengths_F = fold_decoder_norms(sae), None
     _check_threshold(sae, config)
     trainable = new_trainable(
         config.architecture,
@@ -140,6 +136,7 @@ def run_from_sae(
         encoder=config.encoder,
     )
     trainable.configure(config)
+    trainable.row_lengths_F = lengths_F
     scale, variance = statistics.scale, statistics.variance
     run = RunState(config, mean_D, scale, variance, device, trainable, target, whitening)
     _take_weights(run.sae, sae, run.scale, run.scale_out)
@@ -189,8 +186,8 @@ def check_fits(
 def _take_weights(
     trainable: TrainableSae, sae: SparseAutoencoder, scale: float, scale_out: float
 ) -> None:
-    """Parameters in units of s·x and s_out·y from an SAE with unit rows in units of x and y, by way
-    of float64; of no transcoder both scales are the same."""
+    """Parameters in units of s·x and s_out·y from an SAE in units of x and y whose rows have the
+    lengths that are held, by way of float64; of no transcoder both scales are the same."""
     b_enc_F = sae.b_enc_F.double()
     if sae.apply_b_dec_to_input == sae.is_transcoder:  # an SAE subtracts it, a transcoder does not
         shift_F = sae.b_dec_O.double() @ sae.W_enc_DF.double()
@@ -218,9 +215,13 @@ def _take_weights(
     trainable.normalise_decoder()
 
 
-def _has_unit_rows(sae: SparseAutoencoder) -> bool:
+def _other_lengths(sae: SparseAutoencoder) -> torch.Tensor | None:
+    """The lengths of decoder rows, None if all are unit. A row of zeros counts as one of length 1:
+    that is what it gets with its first step."""
     norms_F = torch.linalg.vector_norm(sae.W_dec_FO.double(), dim=1)
-    return bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all())
+    if bool(((norms_F - 1).abs() <= UNIT_TOLERANCE).all()):
+        return None
+    return torch.where(norms_F > 0, norms_F.clamp_min(EPS), 1.0).to(sae.W_dec_FO.dtype)
 
 
 def _check_threshold(sae: SparseAutoencoder, config: TrainConfig) -> None:

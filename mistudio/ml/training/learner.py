@@ -219,7 +219,7 @@ class Learner:
             metrics = self._evaluated(sae, outcome)
         threshold = None
         if sae is not None and sae.threshold_F is not None and run.sae.needs_threshold:
-            one = run.whitening is None or run.sae.is_transcoder
+            one = bool((sae.threshold_F == sae.threshold_F[0]).all())
             threshold = float(sae.threshold_F[0] if one else sae.threshold_F.mean())
         return TrainResult(
             outcome=outcome,

@@ -69,7 +69,7 @@ class TrainResult:
     folded: it reads unscaled activations. `checkpoint` is the newest, None if there never was room
     for one. `metrics` is what `evaluate` returned, empty if it did
     not run; `last` the last "training" row; `threshold` a BatchTopK's θ in residual units, the
-    mean over its latents where it was whitened.
+    mean over its latents where these have several.
     """
 
     outcome: str

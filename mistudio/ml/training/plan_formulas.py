@@ -33,7 +33,6 @@ STATISTICS_TOKENS = 100_000
 CALIBRATION_TOKENS, CALIBRATION_ROWS = 131_072, 4096  # in all, at a time: jobs/training_data.py
 LOSS_TOKENS = 32_768
 FOLLOWED_TOKENS = 32_768  # at each look at held-out text: ml/evaluation/held_out.py
-HELD_OUT = 0.05  # of a text, for calibration and for evaluation each
 PLANNED_DEAD = 0.1  # share of latents taken to be dead when the room for AuxK is planned
 
 # Copies of the chunk's pre-activations that are alive together, by family.
@@ -241,15 +240,20 @@ def window_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
     return tokens * d * 2 * sides
 
 
-def followed_tokens(text_tokens: int) -> int:
+def followed_tokens(config: TrainConfig, text_tokens: int) -> int:
     """Held-out tokens that a run is followed on."""
-    return min(FOLLOWED_TOKENS, round(HELD_OUT * text_tokens) or FOLLOWED_TOKENS)
+    return min(FOLLOWED_TOKENS, _part_tokens(config, text_tokens) or FOLLOWED_TOKENS)
+
+
+def _part_tokens(config: TrainConfig, text_tokens: int) -> int:
+    """Tokens of a text that are held out for evaluation, and as many for calibration."""
+    return round(config.held_out_share / 100 * text_tokens)
 
 
 def followed_bytes(config: TrainConfig, d: int, text_tokens: int = 0) -> int:
     """The file of these tokens in float32, which may hold almost twice as many."""
     sides = 1 if config.encoder == "sae" else 2
-    return 2 * followed_tokens(text_tokens) * d * FLOAT * sides
+    return 2 * followed_tokens(config, text_tokens) * d * FLOAT * sides
 
 
 def looks(config: TrainConfig) -> int:
@@ -327,19 +331,19 @@ def forward_share(model: ModelNeeds) -> float:
 
 def held_out_tokens(config: TrainConfig, text_tokens: int) -> int:
     """Tokens of the evaluation."""
-    return min(config.eval_tokens, round(HELD_OUT * text_tokens) or config.eval_tokens)
+    return min(config.eval_tokens, _part_tokens(config, text_tokens) or config.eval_tokens)
 
 
 def calibration_tokens(config: TrainConfig, text_tokens: int) -> int:
     """Tokens on which a threshold is found."""
     if config.architecture not in ("batch_topk", "matryoshka_batch_topk"):
         return 0
-    return min(CALIBRATION_TOKENS, round(HELD_OUT * text_tokens) or CALIBRATION_TOKENS)
+    return min(CALIBRATION_TOKENS, _part_tokens(config, text_tokens) or CALIBRATION_TOKENS)
 
 
 def measured_tokens(config: TrainConfig, text_tokens: int) -> int:
     """Tokens that the SAE encodes beside its steps, those of the looks among them."""
-    seen = looks(config) * followed_tokens(text_tokens)
+    seen = looks(config) * followed_tokens(config, text_tokens)
     return finish_tokens(config, text_tokens) + seen
 
 
@@ -355,4 +359,4 @@ def forward_tokens(config: TrainConfig, text_tokens: int) -> int:
         train = min(train, text_tokens)
     statistics = min(STATISTICS_TOKENS, text_tokens or STATISTICS_TOKENS)
     finish = finish_tokens(config, text_tokens)
-    return train + statistics + finish + followed_tokens(text_tokens)
+    return train + statistics + finish + followed_tokens(config, text_tokens)

@@ -122,19 +122,24 @@ class RunState:
         """What the SAE trains on, s·x or z, of activations on its device."""
         return x_BD * self.scale if self._whitener is None else self._whitener(x_BD)
 
+    @property
+    def has_other_rows(self) -> bool:
+        """Whether decoder rows need not be unit in the units of the activations."""
+        return self.whitening is not None or self.sae.row_lengths_F is not None
+
     def folded(self) -> SparseAutoencoder:
         """The SAE as it is now, reading unscaled activations; BatchTopK by its average θ.
 
-        Where it was whitened its decoder rows may have any length, so that one θ still holds for
-        all latents; `with_unit_rows` comes after θ is found.
+        Where it was whitened, or its rows are held at their own lengths, these may be any, so that
+        one θ still holds for all latents; `with_unit_rows` comes after θ is found.
         """
         sae = self.sae.inference(self.scale, self.threshold.value, self.scale_out)
         return sae if self.whitening is None else fold_coordinates(sae, self.whitening.coordinates)
 
     def with_unit_rows(self, sae: SparseAutoencoder) -> SparseAutoencoder:
-        """What `folded` gave, with unit decoder rows. A TopK that was whitened keeps what rows it
-        has: by their lengths it would choose other latents."""
-        if self.whitening is None or sae.architecture == "topk":
+        """What `folded` gave, with unit decoder rows. A TopK keeps what rows it has: with others it
+        would choose other latents."""
+        if sae.architecture == "topk" or not self.has_other_rows:
             return sae
         return fold_decoder_norms(sae)
 
@@ -192,6 +197,8 @@ class RunState:
         if self.whitening is not None:
             tensors["whitening_basis"] = self.whitening.basis_DC
             tensors["whitening_variance"] = self.whitening.variance_C
+        if self.sae.row_lengths_F is not None:
+            tensors["row_lengths"] = self.sae.row_lengths_F
         if torch.cuda.is_available():
             for number, state in enumerate(torch.cuda.get_rng_state_all()):
                 tensors[f"rng_cuda_{number}"] = state
@@ -300,6 +307,7 @@ def sae_parameters(checkpoint: Checkpoint, config: TrainConfig) -> TrainableSae:
         if stored is None or stored.shape != parameter.shape:
             raise Mismatch(f"The checkpoint's {name} does not fit its settings.")
         parameter.copy_(stored)
+    sae.row_lengths_F = checkpoint.state.get("row_lengths")
     return sae
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mistudio.core.dataset_configs import HELD_OUT_SHARE
 from mistudio.core.units import format_bytes, format_count
 from mistudio.store.records import TokenizationRow
 
@@ -30,6 +31,8 @@ def facts_of(row: TokenizationRow) -> str:
         parts.append(f"split {settings['split']}")
     if settings.get("special_tokens") is False:
         parts.append("no special tokens")
+    if (share := float(settings.get("held_out_share", HELD_OUT_SHARE))) != HELD_OUT_SHARE:
+        parts.append(f"{share:g} % held out")
     parts += [
         f"{format_count(row.rows)} rows",
         f"{format_count(row.tokens)} tokens",

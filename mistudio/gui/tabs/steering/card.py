@@ -119,6 +119,8 @@ class FeatureCard(Card):
         self.when.setAccessibleName(f"Condition of {name}")
         foot = row(self.less, self.reset_button, self.more, None, self.when, spacing=4)
         self.box.addLayout(head)
+        if self.facts.added:
+            self.box.addWidget(label(self.facts.added, "small", wrap=True))
         self.box.addLayout(controls)
         self.box.addWidget(self.range_row)
         self.box.addWidget(self.strength)

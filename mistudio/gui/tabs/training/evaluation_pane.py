@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QBoxLayout, QVBoxLayout, QWidget
 from mistudio.core.configs import EvaluateConfig
 from mistudio.core.errors import StudioError
 from mistudio.core.sae_figures import NO_MODEL
+from mistudio.core.sae_readings import is_cross_layer
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.figures import figure_rows
 from mistudio.gui.tabs.training.reads import Run
@@ -69,8 +70,9 @@ class EvaluationPane(QWidget):
         figures = (sae.evaluation if sae else None) or {}
         self.sae = sae
         of_vectors = sae is not None and lookup.reads_vectors(sae)
-        self.evaluate_button.setVisible(sae is not None)
-        self.other_button.setVisible(sae is not None and reads_text(sae))
+        measured = sae is not None and not is_cross_layer(sae.config)
+        self.evaluate_button.setVisible(measured)
+        self.other_button.setVisible(sae is not None and measured and reads_text(sae))
         lacking = NO_MODEL if of_vectors and not figures.get("ce_n") else ""
         self.empty.setText(lacking if figures else _nothing(sae))
         self._show_figures(figures)
@@ -131,4 +133,6 @@ class RunEvaluationPane(EvaluationPane):
 def _nothing(sae: SaeRow | None) -> str:
     if sae is None:
         return "The SAE is measured on held-out documents when the run has finished."
+    if is_cross_layer(sae.config):
+        return "It writes into several layers; there is no output to measure its sum against."
     return "This SAE has not been measured yet."

@@ -117,7 +117,7 @@ class PreviewLines(QWidget):
         path, found = answer
         if path == self._path:
             self.is_reading = False
-            self._show(what_it_is(found), where_it_reads(found), found.doubt)
+            self._show(what_it_is(found), where_it_reads(found), said_of(found))
             self.told.emit(found)
 
     def _on_problem(self, sentence: str, details: str) -> None:
@@ -151,6 +151,11 @@ def what_it_is(found: SaePreview) -> str:
         sizes = f"width {width} × {found.n_latents:,} latents"
         parts = [found.format, kind, sizes, kept, found.dtype, size]
     return " · ".join(part for part in parts if part)
+
+
+def said_of(found: SaePreview) -> str:
+    """What is doubted, and what is used as something else than it is."""
+    return " ".join(part for part in (found.doubt, found.read_as) if part)
 
 
 def where_it_reads(found: SaePreview) -> str:

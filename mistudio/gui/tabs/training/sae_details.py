@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
+from mistudio.core.sae_readings import read_as
 from mistudio.core.units import EM_DASH, format_bytes, format_count
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
@@ -75,11 +76,13 @@ def _width(sae: SaeRow) -> str:
 def facts(sae: SaeRow, folder: str) -> list[list[str]]:
     """Property and value of everything the library knows of an SAE."""
     config = sae.config or {}
+    told = [("Read as", sentence) for sentence in read_as(sae.config)]
     known = [
         ("Origin", sae.origin),
         ("Encoder type", ENCODER_TEXTS.get(sae.encoder_type, sae.encoder_type)),
         ("Architecture", str(config.get("architecture") or sae.architecture)),
         ("Stored as", sae.architecture),
+        *told,
         ("Model", sae.model_name or EM_DASH),
         ("Layer and hook", place_text(sae)),
         ("Width", _width(sae)),

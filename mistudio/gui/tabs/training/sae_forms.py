@@ -13,6 +13,7 @@ from mistudio.core.config import Config
 from mistudio.core.configs import SAE_FORMATS, EvaluateConfig, ExportSaeConfig
 from mistudio.core.errors import StudioError
 from mistudio.core.sae_figures import NO_MODEL
+from mistudio.core.sae_readings import is_cross_layer
 from mistudio.gui.dialog import Dialog
 from mistudio.gui.services import Services
 from mistudio.gui.tabs.training.choices import Choices, read_choices
@@ -155,7 +156,10 @@ def formats_for(sae: SaeRow) -> list[str]:
         "saelens": not is_groupmax and not (keeps_k and is_transcoder),
         "dictionary_learning": usual and not is_transcoder,
         "sparsify": keeps_k and sae.d_in == sae.d_out and sae.hook_in not in INPUTS,
-        "circuit_tracer": is_transcoder and not keeps_k and sae.d_in == sae.d_out,
+        "circuit_tracer": is_transcoder
+        and not keeps_k
+        and sae.d_in == sae.d_out
+        and not is_cross_layer(sae.config),
     }
     return [name for name in SAE_FORMATS if fits[name]]
 
