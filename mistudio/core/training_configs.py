@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mistudio.core.config import Violation, option
+from mistudio.core.listed_positions import read_positions
 from mistudio.core.training_checks import doubts, violations
 from mistudio.core.training_rules import (
     INPUT_NORMS,
@@ -241,6 +242,14 @@ class TrainConfig(TrainingSubject):
     mask_special: bool = option(
         True, "Mask special tokens", "Leave BOS, EOS and other special tokens out.", advanced=True
     )
+    skip_positions: str = option(
+        "",
+        "Skip positions",
+        "Positions of a row that are left out of the training and of all that is measured, the "
+        "first being 0, such as 0 or 0-3,127; empty leaves none out.",
+        advanced=True,
+        hashed_at_default=False,
+    )
     norm_cut: float = option(
         10.0,
         "Mask norms above",
@@ -327,6 +336,11 @@ class TrainConfig(TrainingSubject):
         "with (fine-tuning).",
         advanced=True,
     )
+
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """The positions of a row that are left out, rising; raises `InvalidInput`."""
+        return read_positions(self.skip_positions)
 
     @property
     def order_seed(self) -> int:
