@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mistudio.core.errors import InUse, Mismatch
+from mistudio.core.errors import InUse, InvalidInput, Mismatch
+from mistudio.core.listed_positions import check_positions
 from mistudio.core.model_weights import WEIGHTS
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
@@ -68,7 +69,7 @@ def activation_set(studio: Studio, config: TrainConfig) -> ActivationSetRow | No
 
 def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> TrainingSource:
     """Load the model and the texts of a training, which may have to be tokenised first."""
-    from mistudio.ml.data.row_table import MixedTokens
+    from mistudio.ml.data.listed_rows import text_rows
     from mistudio.ml.data.token_store import TokenStore
 
     stored = activation_set(ctx.studio, config)
@@ -77,12 +78,11 @@ def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> 
         return vector_source(stored, config)
     model = lookup.model(ctx.studio, config.model)
     texts = _texts(ctx, training, model, config)
+    check_positions(config.skipped, texts[0][0].context)
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     stores = [TokenStore(ctx.paths.absolute(text.path or "")) for text, _ in texts]
-    table: RowTable = stores[0]
-    if len(stores) > 1:
-        table = MixedTokens(stores, [weight for _, weight in texts])
+    table = text_rows(stores, [weight for _, weight in texts], config.skipped)
     if stored is not None and stored.tokenization_id not in (None, texts[0][0].id):
         raise Mismatch(
             f"Activation set {stored.name!r} was made from another text than the one chosen; "
@@ -91,11 +91,25 @@ def open_source(ctx: JobContext, training: TrainingRow, config: TrainConfig) -> 
     return TrainingSource(model, loaded, texts, table, stored, loaded.device)
 
 
+def check_no_positions(config: TrainConfig) -> None:
+    """Raise `InvalidInput` if a config skips positions: bare vectors stand nowhere in a row."""
+    if config.skipped:
+        raise InvalidInput(
+            "These vectors come without a text, so that none of them has a position to skip; leave "
+            "the positions to skip empty.",
+            code="invalid_config",
+        )
+
+
 def vector_source(stored: ActivationSetRow, config: TrainConfig) -> TrainingSource:
-    """Vectors without a language model, of which the same are held out each time."""
+    """Vectors without a language model, of which the same are held out each time.
+
+    Raises `InvalidInput` for a config that skips positions, which bare vectors have none of.
+    """
     from mistudio.ml.data.row_table import VectorTable
     from mistudio.ml.device import choose_device
 
+    check_no_positions(config)
     table = VectorTable(stored.n_tokens or 0, HELD_OUT, config.order_seed)
     return TrainingSource(None, None, [], table, stored, choose_device())
 
