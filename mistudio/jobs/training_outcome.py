@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _LEFT_OUT = {
     "special": "{:,} special tokens",
     "listed": "{:,} tokens at positions that are skipped",
-    "norm": "{:,} whose activations are far larger than usual",
-    "non_finite": "{:,} whose activations are not finite",
+    "norm": "{:,} tokens whose activations were far larger than usual",
+    "non_finite": "{:,} tokens whose activations were not finite",
 }
 """by the reasons of `ml.activations.masking`, padding apart"""
 

@@ -47,17 +47,22 @@ def members_of(studio: Studio, config: TrainConfig) -> list[TrainConfig]:
 def plan_training(
     studio: Studio, members: Sequence[TrainConfig], rates: Rates | None = None
 ) -> Plan:
-    """What these SAEs take when trained together; raises `NotFound` or `InUse` for their names."""
+    """What these SAEs take when trained together.
+
+    Raises `NotFound` or `InUse` for their names, and as `check_skipped`.
+    """
     from mistudio.ml.training.plan import plan
 
     stored = activation_set(studio, members[0])
     divisible = studio.crew is None  # several processes take their shares whole
     if not members[0].model and stored is not None and not _knows_its_text(stored):
+        check_no_positions(members[0])
         return plan(
             members, _vectors(studio, stored), room_of(studio), context=1,
             text_tokens=stored.n_tokens or 0, rates=rates, divisible=divisible,
         )  # fmt: skip
     members = [_named(member, stored) for member in members]
+    check_skipped(studio, members[0])
     model = lookup.model(studio, members[0].model)
     return plan(
         members,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mistudio.cli import main
 from mistudio.core.comparison_configs import CompareSaesConfig, SurvivalConfig
-from mistudio.core.config import from_dict, to_dict
+from mistudio.core.config import command_line, config_hash, from_dict, to_dict
 from mistudio.core.configs import EvaluateConfig, ExportSaeConfig, HarvestConfig, ImportSaeConfig
 from mistudio.core.errors import InvalidInput, Mismatch, StudioError
 from mistudio.core.events import RecordingReporter
@@ -20,12 +23,15 @@ from mistudio.core.model_configs import ExtractConfig, ImportActivationsConfig
 from mistudio.core.paths import Paths
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
-from mistudio.jobs import lookup, skipped_positions
+from mistudio.jobs import lookup, skipped_positions, training_plan
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.training_starts import continued
+from mistudio.ml.activations.masking import REASONS
 from mistudio.ml.activations.statistics_file import load_statistics
 from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.formats.saelens import write_saelens
+from mistudio.ml.training.checkpoint import checkpoint_path, load_checkpoint
+from mistudio.ml.training.run_state import restore_run
 from mistudio.store import trainings
 from mistudio.store.records import SaeRow
 from mistudio.store.tables import FEATURE_SETS, SAES, TRAININGS
@@ -233,6 +239,37 @@ def test_what_is_refused_before_it_is_queued(studio: Studio, tmp_path: Path) -> 
     assert continued(studio, parent.id, tokens=64 * 80).skip_positions == TEXT
 
 
+def test_a_plan_counts_what_is_read_and_refuses_what_is_not_there(studio: Studio) -> None:
+    tokens = lookup.training_tokenization(studio, sae(studio))
+    halved = short(skip_positions="0-15", dataset=tokens, tokens=0, context=0)
+    whole = dataclasses.replace(halved, skip_positions="")
+    times = [training_plan.plan_training(studio, [config]).seconds for config in (halved, whole)]
+    assert 2 * times[0] == pytest.approx(times[1], rel=0.02)
+    with pytest.raises(InvalidInput, match="Position 32 cannot be skipped"):
+        training_plan.plan_training(studio, [dataclasses.replace(halved, skip_positions="32")])
+
+
+def test_a_run_from_before_there_was_the_setting_goes_on(studio: Studio) -> None:
+    """What it stored does not know the setting, and what it would store now but for it is alike."""
+    row = TRAININGS.get(studio.db(), sae(studio, "plain").training_id or "")
+    saved = load_checkpoint(checkpoint_path(studio.paths.run(row.id), 20))
+    values = json.loads(json.dumps(saved.values))
+    assert values["config"].pop("skip_positions") == ""
+    stored = from_dict(TrainConfig, row.config)
+    older = dataclasses.replace(saved, values=values)
+    state = restore_run(older, torch.device("cpu"), stored, values["origin"])
+    again = state.checkpoint(values["data"], values["origin"], values["metadata"])
+    assert again.values["config_hash"] == values["config_hash"] == config_hash(stored)
+    digest = hashlib.sha256(json.dumps(values["config"], sort_keys=True).encode()).hexdigest()
+    assert digest == values["config_hash"]
+    assert set(values["data"]["counts"]) == {*REASONS, "leftover"}
+    assert not {"skip_positions", "listed"} & set(values["metadata"])
+    row_values = {name: v for name, v in row.config.items() if name != "skip_positions"}
+    TRAININGS.update(studio.db(), row.id, config=row_values)
+    going_on = continued(studio, row.id, 20, tokens=64 * 40, name="gone on")
+    assert run(studio, "train", going_on)["weights_hash"] == sae(studio, "plain").weights_hash
+
+
 def test_a_text_that_turns_out_to_have_shorter_rows(studio: Studio) -> None:
     config = short(context=0, dataset="fresh", skip_positions="4000")
     path = studio.paths.home / "fresh.txt"
@@ -244,8 +281,6 @@ def test_a_text_that_turns_out_to_have_shorter_rows(studio: Studio) -> None:
 
 
 def test_the_command(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
-    from mistudio.core.config import command_line
-
     line = command_line("train", short())
     assert "--skip-positions 0,5-7" in line
     home = ["--home", str(studio.paths.home)]
