@@ -135,6 +135,9 @@ def test_an_epoch_has_every_other_token_once(setup: Setup, tmp_path: Path, mixed
     content = mask == 0
     content[:, list(SKIPPED)] = False
     assert usable_tokens(table, "train") == content.sum()
+    unlisted = np.delete(mask, SKIPPED, axis=1)
+    assert usable_tokens(table, "train", mask_special=False) == (unlisted != PADDING).sum()
+    assert (unlisted == 1).any()
     with opened(setup, table, tmp_path) as windows:
         stream = ActivationStream(windows, 0, batch=64)
         assert windows.usable_tokens == content.sum()
