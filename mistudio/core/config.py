@@ -44,6 +44,7 @@ class Option:
     advanced: bool = False
     required: bool = False
     applies: Callable[[Any], bool] | None = None  # of the config; None: always
+    hashed_at_default: bool = True  # False: a config that leaves it alone has its earlier hash
 
 
 def option(
@@ -58,10 +59,20 @@ def option(
     advanced: bool = False,
     required: bool = False,
     applies: Callable[[Any], bool] | None = None,
+    hashed_at_default: bool = True,
 ) -> Any:
     """A dataclass field with its `Option`."""
     described = Option(
-        label, help, unit, minimum, maximum, tuple(choices), advanced, required, applies
+        label,
+        help,
+        unit,
+        minimum,
+        maximum,
+        tuple(choices),
+        advanced,
+        required,
+        applies,
+        hashed_at_default,
     )
     return dataclasses.field(default=default, metadata={"option": described})
 
@@ -220,7 +231,11 @@ def parse(setting: Setting, value: Any) -> Any:
 
 def config_hash(config: Config) -> str:
     """SHA-256 of the settings, stable across field order."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
+    values = to_dict(config)
+    for setting in settings_of(config):
+        if not setting.option.hashed_at_default and values[setting.name] == setting.default:
+            del values[setting.name]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def flag_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Numbers of features written short, such as "3,17,40-60", in an order that is kept."""
+"""Numbers written short, such as "3,17,40-60", in an order that is kept."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Sequence
 from mistudio.core.errors import InvalidInput
 
 
-def parse_ranges(text: str, below: int) -> list[int]:
+def parse_ranges(text: str, below: int, noun: str = "Feature") -> list[int]:
     """The numbers of "3,17,40-60" in the order written, each once; "60-40" counts down.
 
-    Raises `InvalidInput` for anything else, and for a number that is not less than `below`.
+    `noun` is what sentences call what is numbered. Raises `InvalidInput` for anything else, and
+    for a number that is not less than `below`.
     """
     found: dict[int, None] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = re.fullmatch(r"#?(\d{1,9})(?:\s*[-–]\s*#?(\d{1,9}))?", part)
         if match is None:
-            raise InvalidInput(f"{part!r} is no feature number; write them as 3,17,40-60.")
+            raise InvalidInput(f"{part!r} is no {noun.lower()} number; write them as 3,17,40-60.")
         first, last = int(match[1]), int(match[2] or match[1])
         if max(first, last) >= below:
             raise InvalidInput(
-                f"Feature {max(first, last):,} does not exist; there are {below:,} (0 to "
+                f"{noun} {max(first, last):,} does not exist; there are {below:,} (0 to "
                 f"{below - 1:,})."
             )
         step = 1 if last >= first else -1

@@ -34,6 +34,7 @@ SHARED = frozenset(
         "name",
         "context",
         "mask_special",
+        "skip_positions",
         "norm_cut",
         "window",
         "data_seed",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mistudio.core.config import Violation
 from mistudio.core.errors import InvalidInput
+from mistudio.core.listed_positions import check_positions, read_positions
 from mistudio.core.training_rules import (
     IN_BLOCK,
     LEAST_MICRO_BATCH,
@@ -58,6 +59,12 @@ def violations(config: TrainConfig) -> Iterable[Violation]:
             )
     if config.continue_from and config.init_from:
         yield Violation("init_from", "A run continues another one or starts from an SAE.")
+    try:
+        skipped = read_positions(config.skip_positions)
+        if config.context:
+            check_positions(skipped, config.context)
+    except InvalidInput as error:
+        yield Violation("skip_positions", error.sentence)
     if 0 < config.micro_batch < LEAST_MICRO_BATCH:
         yield Violation(
             "micro_batch", f"A micro-batch has at least {LEAST_MICRO_BATCH} tokens; 0 is off."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mistudio.core.config import Violation, option
 from mistudio.core.dataset_configs import HELD_OUT_SHARE
+from mistudio.core.listed_positions import read_positions
 from mistudio.core.training_checks import doubts, violations
 from mistudio.core.training_rules import (
     INPUT_NORMS,
@@ -88,6 +89,7 @@ class TrainConfig(TrainingSubject):
         choices=SUBSPACE_INITS,
         applies=begins_at_random,
         advanced=True,
+        hashed_at_default=False,
     )
     jumprelu_penalty: str = option(
         "tanh",
@@ -254,6 +256,14 @@ class TrainConfig(TrainingSubject):
     mask_special: bool = option(
         True, "Mask special tokens", "Leave BOS, EOS and other special tokens out.", advanced=True
     )
+    skip_positions: str = option(
+        "",
+        "Skip positions",
+        "Positions of a row that are left out of the training and of all that is measured, the "
+        "first being 0, such as 0 or 0-3,127; empty leaves none out.",
+        advanced=True,
+        hashed_at_default=False,
+    )
     norm_cut: float = option(
         10.0,
         "Mask norms above",
@@ -327,6 +337,7 @@ class TrainConfig(TrainingSubject):
         minimum=1.0,
         maximum=40.0,
         advanced=True,
+        hashed_at_default=False,
     )
     eval_tokens: int = option(
         1_000_000,
@@ -352,6 +363,11 @@ class TrainConfig(TrainingSubject):
         "with (fine-tuning).",
         advanced=True,
     )
+
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """The positions of a row that are left out, rising; raises `InvalidInput`."""
+        return read_positions(self.skip_positions)
 
     @property
     def order_seed(self) -> int:

@@ -46,6 +46,7 @@ FIXED_IN_A_CONTINUATION = (
     "data_seed",
     "shuffle",
     "mask_special",
+    "skip_positions",
     "norm_cut",
     "held_out_share",
 )

@@ -13,6 +13,7 @@ from mistudio.jobs import feature_matches, lookup, sae_library
 from mistudio.jobs.context import JobContext, Result, StageReporter
 from mistudio.jobs.evaluate import LOSS_TOKENS, held_out_of, reference_norms, text_for
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.skipped_positions import with_skipped
 from mistudio.store.records import SaeRow, TokenizationRow
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(ctx: JobContext, config: CompareSaesConfig) -> Result:
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     saes = [sae_library.read_sae(ctx.studio, row).to(loaded.device) for row in (first, second)]
-    store = TokenStore(ctx.paths.absolute(tokens.path or ""))
+    store = with_skipped(TokenStore(ctx.paths.absolute(tokens.path or "")), *saes)
     trainings = [from_dict(TrainConfig, row.config or {}) for row in (first, second)]
     norms = [
         reference_norms(ctx, row, sae, loaded, store)

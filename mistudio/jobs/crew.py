@@ -273,7 +273,8 @@ def _rows(
 ) -> tuple[RowReader, RowTable]:
     from mistudio.ml.activations.readers import SetReader, stored_rows
     from mistudio.ml.activations.shards import ActivationSet
-    from mistudio.ml.data.row_table import MixedTokens, VectorTable
+    from mistudio.ml.data.listed_rows import text_rows
+    from mistudio.ml.data.row_table import VectorTable
     from mistudio.ml.data.token_store import TokenStore
     from mistudio.ml.device import choose_device
 
@@ -286,8 +287,7 @@ def _rows(
         table = VectorTable(order["stored_tokens"], config.held_out_share / 100, config.order_seed)
         return SetReader(stored, points, choose_device()), table
     stores = [TokenStore(Path(path)) for path, _ in order["texts"]]
-    weights = [weight for _, weight in order["texts"]]
-    table: RowTable = stores[0] if len(stores) == 1 else MixedTokens(stores, weights)
+    table = text_rows(stores, [weight for _, weight in order["texts"]], config.skipped)
     model = dict(order["model"])
     path, models = Path(model.pop("path")), LoadedModels()
     lent = LentModel(models, lambda: models.load(path=path, **model), stays=order["stays"])

@@ -16,13 +16,14 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.skipped_positions import with_skipped
 from mistudio.jobs.tokenize import for_training
 from mistudio.store.records import ModelRow, SaeRow, TokenizationRow
 from mistudio.store.tables import SAES
 
 if TYPE_CHECKING:
     from mistudio.jobs.training_source import TrainingSource
-    from mistudio.ml.data.token_store import TokenStore
+    from mistudio.ml.data.row_table import RowTable
     from mistudio.ml.loading import LoadedModel
     from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -124,7 +125,7 @@ def measure(
     ctx.report.progress(0.0, "loading the model")
     loaded = ctx.studio.models.get(model, ctx.paths.absolute(model.path))
     sae = sae_library.read_sae(ctx.studio, row).to(loaded.device)
-    store = TokenStore(ctx.paths.absolute(tokens.path or ""))
+    store = with_skipped(TokenStore(ctx.paths.absolute(tokens.path or "")), sae)
     training = from_dict(TrainConfig, row.config or {})
     norms = reference_norms(ctx, row, sae, loaded, store)
     return evaluate(
@@ -202,7 +203,7 @@ def reference_norms(
     row: SaeRow,
     sae: SparseAutoencoder,
     loaded: LoadedModel,
-    store: TokenStore,
+    store: RowTable,
 ) -> Norms:
     """The median norms that the norm cut refers to: the training's, else measured on the text."""
     from mistudio.ml.activations.capture import Capture

@@ -17,6 +17,7 @@ from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.evaluate import text_for
 from mistudio.jobs.label_features import label_by_rules
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.skipped_positions import skipped_by
 from mistudio.store import features
 from mistudio.store.records import (
     ActivationSetRow,
@@ -111,6 +112,7 @@ def find_features(
         mask_special=training.mask_special,
         batch_size=config.batch_size,
         fast=config.fast,
+        skip_positions=skipped_by(sae.metadata, min(config.context, tokens.context)),
     )
     pending = _pending_set(ctx, row, tokens, config)
     folder = ctx.paths.absolute(pending.path or "")

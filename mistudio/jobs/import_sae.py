@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mistudio.core.configs import EvaluateConfig, ImportSaeConfig, SaePlaceConfig
 from mistudio.core.errors import InvalidInput
 from mistudio.core.sae_readings import is_cross_layer, kept_of, read_as
+from mistudio.jobs import skipped_positions
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.sae_library import add_sae, is_placed
 from mistudio.jobs.sae_places import (
@@ -75,6 +76,9 @@ def add_from_files(
             "both, or it can only be looked at.",
             level="warning",
         )
+    told, level = skipped_positions.remark(metadata)
+    if told:
+        ctx.report.note(told, level=level)
     if model is None:
         ctx.report.note(
             "No model in the library fits this SAE; import the model, then import the SAE again "

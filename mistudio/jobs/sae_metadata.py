@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.core.configs import SaePlaceConfig
 from mistudio.core.training_configs import TrainConfig
+from mistudio.jobs import skipped_positions
 from mistudio.jobs.runner import Studio
 from mistudio.jobs.sae_places import model_for, read_hook_name
 from mistudio.store import trainings
@@ -64,7 +65,6 @@ def of_training(
     source = source_of(studio, training, config)
     told: dict[str, Any] = {
         "hook_head_index": None,
-        "seqpos_slice": [None],
         "exclude_special_tokens": config.mask_special,
         "model_from_pretrained_kwargs": {},
         "training_architecture": config.architecture,
@@ -81,7 +81,8 @@ def of_training(
         told["hook_name"] = source.stored.name
     if source.model is not None:
         told["model_name"] = public_name(source.model)
-    return told | _loading(told) | _of_text(studio, training, source.stored)
+    told |= _loading(told) | _of_text(studio, training, source.stored)
+    return told | skipped_positions.told_to_others(config.skip_positions, told.get("context_size"))
 
 
 def place_names(

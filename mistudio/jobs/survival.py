@@ -17,6 +17,7 @@ from mistudio.jobs import lookup, sae_library
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.evaluate import reference_norms, text_for
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.skipped_positions import with_skipped
 from mistudio.store.records import ModelRow, SaeRow
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _read(
     from mistudio.ml.evaluation.survival import store_reference
 
     loaded = _load(ctx, model, form, 0.0, "loading the reference")
-    tokens = TokenStore(store)
+    tokens = with_skipped(TokenStore(store), sae)
     widths = sae.d_in + (sae.d_out if row.hook_out not in (None, row.hook_in) else 0)
     most = min(config.tokens, len(tokens.rows("evaluation")) * tokens.context)
     require_room(path.parent, most * widths * _VALUE_BYTES)

@@ -11,6 +11,7 @@ from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
 from mistudio.jobs.context import JobContext, Result
 from mistudio.jobs.runner import Studio
+from mistudio.jobs.training_plan import check_skipped
 from mistudio.jobs.training_run import run_trainings
 from mistudio.jobs.training_source import activation_set
 from mistudio.jobs.training_starts import named_start, starting_point
@@ -26,7 +27,8 @@ def prepare(studio: Studio, config: TrainConfig) -> str:
 def resolved(studio: Studio, config: TrainConfig) -> TrainConfig:
     """The config with ids for names. An activation set tells what it was made from and holds.
 
-    Raises `NotFound`, `InUse`, or `InvalidInput` for a layer or hook that does not exist.
+    Raises `NotFound`, `InUse`, or `InvalidInput` for a layer or hook that does not exist, or for
+    positions to skip that a row does not have.
     """
     stored = activation_set(studio, config)
     if stored is not None:
@@ -47,6 +49,7 @@ def resolved(studio: Studio, config: TrainConfig) -> TrainConfig:
             config = dataclasses.replace(config, hook=hooks[0])
         if config.layer not in layers and len(layers) == 1:
             config = dataclasses.replace(config, layer=layers[0])
+    check_skipped(studio, config)
     if not config.model:
         return named_start(studio, config)
     model = lookup.model(studio, config.model)

@@ -16,8 +16,17 @@ from mistudio.jobs.training_turn import TRAINED, Run
 from mistudio.store.tables import TRAININGS
 
 if TYPE_CHECKING:
-    from mistudio.ml.training.learner import Learner
+    from mistudio.ml.activations.stream import ActivationStream
     from mistudio.ml.training.loop import TrainResult
+
+
+_LEFT_OUT = {
+    "special": "{:,} special tokens",
+    "listed": "{:,} tokens at positions that are skipped",
+    "norm": "{:,} tokens whose activations were far larger than usual",
+    "non_finite": "{:,} tokens whose activations were not finite",
+}
+"""by the reasons of `ml.activations.masking`, padding apart"""
 
 
 def keep(ctx: JobContext, source: TrainingSource, run: Run, result: TrainResult) -> None:
@@ -105,11 +114,11 @@ def told(ctx: JobContext, run: Run) -> Result:
     }
 
 
-def tell_left_out(run: Run, learner: Learner) -> None:
-    """What the masks kept from the training, where it is more than special tokens."""
+def tell_left_out(run: Run, stream: ActivationStream) -> None:
+    """How many tokens the masks kept from the training, for each reason."""
     if run.result is None or run.result.outcome == "paused":
         return
-    counts = learner.stream.state().get("counts", {})
-    for reason, what in (("non_finite", "not finite"), ("norm", "far larger than usual")):
-        if counts.get(reason):
-            run.report.note(f"Left out: {counts[reason]:,} tokens whose activations were {what}.")
+    counts = stream.counts
+    told = [what.format(counts[why]) for why, what in _LEFT_OUT.items() if counts.get(why)]
+    if told:
+        run.report.note(f"Left out of what was read: {', '.join(told)}.")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mistudio.core.device_profile import budget as within
+from mistudio.core.listed_positions import check_positions
 from mistudio.core.settings import SettingsFile
 from mistudio.core.sweep_configs import SweepConfig
 from mistudio.core.training_configs import TrainConfig
@@ -18,7 +19,7 @@ from mistudio.core.units import format_bytes
 from mistudio.jobs import activation_pages, lookup
 from mistudio.jobs.device_profile import is_small
 from mistudio.jobs.runner import Studio
-from mistudio.jobs.training_source import activation_set
+from mistudio.jobs.training_source import activation_set, check_no_positions
 from mistudio.store.hook_width import hook_width
 from mistudio.store.records import ActivationSetRow, ModelRow, TokenizationRow
 from mistudio.store.tables import TOKENIZATIONS
@@ -46,24 +47,29 @@ def members_of(studio: Studio, config: TrainConfig) -> list[TrainConfig]:
 def plan_training(
     studio: Studio, members: Sequence[TrainConfig], rates: Rates | None = None
 ) -> Plan:
-    """What these SAEs take when trained together; raises `NotFound` or `InUse` for their names."""
+    """What these SAEs take when trained together.
+
+    Raises `NotFound` or `InUse` for their names, and as `check_skipped`.
+    """
     from mistudio.ml.training.plan import plan
 
     stored = activation_set(studio, members[0])
     divisible = studio.crew is None  # several processes take their shares whole
     if not members[0].model and stored is not None and not _knows_its_text(stored):
+        check_no_positions(members[0])
         return plan(
             members, _vectors(studio, stored), room_of(studio), context=1,
             text_tokens=stored.n_tokens or 0, rates=rates, divisible=divisible,
         )  # fmt: skip
     members = [_named(member, stored) for member in members]
+    check_skipped(studio, members[0])
     model = lookup.model(studio, members[0].model)
     return plan(
         members,
         needs_of(model),
         room_of(studio),
         context=context_of(studio, members, model),
-        text_tokens=_text_tokens(studio, members[0], model),
+        text_tokens=_learnt_tokens(studio, members[0], model),
         rates=rates,
         d=_widest(members, model),
         divisible=divisible,
@@ -102,6 +108,20 @@ def context_of(studio: Studio, members: Sequence[TrainConfig], model: ModelRow) 
     if text is not None:
         return text.context
     return members[0].context or min(CONTEXT, model.max_positions or CONTEXT)
+
+
+def check_skipped(studio: Studio, config: TrainConfig) -> None:
+    """Raise `InvalidInput` if rows of the text lack the positions to skip, or nothing is left.
+
+    Of a text that is yet to be tokenised without a chosen length of rows, it is not known yet.
+    """
+    if not config.model:
+        return check_no_positions(config)
+    text = _text(studio, config.dataset, config.context, lookup.model(studio, config.model))
+    context = config.context if text is None else text.context
+    if context:
+        check_positions(config.skipped, context)
+    return None
 
 
 def check_training(studio: Studio, members: Sequence[TrainConfig]) -> Plan:
@@ -178,6 +198,13 @@ def _gpu() -> Budget | None:
     free, total = torch.cuda.mem_get_info()
     held = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return Budget(free + held, total, "gpu")
+
+
+def _learnt_tokens(studio: Studio, config: TrainConfig, model: ModelRow) -> int:
+    """Tokens of one pass without those at positions that are skipped."""
+    context = context_of(studio, [config], model)
+    kept = context - sum(position < context for position in config.skipped)
+    return _text_tokens(studio, config, model) * kept // context
 
 
 def _text_tokens(studio: Studio, config: TrainConfig, model: ModelRow) -> int:

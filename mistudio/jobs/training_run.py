@@ -189,6 +189,7 @@ def _learn(
     numbers = {(feed.point, feed.target): number for number, feed in enumerate(feeds)}
     failures: list[StudioError] = []
     learners: dict[int, Learner] = {}
+    streams: dict[int, ActivationStream] = {}
     crew = ctx.studio.crew
     if crew is not None and any(run.config.micro_batch for run in runs):
         raise InvalidInput("Several processes take their shares of a batch whole: no micro-batch.")
@@ -248,6 +249,7 @@ def _learn(
                     ctx, source, run, stream, feeds[feed], calibration.of(feed), evaluation.of(feed)
                 )
                 learners[number] = _learner(ctx, source, run, stream, feeds[feed], options)
+                streams[number] = stream
                 learners[number].run.micro.limit(pieces)
             except StudioError as error:
                 on_failed(number, error)
@@ -265,8 +267,8 @@ def _learn(
             lambda i, result: on_done(order[i], result),
             lambda i, error: on_failed(order[i], error),
         )
-        for number, learner in learners.items():
-            tell_left_out(runs[number], learner)
+        for number in learners:
+            tell_left_out(runs[number], streams[number])
     finally:
         calibration.close()
         evaluation.close()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mistudio.core.errors import InUse, Mismatch
+from mistudio.core.errors import InUse, InvalidInput, Mismatch
+from mistudio.core.listed_positions import check_positions
 from mistudio.core.model_weights import WEIGHTS
 from mistudio.core.training_configs import TrainConfig
 from mistudio.jobs import lookup
@@ -79,7 +80,7 @@ def open_source(
 
     `stays` is whether the model may stay in memory while an SAE is trained.
     """
-    from mistudio.ml.data.row_table import MixedTokens
+    from mistudio.ml.data.listed_rows import text_rows
     from mistudio.ml.data.token_store import TokenStore
 
     stored = activation_set(ctx.studio, config)
@@ -88,13 +89,12 @@ def open_source(
         return vector_source(stored, config)
     model = lookup.model(ctx.studio, config.model)
     texts = _texts(ctx, training, model, config)
+    check_positions(config.skipped, texts[0][0].context)
     ctx.report.progress(0.0, "loading the model")
     path, models = ctx.paths.absolute(model.path), ctx.studio.models
     lent = LentModel(models, lambda: models.get(model, path), stays=stays)
     stores = [TokenStore(ctx.paths.absolute(text.path or "")) for text, _ in texts]
-    table: RowTable = stores[0]
-    if len(stores) > 1:
-        table = MixedTokens(stores, [weight for _, weight in texts])
+    table = text_rows(stores, [weight for _, weight in texts], config.skipped)
     if stored is not None:
         _check_share(ctx, stored, config)
     if stored is not None and stored.tokenization_id not in (None, texts[0][0].id):
@@ -106,11 +106,25 @@ def open_source(
     return TrainingSource(model, lent, texts, table, stored, lent.device, weights)
 
 
+def check_no_positions(config: TrainConfig) -> None:
+    """Raise `InvalidInput` if a config skips positions: bare vectors stand nowhere in a row."""
+    if config.skipped:
+        raise InvalidInput(
+            "These vectors come without a text, so that none of them has a position to skip; leave "
+            "the positions to skip empty.",
+            code="invalid_config",
+        )
+
+
 def vector_source(stored: ActivationSetRow, config: TrainConfig) -> TrainingSource:
-    """Vectors without a language model, of which the same are held out each time."""
+    """Vectors without a language model, of which the same are held out each time.
+
+    Raises `InvalidInput` for a config that skips positions, which bare vectors have none of.
+    """
     from mistudio.ml.data.row_table import VectorTable
     from mistudio.ml.device import choose_device
 
+    check_no_positions(config)
     table = VectorTable(stored.n_tokens or 0, config.held_out_share / 100, config.order_seed)
     return TrainingSource(None, None, [], table, stored, choose_device())
 

@@ -121,9 +121,10 @@ def _continued_start(studio: Studio, config: TrainConfig) -> Start:
     for name in FIXED_IN_A_CONTINUATION:
         if own.get(name, getattr(config, name)) != getattr(stored, name):
             label = next(s.option.label for s in settings_of(TrainConfig) if s.name == name)
+            own_value = getattr(stored, name)
             raise Mismatch(
                 f"{label} cannot change in a continued run; {parent.name!r} has "
-                f"{getattr(stored, name)}."
+                f"{'none' if own_value == '' else own_value}."
             )
     model = MODELS.find(studio.db(), own["model"]) if own["model"] else None
     if model is not None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mistudio.core.errors import Damaged, InvalidInput, Mismatch, NotFound, StudioError, Unsupported
+from mistudio.jobs.skipped_positions import told_to_others
 from mistudio.ml.formats.saelens import read_saelens, write_saelens
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -271,6 +272,8 @@ for folder in sorted(Path(sys.argv[1]).glob("*/ours")):
     assert torch.equal(sae.decode(f), ours["y"]), folder
     assert sae.cfg.metadata.hook_name == "model.layers.1", folder
     assert sae.cfg.metadata.context_size == 128, folder
+    kept = range(128)[slice(*sae.cfg.metadata.seqpos_slice)]
+    assert set(range(128)) - set(kept) == {0, 1, 127}, folder
     sae.save_model(folder.parent / "theirs")
     print(folder.parent.name, "equal", type(sae).__name__)
 """
@@ -287,7 +290,8 @@ def test_real_saelens_computes_the_same_bits(tmp_path: Path) -> None:
     saes["gated"] = made_up("jumprelu").with_metadata(training_architecture="gated")
     for architecture, sae in saes.items():
         folder = tmp_path / architecture
-        write_saelens(folder / "ours", sae, {"context_size": 128, "prepend_bos": False})
+        told = {"context_size": 128, "prepend_bos": False, **told_to_others("0-1,127", 128)}
+        write_saelens(folder / "ours", sae, told)
         f = sae.encode(inputs())
         save_file({"x": inputs(), "f": f, "y": sae.decode(f)}, folder / "ours.safetensors")
     done = subprocess.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,16 +10,17 @@ import torch
 
 from mistudio.ml.activations.capture import Capture, check_ids
 from mistudio.ml.data.row_table import RowTable
-from mistudio.ml.data.token_store import CONTENT, PADDING
+from mistudio.ml.data.token_store import LISTED, PADDING, SPECIAL
 
 REASONS: tuple[str, ...] = ("padding", "special", "non_finite", "norm")
+AT_LISTED = "listed"  # a reason that is counted only where positions are left out
 
 
 class Kept(NamedTuple):
     """Which tokens count, and how many do not for each reason (each token has one)."""
 
     keep_BS: torch.Tensor  # bool, on the device of the activations
-    dropped: dict[str, int]  # keys are `REASONS`
+    dropped: dict[str, int]  # keys are `REASONS`, and `AT_LISTED` if there are such tokens
 
 
 class RowBatch(NamedTuple):
@@ -40,21 +41,33 @@ def keep_mask(
 ) -> Kept:
     """Tokens that count, for activations and the store's mask of the same rows.
 
-    Left out are padding, special tokens if `mask_special`, activations with a value that is not
-    finite, and those whose norm exceeds `norm_limit` (None: no limit), in this order.
+    Left out are padding, special tokens if `mask_special`, listed positions, activations with a
+    value that is not finite, and those whose norm exceeds `norm_limit` (None: no limit), in this
+    order.
     """
     mask = torch.from_numpy(np.array(mask_BS)).to(x_BSD.device)
     padding = mask == PADDING
-    special = (mask != CONTENT) & ~padding if mask_special else torch.zeros_like(padding)
-    keep = ~(padding | special)
+    special = mask & SPECIAL != 0 if mask_special else torch.zeros_like(padding)
+    listed = (mask & LISTED != 0) & ~special
+    keep = ~(padding | special | listed)
     norm_BS = torch.linalg.vector_norm(x_BSD, dim=-1, dtype=torch.float32)
     # An overflowing norm counts as not finite too: no limit could be compared with it.
     finite = norm_BS.isfinite()
     broken = keep & ~finite
     keep = keep & finite
     far = keep & (norm_BS > norm_limit) if norm_limit is not None else torch.zeros_like(keep)
-    counts = torch.stack([m.sum() for m in (padding, special, broken, far)]).tolist()
-    return Kept(keep & ~far, dict(zip(REASONS, counts, strict=True)))
+    left_out = (padding, special, broken, far, listed)
+    counts = torch.stack([mask.sum() for mask in left_out]).tolist()
+    dropped = dict(zip((*REASONS, AT_LISTED), counts, strict=True))
+    if not dropped[AT_LISTED]:
+        del dropped[AT_LISTED]
+    return Kept(keep & ~far, dropped)
+
+
+def add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add counts by reason to those of `total`."""
+    for reason, count in more.items():
+        total[reason] = total.get(reason, 0) + count
 
 
 def keep_pair(

@@ -14,7 +14,13 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, OutOfMemory
 from mistudio.core.events import Reporter
 from mistudio.ml.activations.capture import Capture, check_ids
-from mistudio.ml.activations.masking import REASONS, RowBatch, default_forward_batch, keep_mask
+from mistudio.ml.activations.masking import (
+    REASONS,
+    RowBatch,
+    add_counts,
+    default_forward_batch,
+    keep_mask,
+)
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.readers import RowReader, Take
 from mistudio.ml.data.row_table import RowTable
@@ -117,7 +123,10 @@ def measure_hooks(
     found = {}
     for point, own in sums.items():
         if own.seen == 0:
-            raise InvalidInput("No token of this text can be used: all are special or not finite.")
+            raise InvalidInput(
+                "No token of this text can be used: all are special, at positions that are skipped "
+                "or not finite."
+            )
         median = own.median()
         if own.must_repeat(median):
             seen, own = own.seen, _Sums(settings.norm_cut, median, point in both)
@@ -215,8 +224,7 @@ class _Sums:
 
     def add(self, batch: RowBatch) -> None:
         """Count the kept tokens of a batch."""
-        for reason, count in batch.dropped.items():
-            self.dropped[reason] += count
+        add_counts(self.dropped, batch.dropped)
         x_TD = batch.x_BSD[batch.keep_BS].double().cpu()
         if not self._sum_D.numel():
             width = x_TD.shape[1]

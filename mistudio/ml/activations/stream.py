@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.ml.activations.masking import REASONS
+from mistudio.ml.activations.masking import REASONS, add_counts
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.readers import LiveReader
 from mistudio.ml.activations.row_order import TOKENS
@@ -51,6 +51,7 @@ class ActivationStream:
         self._begun = False  # whether the order of the current window is known
         self._order_N = torch.zeros(0, dtype=torch.int64)
         self._counts_before = dict.fromkeys((*REASONS, "leftover"), 0)
+        self._counts_now: dict[str, int] = {}  # of the window that is begun
         self._last_N = np.zeros(0, dtype=np.int64)
 
     @property
@@ -103,8 +104,7 @@ class ActivationStream:
         """Tokens left out in the windows begun so far, by reason and as "leftover"."""
         found = dict(self._counts_before)
         if self._begun:
-            for reason, count in self.windows.window(self._feed).counts.items():
-                found[reason] += count
+            add_counts(found, self._counts_now)
             found["leftover"] += len(self._order_N) % self._batch
         return found
 
@@ -122,6 +122,7 @@ class ActivationStream:
             key = (TOKENS, self._epoch, self._window)
             order_N = self.windows.order.random(*key).permutation(size)
         self._order_N = torch.from_numpy(order_N)
+        self._counts_now = dict(self.windows.window(self._feed).counts)
         self._begun = True
 
     def _advance(self) -> None:

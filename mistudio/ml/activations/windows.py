@@ -12,14 +12,20 @@ import numpy as np
 import torch
 
 from mistudio.core.errors import InvalidInput, Mismatch, OutOfMemory, from_os_error
-from mistudio.ml.activations.masking import REASONS, default_forward_batch, keep_mask, keep_pair
+from mistudio.ml.activations.masking import (
+    AT_LISTED,
+    REASONS,
+    add_counts,
+    default_forward_batch,
+    keep_mask,
+    keep_pair,
+)
 from mistudio.ml.activations.multi_capture import HookPoint
 from mistudio.ml.activations.readers import RowReader
 from mistudio.ml.activations.row_order import RowOrder
 from mistudio.ml.activations.statistics import StreamStatistics
 from mistudio.ml.collective import SINGLE, Collective
-from mistudio.ml.data.row_table import RowTable
-from mistudio.ml.data.token_store import CONTENT, PADDING
+from mistudio.ml.data.row_table import RowTable, usable
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,7 @@ class Windows:
         ]
 
     def _usable(self, rows: np.ndarray) -> int:
-        mask = self.table.mask[rows]
-        return int(((mask == CONTENT) if self.mask_special else (mask != PADDING)).sum())
+        return int(usable(self.table.mask[rows], self.mask_special).sum())
 
     def _columns_of(self, feed: Feed) -> list[int]:
         points = list(self.reader.points)
@@ -221,15 +226,21 @@ class Windows:
         for held, (at, counts) in zip(self._windows, before, strict=True):
             files = self._collective.gather(held.file_NC[at : held.size])
             places = self._collective.gather(torch.from_numpy(held.place_N2[at : held.size]))
-            dropped = torch.tensor([held.counts[reason] - counts[reason] for reason in REASONS])
-            for reason, count in zip(REASONS, self._collective.sum_(dropped).tolist(), strict=True):
-                held.counts[reason] = counts[reason] + count
+            self._share_counts(held, counts)
             for file_NC, place_N2 in zip(files, places, strict=True):
                 stop = at + len(file_NC)
                 held.file_NC[at:stop] = file_NC
                 held.place_N2[at:stop] = place_N2.numpy()
                 at = stop
             held.size = at
+
+    def _share_counts(self, held: Window, before: dict[str, int]) -> None:
+        """Let a window count what all processes left out since it counted `before`."""
+        reasons = (*REASONS, AT_LISTED)
+        own = [held.counts.get(reason, 0) - before.get(reason, 0) for reason in reasons]
+        summed = self._collective.sum_(torch.tensor(own)).tolist()
+        held.counts = before
+        add_counts(before, {r: n for r, n in zip(reasons, summed, strict=True) if n})
 
     def _take(
         self,
@@ -263,8 +274,7 @@ class Windows:
                 parts[0], parts[1], mask, norm_limits=limits, mask_special=self.mask_special
             )
         keep_BS = kept.keep_BS
-        for reason, count in kept.dropped.items():
-            held.counts[reason] += count
+        add_counts(held.counts, kept.dropped)
         at, low = held.size, 0
         row_T, position_T = np.nonzero(keep_BS.cpu().numpy())
         stop = at + len(row_T)

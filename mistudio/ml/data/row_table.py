@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mistudio.core.errors import InvalidInput, Mismatch
-from mistudio.ml.data.token_store import CONTENT, PADDING, RowGroup, TokenStore
+from mistudio.ml.data.token_store import CONTENT, LISTED, PADDING, RowGroup
 
 PARTS = ("train", "calibration", "evaluation")
 
@@ -48,7 +48,7 @@ class RowTable(Protocol):
 class MixedTokens:
     """Several tokenisations as one: rows are numbered through, parts keep the weights' shares."""
 
-    def __init__(self, stores: Sequence[TokenStore], weights: Sequence[float]) -> None:
+    def __init__(self, stores: Sequence[RowTable], weights: Sequence[float]) -> None:
         """Raises `Mismatch` unless all have one context, `InvalidInput` for a weight of 0."""
         if len({store.context for store in stores}) != 1:
             raise Mismatch(
@@ -138,13 +138,20 @@ class VectorTable:
         return [RowGroup(self._parts[part], 1.0)]
 
 
+def usable(mask: np.ndarray, mask_special: bool = True) -> np.ndarray:
+    """Which tokens of a mask are not padding, not left out, nor special if those are masked."""
+    if mask_special:
+        return mask == CONTENT
+    return (mask != PADDING) & (mask & LISTED == 0)
+
+
 def usable_tokens(table: RowTable, part: str, mask_special: bool = True) -> int:
-    """Tokens of a part that are not padding, nor special if those are masked."""
+    """Tokens of a part that are `usable`."""
     total = 0
     for group in table.groups(part):
         for low in range(0, len(group.rows), 4096):
             mask = table.mask[group.rows[low : low + 4096]]
-            total += int(((mask == CONTENT) if mask_special else (mask != PADDING)).sum())
+            total += int(usable(mask, mask_special).sum())
     return total
 
 

@@ -17,6 +17,7 @@ from mistudio.ml.data.padded_rows import PaddedRows
 from mistudio.ml.data.text import TextStore
 
 CONTENT, SPECIAL, PADDING = 0, 1, 2  # values of the mask
+LISTED = 4  # added, in memory alone, to the value of a token at a position that is left out
 FLAT_STARTS = "starts"  # the array that tells where rows of unequal length begin
 
 

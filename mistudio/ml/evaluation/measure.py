@@ -16,7 +16,7 @@ import torch
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.events import Reporter
-from mistudio.ml.activations.masking import default_forward_batch, keep_pair
+from mistudio.ml.activations.masking import add_counts, default_forward_batch, keep_pair
 from mistudio.ml.activations.pair_capture import PairCapture
 from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.evaluation.bootstrap import DocumentGroups
@@ -124,8 +124,7 @@ def measure(
             norm_limits=(text.norm_limit, text.norm_limit_out),
             mask_special=text.mask_special,
         )
-        for reason, count in kept.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
+        add_counts(dropped, kept.dropped)
         keep_BS = kept.keep_BS.cpu().numpy()
         y_TO = y_BSO[kept.keep_BS].float()
         group_T = groups.of(docs_BS, keep_BS)[keep_BS]

@@ -19,7 +19,7 @@ from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, Unsupported
 from mistudio.core.events import Reporter
 from mistudio.ml.activations.capture import check_ids
-from mistudio.ml.activations.masking import default_forward_batch, keep_pair
+from mistudio.ml.activations.masking import add_counts, default_forward_batch, keep_pair
 from mistudio.ml.activations.pair_capture import PairCapture
 from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.evaluation.bootstrap import DocumentGroups, Sums, with_intervals
@@ -74,8 +74,7 @@ def store_reference(
                 norm_limits=(text.norm_limit, text.norm_limit_out),
                 mask_special=text.mask_special,
             )
-            for reason, count in kept.dropped.items():
-                stored.dropped[reason] = stored.dropped.get(reason, 0) + count
+            add_counts(stored.dropped, kept.dropped)
             read_BSD = sae.in_context(x_BSD)
             stored.dtype, stored.width = read_BSD.dtype, read_BSD.shape[-1]
             stored.keeps.append(kept.keep_BS.cpu().numpy())

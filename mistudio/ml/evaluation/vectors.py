@@ -10,7 +10,7 @@ import torch
 from mistudio.core.control import JobControl
 from mistudio.core.errors import InvalidInput, Mismatch
 from mistudio.core.events import Reporter
-from mistudio.ml.activations.masking import REASONS, keep_mask
+from mistudio.ml.activations.masking import REASONS, add_counts, keep_mask
 from mistudio.ml.activations.readers import RowReader
 from mistudio.ml.data.row_table import RowTable
 from mistudio.ml.evaluation.bootstrap import DocumentGroups, with_intervals
@@ -52,8 +52,7 @@ def evaluate_vectors(
         held: list[torch.Tensor] = []
         reader.read(table, chosen, lambda _i, x_BSD, held=held: held.append(x_BSD.float()))
         kept = keep_mask(held[0], table.mask[chosen], norm_limit=norm_limit)
-        for reason, count in kept.dropped.items():
-            dropped[reason] += count
+        add_counts(dropped, kept.dropped)
         keep_BS = kept.keep_BS.cpu().numpy()
         group_T = groups.of(np.asarray(table.docs[chosen]), keep_BS)[keep_BS]
         x_TD = held[0][kept.keep_BS]

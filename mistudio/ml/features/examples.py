@@ -15,7 +15,7 @@ from mistudio.ml.data.token_store import TokenStore
 class ExamplePiece(NamedTuple):
     """Some original text and the largest activation among the tokens that make it.
 
-    `kept` is False where no token of the piece counts (special, padding, extreme norm);
+    `kept` is False where no token of the piece counts (special, padding, skipped, extreme norm);
     `peak` marks the token that the example is about; `lo`, `hi` are positions in the row.
     """
 

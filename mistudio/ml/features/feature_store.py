@@ -30,7 +30,7 @@ from mistudio.ml.features.table_rows import one_line, table_rows
 from mistudio.ml.features.vocabulary import Vocabulary
 
 VERSION = 1
-KEPT, SPECIAL, PADDING, EXTREME, NOT_FINITE = range(5)  # values of the store's mask
+KEPT, SPECIAL, PADDING, EXTREME, NOT_FINITE, LISTED = range(6)  # values of the store's mask
 TABLES = {name: name.rpartition("_")[0] for name in FeatureTables._fields}
 CSC = ("csc_splits", "csc_tokens", "csc_values")
 

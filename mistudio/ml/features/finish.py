@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from mistudio.ml.data.token_store import TokenStore
 from mistudio.ml.features.arrays import hash_files, open_array
 from mistudio.ml.features.exact_counts import ExactCounts
 from mistudio.ml.features.feature_store import CSC, TABLES, VERSION, relative_to
+from mistudio.ml.features.harvest_settings import HarvestSettings
 from mistudio.ml.features.logit_lens import LogitLens, logit_lens
 from mistudio.ml.features.partial import CHECKPOINT, PartialStore, Progress
 from mistudio.ml.features.rows import RowPlan
@@ -30,9 +30,6 @@ from mistudio.ml.features.transpose import transpose
 from mistudio.ml.features.vocabulary import token_texts, write_vocabulary
 from mistudio.ml.loading import LoadedModel
 from mistudio.ml.sae.base import SparseAutoencoder
-
-if TYPE_CHECKING:
-    from mistudio.ml.features.harvest import HarvestSettings
 
 SORTING, DESCRIBING, LENS = 0.85, 0.90, 0.94  # where each phase begins, of the whole
 CSR = ("csr_splits", "csr_features", "csr_values")
@@ -127,7 +124,7 @@ def finish(
         "l0": entries / max(state.kept, 1),
         "mean_frequency": float(statistics_F["frequency"].mean()),
         "lens": lens,
-        "settings": asdict(settings),
+        "settings": settings.stored(),
         "key": store.key,
         "model": loaded.facts.name,
         "hook": str(sae.metadata.get("hook_name", "")),

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +27,11 @@ from mistudio.core.units import format_count
 from mistudio.ml.activations.shards import ActivationSet
 from mistudio.ml.data.text import TextStore
 from mistudio.ml.data.token_store import TokenStore
-from mistudio.ml.features.feature_store import EXTREME, KEPT, NOT_FINITE, SPECIAL
+from mistudio.ml.features.feature_store import EXTREME, KEPT, LISTED, NOT_FINITE, SPECIAL
 from mistudio.ml.features.finish import HarvestFacts, finish, published
 from mistudio.ml.features.fit_check import measure_fit
 from mistudio.ml.features.harvest_masks import REFERENCE_TOKENS, median_norms, store_mask
+from mistudio.ml.features.harvest_settings import HarvestSettings
 from mistudio.ml.features.partial import PartialStore, partial_folder
 from mistudio.ml.features.rows import RowBlock, RowPlan, plan_rows, read_block
 from mistudio.ml.features.sources import LiveSource, Source, StoredSource
@@ -43,23 +44,7 @@ TILE_ENTRIES = 1 << 27  # pre-activations of one tile at most
 READING = 0.85  # share of the whole that reading takes, for the progress bar
 _Pair = tuple[torch.Tensor, torch.Tensor]  # what an SAE reads, and what it is to give
 REASONS = {SPECIAL: "special", EXTREME: "extreme", NOT_FINITE: "not_finite"}
-
-
-@dataclass(frozen=True)
-class HarvestSettings:
-    """What decides the content of a store; `checkpoint_s` does not, and `batch_size` only where
-    the shapes are free."""
-
-    context: int = 128  # tokens per row; longer rows of the tokenisation are cut
-    rows: int = 24_576  # most rows, drawn by a seeded shuffle
-    top_k: int = 20  # examples per feature, one per row
-    seed: int = 0
-    norm_cut: float = 10.0  # tokens with a norm beyond this many medians do not count
-    mask_special: bool = True
-    most_entries: int = 256  # latents kept of one token, the strongest; counts stay exact
-    batch_size: int = 0  # rows of a step, rounded up to whole tiles; 0: one tile
-    fast: bool = False  # one forward pass of `batch_size` rows, the last of what is left
-    checkpoint_s: float = 60.0
+AT_LISTED = "at_skipped_positions"  # of `LISTED`, told only where there are such tokens
 
 
 class _Tile(NamedTuple):
@@ -137,6 +122,7 @@ def harvest_from(
     length = min(settings.context, tokens.context)
     usable_T = source.usable(tokens, length)
     plan = plan_rows(tokens.mask, settings.context, settings.rows, settings.seed, usable_T)
+    plan = plan._replace(skipped=settings.skip_positions)
     _check(source, loaded, sae, tokens, plan)
     steps = steps_of(loaded.device, plan.length, sae.n_latents, settings)
     key = _key(source, loaded, sae, tokens, settings, plan, steps)
@@ -260,6 +246,8 @@ def _read(
             for code, reason in REASONS.items():
                 count = int((tile.mask_RS == code).sum())
                 state.masked[reason] = state.masked.get(reason, 0) + count
+            if listed := int((tile.mask_RS == LISTED).sum()):
+                state.masked[AT_LISTED] = state.masked.get(AT_LISTED, 0) + listed
             state.tiles += 1
         seconds = time.monotonic() - began
         rate = (state.tiles - first) * height * plan.length / max(seconds, 1e-9)
@@ -347,6 +335,11 @@ def _check(
             f"Rows of {plan.length:,} tokens are longer than {facts.name} can read "
             f"({facts.max_positions:,}); choose a smaller context."
         )
+    if len({position for position in plan.skipped if position < plan.length}) == plan.length:
+        raise Mismatch(
+            f"This SAE leaves out all positions of a row of {plan.length:,} tokens; choose a "
+            "longer context."
+        )
     if len(plan.rows_R2) * plan.length >= 1 << 32:
         raise OutOfMemory(
             "More than 4.2 billion tokens do not fit into one feature set; read fewer rows."
@@ -368,7 +361,7 @@ def _key(
 ) -> str:
     """SHA-256 of everything that decides the bytes of a store."""
     digest = hashlib.sha256()
-    values = asdict(settings) | {"checkpoint_s": None}
+    values = settings.stored() | {"checkpoint_s": None}
     values.pop("batch_size")  # it is the height where it matters
     if not values["fast"]:  # as the settings were before there was a choice
         values.pop("fast")

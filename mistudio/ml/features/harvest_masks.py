@@ -8,10 +8,18 @@ from numpy.typing import NDArray
 
 from mistudio.core.errors import Mismatch
 from mistudio.ml.activations.masking import keep_mask, keep_pair
+from mistudio.ml.data.token_store import LISTED as AT_LISTED
 from mistudio.ml.data.token_store import PADDING as NO_TOKEN
 from mistudio.ml.data.token_store import SPECIAL as SPECIAL_TOKEN
 from mistudio.ml.data.token_store import TokenStore
-from mistudio.ml.features.feature_store import EXTREME, KEPT, NOT_FINITE, PADDING, SPECIAL
+from mistudio.ml.features.feature_store import (
+    EXTREME,
+    KEPT,
+    LISTED,
+    NOT_FINITE,
+    PADDING,
+    SPECIAL,
+)
 from mistudio.ml.features.rows import RowPlan, read_block
 from mistudio.ml.features.sources import Source
 from mistudio.ml.sae.base import SparseAutoencoder
@@ -41,8 +49,9 @@ def store_mask(
     if kept.dropped["non_finite"]:
         finite_RS = x_RSD.isfinite().all(-1) & y_RSO.isfinite().all(-1)
         mask_RS[~keep_RS & ~finite_RS.cpu().numpy()] = NOT_FINITE
+    mask_RS[tokens_RS & AT_LISTED != 0] = LISTED
     if mask_special:
-        mask_RS[tokens_RS == SPECIAL_TOKEN] = SPECIAL
+        mask_RS[tokens_RS & SPECIAL_TOKEN != 0] = SPECIAL
     mask_RS[tokens_RS == NO_TOKEN] = PADDING
     return mask_RS
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from mistudio.ml.activations.masking import keep_pair
+from mistudio.ml.data.listed_rows import listed
 from mistudio.ml.features.feature_store import FeatureStore
 from mistudio.ml.sae.base import SparseAutoencoder
 
@@ -52,7 +53,10 @@ def _from_whole(
 def counted(
     x_BSD: torch.Tensor, y_BSO: torch.Tensor, mask_BS: np.ndarray, store: FeatureStore
 ) -> torch.Tensor:
-    """Which tokens count, by the rule and the reference norms of the feature set: bool [B, S]."""
+    """Which tokens count, by the rule and the reference norms of the feature set: bool [B, S].
+
+    Positions that the set skips are those of the rows as they are read now.
+    """
     settings, summary = store.summary["settings"], store.summary
     read = float(settings["norm_cut"]) * float(summary["median_norm"])
     median_out = summary.get("median_norm_out")
@@ -60,7 +64,7 @@ def counted(
     kept = keep_pair(
         x_BSD,
         y_BSO,
-        mask_BS,
+        listed(mask_BS, settings.get("skip_positions", ())),
         norm_limits=(read, written),
         mask_special=bool(settings["mask_special"]),
     )

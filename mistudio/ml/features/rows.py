@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.ml.data.listed_rows import listed
 from mistudio.ml.data.token_store import TokenStore
 
 PADDING = 2  # value of a token store's mask for padding
@@ -16,12 +17,14 @@ class RowPlan(NamedTuple):
     """Rows of a harvest: each a stretch of one row of the tokenisation.
 
     `rows_R2` int32 holds tokenisation row and first position; `length` tokens a row;
-    `available` is how many rows the tokenisation would give.
+    `available` is how many rows the tokenisation would give; `skipped` are positions of a row that
+    are left out.
     """
 
     rows_R2: NDArray[np.int32]
     length: int
     available: int
+    skipped: tuple[int, ...] = ()
 
 
 class RowBlock(NamedTuple):
@@ -85,6 +88,7 @@ def read_rows(
 def read_block(
     tokens: TokenStore, plan: RowPlan, height: int, index: int, *, filled: bool = True
 ) -> RowBlock:
-    """The rows of one tile of a plan, `filled` up to its height."""
+    """The rows of one tile of a plan, `filled` up to its height; the mask tells what it skips."""
     rows = plan.rows_R2[index * height : (index + 1) * height]
-    return read_rows(tokens.ids, tokens.mask, rows, plan.length, height=height if filled else 0)
+    found = read_rows(tokens.ids, tokens.mask, rows, plan.length, height=height if filled else 0)
+    return found._replace(mask_RS=listed(found.mask_RS, plan.skipped))

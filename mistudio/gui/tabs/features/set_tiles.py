@@ -48,7 +48,8 @@ def _tips(found: FeatureSetRow | None) -> dict[str, str]:
     return {
         "found": f"Latents that fired on at least one of {n} tokens, of all latents of the SAE."
         f"{rests}",
-        "tokens": f"Tokens that count: no special tokens, padding or extreme norms.{rests}",
+        "tokens": "Tokens that count: no special tokens, padding, skipped positions or extreme "
+        f"norms.{rests}",
         "rate": "Mean over all latents of the share of tokens on which each fires: L0 divided by "
         f"the number of latents.{rests}",
     }

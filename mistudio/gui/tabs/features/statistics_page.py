@@ -20,8 +20,8 @@ from mistudio.jobs.feature_extras import Extras
 from mistudio.store.records import SaeRow
 
 MEANINGS = {
-    "Tokens read": "Tokens of the feature set that count: no special tokens, padding or extreme "
-    "norms.",
+    "Tokens read": "Tokens of the feature set that count: no special tokens, padding, skipped "
+    "positions or extreme norms.",
     "Active on": "Tokens on which the activation is above zero.",
     "Density": "Active tokens / tokens read. Of a feature that never fired 3/N bounds it with 95 % "
     "confidence.",

@@ -15,7 +15,7 @@ def tile_tips(page: Any) -> dict[str, str]:
     bound = "" if row.count or not page.n_tokens else f" At most {3 / page.n_tokens:.2g} (95 %)."
     return {
         "frequency": f"Active on {format_count(row.count)} of {n} tokens that count: no special "
-        f"tokens, padding or extreme norms.{bound}\n{rests}",
+        f"tokens, padding, skipped positions or extreme norms.{bound}\n{rests}",
         "interpretability": score_tip(row),
         "max": f"Largest activation on the {n} tokens that count, in the SAE's units.\n{rests}",
         "samples": f"Rows of text on which it fires at least once, of those that hold the {n} "

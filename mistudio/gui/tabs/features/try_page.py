@@ -30,7 +30,8 @@ TITLES = ("Token", "This feature", "On the next", *(f"{n}." for n in range(1, SH
 REMEMBERED = "features.own_text"
 MEANING = (
     "The model reads the text with its start token before it. Grey tokens are left out: special "
-    "ones, and those of extreme norm. Double-click a feature to open it."
+    "ones, those at positions that the SAE skips, and those of extreme norm. Double-click "
+    "a feature to open it."
 )
 ORDERS = {
     "activation": "by activation",
