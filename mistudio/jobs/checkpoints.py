@@ -45,26 +45,28 @@ def mirror(studio: Studio, training_id: str) -> None:
     losses = {step: row.loss for step, row in known.items() if step in found}
     new = {step: keeping.known_values(found[step]) for step in found.keys() - known.keys()}
     losses |= {step: values.get("loss") for step, values in new.items()}
-    for step in late:
-        trainings.record_held_out(db, training_id, step, figures[step])
-    if known.keys() - found.keys():
-        trainings.forget_checkpoints(db, training_id, sorted(found))
     pinned = keeping.read_keeping(folder).pinned
-    for step in sorted(new):
-        trainings.record_checkpoint(
-            db,
-            training_id,
-            step,
-            studio.paths.relative(found[step]),
-            size_bytes=directory_bytes(found[step]),
-            loss=losses[step],
-            l0=new[step].get("l0"),
-            is_best=False,
-            held_out=figures.get(step),
-        )
-    explained = {step: held["heldout_ev"] for step, held in figures.items()}
-    best = best_of(Kept(step, loss, ev=explained.get(step)) for step, loss in losses.items())
-    trainings.mark_checkpoints(db, training_id, best, pinned)
+    # at once, so that whoever is killed meanwhile leaves no row that is not weighed for the best
+    with db.atomic():
+        for step in late:
+            trainings.record_held_out(db, training_id, step, figures[step])
+        if known.keys() - found.keys():
+            trainings.forget_checkpoints(db, training_id, sorted(found))
+        for step in sorted(new):
+            trainings.record_checkpoint(
+                db,
+                training_id,
+                step,
+                studio.paths.relative(found[step]),
+                size_bytes=directory_bytes(found[step]),
+                loss=losses[step],
+                l0=new[step].get("l0"),
+                is_best=False,
+                held_out=figures.get(step),
+            )
+        explained = {step: held["heldout_ev"] for step, held in figures.items()}
+        best = best_of(Kept(step, loss, ev=explained.get(step)) for step, loss in losses.items())
+        trainings.mark_checkpoints(db, training_id, best, pinned)
 
 
 def find(studio: Studio, training_id: str, step: int = -1) -> CheckpointRow:

@@ -60,6 +60,24 @@ def test_one_is_the_best_and_rows_tell_seconds(studio: Studio) -> None:
     assert all(later > earlier > 0 for earlier, later in pairwise(seconds))
 
 
+def test_who_is_killed_while_rows_are_written_leaves_none_that_is_not_weighed_for_the_best(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = first(studio)
+    wanted = [(row.step, row.is_best) for row in trainings.checkpoints(studio.db(), training)]
+    trainings.forget_checkpoints(studio.db(), training, [20, 40])
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(trainings, "mark_checkpoints", dies)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.mirror(studio, training)
+    checkpoints.mirror(studio, training)
+    assert [(r.step, r.is_best) for r in trainings.checkpoints(studio.db(), training)] == wanted
+
+
 def test_pins_preview_and_the_cap(studio: Studio) -> None:
     training = first(studio)
     checkpoints.pin(studio, training, 40)
