@@ -20,8 +20,9 @@ from mistudio.gui.widgets.banner import BannerArea
 from mistudio.gui.widgets.cards import Card
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor, NumberBox, automatic_number
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.gui.widgets.layout import CardGrid, CenteredColumn, Collapsible, SearchField
-from mistudio.gui.widgets.plots import MAX_POINTS, CurvePlot, HistogramPlot
+from mistudio.gui.widgets.plots import MAX_POINTS, CurvePlot
 from mistudio.gui.widgets.row_paint import RowPainter
 from mistudio.gui.widgets.row_table import LATE, BlockTableModel, Column, RowTable
 from mistudio.gui.widgets.token_layout import DETAIL, TokenLayout, TokenPiece, with_values

@@ -7,9 +7,11 @@ the published repositories have them: gemma-scope-2-1b-pt/resid_post/layer_12_wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mistudio.core.errors import Unsupported
 from mistudio.ml.formats.foreign import assemble, known, optional_json, take
@@ -51,23 +53,10 @@ def read_gemma_scope_2(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]
     tensors = load_tensors(folder / WEIGHTS_FILE)
     needed = (*TENSORS, SKIP) if config.get("affine_connection") or SKIP in tensors else TENSORS
     parts = take(tensors, needed, WEIGHTS_FILE)
-    w_enc_DF, b_enc_F, w_dec_FO, b_dec_O, threshold_F = parts[:5]
     read = str(config.get("hf_hook_point_in") or "")
     written = str(config.get("hf_hook_point_out") or "")
     is_transcoder = len(parts) > 5 or (written != read if read and written else _by_folder(folder))
-    sae = fold_decoder_norms(
-        assemble(
-            w_enc_DF,
-            b_enc_F,
-            w_dec_FO,
-            b_dec_O,
-            "jumprelu",
-            subtracts_b_dec=False,
-            threshold=threshold_F,
-            encoder="transcoder" if is_transcoder else "sae",
-            W_skip_OD=parts[5].T if len(parts) > 5 else None,
-        )
-    )
+    sae = of_tensors(parts, is_transcoder=is_transcoder)
     place_out = hook_name(written, folder, "hook_mlp_out") if is_transcoder else ""
     metadata = known(
         model_name=model_name(str(config.get("model_name") or "") or repository(folder)),
@@ -79,6 +68,24 @@ def read_gemma_scope_2(folder: Path) -> tuple[SparseAutoencoder, dict[str, Any]]
         source_config=config,
     )
     return sae.with_metadata(**metadata), metadata
+
+
+def of_tensors(parts: Sequence[torch.Tensor], *, is_transcoder: bool) -> SparseAutoencoder:
+    """The SAE of the tensors `TENSORS`, and `SKIP` behind them if there is one, with unit rows."""
+    w_enc_DF, b_enc_F, w_dec_FO, b_dec_O, threshold_F, *skip = parts
+    return fold_decoder_norms(
+        assemble(
+            w_enc_DF,
+            b_enc_F,
+            w_dec_FO,
+            b_dec_O,
+            "jumprelu",
+            subtracts_b_dec=False,
+            threshold=threshold_F,
+            encoder="transcoder" if is_transcoder else "sae",
+            W_skip_OD=skip[0].T if skip else None,
+        )
+    )
 
 
 def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:

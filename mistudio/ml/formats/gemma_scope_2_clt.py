@@ -14,7 +14,7 @@ from typing import Any
 
 from mistudio.core.errors import Unsupported
 from mistudio.core.sae_readings import CROSS_LAYER, OUTPUT_LAYERS
-from mistudio.ml.formats.foreign import assemble, known, optional_json, take
+from mistudio.ml.formats.foreign import known, optional_json, take
 from mistudio.ml.formats.gemma_scope_2 import (
     CONFIG_FILE,
     PROGRAM,
@@ -22,11 +22,11 @@ from mistudio.ml.formats.gemma_scope_2 import (
     TENSORS,
     hook_name,
     model_name,
+    of_tensors,
     repository,
 )
 from mistudio.ml.formats.tensors import load_with_sum
 from mistudio.ml.sae.base import SparseAutoencoder
-from mistudio.ml.sae.fold import fold_decoder_norms
 
 FILE = re.compile(r"params_layer_(\d+)\.safetensors")
 READ, WRITTEN = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
@@ -50,20 +50,7 @@ def read_gemma_scope_2_clt(path: Path) -> tuple[SparseAutoencoder, dict[str, Any
     tensors, layers = load_with_sum(path, "w_dec")
     has_skip = SKIP in tensors or bool(config.get("affine_connection"))
     needed = (*TENSORS, SKIP) if has_skip else TENSORS
-    w_enc_DF, b_enc_F, w_dec_FO, b_dec_O, threshold_F, *skip = take(tensors, needed, path.name)
-    sae = fold_decoder_norms(
-        assemble(
-            w_enc_DF,
-            b_enc_F,
-            w_dec_FO,
-            b_dec_O,
-            "jumprelu",
-            subtracts_b_dec=False,
-            threshold=threshold_F,
-            encoder="transcoder",
-            W_skip_OD=skip[0].T if skip else None,
-        )
-    )
+    sae = of_tensors(take(tensors, needed, path.name), is_transcoder=True)
     layer = int(numbered[1])
     read = _of_layer(config.get("hf_hook_point_in"), layer, READ)
     written = _of_layer(config.get("hf_hook_point_out"), layer, WRITTEN)

@@ -33,7 +33,7 @@ from mistudio.jobs.library_pages import ListedDataset
 from mistudio.store.records import TokenizationRow
 
 if TYPE_CHECKING:
-    from mistudio.gui.widgets.plots import HistogramPlot
+    from mistudio.gui.widgets.histogram_plot import HistogramPlot
 
 _TILES = (
     ("Samples", "emerald"),
@@ -175,7 +175,7 @@ class StatisticsPage(QScrollArea):
 
     def _histogram(self, unit: str, edges: Sequence[float], counts: Sequence[int]) -> None:
         # plots come with a charting library that the window's start does without
-        from mistudio.gui.widgets.plots import HistogramPlot
+        from mistudio.gui.widgets.histogram_plot import HistogramPlot
 
         if self.plot is not None:
             self._place.removeWidget(self.plot)

@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 from mistudio.gui.services import Services
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button
-from mistudio.gui.widgets.plots import HistogramPlot
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.store.feature_keys import keys_of
 from mistudio.store.records import FeatureSetRow
 

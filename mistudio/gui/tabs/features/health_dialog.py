@@ -26,7 +26,7 @@ from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, IconLabel, MetricTile, button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
-from mistudio.gui.widgets.plots import HistogramPlot
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.jobs import sae_health
 from mistudio.jobs.sae_health import HealthReport
 from mistudio.store.records import SaeRow

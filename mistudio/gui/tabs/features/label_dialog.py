@@ -17,8 +17,8 @@ from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.gui.widgets.library_choice import LibraryChoice
-from mistudio.gui.widgets.plots import HistogramPlot
 from mistudio.gui.widgets.progress import ProgressBar
 from mistudio.jobs import label_plan
 from mistudio.store.features import newest_set

@@ -24,8 +24,8 @@ from mistudio.gui.tabs.features.example_card import marked
 from mistudio.gui.tabs.library.one_job import OneJob
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, button, label, row
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.gui.widgets.layout import guard_wheel
-from mistudio.gui.widgets.plots import HistogramPlot
 
 AT_ONCE = (lens_figures.FEW, lens_figures.KEPT)  # tokens of each end
 

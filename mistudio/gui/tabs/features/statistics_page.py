@@ -14,7 +14,7 @@ from mistudio.gui.tabs.features.columns import flags_text
 from mistudio.gui.tabs.features.scrolling import scrolling
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import Card, label
-from mistudio.gui.widgets.plots import HistogramPlot
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.jobs import feature_extras
 from mistudio.jobs.feature_extras import Extras
 from mistudio.store.records import SaeRow

@@ -6,7 +6,8 @@ import numpy as np
 from PySide6.QtWidgets import QGridLayout, QWidget
 
 from mistudio.gui.theme import appearance
-from mistudio.gui.widgets.plots import CurvePlot, HistogramPlot
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
+from mistudio.gui.widgets.plots import CurvePlot
 from mistudio.jobs.activation_pages import HookStatistics
 
 

@@ -19,7 +19,7 @@ from mistudio.gui.tabs.training.sae_forms import evaluate_form, reads_text
 from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.facts_table import FactsTable
-from mistudio.gui.widgets.plots import HistogramPlot
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.jobs import lookup
 from mistudio.store.records import SaeRow
 

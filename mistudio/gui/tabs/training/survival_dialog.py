@@ -23,8 +23,8 @@ from mistudio.gui.theme import appearance
 from mistudio.gui.widgets.cards import button, label, row
 from mistudio.gui.widgets.config_form import ConfigForm
 from mistudio.gui.widgets.editors import ChoiceEditor
+from mistudio.gui.widgets.histogram_plot import HistogramPlot
 from mistudio.gui.widgets.library_choice import LibraryChoice
-from mistudio.gui.widgets.plots import HistogramPlot
 from mistudio.store.records import SaeRow
 
 _MEANING = (
